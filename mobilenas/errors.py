@@ -1,0 +1,9 @@
+"""The two ways in which a command refuses its input; the command line maps them to exit codes."""
+
+
+class BadInput(ValueError):
+    """Input that the user must correct; its message is one clear line (exit code 2)."""
+
+
+class InfeasibleBudget(ValueError):
+    """A budget that no arch of the space meets; its message gives the feasible range (exit 3)."""

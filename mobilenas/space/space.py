@@ -1,0 +1,209 @@
+"""A space with its geometry resolved: which blocks there are, and what each may be."""
+
+import math
+from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.errors import BadInput
+from mobilenas.space.arch import IDENTITY, Arch, Candidate
+from mobilenas.space.spec import Activation, ProductSpec, SpaceSpec, StageSpec
+
+Genes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Geometry and candidates of one block. Sizes are the side of the square feature map."""
+
+    name: str
+    stage: int
+    in_channels: int
+    out_channels: int
+    stride: int
+    in_size: int
+    candidates: tuple[Candidate, ...]
+    searchable: bool
+    activation: Activation
+    squeeze_excite: float
+
+    @property
+    def out_size(self) -> int:
+        return math.ceil(self.in_size / self.stride)
+
+    @property
+    def keeps_shape(self) -> bool:
+        return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def expansions(self) -> tuple[int, ...]:
+        return tuple(sorted({c.expansion for c in self.candidates if not c.is_identity}))
+
+    @property
+    def groups(self) -> int:
+        """Number of channel groups (1 unless MixNet-like)."""
+        return max(len(c.kernels) for c in self.candidates)
+
+    @property
+    def max_paths(self) -> int:
+        return max(c.num_paths for c in self.candidates)
+
+    @property
+    def kernels(self) -> tuple[int, ...]:
+        """All kernel sizes that some candidate uses, ascending."""
+        return tuple(sorted({k for c in self.candidates for group in c.kernels for k in group}))
+
+
+class Space:
+    """What may be built: the layers in order, and the archs that choose among their candidates.
+
+    layers: all blocks, fixed ones included; blocks: the searchable ones, one gene each.
+    """
+
+    def __init__(self, spec: SpaceSpec) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.resolution = spec.resolution
+        self.num_classes = spec.num_classes
+        self.stem_channels = self.scaled(spec.stem.channels)
+        self.head_channels = self.scaled(spec.head.channels)
+        self.layers = self._resolve()
+        self.blocks = tuple(block for block in self.layers if block.searchable)
+        if not self.blocks:
+            raise BadInput(f"space {self.name}: every stage is fixed; at least one is searchable")
+        self.num_candidates: Genes = np.array([len(b.candidates) for b in self.blocks])
+        self._index = [{c: i for i, c in enumerate(b.candidates)} for b in self.blocks]
+
+    @property
+    def num_archs(self) -> int:
+        return math.prod(len(block.candidates) for block in self.blocks)
+
+    def scaled(self, channels: int) -> int:
+        """Channels times width, to the nearest multiple of the divisor, never below 90 %.
+
+        The rounding of MobileNetV2 (Sandler et al. 2018); width 1 leaves channels as they are.
+        """
+        if self.spec.width == 1:
+            return channels
+        divisor, exact = self.spec.divisor, channels * self.spec.width
+        rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
+        return rounded + divisor if rounded < 0.9 * exact else rounded
+
+    def sample(self, rng: np.random.Generator) -> Arch:
+        """One arch. A single-path block is uniform over its candidates; a multi-path block is
+        drawn as MixPath does: expansion, then number of paths, then the paths, each uniform.
+        """
+        return Arch(tuple(_draw(block, rng) for block in self.blocks))
+
+    def sample_genes(self, n: int, rng: np.random.Generator) -> Genes:
+        """n archs drawn uniformly from the whole space, as genes (n, blocks)."""
+        return rng.integers(0, self.num_candidates, size=(n, len(self.blocks)))
+
+    def parse(self, text: str) -> Arch:
+        """The arch of a text form. Raises BadInput naming the block and the reason."""
+        arch = Arch.parse(text)
+        self.encode(arch)
+        return arch
+
+    def encode(self, arch: Arch) -> Genes:
+        """Genes (blocks,): per block the index of its candidate. Raises BadInput."""
+        if len(arch) != len(self.blocks):
+            raise BadInput(
+                f"arch has {len(arch)} blocks, space {self.name} has {len(self.blocks)}"
+            )
+        for block, candidate, index in zip(self.blocks, arch.blocks, self._index, strict=True):
+            if candidate not in index:
+                raise BadInput(f"arch {block.name}: {_reason(block, candidate)}")
+        return np.array([index[c] for index, c in zip(self._index, arch.blocks, strict=True)])
+
+    def decode(self, genes: Genes) -> Arch:
+        """The arch of genes (blocks,)."""
+        pairs = zip(self.blocks, genes, strict=True)
+        return Arch(tuple(block.candidates[int(gene)] for block, gene in pairs))
+
+    def candidates_of(self, arch: Arch) -> list[Candidate]:
+        """The candidate of every layer, fixed ones included."""
+        chosen = iter(arch.blocks)
+        return [next(chosen) if b.searchable else b.candidates[0] for b in self.layers]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data from which `space_from_dict` rebuilds the space."""
+        return self.spec.model_dump(mode="json")
+
+    def _resolve(self) -> tuple[Block, ...]:
+        spec = self.spec
+        channels = self.stem_channels
+        size = math.ceil(spec.resolution / spec.stem.stride)
+        layers: list[Block] = []
+        for number, stage in enumerate(spec.stages):
+            out = self.scaled(stage.channels)
+            for position in range(stage.blocks):
+                stride = stage.stride if position == 0 else 1
+                shape_kept = stride == 1 and channels == out
+                searchable = stage.fixed is None
+                label = sum(b.searchable for b in layers) + 1
+                block = Block(
+                    name=f"block {label}" if searchable else f"fixed layer {len(layers) + 1}",
+                    stage=number,
+                    in_channels=channels,
+                    out_channels=out,
+                    stride=stride,
+                    in_size=size,
+                    candidates=_candidates(spec, stage, shape_kept),
+                    searchable=searchable,
+                    activation=stage.activation or spec.activation,
+                    squeeze_excite=(
+                        spec.squeeze_excite
+                        if stage.squeeze_excite is None
+                        else stage.squeeze_excite
+                    ),
+                )
+                layers.append(block)
+                channels, size = out, block.out_size
+        return tuple(layers)
+
+
+def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Candidate, ...]:
+    if stage.fixed is not None:
+        return (Candidate.parse(stage.fixed),)
+    choice = stage.candidates or spec.candidates
+    if not isinstance(choice, ProductSpec):
+        if not choice or len(set(choice)) < len(choice):
+            raise BadInput(f"space {spec.name}: candidates {list(choice)} must be distinct, not empty")
+        return tuple(Candidate.parse(text) for text in choice)
+    subsets = [
+        subset
+        for count in range(1, choice.max_paths + 1)
+        for subset in combinations(choice.kernels, count)
+    ]
+    kernels = list(product(subsets, repeat=choice.groups))
+    identity = (IDENTITY,) if choice.skip and shape_kept else ()
+    return identity + tuple(Candidate(e, k) for e in choice.expansions for k in kernels)
+
+
+def _draw(block: Block, rng: np.random.Generator) -> Candidate:
+    options = list(block.candidates)
+    if block.max_paths > 1:
+        for key in (lambda c: c.expansion, lambda c: c.num_paths):
+            values = sorted({key(c) for c in options})
+            chosen = values[rng.integers(len(values))]
+            options = [c for c in options if key(c) == chosen]
+    return options[rng.integers(len(options))]
+
+
+def _reason(block: Block, candidate: Candidate) -> str:
+    if candidate.is_identity:
+        return "the identity is not offered here"
+    if candidate.expansion not in block.expansions:
+        return f"expansion {candidate.expansion} of {candidate} is not in {list(block.expansions)}"
+    if len(candidate.kernels) != block.groups:
+        return f"{candidate} has {len(candidate.kernels)} channel groups, not {block.groups}"
+    if candidate.num_paths > block.max_paths:
+        return f"{candidate} has {candidate.num_paths} paths, at most {block.max_paths} are allowed"
+    unknown = sorted({k for group in candidate.kernels for k in group} - set(block.kernels))
+    if unknown:
+        return f"kernels {unknown} of {candidate} are not in {list(block.kernels)}"
+    return f"{candidate} is not one of {[str(c) for c in block.candidates]}"

@@ -1,0 +1,94 @@
+"""The YAML schema of a space. docs/spaces.md explains each key with examples."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Activation = Literal["relu", "relu6", "swish", "hard_swish"]
+Kernel = Literal[1, 3, 5, 7, 9]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StemSpec(_Strict):
+    """First convolution, with batch norm and activation."""
+
+    channels: Positive
+    kernel: Kernel = 3
+    stride: Literal[1, 2] = 1
+
+
+class HeadSpec(_Strict):
+    """1x1 convolution with batch norm and activation, global average pool, dropout, linear."""
+
+    channels: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class ProductSpec(_Strict):
+    """Candidates as a product: expansions x kernel subsets of 1..max_paths (x identity).
+
+    groups > 1 splits the hidden channels, each group taking one kernel (MixNet).
+    skip offers the identity too, where input and output shapes agree.
+    """
+
+    expansions: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    kernels: Annotated[tuple[Kernel, ...], Field(min_length=1)]
+    max_paths: Positive = 1
+    groups: Positive = 1
+    skip: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ProductSpec":
+        for name in ("expansions", "kernels"):
+            values = list(getattr(self, name))
+            if values != sorted(set(values)):
+                raise ValueError(f"{name} {values} must be ascending and distinct")
+        if self.max_paths > len(self.kernels):
+            raise ValueError(
+                f"max_paths {self.max_paths} is more than the {len(self.kernels)} kernels"
+            )
+        if self.groups > 1 and self.max_paths > 1:
+            raise ValueError("groups > 1 take one kernel each: max_paths must be 1")
+        return self
+
+
+class StageSpec(_Strict):
+    """`blocks` blocks in a row; only the first has the stride. Either searchable or `fixed`.
+
+    candidates (a product, or a list of text forms such as [id, e3k3, e6k5]), activation and
+    squeeze_excite replace the space's own. In a list, `id` is a 1x1 convolution with batch norm
+    where the shape changes.
+    """
+
+    channels: Positive
+    stride: Literal[1, 2] = 1
+    blocks: Positive = 1
+    fixed: str | None = None
+    candidates: ProductSpec | tuple[str, ...] | None = None
+    activation: Activation | None = None
+    squeeze_excite: Annotated[float, Field(ge=0)] | None = None
+
+
+class SpaceSpec(_Strict):
+    """A whole space. `width` multiplies all channels but the classes, rounded to `divisor`.
+
+    squeeze_excite is the squeezed width as a share of the block's input channels; 0 means none.
+    """
+
+    name: str
+    description: str
+    resolution: Positive
+    num_classes: Annotated[int, Field(ge=2)]
+    in_channels: Positive = 3
+    activation: Activation = "relu6"
+    width: Annotated[float, Field(gt=0)] = 1.0
+    divisor: Positive = 8
+    squeeze_excite: Annotated[float, Field(ge=0)] = 0.0
+    stem: StemSpec
+    candidates: ProductSpec | tuple[str, ...]
+    stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
+    head: HeadSpec
