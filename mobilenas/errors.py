@@ -7,3 +7,7 @@ class BadInput(ValueError):
 
 class InfeasibleBudget(ValueError):
     """A budget that no arch of the space meets; its message gives the feasible range (exit 3)."""
+
+
+class Diverged(RuntimeError):
+    """Training met a loss that is not finite; the message names the step and the arch."""

@@ -1,0 +1,5 @@
+"""`python -m mobilenas` is the command line."""
+
+from mobilenas.cli import main
+
+main()

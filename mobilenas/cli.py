@@ -1,0 +1,208 @@
+"""The command line: parses, calls one function, prints. Heavy imports live inside commands."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mobilenas import __version__
+from mobilenas.errors import BadInput, Diverged, InfeasibleBudget
+
+app = typer.Typer(
+    name="mobilenas",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find convolutional networks for a device: supernet, search under a budget, ONNX.\n\n"
+    "FLOPs are multiply-adds of convolution and linear layers for one image.",
+)
+space_app = typer.Typer(no_args_is_help=True, help="What may be built: the search spaces.")
+arch_app = typer.Typer(no_args_is_help=True, help="Single networks of a space.")
+app.add_typer(space_app, name="space")
+app.add_typer(arch_app, name="arch")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+SpaceName = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPACE",
+        help="A shipped space or a YAML file, with overrides: s1:width=0.25,resolution=32.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line; errors of the user are one line on stderr and an exit code."""
+    try:
+        app()
+    except BadInput as error:
+        _fail(error, 2)
+    except InfeasibleBudget as error:
+        _fail(error, 3)
+    except Diverged as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; --resume continues", 130)
+
+
+def _fail(error: object, code: int) -> None:
+    print(f"mobilenas: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value))
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@space_app.command("list")
+def space_list(as_json: Json = False) -> None:
+    """List the shipped spaces.
+
+    Example: mobilenas space list
+    """
+    from mobilenas.space import list_spaces, load_space
+
+    spaces = [load_space(name) for name in list_spaces()]
+    if as_json:
+        _print_json({s.name: s.spec.description for s in spaces})
+        return
+    for space in spaces:
+        print(f"{space.name:8}  {space.spec.description}")
+
+
+@space_app.command("show")
+def space_show(
+    space: SpaceName,
+    flops: Annotated[
+        str | None, typer.Option(help="Give the share of the space within this budget: 500M.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(help="The same for parameters: 5M.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the choices of a space, its size, and the range of its costs.
+
+    Example: mobilenas space show s1 --flops 500M
+    """
+    from mobilenas.report.text import describe_space, space_facts
+    from mobilenas.space import load_space
+
+    facts = space_facts(load_space(space), parse_limits(flops, params))
+    if as_json:
+        _print_json(facts)
+    else:
+        print(describe_space(facts))
+
+
+@arch_app.command("sample")
+def arch_sample(
+    space: SpaceName,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 1,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Draw archs at random, one text form a line.
+
+    Example: mobilenas arch sample s1 -n 5
+    """
+    import numpy as np
+
+    from mobilenas.space import load_space
+
+    rng = np.random.default_rng(seed)
+    loaded = load_space(space)
+    archs = [str(loaded.sample(rng)) for _ in range(n)]
+    if as_json:
+        _print_json({"space": loaded.name, "archs": archs})
+    else:
+        print("\n".join(archs))
+
+
+@arch_app.command("cost")
+def arch_cost(
+    space: SpaceName,
+    arch: Annotated[str, typer.Argument(help="Text form, as `arch sample` prints it.")],
+    as_json: Json = False,
+) -> None:
+    """FLOPs (multiply-adds) and parameters of one arch.
+
+    Example: mobilenas arch cost macro id_e3k3_e6k5_id_e3k3_e3k3_e6k5_id
+    """
+    from mobilenas.cost import CostModel
+    from mobilenas.space import load_space
+    from mobilenas.units import format_size
+
+    loaded = load_space(space)
+    cost, parsed = CostModel(loaded), loaded.parse(arch)
+    values: dict[str, Any] = {"flops": cost.flops(parsed), "params": cost.params(parsed)}
+    if as_json:
+        _print_json(values | {"latency_ms": {}})
+        return
+    for name, value in values.items():
+        print(f"{name:7} {format_size(value)}")
+
+
+@app.command("supernet-train")
+def supernet_train(
+    space: Annotated[str, typer.Option(help="Shipped space or YAML file, with overrides.")] = "s1",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder of class folders, parquet files, cifar10:DIR, cifar100:DIR, or digits "
+            "(built in)."
+        ),
+    ] = "digits",
+    config: Annotated[str, typer.Option(help="Preset of configs/supernet or YAML file.")] = "default",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a key of the config: lr=0.05.")
+    ] = None,
+    sampler: Annotated[str | None, typer.Option(help="uniform or fair.")] = None,
+    bn: Annotated[str | None, typer.Option(help="shadow or shared.")] = None,
+    passes: Annotated[
+        float | None, typer.Option(help="Budget in passes over the training images.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/supernet"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out with its own settings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a supernet. Kill it at any time; --resume continues to the same result.
+
+    Example: mobilenas supernet-train --space s1:width=0.25 --data digits --config quick
+    """
+    from mobilenas.config import load_supernet_config
+    from mobilenas.space import load_space
+    from mobilenas.train.run import create_run, open_run
+
+    if not resume:
+        given = {"sampler": sampler, "bn": bn, "passes": passes}
+        flags = [f"{key}={value}" for key, value in given.items() if value is not None]
+        chosen = load_supernet_config(config, (settings or []) + flags)
+        create_run(out, load_space(space), data, seed, chosen)
+    run = open_run(out)
+
+    from mobilenas.train.loop import train_supernet
+
+    train_supernet(run)
+
+
+def parse_limits(flops: str | None, params: str | None) -> dict[str, int]:
+    """The limits that were given, by cost name."""
+    from mobilenas.units import parse_size
+
+    given = {"flops": flops, "params": params}
+    return {name: parse_size(text) for name, text in given.items() if text is not None}

@@ -1,0 +1,116 @@
+"""From image files to arrays of one size: decode, scale, crop; and their mean and std."""
+
+import io
+import logging
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from mobilenas.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+TASK = 16  # images that a thread decodes in one go: one at a time is slower for small images
+
+Encoded = Path | bytes | None  # an image file, its bytes, or a parquet row without an image
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Train or test before decoding: labels, and in the same order blocks of (name, image)."""
+
+    labels: npt.NDArray[np.int64]
+    blocks: Iterable[list[tuple[str, Encoded]]]
+
+
+def decode_all(part: Part, resolution: int) -> npt.NDArray[np.uint8]:
+    """The images of a part, (N, resolution, resolution, 3); BadInput names one that is damaged."""
+    pixels = np.empty((len(part.labels), resolution, resolution, 3), dtype=np.uint8)
+
+    def fill(task: tuple[int, list[tuple[str, Encoded]]]) -> None:
+        for row, (name, encoded) in enumerate(task[1], start=task[0]):
+            pixels[row] = _decode(name, encoded, resolution)
+
+    row = 0
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for block in part.blocks:
+            tasks = [(row + i, block[i : i + TASK]) for i in range(0, len(block), TASK)]
+            list(pool.map(fill, tasks))  # raises the error of the first bad image
+            row += len(block)
+    return pixels
+
+
+def _decode(name: str, encoded: Encoded, resolution: int) -> npt.NDArray[np.uint8]:
+    if encoded is None:
+        raise BadInput(f"{name}: no image bytes; every row needs an image")
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            if image.mode[0] in "IF":  # convert("RGB") would clip these to white
+                raise ValueError(f"pixels of type {image.mode}; 8 bits a channel are wanted")
+            return _fit(image.convert("RGB"), resolution)
+    except Exception as error:  # a damaged file makes Pillow raise nearly anything
+        reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        raise BadInput(f"{name}: cannot read the image ({reason})") from error
+
+
+def _fit(image: Image.Image, resolution: int) -> npt.NDArray[np.uint8]:
+    # Rounded as torchvision's Resize and CenterCrop do, so that the pixels are the same.
+    width, height = (resolution * side // min(image.size) for side in image.size)
+    scaled = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    return np.asarray(scaled.crop((left, top, left + resolution, top + resolution)))
+
+
+def fit_all(pixels: npt.NDArray[np.uint8], resolution: int) -> npt.NDArray[np.uint8]:
+    """(N, H, W, 3) -> (N, resolution, resolution, 3)."""
+    if pixels.shape[1:3] == (resolution, resolution):
+        return np.ascontiguousarray(pixels)  # torchvision holds CIFAR as a transposed view
+    fitted = np.empty((len(pixels), resolution, resolution, 3), dtype=np.uint8)
+    for row, image in enumerate(pixels):
+        fitted[row] = _fit(Image.fromarray(image), resolution)
+    return fitted
+
+
+def check_memory(source: str, images: int, resolution: int) -> None:
+    """Raise BadInput where this many decoded images cannot be held by the machine."""
+    # All of the memory, not what is free now: free memory leaves out the page cache, which is
+    # large just after the files were copied.
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    wanted = images * resolution * resolution * 3
+    if wanted > memory:
+        raise BadInput(
+            f"{source}: {images} images of {resolution}x{resolution} pixels take "
+            f"{wanted / 1e9:.1f} GB, this machine has {memory / 1e9:.1f} GB; "
+            "use fewer images or a lower resolution"
+        )
+
+
+def channel_statistics(
+    pixels: npt.NDArray[np.uint8],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and population standard deviation per channel of (N, H, W, 3), in units of 0..1."""
+    # From counts of the 256 values: exact, whatever the number of images.
+    values = np.arange(256) / 255
+    mean, std = [], []
+    for channel in range(3):
+        counts = np.zeros(256, dtype=np.int64)
+        for image in pixels:  # one by one, as bincount makes its input 8 times larger
+            counts += np.bincount(image[:, :, channel].ravel(), minlength=256)
+        average = float(counts @ values / counts.sum())
+        deviation = float(np.sqrt(counts @ (values - average) ** 2 / counts.sum()))
+        if deviation < 1 / 255:
+            logger.warning("channel %d hardly varies; its std is taken as 1/255", channel)
+        mean.append(average)
+        std.append(max(deviation, 1 / 255))
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error of another library, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,203 @@
+"""Export of a network to one self-contained, verified ONNX file."""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+import mobilenas
+from mobilenas.errors import BadInput
+from mobilenas.export.verify import INPUT, OUTPUT, Floats, Labels, Verification, verify_onnx
+from mobilenas.files import write_atomic
+from mobilenas.nn import Network, fold_batch_norm
+
+# What the exporter itself writes: a newer one would need a conversion, an older one is not offered.
+OPSET = 18
+MIN_IMAGES = 8  # so that the largest batch of the verification is a full one
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written and how it was proved. metadata: as it stands in the file, all strings."""
+
+    path: Path
+    size_bytes: int
+    opset: int
+    metadata: dict[str, str]
+    verification: Verification
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def export_onnx(
+    network: Network,
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    *,
+    labels: Labels | None,
+    mean: Channels,
+    std: Channels,
+    classes: tuple[str, ...],
+    accuracy: float | None,
+    flops: int,
+) -> Report:
+    """Write `network` to `path` as ONNX, after proof that the file computes the same.
+
+    Batch norms are folded into the convolutions. The model takes `image`, float32 (batch, 3, R, R)
+    with any batch size and R the resolution of the space, and gives `logits`, (batch, classes). The
+    file carries what a consumer needs to know (`metadata_of`). The same network and arguments give
+    the same bytes.
+
+    images: at least 8 real images (N, R, R, 3), RGB, for the verification; labels (N,): their
+    classes. mean, std: per channel, in units of 0..1, that the network was trained with. accuracy:
+    top-1 (0..1) to state in the file, None if unknown. flops: multiply-adds of conv and linear
+    layers for one image.
+
+    Raises BadInput when an argument does not fit the network or `path` cannot be written, and
+    VerificationFailed when the model is not the network. Nothing is written then, and a file that
+    was there stays.
+    """
+    _check_target(path)
+    _check_arguments(network, images, labels, classes)
+    metadata = metadata_of(network, mean, std, classes, accuracy, flops)
+    model = to_onnx(network, metadata)
+    verification = verify_onnx(model, network, normalise(images, mean, std), labels)
+    try:
+        write_atomic(path, lambda file: file.write(model))
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from error
+    return Report(path, len(model), OPSET, metadata, verification)
+
+
+def normalise(images: npt.NDArray[np.uint8], mean: Channels, std: Channels) -> Floats:
+    """uint8 (N, H, W, 3) to float32 (N, 3, H, W), zero mean and unit deviation per channel."""
+    scaled = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def metadata_of(
+    network: Network,
+    mean: Channels,
+    std: Channels,
+    classes: tuple[str, ...],
+    accuracy: float | None,
+    flops: int,
+) -> dict[str, str]:
+    """The metadata of an exported file; export/README.md lists the keys. Nothing depends on time."""
+    metadata = {
+        "mobilenas_version": mobilenas.__version__,
+        "space": network.space.name,
+        "arch": str(network.arch),
+        "flops_multiply_adds": str(flops),
+        "input_resolution": str(network.space.resolution),
+        "input_layout": "NCHW, RGB, float32",
+        "input_normalisation": json.dumps({"mean": list(mean), "std": list(std)}),
+        "classes": json.dumps(classes),
+    }
+    if accuracy is not None:
+        metadata["top1_accuracy"] = str(accuracy)
+    return metadata
+
+
+def to_onnx(network: Network, metadata: dict[str, str]) -> bytes:
+    """The ONNX model of a network, batch norms folded, with metadata; not verified."""
+    folded = fold_batch_norm(copy.deepcopy(network).cpu().float()).requires_grad_(False)
+    size = network.space.resolution
+    # Two images: with one, the exporter takes the batch size for a constant.
+    example = torch.zeros(2, network.space.spec.in_channels, size, size)
+    with _silence():
+        program = torch.onnx.export(
+            folded,
+            (example,),
+            None,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            external_data=False,
+            export_params=True,
+            keep_initializers_as_inputs=False,
+            optimize=True,
+            verify=False,
+            report=False,
+            profile=False,
+            dump_exported_program=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, metadata)
+    return model.SerializeToString(deterministic=True)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out what the exporter notes for debugging: source paths and lines of this machine."""
+    graph = model.graph
+    del graph.value_info[:]
+    for part in (graph, *graph.input, *graph.output, *graph.initializer, *graph.node):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep the exporter's prints, warnings and logs away; what goes wrong is raised all the same."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _check_target(path: Path) -> None:
+    # Before the export, which takes a while.
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
+    if path.is_dir():
+        raise BadInput(f"cannot write {path}: it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"cannot write {path}: {path.parent} is read-only")
+
+
+def _check_arguments(
+    network: Network,
+    images: npt.NDArray[np.uint8],
+    labels: Labels | None,
+    classes: tuple[str, ...],
+) -> None:
+    size, channels = network.space.resolution, network.space.spec.in_channels
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
+        raise BadInput(
+            f"images are {images.dtype} {images.shape}; the network takes uint8 "
+            f"(N, {size}, {size}, {channels})"
+        )
+    if len(images) < MIN_IMAGES:
+        raise BadInput(f"{len(images)} images; at least {MIN_IMAGES} are wanted")
+    if labels is not None and labels.shape != (len(images),):
+        raise BadInput(f"labels are {labels.shape} for {len(images)} images")
+    if len(classes) != network.num_classes:
+        raise BadInput(f"{len(classes)} class names; the network has {network.num_classes} classes")

@@ -1,0 +1,130 @@
+"""The plain module of one arch, with the verbs of a timm model."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from mobilenas.nn.blocks import (
+    ChoiceBlock,
+    ConvBN,
+    InvertedBottleneck,
+    build,
+    conv_bn,
+    init_weights,
+)
+from mobilenas.nn.supernet import Supernet
+from mobilenas.space import Arch, Space
+
+
+class Network(nn.Module):
+    """One arch of a space: images (n, channels, h, w) to logits (n, num_classes).
+
+    feature_info: the last layer of each resolution, as timm lists it (num_chs, reduction, module).
+    Raises BadInput when the arch is not of the space.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        arch: Arch,
+        *,
+        num_classes: int | None = None,
+        drop_rate: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        space.encode(arch)
+        spec, last = space.spec, space.layers[-1]
+        self.space = space
+        self.arch = arch
+        self.num_classes = space.num_classes if num_classes is None else num_classes
+        self.num_features = self.head_hidden_size = space.head_channels
+        self.drop_rate = spec.head.dropout if drop_rate is None else drop_rate
+        self.stem = conv_bn(
+            spec.in_channels,
+            space.stem_channels,
+            spec.stem.kernel,
+            spec.stem.stride,
+            spec.activation,
+        )
+        self.blocks = nn.ModuleList(
+            build(block, candidate)
+            for block, candidate in zip(space.layers, space.candidates_of(arch), strict=True)
+        )
+        self.conv_head = conv_bn(last.out_channels, space.head_channels, 1, 1, spec.activation)
+        self.global_pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.dropout = nn.Dropout(self.drop_rate)
+        self.classifier = self._linear()
+        self.feature_info = _feature_info(space)
+        init_weights(self, generator)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Feature map (n, num_features, h, w) after the 1x1 head convolution."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.conv_head(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""
+        x = self.dropout(self.flatten(self.global_pool(x)))
+        return x if pre_logits else self.classifier(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (n, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer: linear, or identity when num_classes is 0."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh last layer for another number of classes; 0 takes it away."""
+        self.num_classes = num_classes
+        self.classifier = self._linear()
+        init_weights(self.classifier)
+
+    def load_from(self, supernet: Supernet) -> "Network":
+        """Inherit the weights and batch norm statistics of a supernet; returns itself."""
+        for name in ("stem", "conv_head", "classifier"):
+            getattr(self, name).load_state_dict(getattr(supernet, name).state_dict())
+        candidates = self.space.candidates_of(self.arch)
+        for choice, built, candidate in zip(
+            supernet.blocks, self.blocks, candidates, strict=True
+        ):
+            assert isinstance(choice, ChoiceBlock)
+            choice.copy_to(built, candidate)
+        return self
+
+    def _linear(self) -> nn.Module:
+        if self.num_classes == 0:
+            return nn.Identity()
+        return nn.Linear(self.num_features, self.num_classes)
+
+
+def fold_batch_norm(network: Network) -> Network:
+    """A copy in eval mode with every batch norm folded into the convolution before it."""
+    folded = copy.deepcopy(network).eval()
+    for module in list(folded.modules()):
+        if isinstance(module, ConvBN):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()  # type: ignore[assignment]
+        elif isinstance(module, InvertedBottleneck):
+            module.project = fuse_conv_bn_eval(module.project, module.bns[0])  # type: ignore[type-var]
+            module.bns[0] = nn.Identity()
+    return folded
+
+
+def _feature_info(space: Space) -> list[dict[str, object]]:
+    rows: dict[int, dict[str, object]] = {}
+    for number, block in enumerate(space.layers):
+        reduction = space.resolution // block.out_size
+        rows[reduction] = {
+            "num_chs": block.out_channels,
+            "reduction": reduction,
+            "module": f"blocks.{number}",
+        }
+    return list(rows.values())

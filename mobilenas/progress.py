@@ -1,0 +1,65 @@
+"""Progress of long work on stderr: a live bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_LINE_SECONDS = 30
+
+
+class ProgressBar:
+    """`with ProgressBar("training", total) as bar: bar.advance(n, "loss 2.3")`."""
+
+    def __init__(self, title: str, total: int, done: int = 0) -> None:
+        self._title = title
+        self._total = total
+        self._done = self.first = done
+        self._start = self._last_line = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:3.0f}% {task.fields[note]}"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task(title, total=total, completed=done, note="")
+
+    def __enter__(self) -> "ProgressBar":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, amount: int, note: str = "") -> None:
+        """Count `amount` more as done; `note` is shown beside the bar."""
+        self._done += amount
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_line < _LINE_SECONDS and self._done < self._total:
+            return
+        self._last_line = now
+        elapsed = now - self._start
+        left = elapsed / max(1, self._done - self.first) * (self._total - self._done)
+        share = 100 * self._done / self._total
+        print(
+            f"{self._title} {share:3.0f}%  {note}  {elapsed:.0f} s, ETA {left:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,264 @@
+"""NSGA-II (Deb et al. 2002) over the archs of a space: resumable, every evaluation on disk.
+
+A run folder holds search.json (the settings), evaluations.jsonl (one line an evaluated arch, synced
+before the next one starts) and, at the end, front.json, history.csv and front.png.
+
+Resume is replay. The search is a deterministic function of its settings, its seed and the
+accuracies, so a resumed search starts at the beginning and reads the accuracies that it knows from
+evaluations.jsonl. There is no other state, hence none that a kill could tear.
+"""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.problem import Problem as PymooProblem
+from pymoo.core.termination import NoTermination
+
+from mobilenas.cost import COSTS, CostModel
+from mobilenas.errors import BadInput, InfeasibleBudget
+from mobilenas.files import read_json, read_jsonl, write_json, write_text
+from mobilenas.report.plots import plot_front
+from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
+from mobilenas.search.pareto import non_dominated
+from mobilenas.search.problem import ACCURACY, Problem, check_feasible, describe_limits
+from mobilenas.space import Arch, Genes, Space
+
+SETTINGS, EVALUATIONS, FRONT = "search.json", "evaluations.jsonl", "front.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluated arch: accuracy in 0..1, costs by name, and the generation (from 1) it is of."""
+
+    generation: int
+    arch: Arch
+    accuracy: float
+    costs: dict[str, float]
+
+    def row(self) -> dict[str, Any]:
+        """Plain data, as in evaluations.jsonl; only archs within the limits are evaluated."""
+        head = {"generation": self.generation, "arch": str(self.arch), "accuracy": self.accuracy}
+        return {**head, **self.costs, "feasible": True}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a search has done after a generation; `evaluations` counts replayed ones too."""
+
+    generation: int
+    evaluations: int
+    best_accuracy: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The non-dominated evaluations, cheapest first, and all of them in order."""
+
+    front: list[Evaluation]
+    evaluations: list[Evaluation]
+
+
+def evolve(
+    space: Space,
+    evaluate: Callable[[Arch], float],
+    cost_model: CostModel,
+    *,
+    run: Path,
+    objectives: tuple[str, ...] = (ACCURACY, "flops"),
+    limits: Mapping[str, float] | None = None,
+    population: int = 40,
+    generations: int = 10,
+    max_evaluations: int | None = None,
+    seed: int = 0,
+    known: Mapping[Arch, float] | None = None,
+    evaluator: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    on_generation: Callable[[Progress], None] = lambda progress: None,
+) -> Result:
+    """Search for the archs that no other arch beats in every objective, within the limits.
+
+    evaluate: accuracy in 0..1 of an arch, the only expensive step. Called once an arch at most, and
+    only for archs within the limits; the others get their violation and accuracy 0.
+    generations: counts the initial population; at most population * generations evaluations.
+    known: accuracies to use instead of calling `evaluate`; logged and counted alike.
+    evaluator: JSON data that says what `evaluate` measures (which supernet, which images): kept in
+    the run, and a resume with another one is refused.
+    Raises InfeasibleBudget where no arch meets the limits; BadInput for settings that make no
+    sense, a folder with another search, or evaluations that this search would not have made.
+    """
+    problem = Problem(objectives, dict(limits or {}))
+    settings = {
+        "space": space.to_dict(),
+        "objectives": list(objectives),
+        "limits": dict(problem.limits),
+        "population": population,
+        "generations": generations,
+        "max_evaluations": max_evaluations,
+        "seed": seed,
+        "evaluator": dict(evaluator or {}),
+    }
+    if population < 2 or generations < 1 or (max_evaluations is not None and max_evaluations < 1):
+        raise BadInput("a search needs population >= 2, generations >= 1 and max_evaluations >= 1")
+    share = check_feasible(cost_model, problem.limits)
+    history = _History(run, settings, resume)
+
+    def measure(arch: Arch) -> float:
+        return known[arch] if known and arch in known else evaluate(arch)
+
+    seen: set[tuple[int, ...]] = set()
+    algorithm = NSGA2(
+        pop_size=population,
+        sampling=FeasibleSampling(space, cost_model, problem),
+        crossover=BlockCrossover(),
+        mutation=BlockMutation(space),
+        eliminate_duplicates=Unseen(seen),
+        seed=seed,
+    )
+    shape = PymooProblem(len(space.blocks), len(problem.objectives), len(problem.limits))
+    algorithm.setup(shape, termination=NoTermination())
+    for generation in range(1, generations + 1):
+        asked = algorithm.ask()
+        if asked is None:
+            log.info("generation %d: no arch is left that was not proposed before", generation)
+            break
+        genes: Genes = asked.get("X")
+        seen.update(map(tuple, genes.tolist()))
+        costs: dict[str, NDArray[Any]] = {name: cost_model.batch(name, genes) for name in COSTS}
+        violations = problem.violations(cost_model, genes)
+        accuracies = np.zeros(len(genes))
+        for i in np.flatnonzero((violations <= 0).all(axis=1)):
+            if len(history.evaluations) == max_evaluations:
+                break
+            arch = space.decode(genes[i])
+            cost = {name: values[i].item() for name, values in costs.items()}
+            accuracies[i] = history.evaluate(generation, arch, cost, measure)
+        best = max((e.accuracy for e in history.evaluations), default=0.0)
+        on_generation(Progress(generation, len(history.evaluations), best))
+        if len(history.evaluations) == max_evaluations:
+            break
+        asked.set("F", problem.points({ACCURACY: accuracies, **costs}), "G", violations)
+        algorithm.tell(infills=asked)
+    history.close()
+    if not history.evaluations:
+        raise InfeasibleBudget(
+            f"none of {len(seen)} archs of {space.name} meets {describe_limits(problem.limits)}"
+        )
+    result = Result(_front(problem, history.evaluations), history.evaluations)
+    _write_result(run, space, cost_model, problem, settings, share, result)
+    return result
+
+
+class _History:
+    """Evaluations in order: replayed from evaluations.jsonl as far as it goes, then appended."""
+
+    def __init__(self, run: Path, settings: dict[str, Any], resume: bool) -> None:
+        self.path = run / EVALUATIONS
+        self.evaluations: list[Evaluation] = []
+        self.replay = read_jsonl(self.path)
+        if not resume and self.replay:
+            raise BadInput(f"{run} already holds a search: continue it with --resume or set --out")
+        if resume and (run / SETTINGS).exists():
+            _check_settings(run / SETTINGS, settings)
+        elif resume:
+            log.info("%s holds no search to resume: starting one", run)
+        write_json(run / SETTINGS, settings)
+        if self.path.exists():
+            # A last line torn by a kill goes: what is appended must start on a line of its own.
+            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+        self.file = self.path.open("a", encoding="utf-8")
+
+    def evaluate(
+        self,
+        generation: int,
+        arch: Arch,
+        costs: dict[str, float],
+        measure: Callable[[Arch], float],
+    ) -> float:
+        number = len(self.evaluations)
+        if number < len(self.replay):
+            accuracy = self.replay[number][ACCURACY]
+        else:
+            accuracy = float(measure(arch))
+            if not 0 <= accuracy <= 1:
+                raise ValueError(f"the accuracy of {arch} is {accuracy}, not a number in 0..1")
+        evaluation = Evaluation(generation, arch, accuracy, costs)
+        if number >= len(self.replay):
+            self.file.write(json.dumps(evaluation.row()) + "\n")
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        elif evaluation.row() != self.replay[number]:
+            raise BadInput(
+                f"{self.path} line {number + 1} is {self.replay[number]['arch']}, where this search"
+                f" comes to {arch}: the file was edited, or written by other library versions"
+            )
+        self.evaluations.append(evaluation)
+        return accuracy
+
+    def close(self) -> None:
+        self.file.close()
+        if len(self.evaluations) < len(self.replay):
+            raise BadInput(f"{self.path} has more lines than this search evaluates archs")
+
+
+def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+    stored = read_json(path)
+    for name, value in settings.items():
+        if stored.get(name) != value:
+            both = "" if name == "space" else f" ({stored.get(name)} there, {value} here)"
+            raise BadInput(
+                f"{path.parent} was started with another {name}{both}:"
+                f" resume it with the same settings or set --out"
+            )
+
+
+def _front(problem: Problem, evaluations: list[Evaluation]) -> list[Evaluation]:
+    values: dict[str, NDArray[Any]] = {
+        name: np.array([e.costs[name] for e in evaluations]) for name in COSTS
+    }
+    values[ACCURACY] = np.array([e.accuracy for e in evaluations])
+    front = [evaluations[i] for i in non_dominated(problem.points(values))]
+    cost = problem.cost_objectives[0]
+    return sorted(front, key=lambda e: (e.costs[cost], -e.accuracy, str(e.arch)))
+
+
+def _write_result(
+    run: Path,
+    space: Space,
+    cost_model: CostModel,
+    problem: Problem,
+    settings: dict[str, Any],
+    share: float,
+    result: Result,
+) -> None:
+    rows = [evaluation.row() for evaluation in result.evaluations]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(run / "history.csv", table.getvalue())
+    front = [evaluation.row() for evaluation in result.front]
+    plot_front(
+        run / "front.png", rows, front, problem.limits, space.name, problem.cost_objectives[0]
+    )
+    write_json(
+        run / FRONT,
+        {
+            "front": front,
+            "settings": settings,
+            "evaluations": len(rows),
+            "feasible_share": share,
+            "ranges": {name: asdict(cost_model.range(name)) for name in COSTS},
+        },
+    )

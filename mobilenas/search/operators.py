@@ -1,0 +1,174 @@
+"""Sampling, crossover, mutation and duplicate elimination on genes.
+
+A gene is the index of a block's candidate, so a block is never torn apart: crossover exchanges
+whole blocks, and mutation moves a block to another of its candidates. The functions work on plain
+arrays; the classes at the end fit them to pymoo, which hands its own generator to each.
+"""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.core.crossover import Crossover
+from pymoo.core.duplicate import DuplicateElimination
+from pymoo.core.mutation import Mutation
+from pymoo.core.sampling import Sampling
+
+from mobilenas.cost import CostModel
+from mobilenas.search.problem import Problem
+from mobilenas.space import Candidate, Genes, Space
+
+# Archs drawn for each one that the initial population needs, before infeasible ones are repaired.
+DRAWS_PER_ARCH = 100
+
+
+def are_neighbours(a: Candidate, b: Candidate) -> bool:
+    """Whether they differ in one thing: the expansion, or one path added, removed or swapped."""
+    if a.is_identity or b.is_identity:
+        return False
+    if a.expansion != b.expansion:
+        return a.kernels == b.kernels
+    if len(a.kernels) != len(b.kernels):
+        return False
+    changed = [
+        (set(x) - set(y), set(y) - set(x))
+        for x, y in zip(a.kernels, b.kernels, strict=True)
+        if x != y
+    ]
+    return len(changed) == 1 and max(map(len, changed[0])) == 1
+
+
+@cache  # the blocks of a space mostly share their candidates
+def neighbour_table(candidates: tuple[Candidate, ...]) -> tuple[tuple[int, ...], ...]:
+    """For each candidate the indices of its neighbours, ascending; none for the identity."""
+    return tuple(
+        tuple(j for j, b in enumerate(candidates) if are_neighbours(a, b)) for a in candidates
+    )
+
+
+def crossover(first: Genes, second: Genes, rng: np.random.Generator) -> tuple[Genes, Genes]:
+    """Two children of two parents (blocks,): every block is exchanged with probability 1/2."""
+    swap = rng.random(len(first)) < 0.5
+    return np.where(swap, second, first), np.where(swap, first, second)
+
+
+def mutate(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
+    """A copy of genes (blocks,) in which each block changes with probability 1/blocks.
+
+    A changed block takes, half of the time, a structural neighbour of its candidate and else any
+    other candidate; where there is no neighbour always the latter.
+    """
+    child = genes.copy()
+    for i in np.flatnonzero(rng.random(len(genes)) < 1 / len(genes)):
+        candidates = space.blocks[i].candidates
+        options = neighbour_table(candidates)[genes[i]]
+        if not options or rng.random() < 0.5:
+            options = tuple(j for j in range(len(candidates)) if j != genes[i])
+        if options:
+            child[i] = options[rng.integers(len(options))]
+    return child
+
+
+def sample_feasible(
+    space: Space, cost_model: CostModel, problem: Problem, n: int, rng: np.random.Generator
+) -> Genes:
+    """Up to n distinct archs (m, blocks), feasible where possible.
+
+    Uniform among the feasible archs by rejection; those still missing after DRAWS_PER_ARCH * n
+    draws are drawn archs repaired. Fewer than n where repairs coincide.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(DRAWS_PER_ARCH):
+        drawn = space.sample_genes(n, rng)
+        feasible = (problem.violations(cost_model, drawn) <= 0).all(axis=1)
+        found.update(dict.fromkeys(map(tuple, drawn[feasible].tolist())))
+        if len(found) >= n:
+            return np.array(list(found)[:n])
+    for genes in space.sample_genes(n - len(found), rng):
+        repaired = repair(space, cost_model, problem, genes, rng)
+        found[tuple(repaired.tolist())] = None
+    return np.array(list(found))
+
+
+def repair(
+    space: Space, cost_model: CostModel, problem: Problem, genes: Genes, rng: np.random.Generator
+) -> Genes:
+    """Walk from genes (blocks,) to a feasible arch: each step moves one block, picked at random,
+    to a candidate, picked at random, that lowers the violation.
+
+    Under one limit the walk arrives if any arch is feasible. Under several it may end at an arch
+    that no single step improves; that one is returned.
+    """
+    for _ in range(int(space.num_candidates.sum())):
+        excess = _excess(cost_model, problem, genes[None])[0]
+        if excess == 0:
+            break
+        for i in rng.permutation(len(genes)):
+            options = np.tile(genes, (space.num_candidates[i], 1))
+            options[:, i] = np.arange(len(options))
+            better = options[_excess(cost_model, problem, options) < excess]
+            if len(better):
+                genes = better[rng.integers(len(better))]
+                break
+        else:
+            break
+    return genes
+
+
+def _excess(cost_model: CostModel, problem: Problem, genes: Genes) -> NDArray[np.float64]:
+    return np.maximum(problem.violations(cost_model, genes), 0).sum(axis=1)
+
+
+class FeasibleSampling(Sampling):
+    """`sample_feasible` for pymoo."""
+
+    def __init__(self, space: Space, cost_model: CostModel, problem: Problem) -> None:
+        super().__init__()
+        self.space, self.cost_model, self.problem = space, cost_model, problem
+
+    def _do(self, _: Any, n_samples: int, *, random_state: np.random.Generator, **__: Any) -> Genes:
+        return sample_feasible(self.space, self.cost_model, self.problem, n_samples, random_state)
+
+
+class BlockCrossover(Crossover):
+    """`crossover` for pymoo: parents (2, matings, blocks) -> children of the same shape."""
+
+    def __init__(self) -> None:
+        super().__init__(n_parents=2, n_offsprings=2)
+
+    def _do(self, _: Any, x: Genes, *, random_state: np.random.Generator, **__: Any) -> Genes:
+        pairs = [crossover(a, b, random_state) for a, b in zip(*x, strict=True)]
+        return np.array(pairs).swapaxes(0, 1)
+
+
+class BlockMutation(Mutation):
+    """`mutate` for pymoo: genes (n, blocks) -> genes (n, blocks)."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        self.space = space
+
+    def _do(self, _: Any, x: Genes, *, random_state: np.random.Generator, **__: Any) -> Genes:
+        return np.array([mutate(self.space, genes, random_state) for genes in x])
+
+
+class Unseen(DuplicateElimination):
+    """Drops archs that the search has proposed before, dead ones included, and repeats in a batch.
+
+    NSGA-II compares with the living population only; here an arch that died would cost a place in
+    the generation and teach nothing. `seen` is shared with the search, which adds to it.
+    """
+
+    def __init__(self, seen: set[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def _do(self, pop: Any, other: Any, is_duplicate: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        # pymoo asks first about the batch itself (other is None), then about each population.
+        taken = set(self.seen) if other is None else set(map(tuple, other.get("X").tolist()))
+        for i, genes in enumerate(map(tuple, pop.get("X").tolist())):
+            is_duplicate[i] = genes in taken
+            if other is None:
+                taken.add(genes)
+        return is_duplicate

@@ -1,0 +1,27 @@
+"""Checkpoints: tensors and plain values, written atomically, read with weights_only."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas.errors import BadInput
+from mobilenas.files import write_atomic
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state of tensors and plain values."""
+    write_atomic(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a state on the CPU. Raises BadInput naming the file when it is missing or damaged."""
+    if not path.is_file():
+        raise BadInput(f"no checkpoint at {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{path} is not a readable checkpoint: {reason}") from None

@@ -1,0 +1,121 @@
+"""The folder of a supernet run: its settings, splits and weights, all plain data.
+
+run.json        settings from which everything else follows, and what the data was
+splits.json     indices of the train, calibrate and validate images
+log.jsonl       one row now and then: step, passes, loss, lr
+checkpoint.pt   weights, optimizer state, step (weights_only loadable)
+timing.json     seconds of work so far, hardware
+result.json     validation accuracy of the smallest, median and largest arch
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mobilenas import __version__
+from mobilenas.config import SupernetConfig
+from mobilenas.data import ImageData, Splits, load_data, make_splits
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, write_json
+from mobilenas.nn import Supernet
+from mobilenas.space import Space, space_from_dict
+from mobilenas.train.checkpoint import load_checkpoint
+
+
+class RunSettings(BaseModel):
+    """What the user chose. `space` is a whole space as plain data, its classes those of `data`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    space: dict[str, Any]
+    data: str
+    seed: int
+    config: SupernetConfig
+
+
+@dataclass(frozen=True)
+class SupernetRun:
+    """A run folder in memory: settings, space, data and splits."""
+
+    folder: Path
+    settings: RunSettings
+    space: Space
+    data: ImageData
+    splits: Splits
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def load_supernet(self) -> Supernet:
+        """The supernet with the weights of the last checkpoint, on the CPU."""
+        return self.restore(load_checkpoint(self.checkpoint)["model"])
+
+    def restore(self, weights: dict[str, torch.Tensor]) -> Supernet:
+        """A supernet of this run with these weights."""
+        supernet = new_supernet(self.space, self.settings)
+        try:
+            supernet.load_state_dict(weights)
+        except RuntimeError:
+            raise BadInput(f"{self.checkpoint} does not fit the space in run.json") from None
+        return supernet
+
+
+def new_supernet(space: Space, settings: RunSettings) -> Supernet:
+    """A fresh supernet, initialised from the seed."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    return Supernet(space, shadow_bn=settings.config.bn == "shadow", generator=generator)
+
+
+def create_run(folder: Path, space: Space, data: str, seed: int, config: SupernetConfig) -> None:
+    """Load the data, draw the splits and write run.json and splits.json.
+
+    Raises BadInput when the folder already holds a run.
+    """
+    if (folder / "run.json").exists():
+        raise BadInput(
+            f"{folder} already holds a supernet run: --resume continues it, or choose another --out"
+        )
+    images = load_data(data, space.resolution)
+    splits = make_splits(
+        images.train.labels,
+        seed=seed,
+        validate=config.validate_images,
+        calibrate=config.calibrate_images,
+        limit=config.limit,
+    )
+    named = space.to_dict() | {"num_classes": len(images.classes)}
+    settings = RunSettings(space=named, data=data, seed=seed, config=config)
+    write_json(folder / "splits.json", splits.to_json())
+    about = {"mobilenas": __version__, "data_checksum": _checksum(images)}
+    write_json(folder / "run.json", settings.model_dump(mode="json") | about)
+
+
+def open_run(folder: Path) -> SupernetRun:
+    """Open a run folder and load its data. Raises BadInput naming what is missing or changed."""
+    if not (folder / "run.json").exists():
+        raise BadInput(f"{folder} holds no supernet run; `mobilenas supernet-train` makes one")
+    stored = read_json(folder / "run.json")
+    checksum = stored.pop("data_checksum", None)
+    stored.pop("mobilenas", None)
+    try:
+        settings = RunSettings.model_validate(stored)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise BadInput(f"{folder / 'run.json'}: {key}: {error.errors()[0]['msg']}") from None
+    space = space_from_dict(settings.space)
+    data = load_data(settings.data, space.resolution)
+    if _checksum(data) != checksum:
+        raise BadInput(f"the images of {settings.data} are not those that {folder} was made from")
+    splits = Splits.from_json(read_json(folder / "splits.json"))
+    return SupernetRun(folder, settings, space, data, splits)
+
+
+def _checksum(data: ImageData) -> int:
+    pixels = zlib.crc32(np.ascontiguousarray(data.train.pixels))
+    return zlib.crc32(np.ascontiguousarray(data.train.labels), pixels)
