@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, prints. Heavy imports live inside commands."""
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ SpaceName = Annotated[
 
 def main() -> None:
     """Run the command line; errors of the user are one line on stderr and an exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()
     except BadInput as error:
@@ -185,19 +187,41 @@ def supernet_train(
     Example: mobilenas supernet-train --space s1:width=0.25 --data digits --config quick
     """
     from mobilenas.config import load_supernet_config
+    from mobilenas.pipeline import run_supernet
+    from mobilenas.report.text import table
     from mobilenas.space import load_space
     from mobilenas.train.run import create_run, open_run
 
-    if not resume:
+    if resume:
+        run = open_run(out)
+    else:
         given = {"sampler": sampler, "bn": bn, "passes": passes}
         flags = [f"{key}={value}" for key, value in given.items() if value is not None]
         chosen = load_supernet_config(config, (settings or []) + flags)
-        create_run(out, load_space(space), data, seed, chosen)
-    run = open_run(out)
+        run = create_run(out, load_space(space), data, seed, chosen)
+    rows = run_supernet(run)
+    if as_json:
+        _print_json({"run": str(out), "validation": rows})
+        return
+    columns = {
+        "name": "arch",
+        "flops": "FLOPs",
+        "accuracy_inherited_bn": "accuracy",
+        "accuracy_recalibrated": "recalibrated",
+    }
+    print(table(rows, columns))
+    print(f"supernet in {out}; next: mobilenas evolve --supernet {out} --flops <budget>")
 
-    from mobilenas.train.loop import train_supernet
 
-    train_supernet(run)
+def _show_front(result: Any, out: Path, as_json: bool) -> None:
+    from mobilenas.report.text import front_table
+
+    front = [evaluation.row() for evaluation in result.front]
+    if as_json:
+        _print_json({"run": str(out), "evaluations": len(result.evaluations), "front": front})
+        return
+    print(front_table(front))
+    print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")
 
 
 def parse_limits(flops: str | None, params: str | None) -> dict[str, int]:
@@ -206,3 +230,75 @@ def parse_limits(flops: str | None, params: str | None) -> dict[str, int]:
 
     given = {"flops": flops, "params": params}
     return {name: parse_size(text) for name, text in given.items() if text is not None}
+
+
+@app.command()
+def evolve(
+    flops: Annotated[str | None, typer.Option(help="Largest multiply-adds: 500M, 0.5G.")] = None,
+    params: Annotated[str | None, typer.Option(help="Largest number of parameters: 5M.")] = None,
+    supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
+        "runs/supernet"
+    ),
+    objectives: Annotated[
+        str, typer.Option(help="accuracy and at least one cost, comma separated.")
+    ] = "accuracy,flops",
+    population: Annotated[int, typer.Option(min=2, help="Archs a generation.")] = 40,
+    generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/evolve"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the accuracy/cost front under a budget with NSGA-II, through a trained supernet.
+
+    Writes front.json, history.csv, front.png and evaluations.jsonl. Exit code 3 and the feasible
+    range when no arch meets the budget.
+
+    Example: mobilenas evolve --flops 500M
+    """
+    from mobilenas.pipeline import run_evolve
+
+    result = run_evolve(
+        supernet,
+        out,
+        limits=parse_limits(flops, params),
+        objectives=tuple(objectives.split(",")),
+        population=population,
+        generations=generations,
+        seed=seed,
+        resume=resume,
+    )
+    _show_front(result, out, as_json)
+
+
+@app.command()
+def export(
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
+    run: Annotated[Path, typer.Option(help="Run folder of evolve.")] = Path("runs/evolve"),
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Arch of the space, by its text form; else --pick chooses one."),
+    ] = None,
+    pick: Annotated[
+        str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of the front.")
+    ] = "best",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; RUN/<arch>.onnx by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a searched network with its inherited weights; verified, or nothing is written.
+
+    Example: mobilenas export --onnx --pick knee
+    """
+    if not onnx:
+        raise BadInput("choose a format: --onnx")
+    from mobilenas.pipeline import run_export
+
+    report = run_export(run, arch=arch, pick=pick, out=out).to_dict()
+    if as_json:
+        _print_json(report)
+    else:
+        from mobilenas.report.text import describe_export
+
+        print(describe_export(report))

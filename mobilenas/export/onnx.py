@@ -87,8 +87,9 @@ def export_onnx(
 
 def normalise(images: npt.NDArray[np.uint8], mean: Channels, std: Channels) -> Floats:
     """uint8 (N, H, W, 3) to float32 (N, 3, H, W), zero mean and unit deviation per channel."""
-    scaled = (images / np.float32(255) - np.float32(mean)) / np.float32(std)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    centre, spread = np.array(mean, dtype=np.float32), np.array(std, dtype=np.float32)
+    pixels = images.astype(np.float32) / 255
+    return np.ascontiguousarray(((pixels - centre) / spread).transpose(0, 3, 1, 2))
 
 
 def metadata_of(
@@ -99,7 +100,7 @@ def metadata_of(
     accuracy: float | None,
     flops: int,
 ) -> dict[str, str]:
-    """The metadata of an exported file; export/README.md lists the keys. Nothing depends on time."""
+    """The metadata of an exported file, free of time stamps; export/README.md lists the keys."""
     metadata = {
         "mobilenas_version": mobilenas.__version__,
         "space": network.space.name,
@@ -159,7 +160,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Keep the exporter's prints, warnings and logs away; what goes wrong is raised all the same."""
+    """Keep the exporter's prints, warnings and logs away; what goes wrong is raised anyway."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

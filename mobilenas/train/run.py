@@ -72,8 +72,10 @@ def new_supernet(space: Space, settings: RunSettings) -> Supernet:
     return Supernet(space, shadow_bn=settings.config.bn == "shadow", generator=generator)
 
 
-def create_run(folder: Path, space: Space, data: str, seed: int, config: SupernetConfig) -> None:
-    """Load the data, draw the splits and write run.json and splits.json.
+def create_run(
+    folder: Path, space: Space, data: str, seed: int, config: SupernetConfig
+) -> SupernetRun:
+    """Load the data, draw the splits and write splits.json and, last, run.json.
 
     Raises BadInput when the folder already holds a run.
     """
@@ -94,6 +96,7 @@ def create_run(folder: Path, space: Space, data: str, seed: int, config: Superne
     write_json(folder / "splits.json", splits.to_json())
     about = {"mobilenas": __version__, "data_checksum": _checksum(images)}
     write_json(folder / "run.json", settings.model_dump(mode="json") | about)
+    return SupernetRun(folder, settings, space_from_dict(named), images, splits)
 
 
 def open_run(folder: Path) -> SupernetRun:

@@ -15,6 +15,12 @@ def _layer(channels: int, kernel_size: int, stride: int = 1) -> DepthwiseConv2d:
     return DepthwiseConv2d(channels, kernel_size, stride)
 
 
+@pytest.fixture
+def no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fast path for inputs of any size, so that the tests of its values can be small."""
+    monkeypatch.setattr("mobilenas.nn.depthwise._MIN_ELEMENTS", 0)
+
+
 def _relative(value: Tensor, reference: Tensor) -> float:
     return float((value.double() - reference).abs().max() / reference.abs().max())
 
@@ -24,11 +30,16 @@ def _relative(value: Tensor, reference: Tensor) -> float:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
 def test_output_and_gradients_equal_those_of_a_float64_convolution(
-    kernel_size: int, stride: int, shape: tuple[int, ...], layout: torch.memory_format
+    kernel_size: int,
+    stride: int,
+    shape: tuple[int, ...],
+    layout: torch.memory_format,
+    no_minimum: None,
 ) -> None:
     layer = _layer(shape[1], kernel_size, stride)
     x = torch.randn(shape).contiguous(memory_format=layout).requires_grad_()
     out = layer(x)
+    assert (out.grad_fn.name() == FAST) == (kernel_size > 3)
     grad = torch.randn(out.shape)
     out.backward(grad)
 
@@ -50,7 +61,7 @@ def test_several_chunks_add_up(stride: int, monkeypatch: pytest.MonkeyPatch) -> 
     grad = torch.randn(5, 16, 9 // stride + stride - 1, 9 // stride + stride - 1)
     whole = depthwise_weight_grad(x, grad, 7, stride)
     # two images a chunk, so that the last chunk is a short one
-    monkeypatch.setattr("mobilenas.nn.depthwise._CHUNK_BYTES", 2 * 4 * 16 * 81)
+    monkeypatch.setattr("mobilenas.nn.depthwise._CHUNK_BYTES", 2 * x.nbytes // 5)
     assert _relative(depthwise_weight_grad(x, grad, 7, stride), whole.double()) < 1e-5
 
 
@@ -68,18 +79,19 @@ def test_column_groups_cover_the_filter_and_are_narrow(kernel_size: int) -> None
     assert max(n for _, n in groups) <= 3
 
 
-def test_expanded_gradient_of_a_sum() -> None:
+def test_expanded_gradient_of_a_sum(no_minimum: None) -> None:
     layer = _layer(16, 5)
     layer(torch.randn(2, 16, 8, 8)).sum().backward()
     assert layer.weight.grad is not None and layer.weight.grad.isfinite().all()
 
 
 def test_fast_path_is_taken_in_training_only() -> None:
-    x = torch.randn(2, 16, 8, 8).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(8, 16, 16, 16).contiguous(memory_format=torch.channels_last)
     layer = _layer(16, 7)
     out = layer(x)
     assert out.grad_fn is not None and out.grad_fn.name() == FAST
     assert out.is_contiguous(memory_format=torch.channels_last)
+    assert layer(x[:7]).grad_fn.name() != FAST  # too small to gain
     with torch.no_grad():
         assert layer(x).grad_fn is None
     assert _layer(16, 3)(x).grad_fn.name() != FAST
@@ -100,7 +112,7 @@ def test_state_dict_and_initialisation_are_those_of_conv2d() -> None:
     layer.load_state_dict(conv.state_dict())
 
 
-def test_tracers_see_an_ordinary_convolution() -> None:
+def test_tracers_see_an_ordinary_convolution(no_minimum: None) -> None:
     layer, x = _layer(16, 7), torch.randn(2, 16, 8, 8)
     expected = layer(x)
     graph = torch.fx.symbolic_trace(nn.Sequential(layer))

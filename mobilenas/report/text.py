@@ -1,0 +1,129 @@
+"""Plain text for the terminal: spaces, fronts, checks."""
+
+from typing import Any
+
+from mobilenas.cost import COSTS, CostModel, supernet_params
+from mobilenas.space import Space
+from mobilenas.units import format_size
+
+
+def space_facts(space: Space, limits: dict[str, int]) -> dict[str, Any]:
+    """Choices, size and cost ranges of a space as plain data; `feasible_share` under limits."""
+    cost_model = CostModel(space)
+    facts: dict[str, Any] = {
+        "space": space.name,
+        "description": space.spec.description,
+        "resolution": space.resolution,
+        "classes": space.num_classes,
+        "searched_blocks": len(space.blocks),
+        "choices": [len(block.candidates) for block in space.blocks],
+        "num_archs": space.num_archs,
+        "supernet_params": supernet_params(space),
+        "blocks": [
+            {
+                "name": block.name,
+                "in": block.in_channels,
+                "out": block.out_channels,
+                "stride": block.stride,
+                "size": block.out_size,
+                "choices": len(block.candidates),
+                "expansions": list(block.expansions),
+                "kernels": list(block.kernels),
+                "max_paths": block.max_paths,
+                "groups": block.groups,
+                "identity": any(c.is_identity for c in block.candidates),
+            }
+            for block in space.layers
+        ],
+    }
+    for name in COSTS:
+        extent = cost_model.range(name)
+        facts[name] = {"min": extent.minimum, "median": extent.median, "max": extent.maximum}
+    if limits:
+        facts["limits"] = limits
+        facts["feasible_share"] = cost_model.feasible_share(dict(limits))
+    return facts
+
+
+def describe_space(facts: dict[str, Any]) -> str:
+    """The facts of a space for a reader."""
+    lines = [
+        f"{facts['space']}: {facts['description']}",
+        f"{facts['searched_blocks']} searched blocks, {facts['num_archs']:.3g} archs, "
+        f"{facts['resolution']} px, {facts['classes']} classes, "
+        f"supernet of {format_size(facts['supernet_params'])} params",
+        "",
+        f"{'layer':14} {'channels':>11} {'stride':>6} {'size':>5} {'choices':>7}  candidates",
+    ]
+    lines += [_block_line(block) for block in facts["blocks"]]
+    lines += ["", cost_lines(facts)]
+    if "limits" in facts:
+        limits = " and ".join(f"{k} <= {format_size(v)}" for k, v in facts["limits"].items())
+        lines.append(f"{100 * facts['feasible_share']:.1f} % of the space has {limits}")
+    return "\n".join(lines)
+
+
+def cost_lines(facts: dict[str, Any]) -> str:
+    """Smallest, median and largest value of each cost."""
+    lines = [f"{'':7} {'min':>8} {'median':>8} {'max':>8}"]
+    for name in COSTS:
+        values = [format_size(facts[name][key]) for key in ("min", "median", "max")]
+        lines.append(f"{name:7} " + " ".join(f"{value:>8}" for value in values))
+    return "\n".join(lines)
+
+
+def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
+    """Rows under the columns {key: title}; sizes and shares as people write them."""
+    cells = [list(columns.values())]
+    cells += [[_cell(key, row[key]) for key in columns] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def _cell(key: str, value: object) -> str:
+    if key.startswith("accuracy") and isinstance(value, float):
+        return f"{100 * value:.2f} %"
+    if key in COSTS and isinstance(value, int | float):
+        return format_size(value)
+    return str(value)
+
+
+def _block_line(block: dict[str, Any]) -> str:
+    expansions = "/".join(map(str, block["expansions"]))
+    kernels = "/".join(map(str, block["kernels"]))
+    words = [f"expansion {expansions}", f"kernels {kernels}"]
+    if block["max_paths"] > 1:
+        words.append(f"1 to {block['max_paths']} paths")
+    if block["groups"] > 1:
+        words.append(f"{block['groups']} channel groups")
+    if block["identity"]:
+        words.append("identity")
+    channels = f"{block['in']} -> {block['out']}"
+    return (
+        f"{block['name']:14} {channels:>11} {block['stride']:>6} {block['size']:>5} "
+        f"{block['choices']:>7}  {', '.join(words)}"
+    )
+
+
+def front_table(front: list[dict[str, Any]]) -> str:
+    """The archs of a front, cheapest first."""
+    columns = {"accuracy": "accuracy", "flops": "FLOPs", "params": "params", "arch": "arch"}
+    return table(front, columns)
+
+
+def describe_export(report: dict[str, Any]) -> str:
+    """What was written and how it was proved, from `Report.to_dict()`."""
+    check = report["verification"]
+    lines = [f"{report['path']}  {format_size(report['size_bytes'])}B, opset {report['opset']}"]
+    lines += [
+        f"  batch {p['batch_size']}: largest difference {p['max_abs']:.1e} "
+        f"({p['max_rel']:.1e} of the largest logit), "
+        f"top-1 agreement {100 * p['top1_agreement']:.1f} %"
+        for p in check["parity"]
+    ]
+    nodes = ", ".join(f"{count} {op}" for op, count in check["nodes"].items())
+    lines += [f"  on {check['images']} images; nodes: {nodes}"]
+    return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Accuracy of archs through the weights of a trained supernet."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from mobilenas.cost import CostModel
+from mobilenas.data import eval_batches
+from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.space import Arch
+from mobilenas.train.calibrate import accuracy, inherit, recalibrate
+from mobilenas.train.loop import pick_device
+from mobilenas.train.run import SupernetRun
+
+_BATCH = 256
+
+
+class SupernetEvaluator:
+    """`evaluate(arch)`: top-1 in 0..1 on the validation images with inherited weights.
+
+    The batch norm statistics are recalibrated on the calibration images first. The supernet itself
+    is left as it is, so the order of evaluations does not matter.
+    """
+
+    def __init__(self, run: SupernetRun) -> None:
+        self.run = run
+        self.supernet = run.load_supernet().to(pick_device(run.settings.config.device)).eval()
+        indices = run.splits.calibrate
+        count = max(1, round(len(indices) / _BATCH))
+        size = len(indices) // count  # equal batches, so that each image weighs the same
+        self._calibration = [x for x, _ in self._batches(indices[: size * count], size)]
+        self._validation = list(self._batches(run.splits.validate, _BATCH))
+
+    def __call__(self, arch: Arch) -> float:
+        """Top-1 after recalibration."""
+        return self.accuracy(arch, recalibrated=True)
+
+    def accuracy(self, arch: Arch, *, recalibrated: bool) -> float:
+        """Top-1, with the recalibrated or the supernet's own batch norm statistics."""
+        network = self.network(arch, recalibrated=recalibrated)
+        return accuracy(fold_batch_norm(network), self._validation)
+
+    def network(self, arch: Arch, *, recalibrated: bool = True) -> Network:
+        """The plain network of an arch with inherited weights, in eval mode."""
+        network = inherit(self.supernet, arch)
+        if recalibrated:
+            recalibrate(network, self._calibration)
+        return network
+
+    def describe(self) -> dict[str, Any]:
+        """What is measured, as plain data: enough to tell two evaluators apart."""
+        return {
+            "supernet": str(self.run.folder),
+            "seed": self.run.settings.seed,
+            "data": self.run.settings.data,
+            "weights": _fingerprint(self.supernet),
+            "validation_images": len(self.run.splits.validate),
+            "calibration_images": len(self.run.splits.calibrate),
+        }
+
+    def _batches(self, indices: np.ndarray[Any, Any], size: int) -> Any:
+        data = self.run.data
+        device = next(self.supernet.parameters()).device
+        return eval_batches(data.train, indices, size, data.mean, data.std, device)
+
+
+def anchor_archs(cost_model: CostModel, seed: int = 0) -> dict[str, Arch]:
+    """The archs of smallest and largest FLOPs, and of 1,001 drawn ones that of median FLOPs."""
+    space = cost_model.space
+    drawn = space.sample_genes(1001, np.random.default_rng(seed))
+    median = drawn[np.argsort(cost_model.flops_batch(drawn), kind="stable")[500]]
+    smallest, largest = [], []
+    base = np.zeros(len(space.blocks), dtype=np.int64)
+    for i, count in enumerate(space.num_candidates):
+        variants = np.tile(base, (count, 1))
+        variants[:, i] = np.arange(count)
+        flops = cost_model.flops_batch(variants)
+        smallest.append(int(flops.argmin()))
+        largest.append(int(flops.argmax()))
+    return {
+        "smallest": space.decode(np.array(smallest)),
+        "median": space.decode(median),
+        "largest": space.decode(np.array(largest)),
+    }
+
+
+def check_anchors(run: SupernetRun) -> list[dict[str, Any]]:
+    """Validation accuracy of the anchor archs before and after recalibration, as plain rows."""
+    cost_model = CostModel(run.space)
+    evaluator = SupernetEvaluator(run)
+    return [
+        {
+            "name": name,
+            "arch": str(arch),
+            "flops": cost_model.flops(arch),
+            "params": cost_model.params(arch),
+            "accuracy_inherited_bn": evaluator.accuracy(arch, recalibrated=False),
+            "accuracy_recalibrated": evaluator.accuracy(arch, recalibrated=True),
+        }
+        for name, arch in anchor_archs(cost_model).items()
+    ]
+
+
+def _fingerprint(supernet: torch.nn.Module) -> float:
+    """A number that changes with any weight."""
+    return float(sum(p.detach().double().abs().sum() for p in supernet.parameters()))

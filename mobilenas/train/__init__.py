@@ -1,0 +1,1 @@
+"""Supernet training, fair sampling and batch norm recalibration."""
