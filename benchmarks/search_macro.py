@@ -1,8 +1,8 @@
 """How good is the search? NSGA-II against random search where every answer is known.
 
-Space `macro` with the published accuracies of NAS-Bench-Macro (Su et al. 2021; 6,561 archs, CIFAR-10)
-in place of a supernet, so the exhaustive front is known. Both searches get the same number of
-distinct archs. Two numbers, mean and standard deviation over seeds:
+Space `macro` with the published accuracies of NAS-Bench-Macro (Su et al. 2021; 6,561 archs on
+CIFAR-10) in place of a supernet, so the exhaustive front is known. Both searches get the same
+number of distinct archs. Two numbers, mean and standard deviation over seeds:
 
 - hypervolume of the whole front, without a budget, relative to the exhaustive one. Its reference
   point is the worst accuracy and the most FLOPs in the space;

@@ -10,6 +10,7 @@ import typer
 
 from mobilenas import __version__
 from mobilenas.errors import BadInput, Diverged, InfeasibleBudget
+from mobilenas.process import tune_process
 
 app = typer.Typer(
     name="mobilenas",
@@ -38,6 +39,7 @@ SpaceName = Annotated[
 
 def main() -> None:
     """Run the command line; errors of the user are one line on stderr and an exit code."""
+    tune_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         app()

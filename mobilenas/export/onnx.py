@@ -119,6 +119,9 @@ def metadata_of(
 def to_onnx(network: Network, metadata: dict[str, str]) -> bytes:
     """The ONNX model of a network, batch norms folded, with metadata; not verified."""
     folded = fold_batch_norm(copy.deepcopy(network).cpu().float()).requires_grad_(False)
+    for module in folded.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # the graph is the same; in place its export takes twice as long
     size = network.space.resolution
     # Two images: with one, the exporter takes the batch size for a constant.
     example = torch.zeros(2, network.space.spec.in_channels, size, size)

@@ -144,8 +144,13 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     U(+-1/sqrt(classes)), biases 0.
 
     fan_out counts the outputs that one weight reaches, so a depthwise kernel gets N(0, 2 / k^2).
+    Residual blocks start as the identity: their last batch norms get weight 0 (Goyal et al. 2017,
+    section 5.1), without which a supernet of many paths hardly learns in its first passes.
     """
     for part in module.modules():
+        if isinstance(part, InvertedBottleneck) and part.residual:
+            for norm in part.bns:
+                nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
         if isinstance(part, nn.Conv2d):
             fan_out = part.weight[0, 0].numel() * part.out_channels // part.groups
             nn.init.normal_(part.weight, 0.0, math.sqrt(2.0 / fan_out), generator=generator)

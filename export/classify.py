@@ -1,0 +1,55 @@
+"""Classify images with an exported model: needs numpy, onnxruntime and Pillow, nothing else.
+
+Example: python classify.py model.onnx cat.jpg dog.png
+"""
+
+import argparse
+import json
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+
+
+def load(path: str, resolution: int, mean: list[float], std: list[float]) -> np.ndarray:
+    """An image file as the network was trained on it: float32 (3, resolution, resolution)."""
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    short = min(image.size)
+    left, top = (image.width - short) // 2, (image.height - short) // 2
+    image = image.resize(
+        (resolution, resolution),
+        Image.Resampling.BILINEAR,  # antialiased where it shrinks
+        box=(left, top, left + short, top + short),
+    )
+    scaled = np.asarray(image, dtype=np.float32) / 255
+    normalised = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
+    return normalised.transpose(2, 0, 1)
+
+
+def main() -> None:
+    """Print the three likeliest classes of each image, with their probabilities."""
+    parser = argparse.ArgumentParser(description="Classify images with an exported model.")
+    parser.add_argument("model", help="ONNX file written by mobilenas export")
+    parser.add_argument("images", nargs="+", help="image files")
+    arguments = parser.parse_args()
+
+    session = ort.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    resolution = int(about["input_resolution"])
+    normalisation = json.loads(about["input_normalisation"])
+    classes = json.loads(about["classes"])
+
+    batch = np.stack([load(path, resolution, **normalisation) for path in arguments.images])
+    (logits,) = session.run(["logits"], {"image": batch})
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    for path, row in zip(arguments.images, probabilities, strict=True):
+        print(path)
+        for index in np.argsort(-row, kind="stable")[:3]:
+            print(f"  {row[index]:.4f}  {classes[index]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Process settings that make CPU training fast; to be made before torch is imported."""
+
+import ctypes
+import logging
+import os
+import sys
+
+log = logging.getLogger(__name__)
+
+# glibc's mallopt names (malloc.h)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def tune_process() -> None:
+    """Keep freed memory for reuse, and let idle threads sleep.
+
+    glibc gives every buffer above 32 MB back to the kernel and faults it in again page by page:
+    up to half of a training step. Idle OpenMP threads spin by default, which is ruinous where
+    another process wants the core. Variables that the user has set are left alone.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.platform.startswith("linux") or "MALLOC_MMAP_THRESHOLD_" in os.environ:
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        log.info("no glibc here: large buffers will be returned to the system after each use")
+        return
+    mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+    mallopt(_M_TOP_PAD, 64 << 20)
