@@ -103,7 +103,7 @@ def main() -> None:
 
     table = Published(Path(args.data_root) / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    steps = list(range(10, args.evaluations + 1, 10))
+    steps = [args.evaluations * part // 40 for part in range(1, 41)]
 
     def search(name: str, seed: int, budget: int | None) -> list[int]:
         if name == "NSGA-II":

@@ -15,13 +15,10 @@ def load(path: str, resolution: int, mean: list[float], std: list[float]) -> np.
     """An image file as the network was trained on it: float32 (3, resolution, resolution)."""
     with Image.open(path) as file:
         image = file.convert("RGB")
-    short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    image = image.resize(
-        (resolution, resolution),
-        Image.Resampling.BILINEAR,  # antialiased where it shrinks
-        box=(left, top, left + short, top + short),
-    )
+    width, height = (resolution * side // min(image.size) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased
+    left, top = round((width - resolution) / 2), round((height - resolution) / 2)
+    image = image.crop((left, top, left + resolution, top + resolution))
     scaled = np.asarray(image, dtype=np.float32) / 255
     normalised = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
     return normalised.transpose(2, 0, 1)

@@ -108,6 +108,7 @@ def metadata_of(
         "flops_multiply_adds": str(flops),
         "input_resolution": str(network.space.resolution),
         "input_layout": "NCHW, RGB, float32",
+        "input_resize": "short side to the resolution (bilinear, antialiased), centre crop",
         "input_normalisation": json.dumps({"mean": list(mean), "std": list(std)}),
         "classes": json.dumps(classes),
     }
@@ -121,7 +122,8 @@ def to_onnx(network: Network, metadata: dict[str, str]) -> bytes:
     folded = fold_batch_norm(copy.deepcopy(network).cpu().float()).requires_grad_(False)
     for module in folded.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False  # the graph is the same; in place its export takes twice as long
+            # The graph is the same either way, but in place its export takes twice as long.
+            module.inplace = False  # type: ignore[assignment]
     size = network.space.resolution
     # Two images: with one, the exporter takes the batch size for a constant.
     example = torch.zeros(2, network.space.spec.in_channels, size, size)

@@ -150,7 +150,7 @@ def evolve(
             break
         asked.set("F", problem.points({ACCURACY: accuracies, **costs}), "G", violations)
         algorithm.tell(infills=asked)
-    history.close()
+    history.check_all_replayed()
     if not history.evaluations:
         raise InfeasibleBudget(
             f"none of {len(seen)} archs of {space.name} meets {describe_limits(problem.limits)}"
@@ -177,7 +177,6 @@ class _History:
         if self.path.exists():
             # A last line torn by a kill goes: what is appended must start on a line of its own.
             os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
-        self.file = self.path.open("a", encoding="utf-8")
 
     def evaluate(
         self,
@@ -187,27 +186,26 @@ class _History:
         measure: Callable[[Arch], float],
     ) -> float:
         number = len(self.evaluations)
-        if number < len(self.replay):
-            accuracy = self.replay[number][ACCURACY]
-        else:
-            accuracy = float(measure(arch))
-            if not 0 <= accuracy <= 1:
-                raise ValueError(f"the accuracy of {arch} is {accuracy}, not a number in 0..1")
+        replayed = self.replay[number] if number < len(self.replay) else None
+        accuracy = replayed[ACCURACY] if replayed else float(measure(arch))
+        if not 0 <= accuracy <= 1:
+            raise ValueError(f"the accuracy of {arch} is {accuracy}, not a number in 0..1")
         evaluation = Evaluation(generation, arch, accuracy, costs)
-        if number >= len(self.replay):
-            self.file.write(json.dumps(evaluation.row()) + "\n")
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        elif evaluation.row() != self.replay[number]:
+        row = evaluation.row()
+        if replayed is None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        elif replayed != row:
             raise BadInput(
-                f"{self.path} line {number + 1} is {self.replay[number]['arch']}, where this search"
-                f" comes to {arch}: the file was edited, or written by other library versions"
+                f"{self.path} line {number + 1} is {replayed['arch']}, where this search comes to"
+                f" {arch}: the file was edited, or written by other library versions"
             )
         self.evaluations.append(evaluation)
         return accuracy
 
-    def close(self) -> None:
-        self.file.close()
+    def check_all_replayed(self) -> None:
         if len(self.evaluations) < len(self.replay):
             raise BadInput(f"{self.path} has more lines than this search evaluates archs")
 

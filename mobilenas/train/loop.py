@@ -71,9 +71,17 @@ def train_supernet(run: SupernetRun) -> Supernet:
             lr = learning_rate(config, progress.step, steps, len(run.splits.train), images_a_step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            losses = train_step(
-                supernet, optimizer, scaler, batches(progress.step), sampler(progress.step), config
-            )
+            try:
+                losses = train_step(
+                    supernet,
+                    optimizer,
+                    scaler,
+                    batches(progress.step),
+                    sampler(progress.step),
+                    config,
+                )
+            except Diverged as error:
+                raise Diverged(f"step {progress.step}: {error}; a lower lr may help") from None
             progress.loss_sum += sum(losses)
             progress.loss_passes += len(losses)
             progress.step += 1

@@ -1,0 +1,69 @@
+import logging
+
+import numpy as np
+import pytest
+
+from mobilenas.cost import CostModel
+from mobilenas.errors import BadInput, InfeasibleBudget
+from mobilenas.search import Problem, check_feasible
+from mobilenas.space import load_space
+
+
+def test_accuracy_is_negated_and_costs_are_not():
+    values = {"accuracy": np.array([0.5, 0.7]), "params": np.array([3, 4])}
+    assert Problem(("accuracy", "params")).points(values).tolist() == [[-0.5, 3], [-0.7, 4]]
+
+
+def test_violations_are_relative_to_the_limit():
+    space = load_space("macro")
+    cost_model = CostModel(space)
+    genes = space.sample_genes(50, np.random.default_rng(0))
+    problem = Problem(limits={"flops": 50_000_000, "params": 1_000_000})
+    violations = problem.violations(cost_model, genes)
+    assert violations.shape == (50, 2)
+    np.testing.assert_allclose(violations[:, 0], cost_model.flops_batch(genes) / 50e6 - 1)
+    np.testing.assert_array_equal(violations[:, 1] <= 0, cost_model.params_batch(genes) <= 1e6)
+    assert Problem().violations(cost_model, genes).shape == (50, 0)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "limits", "message"),
+    [
+        (("flops",), {}, "accuracy"),
+        (("accuracy",), {}, "a cost besides accuracy"),
+        (("accuracy", "watts"), {}, "no cost 'watts'"),
+        (("accuracy", "flops", "flops"), {}, "distinct"),
+        (("accuracy", "flops"), {"watts": 1}, "no cost 'watts'"),
+        (("accuracy", "flops"), {"flops": 0}, "above 0"),
+        (("accuracy", "flops"), {"flops": float("nan")}, "above 0"),
+    ],
+)
+def test_bad_problems_name_what_is_wrong(objectives, limits, message):
+    with pytest.raises(BadInput, match=message):
+        Problem(objectives, limits)
+
+
+def test_infeasible_limit_raises_with_the_range():
+    cost_model = CostModel(load_space("s1"))
+    with pytest.raises(InfeasibleBudget) as raised:
+        check_feasible(cost_model, {"params": 5e6, "flops": 100e6})
+    assert str(raised.value) == (
+        "no arch of s1 has at most 100M flops: the space ranges from 242.8M to 681.3M"
+    )
+
+
+def test_the_cheapest_arch_is_feasible_at_exactly_its_cost(caplog):
+    cost_model = CostModel(load_space("s1"))
+    minimum = cost_model.range("flops").minimum
+    with caplog.at_level(logging.WARNING):
+        assert check_feasible(cost_model, {"flops": minimum}) == 0
+    assert "0 % of the archs drawn from s1 meet flops <= 242.8M" in caplog.text
+    with pytest.raises(InfeasibleBudget):
+        check_feasible(cost_model, {"flops": minimum - 1})
+
+
+def test_share_of_feasible_archs():
+    cost_model = CostModel(load_space("macro"))
+    assert check_feasible(cost_model, {}) == 1
+    median = cost_model.range("flops").median
+    assert check_feasible(cost_model, {"flops": median}) == pytest.approx(0.5, abs=0.02)
