@@ -44,8 +44,16 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line torn by a kill is left out. Missing file: no rows."""
+    """Rows of a JSON-lines file; a last line torn by a kill is left out. Missing file: no rows.
+
+    Raises BadInput naming the file and line for any other damage.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            rows.append(json.loads(line))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise BadInput(f"{path} line {number} is not JSON: {error}") from None
+    return rows

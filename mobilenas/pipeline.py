@@ -4,20 +4,22 @@ supernet run -> evolve run -> ONNX file. Each stage reads the JSON of the one be
 """
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mobilenas.config import load_supernet_config
 from mobilenas.cost import COSTS, CostModel
 from mobilenas.errors import BadInput
-from mobilenas.export import Report, export_onnx
+from mobilenas.export import Accuracy, Report, export_onnx
 from mobilenas.files import read_json, write_json
 from mobilenas.progress import ProgressBar
 from mobilenas.report.text import cost_lines
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
-from mobilenas.space import Space
+from mobilenas.space import load_space, space_from_dict
 from mobilenas.train.loop import train_supernet
-from mobilenas.train.run import SupernetRun, open_run
+from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,12 @@ def run_evolve(
     resume: bool,
 ) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
-    run = open_run(supernet)
-    cost_model = CostModel(run.space)
-    log.info(describe_costs(run.space, cost_model, limits))
-    check_feasible(cost_model, limits)
-    evaluator = SupernetEvaluator(run)
+    cost_model = CostModel(space_from_dict(read_settings(supernet).space))
+    share = check_feasible(cost_model, limits)
+    ranges = {name: asdict(cost_model.range(name)) for name in COSTS}
+    log.info("%s\n%s", cost_model.space.name, cost_lines(ranges))
+    log.info("within the budget: %.1f %% of the space", 100 * share)
+    evaluator = SupernetEvaluator(open_run(supernet))
     counted = 0
 
     with ProgressBar("evolve", population * generations) as bar:
@@ -61,7 +64,7 @@ def run_evolve(
             counted = progress.evaluations
 
         return evolve(
-            run.space,
+            cost_model.space,
             evaluator,
             cost_model,
             run=out,
@@ -76,59 +79,74 @@ def run_evolve(
         )
 
 
-def describe_costs(space: Space, cost_model: CostModel, limits: dict[str, int]) -> str:
-    """Range of each cost over the space, and the share that meets the limits."""
-    facts = {}
-    for name in COSTS:
-        extent = cost_model.range(name)
-        facts[name] = {"min": extent.minimum, "median": extent.median, "max": extent.maximum}
-    share = cost_model.feasible_share(dict(limits)) if limits else 1.0
-    return f"{space.name}\n{cost_lines(facts)}\nfeasible {100 * share:.1f} % of the space"
-
-
 def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> Report:
-    """Export an arch of a finished search with the weights of its supernet, recalibrated."""
+    """Export an arch of a finished search with the weights of its supernet, recalibrated.
+
+    The accuracy in the file is that on the test images, which no stage before has seen; without
+    test images it is that on the validation images.
+    """
+    if not (run / "front.json").exists():
+        raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
     found = read_json(run / "front.json")
-    source = Path(found["settings"]["evaluator"]["supernet"])
-    supernet = open_run(source)
-    row = _pick(found["front"], pick) if arch is None else None
-    chosen = supernet.space.parse(arch or row["arch"])  # type: ignore[index]
+    supernet = open_run(Path(found["settings"]["evaluator"]["supernet"]))
+    chosen = supernet.space.parse(arch or pick_arch(found["front"], pick))
     evaluator = SupernetEvaluator(supernet)
-    network = evaluator.network(chosen)
-    images = supernet.data.train
-    rows = supernet.splits.validate[:_VERIFY_IMAGES]
+    data, rows = supernet.data, supernet.splits.validate[:_VERIFY_IMAGES]
+    if data.test is not None:
+        accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
+    else:
+        count = len(supernet.splits.validate)
+        accuracy = Accuracy(evaluator(chosen), f"{count} validation images, used in the search")
     return export_onnx(
-        network,
+        evaluator.network(chosen),
         out or run / f"{chosen}.onnx",
-        images.pixels[rows],
-        labels=images.labels[rows],
-        mean=supernet.data.mean,
-        std=supernet.data.std,
-        classes=supernet.data.classes,
-        accuracy=row["accuracy"] if row else evaluator(chosen),
+        data.train.pixels[rows],
+        labels=data.train.labels[rows],
+        mean=data.mean,
+        std=data.std,
+        classes=data.classes,
+        accuracy=accuracy,
         flops=CostModel(supernet.space).flops(chosen),
     )
 
 
-def _pick(front: list[dict[str, Any]], pick: str) -> dict[str, Any]:
-    """A row of the front: best accuracy, cheapest, or the knee.
+def pick_arch(front: list[dict[str, Any]], pick: str) -> str:
+    """The text form of an arch of a front: best accuracy, cheapest in FLOPs, or the knee.
 
-    The knee is farthest above the straight line between the two ends, both axes scaled to 0..1.
+    The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
     """
-    by_cost = sorted(front, key=lambda row: (row["flops"], row["accuracy"]))
-    best = max(by_cost, key=lambda row: row["accuracy"])
-    if pick not in ("best", "knee", "cheapest"):
-        raise BadInput(f"--pick {pick}: choose best, knee or cheapest")
-    if pick == "best":
-        return best
-    if pick == "cheapest":
-        return by_cost[0]
-    cheap = by_cost[0]
-    width = best["flops"] - cheap["flops"] or 1
-    height = best["accuracy"] - cheap["accuracy"] or 1
+    cheapest = min(front, key=lambda row: (row["flops"], -row["accuracy"]))
+    best = max(front, key=lambda row: (row["accuracy"], -row["flops"]))
+    width = best["flops"] - cheapest["flops"] or 1
+    height = best["accuracy"] - cheapest["accuracy"] or 1
 
-    def above(row: dict[str, Any]) -> float:
-        gain = (row["accuracy"] - cheap["accuracy"]) / height
-        return float(gain - (row["flops"] - cheap["flops"]) / width)
+    def above_line(row: dict[str, Any]) -> float:
+        gain = (row["accuracy"] - cheapest["accuracy"]) / height
+        return float(gain - (row["flops"] - cheapest["flops"]) / width)
 
-    return max(by_cost, key=above)
+    rows = {"best": best, "cheapest": cheapest, "knee": max(front, key=above_line)}
+    if pick not in rows:
+        raise BadInput(f"--pick {pick}: choose one of {', '.join(rows)}")
+    return str(rows[pick]["arch"])
+
+
+def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
+    """The main job on the built-in digits; what is already in `out` is continued."""
+    folder = out / "supernet"
+    if (folder / "run.json").exists():
+        run = open_run(folder)
+    else:
+        config = load_supernet_config("quick", [])
+        run = create_run(folder, load_space("digits"), "digits", seed, config)
+    run_supernet(run)
+    result = run_evolve(
+        folder,
+        out / "evolve",
+        limits={"flops": CostModel(run.space).range("flops").median},
+        objectives=("accuracy", "flops"),
+        population=20,
+        generations=8,
+        seed=seed,
+        resume=True,
+    )
+    return result, run_export(out / "evolve", arch=None, pick="best", out=None)

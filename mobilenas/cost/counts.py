@@ -6,7 +6,6 @@ batch norm included.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,7 @@ from numpy.typing import NDArray
 from mobilenas.errors import BadInput
 from mobilenas.space import Arch, Block, Candidate, Genes, Space
 
-Cost = Literal["flops", "params"]
-COSTS: tuple[Cost, ...] = ("flops", "params")
+COSTS = ("flops", "params")
 
 
 @dataclass(frozen=True)
@@ -137,8 +135,8 @@ class CostModel:
         self.space = space
         fixed = fixed_count(space)
         counts = [[candidate_count(b, c) for c in b.candidates] for b in space.blocks]
-        self._fixed = {name: getattr(fixed, name) for name in COSTS}
-        self._tables = {name: _padded(counts, name) for name in COSTS}
+        self._fixed: dict[str, int] = {name: getattr(fixed, name) for name in COSTS}
+        self._tables: dict[str, NDArray[np.int64]] = {name: _padded(counts, name) for name in COSTS}
 
     def flops(self, arch: Arch) -> int:
         """Multiply-adds of conv and linear layers for one image."""
@@ -165,15 +163,15 @@ class CostModel:
 
     def range(self, cost: str = "flops", n: int = 20_000, seed: int = 0) -> CostRange:
         """Exact extremes and the median of `n` uniformly drawn archs."""
-        rows = [row[:k] for row, k in zip(self._tables[cost], self.space.num_candidates, strict=True)]
+        rows = [
+            row[:k] for row, k in zip(self._tables[cost], self.space.num_candidates, strict=True)
+        ]
         fixed = self._fixed[cost]
         drawn = self.batch(cost, self.space.sample_genes(n, np.random.default_rng(seed)))
         low, high = (fixed + sum(int(f(row)) for row in rows) for f in (np.min, np.max))
         return CostRange(low, int(np.median(drawn)), high)
 
-    def feasible_share(
-        self, limits: dict[str, float], n: int = 20_000, seed: int = 0
-    ) -> float:
+    def feasible_share(self, limits: dict[str, float], n: int = 20_000, seed: int = 0) -> float:
         """Share of `n` uniformly drawn archs that meet every limit {cost: largest value}."""
         genes = self.space.sample_genes(n, np.random.default_rng(seed))
         meets = [self.batch(cost, genes) <= limit for cost, limit in limits.items()]

@@ -1,9 +1,10 @@
 """Export of networks to verified ONNX files."""
 
-from mobilenas.export.onnx import Report, export_onnx
+from mobilenas.export.onnx import Accuracy, Report, export_onnx
 from mobilenas.export.verify import Parity, Verification, VerificationFailed, verify_onnx
 
 __all__ = [
+    "Accuracy",
     "Parity",
     "Report",
     "Verification",

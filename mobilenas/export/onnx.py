@@ -31,6 +31,14 @@ Channels = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Top-1 in 0..1 and what it was measured on, such as `1000 test images`."""
+
+    top1: float
+    images: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What was written and how it was proved. metadata: as it stands in the file, all strings."""
 
@@ -54,7 +62,7 @@ def export_onnx(
     mean: Channels,
     std: Channels,
     classes: tuple[str, ...],
-    accuracy: float | None,
+    accuracy: Accuracy | None,
     flops: int,
 ) -> Report:
     """Write `network` to `path` as ONNX, after proof that the file computes the same.
@@ -66,8 +74,8 @@ def export_onnx(
 
     images: at least 8 real images (N, R, R, 3), RGB, for the verification; labels (N,): their
     classes. mean, std: per channel, in units of 0..1, that the network was trained with. accuracy:
-    top-1 (0..1) to state in the file, None if unknown. flops: multiply-adds of conv and linear
-    layers for one image.
+    stated in the file, None if unknown. flops: multiply-adds of conv and linear layers for one
+    image.
 
     Raises BadInput when an argument does not fit the network or `path` cannot be written, and
     VerificationFailed when the model is not the network. Nothing is written then, and a file that
@@ -97,7 +105,7 @@ def metadata_of(
     mean: Channels,
     std: Channels,
     classes: tuple[str, ...],
-    accuracy: float | None,
+    accuracy: Accuracy | None,
     flops: int,
 ) -> dict[str, str]:
     """The metadata of an exported file, free of time stamps; export/README.md lists the keys."""
@@ -113,7 +121,8 @@ def metadata_of(
         "classes": json.dumps(classes),
     }
     if accuracy is not None:
-        metadata["top1_accuracy"] = str(accuracy)
+        metadata["top1_accuracy"] = str(accuracy.top1)
+        metadata["top1_accuracy_on"] = accuracy.images
     return metadata
 
 

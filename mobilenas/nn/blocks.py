@@ -29,9 +29,7 @@ class ConvBN(nn.Sequential):
             self.act = _ACTIVATIONS[activation](inplace=True)
 
 
-def conv_bn(
-    cin: int, cout: int, kernel: int, stride: int, activation: Activation | None
-) -> ConvBN:
+def conv_bn(cin: int, cout: int, kernel: int, stride: int, activation: Activation | None) -> ConvBN:
     """A dense convolution that keeps the size (up to the stride), with batch norm."""
     conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
     return ConvBN(conv, activation)

@@ -92,9 +92,7 @@ class Network(nn.Module):
         for name in ("stem", "conv_head", "classifier"):
             getattr(self, name).load_state_dict(getattr(supernet, name).state_dict())
         candidates = self.space.candidates_of(self.arch)
-        for choice, built, candidate in zip(
-            supernet.blocks, self.blocks, candidates, strict=True
-        ):
+        for choice, built, candidate in zip(supernet.blocks, self.blocks, candidates, strict=True):
             assert isinstance(choice, ChoiceBlock)
             choice.copy_to(built, candidate)
         return self
@@ -113,7 +111,9 @@ def fold_batch_norm(network: Network) -> Network:
             module.conv = fuse_conv_bn_eval(module.conv, module.bn)
             module.bn = nn.Identity()  # type: ignore[assignment]
         elif isinstance(module, InvertedBottleneck):
-            module.project = fuse_conv_bn_eval(module.project, module.bns[0])  # type: ignore[type-var]
+            norm = module.bns[0]
+            assert isinstance(norm, nn.BatchNorm2d)
+            module.project = fuse_conv_bn_eval(module.project, norm)
             module.bns[0] = nn.Identity()
     return folded
 

@@ -1,5 +1,6 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
+from dataclasses import asdict
 from typing import Any
 
 from mobilenas.cost import COSTS, CostModel, supernet_params
@@ -38,7 +39,7 @@ def space_facts(space: Space, limits: dict[str, int]) -> dict[str, Any]:
     }
     for name in COSTS:
         extent = cost_model.range(name)
-        facts[name] = {"min": extent.minimum, "median": extent.median, "max": extent.maximum}
+        facts[name] = asdict(extent)
     if limits:
         facts["limits"] = limits
         facts["feasible_share"] = cost_model.feasible_share(dict(limits))
@@ -67,7 +68,7 @@ def cost_lines(facts: dict[str, Any]) -> str:
     """Smallest, median and largest value of each cost."""
     lines = [f"{'':7} {'min':>8} {'median':>8} {'max':>8}"]
     for name in COSTS:
-        values = [format_size(facts[name][key]) for key in ("min", "median", "max")]
+        values = [format_size(facts[name][key]) for key in ("minimum", "median", "maximum")]
         lines.append(f"{name:7} " + " ".join(f"{value:>8}" for value in values))
     return "\n".join(lines)
 
@@ -124,6 +125,11 @@ def describe_export(report: dict[str, Any]) -> str:
         f"top-1 agreement {100 * p['top1_agreement']:.1f} %"
         for p in check["parity"]
     ]
+    about = report["metadata"]
+    accuracy = f"{100 * float(about['top1_accuracy']):.2f} % on {about['top1_accuracy_on']}"
+    lines.insert(
+        1, f"  {about['arch']}: {format_size(int(about['flops_multiply_adds']))} FLOPs, {accuracy}"
+    )
     nodes = ", ".join(f"{count} {op}" for op, count in check["nodes"].items())
     lines += [f"  on {check['images']} images; nodes: {nodes}"]
     return "\n".join(lines)

@@ -7,6 +7,7 @@ import torch
 
 from mobilenas.cost import CostModel
 from mobilenas.data import eval_batches
+from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import Arch
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
@@ -40,6 +41,16 @@ class SupernetEvaluator:
         """Top-1, with the recalibrated or the supernet's own batch norm statistics."""
         network = self.network(arch, recalibrated=recalibrated)
         return accuracy(fold_batch_norm(network), self._validation)
+
+    def test_accuracy(self, arch: Arch) -> float:
+        """Top-1 after recalibration on the test images: to report, never to select."""
+        data = self.run.data
+        if data.test is None:
+            raise BadInput(f"{data.name} has no test images")
+        everything = np.arange(len(data.test.labels))
+        device = next(self.supernet.parameters()).device
+        batches = eval_batches(data.test, everything, _BATCH, data.mean, data.std, device)
+        return accuracy(fold_batch_norm(self.network(arch)), batches)
 
     def network(self, arch: Arch, *, recalibrated: bool = True) -> Network:
         """The plain network of an arch with inherited weights, in eval mode."""

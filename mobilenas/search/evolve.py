@@ -112,6 +112,9 @@ def evolve(
     if population < 2 or generations < 1 or (max_evaluations is not None and max_evaluations < 1):
         raise BadInput("a search needs population >= 2, generations >= 1 and max_evaluations >= 1")
     share = check_feasible(cost_model, problem.limits)
+    if share == 0:
+        limit = describe_limits(problem.limits)
+        log.warning("0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit)
     history = _History(run, settings, resume)
 
     def measure(arch: Arch) -> float:

@@ -1,6 +1,5 @@
 """What a search looks for: objectives and limits, and whether a space can meet the limits."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +13,6 @@ from mobilenas.space import Genes
 from mobilenas.units import format_size
 
 ACCURACY = "accuracy"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,7 @@ def check_feasible(cost_model: CostModel, limits: Mapping[str, float]) -> float:
     """The share of uniformly drawn archs that meet every limit {cost: largest value}.
 
     Raises InfeasibleBudget, with the range of the space, when a limit is below the cheapest arch
-    (exact, limit by limit). A share of 0 is only logged: a search may still find what sampling
-    does not.
+    (exact, limit by limit). A share of 0 is no error: a search may find what sampling does not.
     """
     space = cost_model.space
     for name, limit in limits.items():
@@ -74,14 +70,7 @@ def check_feasible(cost_model: CostModel, limits: Mapping[str, float]) -> float:
                 f"no arch of {space.name} has at most {format_size(limit)} {name}: the space"
                 f" ranges from {format_size(extent.minimum)} to {format_size(extent.maximum)}"
             )
-    share = cost_model.feasible_share(dict(limits)) if limits else 1.0
-    if share == 0:
-        log.warning(
-            "0 %% of the archs drawn from %s meet %s: few archs do, or none",
-            space.name,
-            describe_limits(limits),
-        )
-    return share
+    return cost_model.feasible_share(dict(limits)) if limits else 1.0
 
 
 def describe_limits(limits: Mapping[str, float]) -> str:

@@ -111,9 +111,7 @@ class Space:
     def encode(self, arch: Arch) -> Genes:
         """Genes (blocks,): per block the index of its candidate. Raises BadInput."""
         if len(arch) != len(self.blocks):
-            raise BadInput(
-                f"arch has {len(arch)} blocks, space {self.name} has {len(self.blocks)}"
-            )
+            raise BadInput(f"arch has {len(arch)} blocks, space {self.name} has {len(self.blocks)}")
         for block, candidate, index in zip(self.blocks, arch.blocks, self._index, strict=True):
             if candidate not in index:
                 raise BadInput(f"arch {block.name}: {_reason(block, candidate)}")
@@ -172,7 +170,9 @@ def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Ca
     choice = stage.candidates or spec.candidates
     if not isinstance(choice, ProductSpec):
         if not choice or len(set(choice)) < len(choice):
-            raise BadInput(f"space {spec.name}: candidates {list(choice)} must be distinct, not empty")
+            raise BadInput(
+                f"space {spec.name}: candidates {list(choice)} must be distinct, not empty"
+            )
         return tuple(Candidate.parse(text) for text in choice)
     subsets = [
         subset

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -99,26 +98,32 @@ def create_run(
     return SupernetRun(folder, settings, space_from_dict(named), images, splits)
 
 
+def read_settings(folder: Path) -> RunSettings:
+    """The settings of a run folder. Raises BadInput naming what is missing or wrong."""
+    path = folder / "run.json"
+    if not path.exists():
+        raise BadInput(f"{folder} holds no supernet run; `mobilenas supernet-train` makes one")
+    stored = read_json(path)
+    try:
+        chosen = {key: stored[key] for key in RunSettings.model_fields}
+        return RunSettings.model_validate(chosen)
+    except (KeyError, TypeError) as error:
+        raise BadInput(f"{path} lacks the key {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
 def open_run(folder: Path) -> SupernetRun:
     """Open a run folder and load its data. Raises BadInput naming what is missing or changed."""
-    if not (folder / "run.json").exists():
-        raise BadInput(f"{folder} holds no supernet run; `mobilenas supernet-train` makes one")
-    stored = read_json(folder / "run.json")
-    checksum = stored.pop("data_checksum", None)
-    stored.pop("mobilenas", None)
-    try:
-        settings = RunSettings.model_validate(stored)
-    except ValidationError as error:
-        key = ".".join(map(str, error.errors()[0]["loc"]))
-        raise BadInput(f"{folder / 'run.json'}: {key}: {error.errors()[0]['msg']}") from None
+    settings = read_settings(folder)
     space = space_from_dict(settings.space)
     data = load_data(settings.data, space.resolution)
-    if _checksum(data) != checksum:
+    if _checksum(data) != read_json(folder / "run.json").get("data_checksum"):
         raise BadInput(f"the images of {settings.data} are not those that {folder} was made from")
     splits = Splits.from_json(read_json(folder / "splits.json"))
     return SupernetRun(folder, settings, space, data, splits)
 
 
 def _checksum(data: ImageData) -> int:
-    pixels = zlib.crc32(np.ascontiguousarray(data.train.pixels))
-    return zlib.crc32(np.ascontiguousarray(data.train.labels), pixels)
+    return zlib.crc32(data.train.labels.tobytes(), zlib.crc32(data.train.pixels.data))

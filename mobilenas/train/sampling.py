@@ -94,9 +94,7 @@ def _phases(block: Block) -> list[_Phase]:
     if _is_single_path(block):
         return [None]
     phases = sorted({(c.expansion, c.num_paths) for c in block.candidates})
-    full = sum(
-        1 if k == 0 else math.comb(len(block.kernels), k) ** block.groups for _, k in phases
-    )
+    full = sum(1 if k == 0 else math.comb(len(block.kernels), k) ** block.groups for _, k in phases)
     if len(block.candidates) != full:
         raise BadInput(
             f"{block.name}: fair sampling of several paths needs all kernel subsets as candidates; "
@@ -122,8 +120,7 @@ def _round(block: Block, phase: _Phase, rng: np.random.Generator) -> list[Candid
         Candidate(
             expansion,
             tuple(
-                tuple(sorted(int(order[(start + i) % n]) for i in range(count)))
-                for order in orders
+                tuple(sorted(int(order[(start + i) % n]) for i in range(count))) for order in orders
             ),
         )
         for start in range(n)
@@ -132,6 +129,4 @@ def _round(block: Block, phase: _Phase, rng: np.random.Generator) -> list[Candid
 
 def _rounds(items: list[_Phase], length: int, rng: np.random.Generator) -> list[_Phase]:
     """Random permutations of the items, one after another, up to a multiple of their number."""
-    return [
-        items[i] for _ in range(length // len(items)) for i in rng.permutation(len(items))
-    ]
+    return [items[i] for _ in range(length // len(items)) for i in rng.permutation(len(items))]

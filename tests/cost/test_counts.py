@@ -108,7 +108,8 @@ def test_fairnas_networks_at_full_size_equal_fvcore(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("max_paths", "median", "share"), [(1, 385, 99.9), (2, 407, 98.7), (3, 429, 94.0), (4, 451, 83.8)]
+    ("max_paths", "median", "share"),
+    [(1, 385, 99.9), (2, 407, 98.7), (3, 429, 94.0), (4, 451, 83.8)],
 )
 def test_s1_as_it_is_sampled(max_paths: int, median: float, share: float) -> None:
     space = load_space(f"s1:candidates.max_paths={max_paths}")
@@ -236,15 +237,20 @@ def test_feasible_share_equals_enumeration(
     assert share == pytest.approx(meets.mean(), abs=0.018)  # 5 sigma at n = 20,000
 
 
-def test_an_unknown_cost_is_answered_with_the_known_ones() -> None:
-    cost = CostModel(MACRO)
-    for ask in (
-        lambda: cost.batch("energy", np.zeros((1, 8), dtype=int)),
-        lambda: cost.range("energy"),
-        lambda: cost.feasible_share({"energy": 3}),
-    ):
-        with pytest.raises(BadInput, match=r"no cost 'energy'; known are flops, params"):
-            ask()
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda cost: cost.batch("energy", np.zeros((1, 8), dtype=int)),
+        lambda cost: cost.range("energy"),
+        lambda cost: cost.feasible_share({"energy": 3}),
+    ],
+    ids=["batch", "range", "feasible_share"],
+)
+def test_an_unknown_cost_is_answered_with_the_known_ones(
+    ask: Callable[[CostModel], object],
+) -> None:
+    with pytest.raises(BadInput, match="no cost 'energy'; known are flops, params"):
+        ask(CostModel(MACRO))
 
 
 def test_an_arch_of_another_space_is_refused() -> None:

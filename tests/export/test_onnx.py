@@ -24,7 +24,7 @@ from torch import nn
 import mobilenas
 from mobilenas.data import load_data
 from mobilenas.errors import BadInput
-from mobilenas.export import VerificationFailed, export_onnx, verify_onnx
+from mobilenas.export import Accuracy, VerificationFailed, export_onnx, verify_onnx
 from mobilenas.export.onnx import normalise, to_onnx
 from mobilenas.export.verify import TOLERANCE, compare
 from mobilenas.nn import Network, fold_batch_norm
@@ -77,7 +77,7 @@ def export(network: Network, path: Path, **changes: Any) -> Any:
         "mean": MEAN,
         "std": STD,
         "classes": CLASSES,
-        "accuracy": 0.875,
+        "accuracy": Accuracy(0.875, "32 test images"),
         "flops": 123_456,
     }
     return export_onnx(network, path, **{**arguments, **changes})
@@ -145,6 +145,7 @@ def test_metadata(exported: Exported) -> None:
     assert json.loads(about["input_normalisation"]) == {"mean": list(MEAN), "std": list(STD)}
     assert tuple(json.loads(about["classes"])) == CLASSES
     assert about["top1_accuracy"] == "0.875"
+    assert about["top1_accuracy_on"] == "32 test images"
     assert about["flops_multiply_adds"] == "123456"
     assert about["mobilenas_version"] == mobilenas.__version__
     assert about == exported.report.metadata

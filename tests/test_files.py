@@ -1,0 +1,76 @@
+"""Files that a kill cannot tear."""
+
+import json
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, read_jsonl, write_atomic, write_json, write_text
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "state.json"
+    write_text(path, "old")
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        file.flush()
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, fail)
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_first_write_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new.bin"
+    write_atomic(path, lambda file: (file.write(b"one"), path.exists() and file.write(b"!")))
+    assert path.read_bytes() == b"one"
+    write_atomic(path, lambda file: file.write(b"two"))
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_leftover_of_a_killed_write_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    (tmp_path / ".a.txt.tmp").write_text("a longer leftover")
+    write_text(path, "short")
+    assert path.read_text() == "short"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_json_comes_back(tmp_path: Path) -> None:
+    value = {"name": "größer ≤ 500M", "rows": [1, 2.5, None]}
+    write_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"\xff\xfe"])
+def test_torn_json_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(BadInput, match=r"a\.json is not JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(BadInput, match=r"no such file: .*b\.json"):
+        read_json(tmp_path / "b.json")
+
+
+def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    assert read_jsonl(path) == []
+    rows = [{"step": 1, "loss": 2.25}, {"step": 2, "loss": 0.5}]
+    whole = "".join(json.dumps(row) + "\n" for row in rows)
+    first = len(json.dumps(rows[0])) + 1
+    for length in range(len(whole) + 1):
+        path.write_text(whole[:length])
+        complete = (length >= first) + (length == len(whole))
+        assert read_jsonl(path) == rows[:complete], length

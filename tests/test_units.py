@@ -1,0 +1,55 @@
+"""Sizes as people write them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mobilenas.errors import BadInput
+from mobilenas.units import format_size, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("500M", 500_000_000),
+        ("0.5G", 500_000_000),
+        ("12k", 12_000),
+        ("300000", 300_000),
+        (" 4.6 M ", 4_600_000),
+        ("0.3M", 300_000),
+        ("1.1G", 1_100_000_000),
+        ("0", 0),
+    ],
+)
+def test_parse(text: str, number: int) -> None:
+    assert parse_size(text) == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "M", "500m", "500MB", "5K", "-5M", "1e6", ".5G", "1,000", "5 0", "nan", "inf", "5M5"],
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"is not a size: write a number with k, M or G"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (388_122_848, "388.1M"),
+        (10_474_602, "10.47M"),
+        (1_500_000_000, "1.5G"),
+        (999_950_000, "1G"),
+        (999, "999"),
+        (0, "0"),
+        (12_345, "12.35k"),
+    ],
+)
+def test_format(value: float, text: str) -> None:
+    assert format_size(value) == text
+
+
+@given(st.integers(0, 9 * 10**12))
+def test_a_formatted_size_reads_back_to_three_digits(value: int) -> None:
+    assert parse_size(format_size(value)) == pytest.approx(value, rel=5.1e-4)

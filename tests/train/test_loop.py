@@ -1,0 +1,374 @@
+"""The training loop: what a step adds up, when it stops, and what is left on disk."""
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mobilenas.config import SupernetConfig
+from mobilenas.errors import BadInput, Diverged
+from mobilenas.files import read_jsonl
+from mobilenas.nn import Supernet
+from mobilenas.space import Arch, load_space
+from mobilenas.train import loop
+from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.loop import learning_rate, total_steps, train_step, train_supernet
+from mobilenas.train.run import SupernetRun, create_run, open_run
+from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
+
+Change = Callable[..., nn.Module]
+SPACE = load_space("macro:width=0.125,resolution=8")
+ARCHS = [SPACE.parse(f"{op}_{op}_id_{op}_e3k3_{op}_id_{op}") for op in ("id", "e3k3", "e6k5")]
+PLAIN = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9}
+
+
+def config(**changes: Any) -> SupernetConfig:
+    return SupernetConfig.model_validate(
+        {"lr": 0.1, "batch_size": 8, "device": "cpu", "memory_format": "contiguous"} | changes
+    )
+
+
+def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
+
+
+def step(supernet: Supernet, archs: list[Arch], settings: SupernetConfig) -> list[float]:
+    optimizer = torch.optim.SGD(
+        supernet.parameters(),
+        settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return train_step(supernet, optimizer, scaler, batch(), archs, settings)
+
+
+@pytest.fixture
+def supernet(unlike_fresh: Change) -> Supernet:
+    supernet = Supernet(SPACE, generator=torch.Generator().manual_seed(0))
+    unlike_fresh(supernet)
+    return supernet
+
+
+def separate_gradients(
+    supernet: Supernet, archs: list[Arch], smoothing: float = 0.0
+) -> tuple[dict[str, Tensor], list[float]]:
+    """The sum of the gradients of each arch alone, and the losses."""
+    total: dict[str, Tensor] = {}
+    losses = []
+    for arch in archs:
+        alone = copy.deepcopy(supernet).train()
+        loss = F.cross_entropy(alone(batch()[0], arch), batch()[1], label_smoothing=smoothing)
+        loss.backward()
+        losses.append(loss.item())
+        for name, parameter in alone.named_parameters():
+            if parameter.grad is not None:
+                total[name] = total.get(name, 0) + parameter.grad
+    return total, losses
+
+
+def close(value: Tensor, expected: Tensor) -> bool:
+    return bool((value - expected).abs().max() <= 1e-4 * expected.abs().max() + 1e-7)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_gradients_of_all_archs_are_summed(supernet: Supernet, smoothing: float) -> None:
+    expected, losses = separate_gradients(supernet, ARCHS, smoothing)
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    found = step(supernet, ARCHS, config(label_smoothing=smoothing, **PLAIN))
+    assert found == pytest.approx(losses, rel=1e-5)
+    assert 10 < len(expected) < len(before)
+    for name, parameter in supernet.named_parameters():
+        if name in expected:
+            assert close(parameter.grad, expected[name]), name
+            assert torch.allclose(parameter, before[name] - 0.1 * parameter.grad), name
+        else:
+            assert parameter.grad is None, name
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_a_step_forgets_the_gradients_before_it(supernet: Supernet) -> None:
+    for parameter in supernet.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    expected, _ = separate_gradients(supernet, ARCHS[:1])
+    step(supernet, ARCHS[:1], config(**PLAIN))
+    for name, parameter in supernet.named_parameters():
+        assert (parameter.grad is not None) == (name in expected)
+        assert name not in expected or close(parameter.grad, expected[name])
+
+
+def test_the_norm_of_all_gradients_in_use_is_clipped(supernet: Supernet) -> None:
+    expected, _ = separate_gradients(supernet, ARCHS)
+    norm = torch.cat([grad.flatten() for grad in expected.values()]).norm()
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    clip = float(norm) / 3
+    step(supernet, ARCHS, config(**PLAIN | {"clip": clip, "weight_decay": 0.5}))
+    for name, parameter in supernet.named_parameters():
+        if name in expected:
+            update = 0.1 * (expected[name] / 3 + 0.5 * before[name])
+            assert close(before[name] - parameter, update), name
+        else:
+            assert torch.equal(parameter, before[name]), name
+
+
+def test_a_small_gradient_is_not_clipped(supernet: Supernet) -> None:
+    expected, _ = separate_gradients(supernet, ARCHS)
+    norm = torch.cat([grad.flatten() for grad in expected.values()]).norm()
+    step(supernet, ARCHS, config(**PLAIN | {"clip": float(norm) * 1.01}))
+    assert all(
+        close(p.grad, expected[name])
+        for name, p in supernet.named_parameters()
+        if p.grad is not None
+    )
+
+
+def test_bfloat16_gives_nearly_the_same_losses(supernet: Supernet) -> None:
+    _, losses = separate_gradients(supernet, ARCHS)
+    assert step(supernet, ARCHS, config(precision="bf16")) == pytest.approx(losses, rel=0.05)
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_and_names_the_arch(
+    supernet: Supernet, poison: float
+) -> None:
+    with torch.no_grad():  # only the second arch uses this branch
+        supernet.blocks[0].branches["e3"].project.weight[0, 0] = poison
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    with pytest.raises(Diverged) as error:
+        step(supernet, ARCHS, config())
+    assert str(ARCHS[1]) in str(error.value)
+    assert str(ARCHS[0]) not in str(error.value)
+    for name, parameter in supernet.named_parameters():
+        torch.testing.assert_close(parameter, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_gradient_that_is_not_finite_stops_too(supernet: Supernet) -> None:
+    supernet.classifier.weight.register_hook(lambda grad: grad * math.inf)
+    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
+    with pytest.raises(Diverged, match="gradient norm") as error:
+        step(supernet, ARCHS[:2], config())
+    assert all(str(arch) in str(error.value) for arch in ARCHS[:2])
+    assert all(torch.equal(p, before[name]) for name, p in supernet.named_parameters())
+
+
+# --- the schedule ---------------------------------------------------------------------------------
+
+
+def rates(settings: SupernetConfig, steps: int, num_images: int, a_step: int) -> list[float]:
+    return [learning_rate(settings, i, steps, num_images, a_step) for i in range(steps)]
+
+
+def test_learning_rate_is_a_cosine_to_nearly_nothing() -> None:
+    found = rates(config(lr=0.025), 100, 960, 96)
+    cosine = [0.025 * (1 + math.cos(math.pi * i / 100)) / 2 for i in range(100)]
+    np.testing.assert_allclose(found, cosine, atol=2e-8)
+    assert found[0] == 0.025
+    assert np.all(np.diff(found) < 0)
+    assert learning_rate(config(lr=0.025), 100, 100, 960, 96) == pytest.approx(1e-8, rel=1e-6)
+
+
+def test_learning_rate_warms_up_in_a_line() -> None:
+    found = rates(config(lr=0.5, warmup=2), 100, 960, 96)  # 2 passes are 20 steps
+    np.testing.assert_allclose(np.diff(found[:21]), 0.5 / 21, rtol=1e-9)
+    assert found[0] == pytest.approx(0.5 / 21)
+    assert found[20] == max(found) == 0.5
+    assert np.all(np.diff(found[20:]) < 0)
+    assert found[-1] < 0.001
+
+
+@pytest.mark.parametrize("warmup", [0, 0.3, 1, 5])
+def test_learning_rate_is_within_bounds_for_any_warm_up(warmup: float) -> None:
+    found = rates(config(lr=0.3, warmup=warmup), 17, 1000, 123)
+    assert all(0 < rate <= 0.3 for rate in found)
+
+
+@pytest.mark.parametrize("reference", ["s1", "s1:candidates.max_paths=3", "s3", "macro"])
+@pytest.mark.parametrize("passes", [0.001, 1, 7.5])
+def test_total_steps_spend_the_budget_in_whole_super_steps(reference: str, passes: float) -> None:
+    sampler = FairSampler(load_space(reference), 0)
+    steps = total_steps(config(passes=passes), 1000, sampler)
+    assert steps % sampler.steps_per_superstep == 0
+    spent, one = (n * 8 * sampler.passes_per_step for n in (steps, sampler.steps_per_superstep))
+    assert passes * 1000 <= spent < passes * 1000 + one
+
+
+def test_samplers_spend_the_same_budget() -> None:
+    space, settings = load_space("macro"), config(passes=3)
+    fair, uniform = (make_sampler(name, space, 0) for name in ("fair", "uniform"))
+    assert isinstance(uniform, UniformSampler)
+    assert total_steps(settings, 800, uniform) == 300
+    assert total_steps(settings, 800, fair) * fair.passes_per_step == 300
+
+
+# --- runs on disk ---------------------------------------------------------------------------------
+
+
+def make_run(folder: Path, **changes: Any) -> SupernetRun:
+    small = {"passes": 9, "limit": 64, "validate_images": 20, "calibrate_images": 16, "cutout": 2}
+    settings = config(**small | {"crop_padding": 1, "checkpoint_seconds": 0} | changes)
+    return create_run(folder, SPACE, "digits", 0, settings)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "timing.json"}
+
+
+def test_a_run_that_diverges_leaves_its_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path)
+
+    def poison_step_5(supernet: Supernet, *rest: Any) -> list[float]:
+        if len(calls) == 5:
+            with torch.no_grad():
+                supernet.stem.conv.weight.fill_(math.nan)
+        calls.append(1)
+        return train_step(supernet, *rest)
+
+    calls: list[int] = []
+    monkeypatch.setattr(loop, "train_step", poison_step_5)
+    with pytest.raises(Diverged) as error:
+        train_supernet(run)
+    assert "step 5" in str(error.value)
+    state = load_checkpoint(run.checkpoint)
+    assert state["step"] == 5
+    supernet = open_run(tmp_path).load_supernet()
+    assert all(p.isfinite().all() for p in supernet.state_dict().values())
+
+
+def test_a_killed_run_continues_to_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
+    train_supernet(whole)
+
+    def train_until(last: int) -> None:
+        """Stop after so many steps, as a kill does: without a word to the loop."""
+        left = iter(range(last))
+
+        def train_or_stop(*arguments: Any) -> list[float]:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return train_step(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_step", train_or_stop)
+            with pytest.raises(KeyboardInterrupt):
+                train_supernet(open_run(tmp_path / "killed"))
+
+    train_until(3)
+    train_until(4)
+    assert load_checkpoint(killed.checkpoint)["step"] == 7
+    train_supernet(open_run(tmp_path / "killed"))
+    assert load_checkpoint(killed.checkpoint)["step"] == 24  # 9 passes of 64 in steps of 3 * 8
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    easy = {"cutout": 0, "crop_padding": 0, "flip": False}
+    run = make_run(tmp_path, passes=60, batch_size=16, checkpoint_seconds=60, **easy)
+    train_supernet(run)
+    losses = [row["loss"] for row in read_jsonl(run.folder / "log.jsonl")]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.8  # 3.0 to 1.7
+
+
+# --- checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, supernet: Supernet) -> Path:
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"step": 3, "loss_sum": 0.5, "model": supernet.state_dict()})
+    return path
+
+
+def test_a_checkpoint_comes_back_without_pickled_code(checkpoint: Path, supernet: Supernet) -> None:
+    state = load_checkpoint(checkpoint)
+    assert (state["step"], state["loss_sum"]) == (3, 0.5)
+    weights = supernet.state_dict()
+    assert state["model"].keys() == weights.keys()
+    assert all(torch.equal(state["model"][name], value) for name, value in weights.items())
+    assert torch.load(checkpoint, weights_only=True)["step"] == 3
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
+
+
+class Evil:
+    """Unpickled by a careless reader, this makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (self.path,)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    torch.save({"model": Evil(tmp_path / "run")}, tmp_path / "evil.pt")
+    with pytest.raises(BadInput, match=r"evil\.pt is not a readable checkpoint"):
+        load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"no checkpoint at .*none\.pt"):
+        load_checkpoint(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize("share", [0, 0.0001, 0.01, 0.3, 0.9, 0.999])
+def test_a_torn_checkpoint_is_refused(share: float, checkpoint: Path) -> None:
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(BadInput, match=r"checkpoint\.pt is not a readable checkpoint"):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello", b"\x80\x02}q\x00.", b"\x00" * 64, b"PK\x03\x04", b"{}\n", b"\x80\xff" * 9]
+)
+def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"other\.pt is not a readable checkpoint"):
+        load_checkpoint(path)
+
+
+def test_bytes_changed_anywhere_are_refused_or_harmless(checkpoint: Path) -> None:
+    """Never another kind of error, whatever the disk has done to the file."""
+    whole, rng = checkpoint.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        # Half of the hits are in the pickled part at the front, where they do most.
+        end = 6000 if rng.random() < 0.5 else len(whole)
+        for position in rng.integers(0, end, size=rng.integers(1, 8)):
+            damaged[position] = rng.integers(256)
+        checkpoint.write_bytes(bytes(damaged))
+        try:
+            load_checkpoint(checkpoint)
+        except BadInput as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 30
+
+
+def test_a_checkpoint_of_another_space_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    other = Supernet(load_space("macro:width=0.25,resolution=8"))
+    save_checkpoint(run.checkpoint, {"model": other.state_dict()})
+    with pytest.raises(BadInput, match=r"checkpoint\.pt does not fit the space in run\.json"):
+        run.load_supernet()
+
+
+def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    save_checkpoint(run.checkpoint, {"step": 3})
+    with pytest.raises(BadInput, match=r"checkpoint\.pt"):
+        run.load_supernet()
