@@ -138,6 +138,7 @@ def test_an_arch_of_another_space_is_refused() -> None:
         Network(MACRO, Arch(ARCH.blocks[:7]))
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 @torch.no_grad()
 def test_trace(network: Network) -> None:
     traced = torch.jit.trace(network, images(network.space), check_trace=False)

@@ -330,6 +330,7 @@ def test_a_torn_checkpoint_is_refused(share: float, checkpoint: Path) -> None:
         load_checkpoint(checkpoint)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
     "content", [b"hello", b"\x80\x02}q\x00.", b"\x00" * 64, b"PK\x03\x04", b"{}\n", b"\x80\xff" * 9]
 )
@@ -340,6 +341,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path)
         load_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bytes_changed_anywhere_are_refused_or_harmless(checkpoint: Path) -> None:
     """Never another kind of error, whatever the disk has done to the file."""
     whole, rng = checkpoint.read_bytes(), np.random.default_rng(0)
