@@ -247,6 +247,7 @@ def test_a_run_that_diverges_leaves_its_last_checkpoint(
 def test_a_killed_run_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "_LOG_ROWS", 8)  # a row covers 3 steps: kills fall between rows
     whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
     train_supernet(whole)
 
