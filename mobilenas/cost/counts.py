@@ -156,15 +156,18 @@ class CostModel:
 
     def batch(self, cost: str, genes: Genes) -> NDArray[np.int64]:
         """The named cost (n,) of genes (n, blocks). Raises BadInput for an unknown name."""
+        table = self._table(cost)
+        return self._fixed[cost] + table[np.arange(len(table)), genes].sum(axis=1)
+
+    def _table(self, cost: str) -> NDArray[np.int64]:
         if cost not in self._tables:
             raise BadInput(f"no cost {cost!r}; known are {', '.join(self._tables)}")
-        table = self._tables[cost]
-        return self._fixed[cost] + table[np.arange(len(table)), genes].sum(axis=1)
+        return self._tables[cost]
 
     def range(self, cost: str = "flops", n: int = 20_000, seed: int = 0) -> CostRange:
         """Exact extremes and the median of `n` uniformly drawn archs."""
         rows = [
-            row[:k] for row, k in zip(self._tables[cost], self.space.num_candidates, strict=True)
+            row[:k] for row, k in zip(self._table(cost), self.space.num_candidates, strict=True)
         ]
         fixed = self._fixed[cost]
         drawn = self.batch(cost, self.space.sample_genes(n, np.random.default_rng(seed)))

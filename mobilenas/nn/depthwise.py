@@ -175,8 +175,11 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``input`` (N, channels, H, W)."""
         # A bias is there once a batch norm has been folded in.
-        plain = torch.jit.is_scripting() or self.bias is not None  # type: ignore[attr-defined]
-        if plain or not _use_fast_gradient(input, self.weight):
+        if (
+            torch.jit.is_scripting()  # type: ignore[attr-defined]
+            or self.bias is not None
+            or not _use_fast_gradient(input, self.weight)
+        ):
             return F.conv2d(
                 input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups
             )

@@ -54,8 +54,6 @@ class Network(nn.Module):
             for block, candidate in zip(space.layers, space.candidates_of(arch), strict=True)
         )
         self.conv_head = conv_bn(last.out_channels, space.head_channels, 1, 1, spec.activation)
-        self.global_pool = nn.AdaptiveAvgPool2d(1)
-        self.flatten = nn.Flatten()
         self.dropout = nn.Dropout(self.drop_rate)
         self.classifier = self._linear()
         self.feature_info = _feature_info(space)
@@ -70,7 +68,7 @@ class Network(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""
-        x = self.dropout(self.flatten(self.global_pool(x)))
+        x = self.dropout(x.mean(dim=(2, 3)))
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,8 +118,9 @@ def fold_batch_norm(network: Network) -> Network:
 
 def _feature_info(space: Space) -> list[dict[str, object]]:
     rows: dict[int, dict[str, object]] = {}
+    reduction: int = space.spec.stem.stride
     for number, block in enumerate(space.layers):
-        reduction = space.resolution // block.out_size
+        reduction *= block.stride
         rows[reduction] = {
             "num_chs": block.out_channels,
             "reduction": reduction,

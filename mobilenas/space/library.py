@@ -1,5 +1,6 @@
 """Finding and loading spaces: shipped ones by name, others by path, both with inline overrides."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from mobilenas.errors import BadInput
 from mobilenas.resources import resource
 from mobilenas.space.space import Space
 from mobilenas.space.spec import SpaceSpec
+
+_COMMA = re.compile(r",(?![^\[]*\])")  # one that is not inside a list
 
 
 def list_spaces() -> list[str]:
@@ -26,7 +29,7 @@ def load_space(reference: str) -> Space:
     base, _, overrides = reference.partition(":")
     data = _read(base)
     try:
-        for item in filter(None, overrides.split(",")):
+        for item in filter(None, _COMMA.split(overrides)):
             _override(data, item)
         if overrides:
             data["name"] = f"{data['name']}:{overrides}"
@@ -41,7 +44,10 @@ def space_from_dict(data: dict[str, Any]) -> Space:
         return Space(SpaceSpec.model_validate(data))
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"] if part != "ProductSpec") or "the space"
+        key = (
+            ".".join(str(part) for part in first["loc"] if "ProductSpec" not in str(part))
+            or "the space"
+        )
         raise BadInput(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
@@ -70,4 +76,7 @@ def _override(data: dict[str, Any], item: str) -> None:
         data = data.get(parent)  # type: ignore[assignment]
         if not isinstance(data, dict):
             raise BadInput(f"override {key!r}: {parent!r} is not a section of this space")
-    data[last] = yaml.safe_load(value)
+    try:
+        data[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BadInput(f"override {key!r}: {value!r} is not a YAML value") from None

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations, product
 from typing import Any
 
@@ -38,20 +39,20 @@ class Block:
     def keeps_shape(self) -> bool:
         return self.stride == 1 and self.in_channels == self.out_channels
 
-    @property
+    @cached_property
     def expansions(self) -> tuple[int, ...]:
         return tuple(sorted({c.expansion for c in self.candidates if not c.is_identity}))
 
-    @property
+    @cached_property
     def groups(self) -> int:
         """Number of channel groups (1 unless MixNet-like)."""
         return max(len(c.kernels) for c in self.candidates)
 
-    @property
+    @cached_property
     def max_paths(self) -> int:
         return max(c.num_paths for c in self.candidates)
 
-    @property
+    @cached_property
     def kernels(self) -> tuple[int, ...]:
         """All kernel sizes that some candidate uses, ascending."""
         return tuple(sorted({k for c in self.candidates for group in c.kernels for k in group}))
@@ -173,7 +174,10 @@ def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Ca
             raise BadInput(
                 f"space {spec.name}: candidates {list(choice)} must be distinct, not empty"
             )
-        return tuple(Candidate.parse(text) for text in choice)
+        parsed = tuple(Candidate.parse(text) for text in choice)
+        if len({len(c.kernels) for c in parsed if not c.is_identity}) > 1:
+            raise BadInput(f"candidates {list(choice)} must have one number of channel groups")
+        return parsed
     subsets = [
         subset
         for count in range(1, choice.max_paths + 1)

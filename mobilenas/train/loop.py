@@ -191,7 +191,7 @@ def _restore(
     config = run.settings.config
     resumed = run.checkpoint.exists()
     state = load_checkpoint(run.checkpoint) if resumed else {}
-    supernet = run.restore(state["model"]) if resumed else new_supernet(run.space, run.settings)
+    supernet = run.restore(state) if resumed else new_supernet(run.space, run.settings)
     layout = getattr(
         torch, "channels_last" if config.memory_format == "channels_last" else "contiguous_format"
     )

@@ -53,13 +53,15 @@ class SupernetRun:
 
     def load_supernet(self) -> Supernet:
         """The supernet with the weights of the last checkpoint, on the CPU."""
-        return self.restore(load_checkpoint(self.checkpoint)["model"])
+        return self.restore(load_checkpoint(self.checkpoint))
 
-    def restore(self, weights: dict[str, torch.Tensor]) -> Supernet:
-        """A supernet of this run with these weights."""
+    def restore(self, state: dict[str, Any]) -> Supernet:
+        """A supernet of this run with the weights of a checkpoint. Raises BadInput."""
         supernet = new_supernet(self.space, self.settings)
         try:
-            supernet.load_state_dict(weights)
+            supernet.load_state_dict(state["model"])
+        except (KeyError, TypeError):
+            raise BadInput(f"{self.checkpoint} holds no weights") from None
         except RuntimeError:
             raise BadInput(f"{self.checkpoint} does not fit the space in run.json") from None
         return supernet

@@ -1,0 +1,57 @@
+"""The command line as a process of its own, for tests of what only a process can do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The smallest training that is still one: a space of six blocks, 200 images, 60 to choose by.
+TINY_SPACE = "digits:resolution=16"
+TINY = [
+    "--config=quick",
+    "--set=batch_size=16",
+    "--set=limit=200",
+    "--set=validate_images=60",
+    "--set=calibrate_images=32",
+    "--set=checkpoint_seconds=0",
+    "--set=device=cpu",
+]
+
+# One thread: sums over images are then in one order, whatever the number of cores.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def command(*arguments: object) -> list[str]:
+    """What starts `mobilenas arguments...` with the Python of the tests."""
+    return [sys.executable, "-m", "mobilenas", *map(str, arguments)]
+
+
+def mobilenas(
+    *arguments: object, cwd: Path | None = None, timeout: float = 120
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, whatever its exit code."""
+    return subprocess.run(
+        command(*arguments),
+        env=ENVIRONMENT,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def mobilenas_json(*arguments: object) -> Any:
+    """The object that a command prints with --json; it has to succeed and print nothing else."""
+    done = mobilenas(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
