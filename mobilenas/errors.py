@@ -9,5 +9,9 @@ class InfeasibleBudget(ValueError):
     """A budget that no arch of the space meets; its message gives the feasible range (exit 3)."""
 
 
+class VerificationFailed(RuntimeError):
+    """The exported model is not the network; the message is one line: what differs, how much."""
+
+
 class Diverged(RuntimeError):
     """Training met a loss that is not finite; the message names the step and the arch."""

@@ -16,6 +16,8 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
+from mobilenas.errors import VerificationFailed
+
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 
@@ -28,10 +30,6 @@ BATCH_SIZES = (1, 7, 8)
 TOLERANCE = 1e-4
 # What only training needs: folded or left out of a network that is exported for inference.
 TRAINING_OPS = ("BatchNormalization", "Dropout")
-
-
-class VerificationFailed(RuntimeError):
-    """The exported model is not the network; the message is one line: what differs, how much."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Training a supernet: accumulate the passes of a step, clip, update; resume bit for bit."""
 
+import json
 import math
 import os
 import platform
@@ -236,6 +237,4 @@ def _seconds(run: SupernetRun) -> float:
 
 
 def _rows(log: list[dict[str, Any]]) -> str:
-    import json
-
     return "".join(json.dumps(row) + "\n" for row in log)

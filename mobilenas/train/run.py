@@ -55,6 +55,24 @@ class SupernetRun:
         """The supernet with the weights of the last checkpoint, on the CPU."""
         return self.restore(load_checkpoint(self.checkpoint))
 
+    def check_unchanged(
+        self,
+        space: Space | None,
+        data: str | None,
+        seed: int | None,
+        config: SupernetConfig | None,
+    ) -> None:
+        """Raise BadInput when a setting that was given again (not None) is another one now."""
+        given: dict[str, object] = {"data": data, "seed": seed, "config": config}
+        if space is not None:
+            given["space"] = _with_classes(space, self.space.num_classes)
+        for name, value in given.items():
+            if value is not None and value != getattr(self.settings, name):
+                raise BadInput(
+                    f"{self.folder} was started with another {name}: leave it out to resume, or "
+                    "choose another --out"
+                )
+
     def restore(self, state: dict[str, Any]) -> Supernet:
         """A supernet of this run with the weights of a checkpoint. Raises BadInput."""
         supernet = new_supernet(self.space, self.settings)
@@ -92,7 +110,7 @@ def create_run(
         calibrate=config.calibrate_images,
         limit=config.limit,
     )
-    named = space.to_dict() | {"num_classes": len(images.classes)}
+    named = _with_classes(space, len(images.classes))
     settings = RunSettings(space=named, data=data, seed=seed, config=config)
     write_json(folder / "splits.json", splits.to_json())
     about = {"mobilenas": __version__, "data_checksum": _checksum(images)}
@@ -125,6 +143,10 @@ def open_run(folder: Path) -> SupernetRun:
         raise BadInput(f"the images of {settings.data} are not those that {folder} was made from")
     splits = Splits.from_json(read_json(folder / "splits.json"))
     return SupernetRun(folder, settings, space, data, splits)
+
+
+def _with_classes(space: Space, num_classes: int) -> dict[str, Any]:
+    return space.to_dict() | {"num_classes": num_classes}
 
 
 def _checksum(data: ImageData) -> int:

@@ -23,8 +23,8 @@ from torch import nn
 
 import mobilenas
 from mobilenas.data import load_data
-from mobilenas.errors import BadInput
-from mobilenas.export import Accuracy, VerificationFailed, export_onnx, verify_onnx
+from mobilenas.errors import BadInput, VerificationFailed
+from mobilenas.export import Accuracy, export_onnx, verify_onnx
 from mobilenas.export.onnx import normalise, to_onnx
 from mobilenas.export.verify import TOLERANCE, compare
 from mobilenas.nn import Network, fold_batch_norm

@@ -1,0 +1,116 @@
+"""What people read on the terminal: spaces, tables, and the arch that is picked of a front."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mobilenas.cost import CostModel
+from mobilenas.errors import BadInput
+from mobilenas.pipeline import pick_arch
+from mobilenas.report.text import cost_lines, describe_space, front_table, space_facts, table
+from mobilenas.space import Arch, Space, load_space
+from mobilenas.units import format_size
+
+
+def row(arch: str, flops: int, accuracy: float) -> dict[str, Any]:
+    return {"arch": arch, "flops": flops, "params": 10 * flops, "accuracy": accuracy}
+
+
+# The line from cheap to best is 0.60 to 0.80 over 100 to 500: bend is 0.13 above it, near 0.04.
+FRONT = [row("cheap", 100, 0.60), row("bend", 200, 0.78), row("near", 400, 0.79)]
+FRONT += [row("best", 500, 0.80)]
+
+
+def test_a_space_is_described_layer_by_layer(small_space: Space) -> None:
+    text = describe_space(space_facts(small_space, {}))
+    lines = text.splitlines()
+    for block in small_space.layers:
+        line = next(line for line in lines if line.startswith(f"{block.name} "))
+        assert f"{block.in_channels} -> {block.out_channels}" in line
+        assert "/".join(map(str, block.kernels)) in line
+        assert f" {len(block.candidates)} " in line
+        assert (f"1 to {block.max_paths} paths" in line) == (block.max_paths > 1)
+        assert line.endswith("identity") == any(c.is_identity for c in block.candidates)
+    assert lines[0].startswith(f"{small_space.name}: ")
+    assert f"{small_space.num_archs:.3g} archs" in text
+    assert "share" not in text
+    assert "% of the space" not in text
+
+
+def test_facts_agree_with_the_cost_model(
+    mixed_space: Space, sample: Callable[..., list[Arch]]
+) -> None:
+    limits = {"flops": CostModel(mixed_space).range("flops").median}
+    facts = space_facts(mixed_space, limits)
+    assert facts["choices"] == [2, 3, 5, 13, 4]
+    assert facts["num_archs"] == 2 * 3 * 5 * 13 * 4
+    assert facts["searched_blocks"] == 5
+    assert len(facts["blocks"]) == len(mixed_space.layers) == 6
+    for arch in sample(mixed_space, 50):
+        flops = CostModel(mixed_space).flops(arch)
+        assert facts["flops"]["minimum"] <= flops <= facts["flops"]["maximum"]
+    assert abs(facts["feasible_share"] - 0.5) < 0.02
+    share = f"{100 * facts['feasible_share']:.1f} % of the space has flops <= "
+    assert describe_space(facts).endswith(share + format_size(limits["flops"]))
+
+
+def test_cost_lines_give_smallest_median_and_largest() -> None:
+    extent = {"minimum": 1_500, "median": 2_000_000, "maximum": 3 * 10**9}
+    lines = cost_lines({"flops": extent, "params": extent}).splitlines()
+    assert lines[0].split() == ["min", "median", "max"]
+    assert lines[1].split() == ["flops", "1.5k", "2M", "3G"]
+    assert lines[2].split() == ["params", "1.5k", "2M", "3G"]
+
+
+def test_a_table_is_in_columns_with_shares_and_sizes() -> None:
+    rows = [
+        {"name": "small", "flops": 1_234_567, "accuracy": 0.5, "left": "out"},
+        {"name": "the largest", "flops": 500, "accuracy": 0.98765, "left": "out"},
+    ]
+    lines = table(rows, {"name": "arch", "flops": "FLOPs", "accuracy": "top-1"}).splitlines()
+    assert lines == [
+        "arch         FLOPs   top-1",
+        "small        1.235M  50.00 %",
+        "the largest  500     98.77 %",
+    ]
+    assert table([], {"name": "arch"}) == "arch"
+
+
+def test_a_front_is_a_table_of_its_archs() -> None:
+    lines = front_table(FRONT).splitlines()
+    assert lines[0].split() == ["accuracy", "FLOPs", "params", "arch"]
+    assert [line.split()[-1] for line in lines[1:]] == ["cheap", "bend", "near", "best"]
+    assert lines[2].split() == ["78.00", "%", "200", "2k", "bend"]
+
+
+@pytest.mark.parametrize(
+    ("pick", "arch"), [("best", "best"), ("cheapest", "cheap"), ("knee", "bend")]
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_arch_is_picked(pick: str, arch: str, order: int) -> None:
+    assert pick_arch(FRONT[::order], pick) == arch
+
+
+@pytest.mark.parametrize("pick", ["best", "cheapest", "knee"])
+def test_of_one_arch_any_pick_is_that(pick: str) -> None:
+    assert pick_arch([row("only", 100, 0.5)], pick) == "only"
+    assert pick_arch([row("only", 100, 0.0)], pick) == "only"
+
+
+def test_equals_are_picked_by_the_other_value() -> None:
+    front = [row("dear", 300, 0.7), row("good", 100, 0.7), row("bad", 100, 0.6)]
+    assert pick_arch(front, "best") == "good"
+    assert pick_arch(front, "cheapest") == "good"
+
+
+def test_another_pick_names_the_known_ones() -> None:
+    with pytest.raises(BadInput, match="--pick worst: choose one of best, cheapest, knee"):
+        pick_arch(FRONT, "worst")
+
+
+def test_the_shipped_default_space_is_described() -> None:
+    text = describe_space(
+        space_facts(load_space("s1"), {"flops": 500_000_000, "params": 5 * 10**6})
+    )
+    assert "flops <= 500M and params <= 5M" in text
