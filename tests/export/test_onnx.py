@@ -244,10 +244,8 @@ def fix_batch(model: onnx.ModelProto) -> None:
 
 
 def fix_batch_inside(model: onnx.ModelProto) -> None:
-    reshape = next(node for node in model.graph.node if node.op_type == "Reshape")
-    shape = next(t for t in model.graph.initializer if t.name == reshape.input[1])
-    features = numpy_helper.to_array(shape)[1]
-    shape.CopyFrom(numpy_helper.from_array(np.array([2, features]), shape.name))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 10]), "two_images"))
+    append(model, "Reshape", "two_images")
 
 
 def rename_input(model: onnx.ModelProto) -> None:
