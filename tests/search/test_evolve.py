@@ -272,3 +272,20 @@ def test_accuracies_must_be_shares(tmp_path, accuracy):
 def test_settings_without_sense_are_refused(tmp_path, bad):
     with pytest.raises(BadInput, match="population >= 2"):
         search(tmp_path, **bad)
+
+
+def test_a_budget_that_hardly_any_arch_meets_is_told_and_searched(tmp_path, caplog):
+    space = load_space("s1")
+    cost_model = CostModel(space)
+    limits = {"flops": cost_model.range("flops").minimum}
+    result = evolve(
+        space,
+        lambda arch: 0.5,
+        cost_model,
+        run=tmp_path,
+        limits=limits,
+        population=2,
+        generations=1,
+    )
+    assert "0 % of the archs drawn from s1 meet flops <= 242.8M" in caplog.text
+    assert {str(e.arch) for e in result.evaluations} == {"_".join(["e3k3"] * 12)}

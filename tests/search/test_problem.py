@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 
@@ -52,12 +50,10 @@ def test_infeasible_limit_raises_with_the_range():
     )
 
 
-def test_the_cheapest_arch_is_feasible_at_exactly_its_cost(caplog):
+def test_the_cheapest_arch_is_feasible_at_exactly_its_cost():
     cost_model = CostModel(load_space("s1"))
     minimum = cost_model.range("flops").minimum
-    with caplog.at_level(logging.WARNING):
-        assert check_feasible(cost_model, {"flops": minimum}) == 0
-    assert "0 % of the archs drawn from s1 meet flops <= 242.8M" in caplog.text
+    assert check_feasible(cost_model, {"flops": minimum}) == 0
     with pytest.raises(InfeasibleBudget):
         check_feasible(cost_model, {"flops": minimum - 1})
 
