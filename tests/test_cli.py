@@ -475,7 +475,7 @@ def test_bad_training_is_refused_and_leaves_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    unfair = "name: unfair\nresolution: 16\nnum_classes: 10\nstem: {channels: 8}\n"
+    unfair = "name: unfair\ndescription: not a full product\nresolution: 16\nnum_classes: 10\nstem: {channels: 8}\n"
     unfair += "candidates: [e3k3, e3k35, e6k7]\nstages: [{channels: 8}]\nhead: {channels: 8}\n"
     Path("unfair.yaml").write_text(unfair)
     arguments, words = TRAINING[name]
@@ -517,6 +517,24 @@ def test_a_path_that_is_a_file_is_refused(tmp_path: Path, job: Job, call: Call) 
     for outcome in outcomes:
         assert str(file) in outcome.err.splitlines()[-1]
     assert contents(tmp_path) == {"file": b"mine"}
+
+
+def test_resume_takes_the_settings_of_the_run_and_no_others(job: Job, call: Call) -> None:
+    resume = ("supernet-train", "--resume", f"--out={job.supernet}")
+    before = contents(job.folder)
+    same = [f"--space={TINY_SPACE}", *TINY, "--passes=3", "--seed=0", "--data=digits"]
+    outcome = call(*resume, *same, "--json")
+    assert (outcome.code, json.loads(outcome.out)) == (0, job.trained)
+    for other, word in (
+        (["--space=digits"], "space"),
+        (["--data=cifar10:x"], "data"),
+        (["--seed=1"], "seed"),
+        (["--config=default"], "config"),
+        (["--set=lr=0.1"], "config"),
+        (["--bn=shared"], "config"),
+    ):
+        check_refused(call(*resume, *other), str(job.supernet), f"another {word}")
+    assert contents(job.folder) == before
 
 
 def test_resume_of_nothing_is_refused(tmp_path: Path, call: Call) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mobilenas.cost.counts import split_channels, squeezed_channels
 from mobilenas.nn.depthwise import DepthwiseConv2d
-from mobilenas.space import Block, Candidate
+from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.spec import Activation
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
@@ -33,6 +33,19 @@ def conv_bn(cin: int, cout: int, kernel: int, stride: int, activation: Activatio
     """A dense convolution that keeps the size (up to the stride), with batch norm."""
     conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
     return ConvBN(conv, activation)
+
+
+def stem(space: Space) -> ConvBN:
+    """The first convolution of a space."""
+    spec = space.spec.stem
+    channels = space.spec.in_channels
+    return conv_bn(channels, space.stem_channels, spec.kernel, spec.stride, space.stem_activation)
+
+
+def conv_head(space: Space) -> ConvBN:
+    """The last convolution, 1x1, before the pooling."""
+    channels = space.layers[-1].out_channels
+    return conv_bn(channels, space.head_channels, 1, 1, space.head_activation)
 
 
 def identity(block: Block) -> nn.Module:

@@ -11,8 +11,9 @@ from mobilenas.nn.blocks import (
     ConvBN,
     InvertedBottleneck,
     build,
-    conv_bn,
+    conv_head,
     init_weights,
+    stem,
 )
 from mobilenas.nn.supernet import Supernet
 from mobilenas.space import Arch, Space
@@ -36,24 +37,19 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         space.encode(arch)
-        spec, last = space.spec, space.layers[-1]
         self.space = space
         self.arch = arch
         self.num_classes = space.num_classes if num_classes is None else num_classes
         self.num_features = self.head_hidden_size = space.head_channels
-        self.drop_rate = spec.head.dropout if drop_rate is None else drop_rate
-        self.stem = conv_bn(
-            spec.in_channels,
-            space.stem_channels,
-            spec.stem.kernel,
-            spec.stem.stride,
-            spec.activation,
-        )
+        self.drop_rate = space.spec.head.dropout if drop_rate is None else drop_rate
+        self.stem = stem(space)
         self.blocks = nn.ModuleList(
             build(block, candidate)
             for block, candidate in zip(space.layers, space.candidates_of(arch), strict=True)
         )
-        self.conv_head = conv_bn(last.out_channels, space.head_channels, 1, 1, spec.activation)
+        self.conv_head = conv_head(space)
+            last.out_channels, space.head_channels, 1, 1, space.head_activation
+        )
         self.dropout = nn.Dropout(self.drop_rate)
         self.classifier = self._linear()
         self.feature_info = _feature_info(space)

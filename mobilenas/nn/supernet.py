@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import ChoiceBlock, conv_bn, init_weights
+from mobilenas.nn.blocks import ChoiceBlock, conv_head, init_weights, stem
 from mobilenas.space import Arch, Space
 
 
@@ -19,17 +19,12 @@ class Supernet(nn.Module):
         self, space: Space, *, shadow_bn: bool = True, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        spec, last = space.spec, space.layers[-1]
         self.space = space
-        self.stem = conv_bn(
-            spec.in_channels,
-            space.stem_channels,
-            spec.stem.kernel,
-            spec.stem.stride,
-            spec.activation,
-        )
+        self.stem = stem(space)
         self.blocks = nn.ModuleList(ChoiceBlock(block, shadow_bn) for block in space.layers)
-        self.conv_head = conv_bn(last.out_channels, space.head_channels, 1, 1, spec.activation)
+        self.conv_head = conv_head(space)
+            last.out_channels, space.head_channels, 1, 1, space.head_activation
+        )
         self.classifier = nn.Linear(space.head_channels, space.num_classes)
         init_weights(self, generator)
 

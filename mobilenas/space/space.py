@@ -71,6 +71,8 @@ class Space:
         self.num_classes = spec.num_classes
         self.stem_channels = self.scaled(spec.stem.channels)
         self.head_channels = self.scaled(spec.head.channels)
+        self.stem_activation: Activation = spec.stem.activation or spec.activation
+        self.head_activation: Activation = spec.head.activation or spec.activation
         self.layers = self._resolve()
         self.blocks = tuple(block for block in self.layers if block.searchable)
         if not self.blocks:

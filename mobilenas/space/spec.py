@@ -19,6 +19,7 @@ class StemSpec(_Strict):
     channels: Positive
     kernel: Kernel = 3
     stride: Literal[1, 2] = 1
+    activation: Activation | None = None
 
 
 class HeadSpec(_Strict):
@@ -26,6 +27,7 @@ class HeadSpec(_Strict):
 
     channels: Positive
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation: Activation | None = None
 
 
 class ProductSpec(_Strict):
@@ -77,6 +79,7 @@ class SpaceSpec(_Strict):
     """A whole space. `width` multiplies all channels but the classes, rounded to `divisor`.
 
     squeeze_excite is the squeezed width as a share of the block's input channels; 0 means none.
+    Stem, head and stages may have an activation of their own.
     """
 
     name: str
