@@ -51,12 +51,14 @@ def rows(path: Path) -> Callable[[], int]:
 
 def differences(a: Any, b: Any, name: str = "state") -> Iterator[str]:
     """Where two states of tensors and plain values differ, to the bit."""
-    if isinstance(a, dict) and isinstance(b, dict) and list(a) == list(b):
-        for key in a:
-            yield from differences(a[key], b[key], f"{name}.{key}")
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            yield from differences(x, y, f"{name}[{i}]")
+    if isinstance(a, list) and isinstance(b, list):
+        a, b = dict(enumerate(a)), dict(enumerate(b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(key for key in b if key not in a)]:
+            if key in a and key in b:
+                yield from differences(a[key], b[key], f"{name}.{key}")
+            else:
+                yield f"{name}.{key}"
     elif isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype == b.dtype and a.shape == b.shape and a.stride() == b.stride()
         if not (same and a.numpy().tobytes() == b.numpy().tobytes()):

@@ -48,8 +48,6 @@ class Network(nn.Module):
             for block, candidate in zip(space.layers, space.candidates_of(arch), strict=True)
         )
         self.conv_head = conv_head(space)
-            last.out_channels, space.head_channels, 1, 1, space.head_activation
-        )
         self.dropout = nn.Dropout(self.drop_rate)
         self.classifier = self._linear()
         self.feature_info = _feature_info(space)

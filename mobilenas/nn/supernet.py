@@ -23,8 +23,6 @@ class Supernet(nn.Module):
         self.stem = stem(space)
         self.blocks = nn.ModuleList(ChoiceBlock(block, shadow_bn) for block in space.layers)
         self.conv_head = conv_head(space)
-            last.out_channels, space.head_channels, 1, 1, space.head_activation
-        )
         self.classifier = nn.Linear(space.head_channels, space.num_classes)
         init_weights(self, generator)
 
