@@ -1,16 +1,17 @@
 """Accuracy of archs through the weights of a trained supernet."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
 from mobilenas.cost import CostModel
-from mobilenas.data import eval_batches
+from mobilenas.data import Images, eval_batches
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
-from mobilenas.space import Arch
-from mobilenas.train.calibrate import accuracy, inherit, recalibrate
+from mobilenas.space import Arch, Genes
+from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
 from mobilenas.train.loop import pick_device
 from mobilenas.train.run import SupernetRun
 
@@ -27,11 +28,6 @@ class SupernetEvaluator:
     def __init__(self, run: SupernetRun) -> None:
         self.run = run
         self.supernet = run.load_supernet().to(pick_device(run.settings.config.device)).eval()
-        indices = run.splits.calibrate
-        count = max(1, round(len(indices) / _BATCH))
-        size = len(indices) // count  # equal batches, so that each image weighs the same
-        self._calibration = [x for x, _ in self._batches(indices[: size * count], size)]
-        self._validation = list(self._batches(run.splits.validate, _BATCH))
 
     def __call__(self, arch: Arch) -> float:
         """Top-1 after recalibration."""
@@ -39,24 +35,27 @@ class SupernetEvaluator:
 
     def accuracy(self, arch: Arch, *, recalibrated: bool) -> float:
         """Top-1, with the recalibrated or the supernet's own batch norm statistics."""
-        network = self.network(arch, recalibrated=recalibrated)
-        return accuracy(fold_batch_norm(network), self._validation)
+        network = fold_batch_norm(self.network(arch, recalibrated=recalibrated))
+        data = self.run.data
+        return accuracy(network, self._batches(data.train, self.run.splits.validate, _BATCH))
 
     def test_accuracy(self, arch: Arch) -> float:
         """Top-1 after recalibration on the test images: to report, never to select."""
         data = self.run.data
         if data.test is None:
             raise BadInput(f"{data.name} has no test images")
-        everything = np.arange(len(data.test.labels))
-        device = next(self.supernet.parameters()).device
-        batches = eval_batches(data.test, everything, _BATCH, data.mean, data.std, device)
+        batches = self._batches(data.test, np.arange(len(data.test.labels)), _BATCH)
         return accuracy(fold_batch_norm(self.network(arch)), batches)
 
     def network(self, arch: Arch, *, recalibrated: bool = True) -> Network:
         """The plain network of an arch with inherited weights, in eval mode."""
         network = inherit(self.supernet, arch)
         if recalibrated:
-            recalibrate(network, self._calibration)
+            indices = self.run.splits.calibrate
+            count = max(1, round(len(indices) / _BATCH))
+            size = len(indices) // count  # equal batches, so that each image weighs the same
+            batches = self._batches(self.run.data.train, indices[: size * count], size)
+            recalibrate(network, (images for images, _ in batches))
         return network
 
     def describe(self) -> dict[str, Any]:
@@ -70,10 +69,10 @@ class SupernetEvaluator:
             "calibration_images": len(self.run.splits.calibrate),
         }
 
-    def _batches(self, indices: np.ndarray[Any, Any], size: int) -> Any:
-        data = self.run.data
+    def _batches(self, images: Images, indices: Genes, size: int) -> Iterator[Batch]:
         device = next(self.supernet.parameters()).device
-        return eval_batches(data.train, indices, size, data.mean, data.std, device)
+        data = self.run.data
+        return eval_batches(images, indices, size, data.mean, data.std, device)
 
 
 def anchor_archs(cost_model: CostModel, seed: int = 0) -> dict[str, Arch]:
