@@ -287,6 +287,7 @@ def parse_limits(flops: str | None, params: str | None) -> dict[str, int]:
 
 @app.command()
 def evolve(
+    context: typer.Context,
     flops: Annotated[str | None, typer.Option(help="Largest multiply-adds: 500M, 0.5G.")] = None,
     params: Annotated[str | None, typer.Option(help="Largest number of parameters: 5M.")] = None,
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
@@ -299,7 +300,10 @@ def evolve(
     generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/evolve"),
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the search in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the search in --out; other flags may be left out."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Search the accuracy/cost front under a budget with NSGA-II, through a trained supernet.
@@ -309,18 +313,28 @@ def evolve(
 
     Example: mobilenas evolve --flops 500M
     """
+    from mobilenas.files import read_json
+
+    chosen: dict[str, Any] = {
+        "limits": parse_limits(flops, params),
+        "objectives": objectives.split(","),
+        "population": population,
+        "generations": generations,
+        "seed": seed,
+    }
+    if resume and (out / "search.json").exists():
+        stored = read_json(out / "search.json")
+        kept = {name for name in chosen if name != "limits" and not _is_given(context, name)}
+        if not chosen["limits"]:
+            kept.add("limits")
+        chosen |= {name: stored[name] for name in kept}
+        if not _is_given(context, "supernet"):
+            supernet = Path(stored["evaluator"]["supernet"])
+    chosen["objectives"] = tuple(chosen["objectives"])
+
     from mobilenas.pipeline import run_evolve
 
-    result = run_evolve(
-        supernet,
-        out,
-        limits=parse_limits(flops, params),
-        objectives=tuple(objectives.split(",")),
-        population=population,
-        generations=generations,
-        seed=seed,
-        resume=resume,
-    )
+    result = run_evolve(supernet, out, resume=resume, **chosen)
     _show_front(result, out, as_json)
 
 
