@@ -476,7 +476,8 @@ def test_bad_training_is_refused_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     unfair = "name: unfair\ndescription: no full product\nresolution: 16\nnum_classes: 10\n"
-    unfair += "stem: {channels: 8}\ncandidates: [e3k3, e3k35, e6k7]\nstages: [{channels: 8}]\nhead: {channels: 8}\n"
+    unfair += "stem: {channels: 8}\ncandidates: [e3k3, e3k35, e6k7]\n"
+    unfair += "stages: [{channels: 8}]\nhead: {channels: 8}\n"
     Path("unfair.yaml").write_text(unfair)
     arguments, words = TRAINING[name]
     outcome = call(
