@@ -49,9 +49,13 @@ def main() -> None:
         _fail(error, 3)
     except VerificationFailed as error:
         _fail(f"not exported: {error}", 1)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _fail(error, 2)
     except (Diverged, OSError) as error:
         _fail(error, 1)
-    except KeyboardInterrupt:
+    except SystemExit as stop:
+        if stop.code != 130:  # what typer makes of an interrupt, without a word
+            raise
         _fail("interrupted; --resume continues", 130)
 
 

@@ -23,7 +23,7 @@ class SupernetConfig(BaseModel):
     slower.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     sampler: Literal["uniform", "fair"] = "fair"
     bn: Literal["shadow", "shared"] = "shadow"
@@ -57,7 +57,7 @@ def load_supernet_config(reference: str, overrides: list[str]) -> SupernetConfig
         raise BadInput(f"no config {reference!r}: it is neither a YAML file nor one of {known}")
     try:
         data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise BadInput(f"{path} must hold a mapping with the keys of a supernet config")
@@ -65,7 +65,10 @@ def load_supernet_config(reference: str, overrides: list[str]) -> SupernetConfig
         key, equals, value = item.partition("=")
         if not equals:
             raise BadInput(f"--set {item}: write key=value")
-        data[key] = yaml.safe_load(value)
+        try:
+            data[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BadInput(f"--set {item}: {' '.join(str(error).split())}") from None
     try:
         return SupernetConfig.model_validate(data)
     except ValidationError as error:

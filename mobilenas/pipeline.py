@@ -4,17 +4,15 @@ supernet run -> evolve run -> ONNX file. Each stage reads the JSON of the one be
 """
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mobilenas.config import load_supernet_config
-from mobilenas.cost import COSTS, CostModel
+from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput
 from mobilenas.export import Accuracy, Report, export_onnx
 from mobilenas.files import read_json, write_json
 from mobilenas.progress import ProgressBar
-from mobilenas.report.text import cost_lines
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.space import load_space, space_from_dict
@@ -47,10 +45,7 @@ def run_evolve(
 ) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
     cost_model = CostModel(space_from_dict(read_settings(supernet).space))
-    share = check_feasible(cost_model, limits)
-    ranges = {name: asdict(cost_model.range(name)) for name in COSTS}
-    log.info("%s\n%s", cost_model.space.name, cost_lines(ranges))
-    log.info("within the budget: %.1f %% of the space", 100 * share)
+    check_feasible(cost_model, limits)
     evaluator = SupernetEvaluator(open_run(supernet))
     counted = 0
 
@@ -88,8 +83,12 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     if not (run / "front.json").exists():
         raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
     found = read_json(run / "front.json")
-    supernet = open_run(Path(found["settings"]["evaluator"]["supernet"]))
-    chosen = supernet.space.parse(arch or pick_arch(found["front"], pick))
+    try:
+        folder, front = Path(found["settings"]["evaluator"]["supernet"]), found["front"]
+    except (KeyError, TypeError):
+        raise BadInput(f"{run / 'front.json'} is not the result of a search") from None
+    supernet = open_run(folder)
+    chosen = supernet.space.parse(arch or pick_arch(front, pick))
     evaluator = SupernetEvaluator(supernet)
     data, rows = supernet.data, supernet.splits.validate[:_VERIFY_IMAGES]
     if data.test is not None:

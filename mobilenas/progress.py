@@ -32,9 +32,7 @@ class ProgressBar:
             self._task = self._bar.add_task(title, total=total, completed=done, note="")
 
     def __enter__(self) -> "ProgressBar":
-        if self._bar:
-            self._bar.start()
-        return self
+        return self  # the bar starts with the first progress: what is logged before stays above it
 
     def __exit__(
         self,
@@ -49,6 +47,7 @@ class ProgressBar:
         """Count `amount` more as done; `note` is shown beside the bar."""
         self._done += amount
         if self._bar:
+            self._bar.start()
             self._bar.update(self._task, completed=self._done, note=note)
             return
         now = time.monotonic()

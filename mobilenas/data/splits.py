@@ -46,6 +46,8 @@ class Splits:
     def from_json(cls, state: dict[str, Any]) -> "Splits":
         """The inverse of `to_json`; raises BadInput where a list is missing or is no split."""
         lists = {}
+        if not isinstance(state, dict):
+            raise BadInput("splits: an object with train, calibrate and validate is wanted")
         for name in ("train", "calibrate", "validate"):
             values = state.get(name)
             if not isinstance(values, list) or not all(type(value) is int for value in values):

@@ -12,8 +12,7 @@ from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import Arch, Genes
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
-from mobilenas.train.loop import pick_device
-from mobilenas.train.run import SupernetRun
+from mobilenas.train.run import SupernetRun, pick_device
 
 _BATCH = 256
 

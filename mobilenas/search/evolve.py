@@ -28,6 +28,7 @@ from mobilenas.cost import COSTS, CostModel
 from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.files import read_json, read_jsonl, write_json, write_text
 from mobilenas.report.plots import plot_front
+from mobilenas.report.text import cost_lines
 from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
 from mobilenas.search.pareto import non_dominated
 from mobilenas.search.problem import ACCURACY, Problem, check_feasible, describe_limits
@@ -116,6 +117,9 @@ def evolve(
         limit = describe_limits(problem.limits)
         log.warning("0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit)
     history = _History(run, settings, resume)
+    ranges = {name: asdict(cost_model.range(name)) for name in COSTS}
+    log.info("%s\n%s", space.name, cost_lines(ranges))
+    log.info("within the budget: %.1f %% of the space", 100 * share)
 
     def measure(arch: Arch) -> float:
         return known[arch] if known and arch in known else evaluate(arch)

@@ -81,7 +81,7 @@ def sample_feasible(
     """Up to n distinct archs (m, blocks), feasible where possible.
 
     Uniform among the feasible archs by rejection; those still missing after DRAWS_PER_ARCH * n
-    draws are drawn archs repaired. Fewer than n where repairs coincide.
+    draws are drawn archs repaired. Fewer than n where hardly any arch is feasible.
     """
     found: dict[tuple[int, ...], None] = {}
     for _ in range(DRAWS_PER_ARCH):
@@ -90,7 +90,9 @@ def sample_feasible(
         found.update(dict.fromkeys(map(tuple, drawn[feasible].tolist())))
         if len(found) >= n:
             return np.array(list(found)[:n])
-    for genes in space.sample_genes(n - len(found), rng):
+    for genes in space.sample_genes(DRAWS_PER_ARCH * n, rng):
+        if len(found) >= n:
+            break
         repaired = repair(space, cost_model, problem, genes, rng)
         found[tuple(repaired.tolist())] = None
     return np.array(list(found))

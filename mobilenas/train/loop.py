@@ -12,14 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.config import SupernetConfig
-from mobilenas.data import Augment, TrainBatches
 from mobilenas.errors import Diverged
 from mobilenas.files import read_json, read_jsonl, write_json, write_text
 from mobilenas.nn import Supernet
 from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
-from mobilenas.train.run import SupernetRun, new_supernet
+from mobilenas.train.run import SupernetRun, new_supernet, pick_device, train_batches
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 _LOG_ROWS = 400  # about so many rows a run, however long
@@ -44,16 +43,7 @@ def train_supernet(run: SupernetRun) -> Supernet:
     config, seed = run.settings.config, run.settings.seed
     device = pick_device(config.device)
     sampler = make_sampler(config.sampler, run.space, seed)
-    batches = TrainBatches(
-        run.data.train,
-        run.splits.train,
-        batch_size=config.batch_size,
-        seed=seed,
-        mean=run.data.mean,
-        std=run.data.std,
-        augment=Augment(config.crop_padding, config.flip, config.cutout),
-        device=device,
-    )
+    batches = train_batches(run, device)
     steps = total_steps(config, len(run.splits.train), sampler)
     supernet, optimizer, scaler, progress = _restore(run, device)
     images_a_step = config.batch_size * sampler.passes_per_step
@@ -159,13 +149,6 @@ def learning_rate(
         return config.lr * (step + 1) / (warmup + 1)
     share = (step - warmup) / max(1.0, steps - warmup)
     return 1e-8 + (config.lr - 1e-8) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def pick_device(name: str) -> torch.device:
-    """The named device; auto takes an accelerator where there is one."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -18,12 +18,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilenas import __version__
 from mobilenas.config import SupernetConfig
-from mobilenas.data import ImageData, Splits, load_data, make_splits
+from mobilenas.data import Augment, ImageData, Splits, TrainBatches, load_data, make_splits
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.nn import Supernet
 from mobilenas.space import Space, space_from_dict
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.sampling import make_sampler
 
 
 class RunSettings(BaseModel):
@@ -91,12 +92,38 @@ def new_supernet(space: Space, settings: RunSettings) -> Supernet:
     return Supernet(space, shadow_bn=settings.config.bn == "shadow", generator=generator)
 
 
+def pick_device(name: str) -> torch.device:
+    """The named device; auto takes an accelerator where there is one."""
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise BadInput(f"device {name}: {str(error).splitlines()[0]}") from None
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def train_batches(run: SupernetRun, device: torch.device) -> TrainBatches:
+    """The augmented training batches of a run. Raises BadInput."""
+    config = run.settings.config
+    return TrainBatches(
+        run.data.train,
+        run.splits.train,
+        batch_size=config.batch_size,
+        seed=run.settings.seed,
+        mean=run.data.mean,
+        std=run.data.std,
+        augment=Augment(config.crop_padding, config.flip, config.cutout),
+        device=device,
+    )
+
+
 def create_run(
     folder: Path, space: Space, data: str, seed: int, config: SupernetConfig
 ) -> SupernetRun:
     """Load the data, draw the splits and write splits.json and, last, run.json.
 
-    Raises BadInput when the folder already holds a run.
+    Raises BadInput when the folder already holds a run, and, before anything is written, when the
+    config does not fit the space, the images or this machine.
     """
     if (folder / "run.json").exists():
         raise BadInput(
@@ -112,10 +139,13 @@ def create_run(
     )
     named = _with_classes(space, len(images.classes))
     settings = RunSettings(space=named, data=data, seed=seed, config=config)
+    run = SupernetRun(folder, settings, space_from_dict(named), images, splits)
+    make_sampler(config.sampler, run.space, seed)
+    train_batches(run, pick_device(config.device))
     write_json(folder / "splits.json", splits.to_json())
     about = {"mobilenas": __version__, "data_checksum": _checksum(images)}
     write_json(folder / "run.json", settings.model_dump(mode="json") | about)
-    return SupernetRun(folder, settings, space_from_dict(named), images, splits)
+    return run
 
 
 def read_settings(folder: Path) -> RunSettings:
@@ -126,7 +156,11 @@ def read_settings(folder: Path) -> RunSettings:
     stored = read_json(path)
     try:
         chosen = {key: stored[key] for key in RunSettings.model_fields}
-        return RunSettings.model_validate(chosen)
+        settings = RunSettings.model_validate(chosen)
+        space_from_dict(settings.space)
+        return settings
+    except BadInput as error:
+        raise BadInput(f"{path}: space: {error}") from None
     except (KeyError, TypeError) as error:
         raise BadInput(f"{path} lacks the key {error}") from None
     except ValidationError as error:
@@ -142,6 +176,12 @@ def open_run(folder: Path) -> SupernetRun:
     if _checksum(data) != read_json(folder / "run.json").get("data_checksum"):
         raise BadInput(f"the images of {settings.data} are not those that {folder} was made from")
     splits = Splits.from_json(read_json(folder / "splits.json"))
+    for name, indices in vars(splits).items():
+        if len(indices) and indices[-1] >= len(data.train.labels):
+            raise BadInput(
+                f"{folder / 'splits.json'}: {name} has image {indices[-1]}, "
+                f"there are {len(data.train.labels)}"
+            )
     return SupernetRun(folder, settings, space, data, splits)
 
 

@@ -35,8 +35,8 @@ SPACES = [
     "s1:width=0.25,resolution=16",
     "s2:width=0.25,resolution=64,num_classes=10",
     "s3:width=0.25,resolution=64,num_classes=10",
-    "fairnas:width=0.25,resolution=64,num_classes=10,squeeze_excite=0.5,activation=hard_swish",
-    "macro:width=0.25,resolution=16",
+    "fairnas:width=0.25,resolution=64,num_classes=10,squeeze_excite=0.5",
+    "macro:width=0.25,resolution=16,activation=hard_swish",
 ]
 CLASSES = tuple(f"class {i}" for i in range(10))
 MEAN, STD = (0.5, 0.45, 0.4), (0.2, 0.25, 0.3)
