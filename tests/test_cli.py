@@ -498,9 +498,15 @@ def test_a_used_folder_is_refused_and_stays_as_it_is(job: Job, call: Call) -> No
         *(str(job.search), "--resume"),
     )
     check_refused(
-        call("evolve", f"--supernet={job.supernet}", f"--out={job.search}", "--resume"),
+        call("evolve", "--flops=1.1M", f"--out={job.search}", "--resume"),
         *(str(job.search), "limits"),
     )
+    assert contents(job.folder) == before
+
+
+def test_resume_of_a_finished_search_needs_no_other_flag(job: Job, call: Call) -> None:
+    before = contents(job.folder)
+    assert call("evolve", f"--out={job.search}", "--resume").code == 0
     assert contents(job.folder) == before
 
 
