@@ -1,9 +1,11 @@
-"""The command line as a process of its own, for tests of what only a process can do."""
+"""Running the command line: as a process of its own, or in this one (`call` of cli/conftest.py)."""
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,9 @@ TINY = [
     "--set=checkpoint_seconds=0",
     "--set=device=cpu",
 ]
+
+# An arch of the space `macro`.
+MACRO_ARCH = "id_e3k3_e6k5_id_e3k3_e3k3_e6k5_id"
 
 # One thread: sums over images are then in one order, whatever the number of cores.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -55,3 +60,42 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended, and what it left on the two streams."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Outcome]
+
+
+def check_refused(outcome: Outcome, *words: str, code: int = 2) -> None:
+    """One line on stderr that says what and where, nothing on stdout."""
+    assert outcome.code == code, outcome
+    assert outcome.out == ""
+    assert outcome.err.startswith("mobilenas: ")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert [word for word in words if word not in outcome.err] == [], outcome.err
+
+
+@dataclass(frozen=True)
+class Job:
+    """A small supernet, a search through it and an export, with what each command printed."""
+
+    folder: Path
+    trained: dict[str, Any]
+    searched: dict[str, Any]
+    exported: dict[str, Any]
+
+    @property
+    def supernet(self) -> Path:
+        return self.folder / "supernet"
+
+    @property
+    def search(self) -> Path:
+        return self.folder / "evolve"

@@ -1,4 +1,4 @@
-"""Exported files: the same function as the network, complete, reproducible, or not written."""
+"""Exported files: complete, reproducible, or not written; and a consumer of them."""
 
 import hashlib
 import json
@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from exporting import CLASSES, MEAN, STD, TINY, Exported, build, export, make, make_images
 from PIL import Image
 from torch import nn
 
 import mobilenas
 from mobilenas.data import load_data
 from mobilenas.errors import BadInput, VerificationFailed
-from mobilenas.export import Accuracy, export_onnx, verify_onnx
 from mobilenas.export.onnx import normalise, to_onnx
-from mobilenas.export.verify import TOLERANCE, compare
+from mobilenas.export.verify import TOLERANCE
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import load_space
 
-TINY = "macro:width=0.125,resolution=16"
 SPACES = [
     "s1:width=0.25,resolution=16",
     "s2:width=0.25,resolution=64,num_classes=10",
@@ -38,75 +35,12 @@ SPACES = [
     "fairnas:width=0.25,resolution=64,num_classes=10,squeeze_excite=0.5",
     "macro:width=0.25,resolution=16,activation=hard_swish",
 ]
-CLASSES = tuple(f"class {i}" for i in range(10))
-MEAN, STD = (0.5, 0.45, 0.4), (0.2, 0.25, 0.3)
 CONSUMER = Path(__file__).parents[2] / "export" / "classify.py"
-
-
-def make_images(resolution: int, count: int = 20) -> np.ndarray:
-    """Noise with a different offset and contrast for each image and channel."""
-    rng = np.random.default_rng(1)
-    centre, contrast = rng.uniform(40, 215, (count, 1, 1, 3)), rng.uniform(5, 60, (count, 1, 1, 3))
-    noise = rng.normal(centre, contrast, (count, resolution, resolution, 3))
-    return noise.clip(0, 255).astype(np.uint8)
-
-
-def build(reference: str) -> Network:
-    """A random network whose batch norms all do something, or else folding errors do not show."""
-    space, generator = load_space(reference), torch.Generator().manual_seed(0)
-    network = Network(space, space.sample(np.random.default_rng(0)), generator=generator)
-    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
-    for norm in norms:
-        nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
-        nn.init.normal_(norm.bias, 0, 0.3, generator=generator)
-        norm.momentum = 1.0
-    with torch.no_grad():
-        network(torch.from_numpy(normalise(make_images(space.resolution), MEAN, STD)))
-        for norm in norms:
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            norm.running_mean += 0.1 * torch.randn(norm.num_features, generator=generator)
-            norm.running_var *= 0.8 + 0.4 * torch.rand(norm.num_features, generator=generator)
-    return network
-
-
-def export(network: Network, path: Path, **changes: Any) -> Any:
-    arguments: dict[str, Any] = {
-        "images": make_images(network.space.resolution),
-        "labels": np.arange(20) % 10,
-        "mean": MEAN,
-        "std": STD,
-        "classes": CLASSES,
-        "accuracy": Accuracy(0.875, "32 test images"),
-        "flops": 123_456,
-    }
-    return export_onnx(network, path, **{**arguments, **changes})
-
-
-@dataclass
-class Exported:
-    network: Network
-    path: Path
-    report: Any
-
-    @property
-    def inputs(self) -> np.ndarray:
-        return normalise(make_images(self.network.space.resolution), MEAN, STD)
-
-
-def make(reference: str, folder: Path) -> Exported:
-    network = build(reference)
-    return Exported(network, folder / "model.onnx", export(network, folder / "model.onnx"))
 
 
 @pytest.fixture(scope="module", params=SPACES, ids=lambda reference: reference.split(":")[0])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return make(request.param, tmp_path_factory.mktemp("space"))
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make(TINY, tmp_path_factory.mktemp("tiny"))
 
 
 # --- what is written ----------------------------------------------------------------------------
@@ -176,8 +110,8 @@ def test_same_bytes_in_another_process_without_paths_of_this_machine(tiny: Expor
     assert b"site-packages" not in model
     assert str(Path(mobilenas.__file__).parent).encode() not in model
     script = (
-        "import hashlib, test_onnx as t;"
-        "print(hashlib.sha256(t.to_onnx(t.build(t.TINY), {'key': 'value'})).hexdigest())"
+        "import hashlib, exporting as e; from mobilenas.export.onnx import to_onnx;"
+        "print(hashlib.sha256(to_onnx(e.build(e.TINY), {'key': 'value'})).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     other = subprocess.run(
@@ -189,123 +123,6 @@ def test_same_bytes_in_another_process_without_paths_of_this_machine(tiny: Expor
         check=True,
     )
     assert other.stdout.strip() == hashlib.sha256(model).hexdigest()
-
-
-# --- what is caught -----------------------------------------------------------------------------
-
-
-def perturb_one_weight(model: onnx.ModelProto) -> None:
-    def change(weight: np.ndarray) -> np.ndarray:
-        weight.flat[0] += 0.1
-        return weight
-
-    change_stem(model, change)
-
-
-def swap_colours(model: onnx.ModelProto) -> None:
-    change_stem(model, lambda weight: weight[:, ::-1])
-
-
-def spoil(model: onnx.ModelProto) -> None:
-    change_stem(model, lambda weight: weight * np.float32("nan"))
-
-
-def change_stem(model: onnx.ModelProto, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    stem = next(t for t in model.graph.initializer if t.name == model.graph.node[0].input[1])
-    weight = np.ascontiguousarray(change(numpy_helper.to_array(stem).copy()))
-    stem.CopyFrom(numpy_helper.from_array(weight, stem.name))
-
-
-def append(model: onnx.ModelProto, op: str, *constants: str, domain: str = "") -> None:
-    """Put one more node between the classifier and the logits."""
-    model.graph.node[-1].output[0] = "before"
-    node = helper.make_node(op, ["before", *constants], ["logits"], domain=domain)
-    model.graph.node.append(node)
-
-
-def leave_batch_norm(model: onnx.ModelProto) -> None:
-    for name, value in (("zeros", np.zeros(10)), ("ones", np.ones(10))):
-        tensor = numpy_helper.from_array(value.astype(np.float32), name)
-        model.graph.initializer.append(tensor)
-    append(model, "BatchNormalization", "ones", "zeros", "zeros", "ones")
-
-
-def leave_dropout(model: onnx.ModelProto) -> None:
-    append(model, "Dropout")
-
-
-def use_other_domain(model: onnx.ModelProto) -> None:
-    model.opset_import.append(helper.make_opsetid("com.example", 1))
-    append(model, "Special", domain="com.example")
-
-
-def fix_batch(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-
-
-def fix_batch_inside(model: onnx.ModelProto) -> None:
-    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 10]), "two_images"))
-    append(model, "Reshape", "two_images")
-
-
-def rename_input(model: onnx.ModelProto) -> None:
-    model.graph.input[0].name = model.graph.node[0].input[0] = "x"
-
-
-def take_doubles(model: onnx.ModelProto) -> None:
-    model.graph.input[0].type.tensor_type.elem_type = TensorProto.DOUBLE
-
-
-@pytest.mark.parametrize(
-    ("tamper", "message"),
-    [
-        (perturb_one_weight, "batch size 1: logits differ by .* of the largest logit; at most"),
-        (swap_colours, "batch size 1: logits differ by .* of the largest logit; at most"),
-        (spoil, "batch size 1: logits differ by nan"),
-        (leave_batch_norm, "1 BatchNormalization nodes are left of training"),
-        (leave_dropout, "1 Dropout nodes are left of training"),
-        (use_other_domain, "com.example.Special is not an operator of the ONNX standard"),
-        (fix_batch, "the batch size of image is fixed at 2"),
-        (fix_batch_inside, "batch size 1 does not run: "),
-        (rename_input, "the model has x where only image is wanted"),
-        (take_doubles, "not a valid ONNX model: "),
-    ],
-)
-def test_broken_export_is_caught(
-    tiny: Exported, tamper: Callable[[onnx.ModelProto], None], message: str
-) -> None:
-    model = onnx.load(tiny.path)
-    verify_onnx(model.SerializeToString(), tiny.network, tiny.inputs)
-    tamper(model)
-    with pytest.raises(VerificationFailed, match=message) as failure:
-        verify_onnx(model.SerializeToString(), tiny.network, tiny.inputs)
-    assert "\n" not in str(failure.value)
-
-
-def test_torn_file_is_caught(tiny: Exported) -> None:
-    with pytest.raises(VerificationFailed, match="not a valid ONNX model"):
-        verify_onnx(tiny.path.read_bytes()[:-100], tiny.network, tiny.inputs)
-
-
-@pytest.mark.parametrize("statistic", ["running_mean", "running_var", "weight", "bias"])
-def test_each_part_of_a_batch_norm_counts(tiny: Exported, statistic: str) -> None:
-    other = build(TINY)
-    with torch.no_grad():
-        getattr(other.stem.bn, statistic)[0] += 0.1
-    with pytest.raises(VerificationFailed, match="logits differ"):
-        verify_onnx(tiny.path.read_bytes(), other, tiny.inputs)
-
-
-def test_first_class_may_differ_only_where_torch_is_unsure() -> None:
-    unsure = np.array([[1, 1 - 0.5 * TOLERANCE, 0]], np.float32)
-    row = compare(unsure, unsure[:, [1, 0, 2]], 1)
-    assert (row.top1_agreement, row.near_ties) == (0, 1)
-    sure = np.array([[1, 1 - 1.5 * TOLERANCE, 0]], np.float32)
-    flipped = np.array([[1 - 0.9 * TOLERANCE, 1 - 0.7 * TOLERANCE, 0]], np.float32)
-    with pytest.raises(VerificationFailed, match="1 of 1 images have another first class"):
-        compare(sure, flipped, 1)
-    with pytest.raises(VerificationFailed, match="logits are"):
-        compare(sure, sure[:, :2], 1)
 
 
 # --- what is refused ----------------------------------------------------------------------------

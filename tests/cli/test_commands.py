@@ -1,0 +1,158 @@
+"""What the commands print: help, spaces, archs; and what the start costs."""
+
+import json
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import typer
+import typer.main
+from helpers import ENVIRONMENT, MACRO_ARCH, Call, Outcome
+
+import mobilenas as package
+from mobilenas import cli
+from mobilenas.cost import CostModel
+from mobilenas.space import list_spaces, load_space
+
+HEAVY = ("torch", "torchvision", "timm", "pymoo", "matplotlib", "sklearn", "onnx", "onnxruntime")
+
+
+# --- help and start -----------------------------------------------------------------------------
+
+
+def leaves() -> dict[str, Any]:
+    """Every command by its words, such as `space show`."""
+    found: dict[str, Any] = {}
+
+    def walk(group: Any, words: str) -> None:
+        for name, entry in group.commands.items():
+            if hasattr(entry, "commands"):
+                walk(entry, f"{words}{name} ")
+            else:
+                found[f"{words}{name}"] = entry
+
+    walk(typer.main.get_command(cli.app), "")
+    return found
+
+
+def test_the_commands_are_there() -> None:
+    wanted = {"space list", "space show", "arch sample", "arch cost", "supernet-train"}
+    assert wanted | {"evolve", "export", "quickstart"} <= leaves().keys()
+
+
+@pytest.mark.parametrize("words", leaves())
+def test_help_shows_an_example(words: str, call: Call) -> None:
+    outcome = call(*words.split(), "--help")
+    assert (outcome.code, outcome.err) == (0, "")
+    example = re.search(r"Example: mobilenas (.*)", outcome.out)
+    assert example
+    assert example[1].startswith(words)
+    options = {name for p in leaves()[words].params for name in p.opts if name.startswith("-")}
+    used = {word for word in example[1].split() if word.startswith("-")}
+    assert used <= options
+    assert "--json" in options
+
+
+@pytest.mark.parametrize("words", ["space list", "space show", "arch sample", "arch cost"])
+def test_the_example_works(words: str, call: Call) -> None:
+    example = re.search(r"Example: mobilenas (.*)", leaves()[words].help)
+    assert example
+    outcome = call(*example[1].split())
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out
+
+
+@pytest.mark.parametrize("words", ["", "evolve"])
+def test_help_says_what_flops_are(words: str, call: Call) -> None:
+    assert "multiply-adds" in call(*words.split(), "--help").out.lower()
+
+
+def test_version(call: Call) -> None:
+    assert call("--version") == Outcome(0, package.__version__ + "\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nope"], ["space", "nope"], ["arch", "sample", "s1", "-n", "0"], ["evolve", "--seed", "-1"]],
+)
+def test_words_that_are_no_command_exit_with_2(arguments: list[str], call: Call) -> None:
+    outcome = call(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert arguments[-1] in outcome.err or arguments[-2] in outcome.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-c", "import mobilenas, mobilenas.space, mobilenas.cost"],
+        ["-m", "mobilenas", "--help"],
+        ["-m", "mobilenas", "supernet-train", "--help"],
+        ["-m", "mobilenas", "arch", "cost", "macro", MACRO_ARCH],
+    ],
+)
+def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
+    python = [sys.executable, "-X", "importtime", *arguments]
+    done = subprocess.run(python, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    modules = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "mobilenas" in modules
+    assert sorted({module.partition(".")[0] for module in modules} & set(HEAVY)) == []
+
+
+# --- spaces and archs ---------------------------------------------------------------------------
+
+
+def test_space_list(call: Call) -> None:
+    described = json.loads(call("space", "list", "--json").out)
+    assert list(described) == list_spaces()
+    lines = call("space", "list").out.splitlines()
+    for line, (name, text) in zip(lines, described.items(), strict=True):
+        assert line.split()[0] == name
+        assert line.endswith(text)
+
+
+def test_space_show(call: Call) -> None:
+    outcome = call("space", "show", "s1", "--flops", "0.5G", "--params", "5M", "--json")
+    facts = json.loads(outcome.out)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.count("\n") == 1
+    space, cost_model = load_space("s1"), CostModel(load_space("s1"))
+    assert facts["num_archs"] == space.num_archs
+    assert facts["choices"] == [len(block.candidates) for block in space.blocks]
+    for name in ("flops", "params"):
+        extent = cost_model.range(name)
+        assert facts[name] == {
+            "minimum": extent.minimum,
+            "median": extent.median,
+            "maximum": extent.maximum,
+        }
+        assert extent.minimum < extent.median < extent.maximum
+    assert facts["limits"] == {"flops": 500_000_000, "params": 5_000_000}
+    assert facts["feasible_share"] == cost_model.feasible_share(facts["limits"])
+    text = call("space", "show", "s1").out
+    assert all(f"{block.name} " in text for block in space.layers)
+
+
+def test_arch_sample(call: Call) -> None:
+    outcome = call("arch", "sample", "s1", "-n", "5", "--seed", "3")
+    archs = outcome.out.splitlines()
+    space = load_space("s1")
+    assert [str(space.parse(arch)) for arch in archs] == archs
+    assert len(set(archs)) == 5
+    as_json = call("arch", "sample", "s1", "-n", "5", "--seed", "3", "--json").out
+    assert json.loads(as_json) == {"space": "s1", "archs": archs}
+    assert call("arch", "sample", "s1", "-n", "5", "--seed", "4").out != outcome.out
+    assert call("arch", "sample", "s1", "-n", "2", "--seed", "3").out.splitlines() == archs[:2]
+
+
+def test_arch_cost(call: Call) -> None:
+    cost_model = CostModel(load_space("macro"))
+    arch = cost_model.space.parse(MACRO_ARCH)
+    values = {"flops": cost_model.flops(arch), "params": cost_model.params(arch)}
+    outcome = call("arch", "cost", "macro", MACRO_ARCH, "--json")
+    assert json.loads(outcome.out) == values | {"latency_ms": {}}
+    text = dict(line.split() for line in call("arch", "cost", "macro", MACRO_ARCH).out.splitlines())
+    assert text.keys() == values.keys()
+    narrow = json.loads(call("arch", "cost", "macro:width=0.5", MACRO_ARCH, "--json").out)
+    assert narrow["flops"] < values["flops"] / 2

@@ -1,0 +1,74 @@
+"""Small networks and their export, for the tests of the file and of its proof."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mobilenas.export import Accuracy, export_onnx
+from mobilenas.export.onnx import normalise
+from mobilenas.nn import Network
+from mobilenas.space import load_space
+
+TINY = "macro:width=0.125,resolution=16"
+CLASSES = tuple(f"class {i}" for i in range(10))
+MEAN, STD = (0.5, 0.45, 0.4), (0.2, 0.25, 0.3)
+
+
+def make_images(resolution: int, count: int = 20) -> np.ndarray:
+    """Noise with a different offset and contrast for each image and channel."""
+    rng = np.random.default_rng(1)
+    centre, contrast = rng.uniform(40, 215, (count, 1, 1, 3)), rng.uniform(5, 60, (count, 1, 1, 3))
+    noise = rng.normal(centre, contrast, (count, resolution, resolution, 3))
+    return noise.clip(0, 255).astype(np.uint8)
+
+
+def build(reference: str) -> Network:
+    """A random network whose batch norms all do something, or else folding errors do not show."""
+    space, generator = load_space(reference), torch.Generator().manual_seed(0)
+    network = Network(space, space.sample(np.random.default_rng(0)), generator=generator)
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+        nn.init.normal_(norm.bias, 0, 0.3, generator=generator)
+        norm.momentum = 1.0
+    with torch.no_grad():
+        network(torch.from_numpy(normalise(make_images(space.resolution), MEAN, STD)))
+        for norm in norms:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            norm.running_mean += 0.1 * torch.randn(norm.num_features, generator=generator)
+            norm.running_var *= 0.8 + 0.4 * torch.rand(norm.num_features, generator=generator)
+    return network
+
+
+def export(network: Network, path: Path, **changes: Any) -> Any:
+    arguments: dict[str, Any] = {
+        "images": make_images(network.space.resolution),
+        "labels": np.arange(20) % 10,
+        "mean": MEAN,
+        "std": STD,
+        "classes": CLASSES,
+        "accuracy": Accuracy(0.875, "32 test images"),
+        "flops": 123_456,
+    }
+    return export_onnx(network, path, **{**arguments, **changes})
+
+
+@dataclass
+class Exported:
+    network: Network
+    path: Path
+    report: Any
+
+    @property
+    def inputs(self) -> np.ndarray:
+        return normalise(make_images(self.network.space.resolution), MEAN, STD)
+
+
+def make(reference: str, folder: Path) -> Exported:
+    network = build(reference)
+    return Exported(network, folder / "model.onnx", export(network, folder / "model.onnx"))
