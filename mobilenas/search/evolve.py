@@ -83,7 +83,6 @@ def evolve(
     generations: int = 20,
     max_evaluations: int | None = None,
     seed: int = 0,
-    known: Mapping[Arch, float] | None = None,
     evaluator: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_generation: Callable[[Progress], None] = lambda progress: None,
@@ -93,7 +92,6 @@ def evolve(
     evaluate: accuracy in 0..1 of an arch, the only expensive step. Called once an arch at most, and
     only for archs within the limits; the others get their violation and accuracy 0.
     generations: counts the initial population; at most population * generations evaluations.
-    known: accuracies to use instead of calling `evaluate`; logged and counted alike.
     evaluator: JSON data that says what `evaluate` measures (which supernet, which images): kept in
     the run, and a resume with another one is refused.
     Raises InfeasibleBudget where no arch meets the limits; BadInput for settings that make no
@@ -121,9 +119,6 @@ def evolve(
     log.info("%s\n%s", space.name, cost_lines(ranges))
     log.info("within the budget: %.1f %% of the space", 100 * share)
 
-    def measure(arch: Arch) -> float:
-        return known[arch] if known and arch in known else evaluate(arch)
-
     seen: set[tuple[int, ...]] = set()
     algorithm = NSGA2(
         pop_size=population,
@@ -150,7 +145,7 @@ def evolve(
                 break
             arch = space.decode(genes[i])
             cost = {name: values[i].item() for name, values in costs.items()}
-            accuracies[i] = history.evaluate(generation, arch, cost, measure)
+            accuracies[i] = history.evaluate(generation, arch, cost, evaluate)
         best = max((e.accuracy for e in history.evaluations), default=0.0)
         on_generation(Progress(generation, len(history.evaluations), best))
         if len(history.evaluations) == max_evaluations:

@@ -1,4 +1,4 @@
-"""The main job through the command line: supernet, search, ONNX; and how it goes on after a stop."""
+"""The main job through the command line: supernet, search, ONNX; and how a stopped one goes on."""
 
 import json
 import signal

@@ -219,17 +219,6 @@ def test_max_evaluations_is_exact(tmp_path):
     assert progress[-1].best_accuracy == max(e.accuracy for e in result.evaluations)
 
 
-def test_known_accuracies_are_not_measured_again(tmp_path, unbroken):
-    evaluate = additive(SPACE)
-    rows = [json.loads(line) for line in (unbroken / "evaluations.jsonl").open()]
-    known = {SPACE.parse(row["arch"]): row["accuracy"] for row in rows[::2]}
-    count = Counting()
-    result = search(tmp_path, count, known=known)
-    assert not set(count.calls) & set(known)
-    assert all(e.accuracy == evaluate(e.arch) for e in result.evaluations)
-    assert contents(tmp_path) == contents(unbroken)
-
-
 def test_a_search_ends_when_no_arch_is_left(tmp_path):
     space = space_from_dict(
         SPACE.to_dict() | {"stages": [{"channels": 16, "blocks": 2, "stride": 2}]}
