@@ -39,8 +39,8 @@ SpaceName = Annotated[
 
 def main() -> None:
     """Run the command line; errors of the user are one line on stderr and an exit code."""
-    tune_process()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tune_process()
     try:
         app()
     except BadInput as error:
@@ -56,7 +56,7 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code != 130:  # what typer makes of an interrupt, without a word
             raise
-        _fail("interrupted; --resume continues", 130)
+        _fail("interrupted; a run is continued with --resume, a quickstart by itself", 130)
 
 
 def _fail(error: object, code: int) -> None:
@@ -327,7 +327,7 @@ def evolve(
         "seed": seed,
     }
     if resume and (out / "search.json").exists():
-        stored = read_json(out / "search.json")
+        stored = read_json(out / "search.json", *chosen, "evaluator")
         kept = {name for name in chosen if name != "limits" and not _is_given(context, name)}
         if not chosen["limits"]:
             kept.add("limits")

@@ -1,13 +1,11 @@
 """Typed settings: YAML presets in configs/, replaced key by key from the command line."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mobilenas.errors import BadInput
-from mobilenas.resources import resource
+from mobilenas.resources import read_preset, read_value
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -18,9 +16,10 @@ class SupernetConfig(BaseModel):
 
     passes: the budget in passes over the training images: an image that is run forward and
     backward through one arch counts once, so samplers are compared at equal cost. warmup is in
-    passes too. limit: training images used at most. cutout and crop_padding are in pixels.
-    precision auto: bfloat16 autocast on accelerators, float32 on the CPU, where autocast measured
-    slower.
+    passes too. limit: training images used at most. Where they are not set, validate_images is a
+    fifth of the training images, 5,000 at most, and calibrate_images 2,016 at most. cutout and
+    crop_padding are in pixels. precision auto: bfloat16 autocast on accelerators, float32 on the
+    CPU, where autocast measured slower.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -39,8 +38,8 @@ class SupernetConfig(BaseModel):
     flip: bool = True
     cutout: NonNegative = 16
     limit: Positive | None = None
-    validate_images: Positive = 5000
-    calibrate_images: Positive = 2000
+    validate_images: Annotated[int, Field(ge=8)] | None = None
+    calibrate_images: Positive | None = None
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -49,26 +48,10 @@ class SupernetConfig(BaseModel):
 
 def load_supernet_config(reference: str, overrides: list[str]) -> SupernetConfig:
     """A preset by name, or a YAML file, with `key=value` overrides. Raises BadInput."""
-    folder = resource("configs") / "supernet"
-    shipped = folder / f"{reference}.yaml"
-    path = shipped if shipped.is_file() else Path(reference)
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise BadInput(f"no config {reference!r}: it is neither a YAML file nor one of {known}")
     try:
-        data: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise BadInput(f"{path} must hold a mapping with the keys of a supernet config")
-    for item in overrides:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise BadInput(f"--set {item}: write key=value")
-        try:
-            data[key] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise BadInput(f"--set {item}: {' '.join(str(error).split())}") from None
+        data = read_preset("supernet", reference) | dict(map(read_value, overrides))
+    except BadInput as error:
+        raise BadInput(f"config {reference}: {error}") from None
     try:
         return SupernetConfig.model_validate(data)
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The two ways in which a command refuses its input; the command line maps them to exit codes."""
+"""What a command tells its user in one line; the command line maps each to an exit code."""
 
 
 class BadInput(ValueError):
@@ -14,4 +14,4 @@ class VerificationFailed(RuntimeError):
 
 
 class Diverged(RuntimeError):
-    """Training met a loss that is not finite; the message names the step and the arch."""
+    """Training met a loss or gradient that is not finite; the message names step and arch."""

@@ -33,20 +33,22 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises BadInput naming the file when it is missing or torn."""
+def read_json(path: Path, *keys: str) -> Any:
+    """Read a JSON object. Raises BadInput naming the file if it is missing, torn or lacks keys."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadInput(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not JSON: {error}") from None
+    _check_keys(value, keys, str(path))
+    return value
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def read_jsonl(path: Path, *keys: str) -> list[dict[str, Any]]:
     """Rows of a JSON-lines file; a last line torn by a kill is left out. Missing file: no rows.
 
-    Raises BadInput naming the file and line for any other damage.
+    Raises BadInput naming the file and line for any other damage, and for a row without the keys.
     """
     if not path.exists():
         return []
@@ -56,4 +58,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise BadInput(f"{path} line {number} is not JSON: {error}") from None
+        _check_keys(rows[-1], keys, f"{path} line {number}")
     return rows
+
+
+def _check_keys(value: Any, keys: tuple[str, ...], where: str) -> None:
+    for key in keys:
+        if not isinstance(value, dict) or key not in value:
+            raise BadInput(f"{where} lacks the key {key!r}")

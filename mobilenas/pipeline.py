@@ -7,6 +7,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mobilenas.config import load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput
@@ -21,6 +23,7 @@ from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 
 log = logging.getLogger(__name__)
 
+PICKS = ("best", "knee", "cheapest")
 _VERIFY_IMAGES = 64
 
 
@@ -46,6 +49,11 @@ def run_evolve(
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
     cost_model = CostModel(space_from_dict(read_settings(supernet).space))
     check_feasible(cost_model, limits)
+    if not (supernet / "result.json").exists():
+        raise BadInput(
+            f"{supernet} is not trained to its end: `mobilenas supernet-train --resume --out "
+            f"{supernet}` does it"
+        )
     evaluator = SupernetEvaluator(open_run(supernet))
     counted = 0
 
@@ -80,17 +88,24 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     The accuracy in the file is that on the test images, which no stage before has seen; without
     test images it is that on the validation images.
     """
+    if pick not in PICKS:
+        raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
     if not (run / "front.json").exists():
         raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
     found = read_json(run / "front.json")
     try:
-        folder, front = Path(found["settings"]["evaluator"]["supernet"]), found["front"]
+        searched, front = found["settings"]["evaluator"], found["front"]
+        folder, weights = Path(searched["supernet"]), searched["weights"]
     except (KeyError, TypeError):
         raise BadInput(f"{run / 'front.json'} is not the result of a search") from None
     supernet = open_run(folder)
     chosen = supernet.space.parse(arch or pick_arch(front, pick))
     evaluator = SupernetEvaluator(supernet)
-    data, rows = supernet.data, supernet.splits.validate[:_VERIFY_IMAGES]
+    if evaluator.describe()["weights"] != weights:
+        raise BadInput(f"{folder} has other weights than those that {run} was searched with")
+    data = supernet.data
+    shuffled = np.random.default_rng(0).permutation(supernet.splits.validate)
+    rows = shuffled[:_VERIFY_IMAGES]  # of all classes, also where the images came sorted
     if data.test is not None:
         accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
     else:
@@ -123,9 +138,7 @@ def pick_arch(front: list[dict[str, Any]], pick: str) -> str:
         gain = (row["accuracy"] - cheapest["accuracy"]) / height
         return float(gain - (row["flops"] - cheapest["flops"]) / width)
 
-    rows = {"best": best, "cheapest": cheapest, "knee": max(front, key=above_line)}
-    if pick not in rows:
-        raise BadInput(f"--pick {pick}: choose one of {', '.join(rows)}")
+    rows = dict(zip(PICKS, (best, max(front, key=above_line), cheapest), strict=True))
     return str(rows[pick]["arch"])
 
 
@@ -134,6 +147,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
     folder = out / "supernet"
     if (folder / "run.json").exists():
         run = open_run(folder)
+        run.check_unchanged(space=None, data=None, seed=seed, config=None)
     else:
         config = load_supernet_config("quick", [])
         run = create_run(folder, load_space("digits"), "digits", seed, config)

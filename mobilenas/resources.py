@@ -1,6 +1,11 @@
-"""Where the data folders `configs/` and `latency_tables/` are, in a checkout and in a wheel."""
+"""The data folders `configs/` and `latency_tables/`, in a checkout and in a wheel."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mobilenas.errors import BadInput
 
 _PACKAGE = Path(__file__).parent
 
@@ -9,3 +14,38 @@ def resource(name: str) -> Path:
     """The folder `name` inside an installed wheel, else at the top of the checkout."""
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
+
+
+def shipped(kind: str) -> list[str]:
+    """Names of the shipped presets of a kind: `spaces`, `supernet`."""
+    return sorted(path.stem for path in (resource("configs") / kind).glob("*.yaml"))
+
+
+def read_preset(kind: str, reference: str) -> dict[str, Any]:
+    """The mapping in a shipped preset or, failing that, in the YAML file of that path.
+
+    Raises BadInput naming the file, or the presets that there are.
+    """
+    preset = resource("configs") / kind / f"{reference}.yaml"
+    path = preset if preset.is_file() else Path(reference)
+    if not path.is_file():
+        known = ", ".join(shipped(kind))
+        raise BadInput(f"{reference!r} is neither a YAML file nor one of {known}")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{path} must hold a mapping of keys to values")
+    return data
+
+
+def read_value(item: str) -> tuple[str, Any]:
+    """Key and value of an override `key=value`, the value as YAML has it. Raises BadInput."""
+    key, equals, value = item.partition("=")
+    if not equals:
+        raise BadInput(f"override {item!r} must be key=value")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BadInput(f"override {item!r}: {value!r} is not a YAML value") from None

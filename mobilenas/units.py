@@ -1,6 +1,7 @@
 """Sizes as people write them: 500M, 0.5G, 12k."""
 
 import re
+from collections.abc import Mapping
 
 from mobilenas.errors import BadInput
 
@@ -13,6 +14,11 @@ def parse_size(text: str) -> int:
     if not match:
         raise BadInput(f"{text!r} is not a size: write a number with k, M or G, such as 500M")
     return round(float(match[1]) * _FACTORS[match[2]])
+
+
+def format_limits(limits: Mapping[str, float]) -> str:
+    """Limits in words: `flops <= 500M and params <= 5M`."""
+    return " and ".join(f"{name} <= {format_size(limit)}" for name, limit in limits.items())
 
 
 def format_size(value: float) -> str:

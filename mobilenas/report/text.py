@@ -5,7 +5,7 @@ from typing import Any
 
 from mobilenas.cost import COSTS, CostModel, supernet_params
 from mobilenas.space import Space
-from mobilenas.units import format_size
+from mobilenas.units import format_limits, format_size
 
 
 def space_facts(space: Space, limits: dict[str, int]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def describe_space(facts: dict[str, Any]) -> str:
     lines += [_block_line(block) for block in facts["blocks"]]
     lines += ["", cost_lines(facts)]
     if "limits" in facts:
-        limits = " and ".join(f"{k} <= {format_size(v)}" for k, v in facts["limits"].items())
+        limits = format_limits(facts["limits"])
         lines.append(f"{100 * facts['feasible_share']:.1f} % of the space has {limits}")
     return "\n".join(lines)
 

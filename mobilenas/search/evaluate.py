@@ -1,5 +1,6 @@
 """Accuracy of archs through the weights of a trained supernet."""
 
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,13 +9,15 @@ import torch
 
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, eval_batches
+from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
-from mobilenas.space import Arch, Genes
+from mobilenas.space import Arch
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
 from mobilenas.train.run import SupernetRun, pick_device
 
 _BATCH = 256
+_STREAM = 21  # keeps the order of calibration images apart from the other draws of the seed
 
 
 class SupernetEvaluator:
@@ -50,7 +53,9 @@ class SupernetEvaluator:
         """The plain network of an arch with inherited weights, in eval mode."""
         network = inherit(self.supernet, arch)
         if recalibrated:
-            indices = self.run.splits.calibrate
+            # In random order: class folders come sorted, and a batch should hold all classes.
+            rng = np.random.default_rng([self.run.settings.seed, _STREAM])
+            indices = rng.permutation(self.run.splits.calibrate)
             count = max(1, round(len(indices) / _BATCH))
             size = len(indices) // count  # equal batches, so that each image weighs the same
             batches = self._batches(self.run.data.train, indices[: size * count], size)
@@ -60,7 +65,7 @@ class SupernetEvaluator:
     def describe(self) -> dict[str, Any]:
         """What is measured, as plain data: enough to tell two evaluators apart."""
         return {
-            "supernet": str(self.run.folder),
+            "supernet": str(self.run.folder.resolve()),
             "seed": self.run.settings.seed,
             "data": self.run.settings.data,
             "weights": _fingerprint(self.supernet),
@@ -68,16 +73,16 @@ class SupernetEvaluator:
             "calibration_images": len(self.run.splits.calibrate),
         }
 
-    def _batches(self, images: Images, indices: Genes, size: int) -> Iterator[Batch]:
+    def _batches(self, images: Images, indices: Indices, size: int) -> Iterator[Batch]:
         device = next(self.supernet.parameters()).device
         data = self.run.data
         return eval_batches(images, indices, size, data.mean, data.std, device)
 
 
-def anchor_archs(cost_model: CostModel, seed: int = 0) -> dict[str, Arch]:
+def anchor_archs(cost_model: CostModel) -> dict[str, Arch]:
     """The archs of smallest and largest FLOPs, and of 1,001 drawn ones that of median FLOPs."""
     space = cost_model.space
-    drawn = space.sample_genes(1001, np.random.default_rng(seed))
+    drawn = space.sample_genes(1001, np.random.default_rng(0))
     median = drawn[np.argsort(cost_model.flops_batch(drawn), kind="stable")[500]]
     smallest, largest = [], []
     base = np.zeros(len(space.blocks), dtype=np.int64)
@@ -111,6 +116,9 @@ def check_anchors(run: SupernetRun) -> list[dict[str, Any]]:
     ]
 
 
-def _fingerprint(supernet: torch.nn.Module) -> float:
-    """A number that changes with any weight."""
-    return float(sum(p.detach().double().abs().sum() for p in supernet.parameters()))
+def _fingerprint(supernet: torch.nn.Module) -> int:
+    """A checksum of all weights and batch norm statistics."""
+    crc = 0
+    for tensor in supernet.state_dict().values():
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), crc)
+    return crc

@@ -31,8 +31,9 @@ from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
 from mobilenas.search.pareto import non_dominated
-from mobilenas.search.problem import ACCURACY, Problem, check_feasible, describe_limits
+from mobilenas.search.problem import ACCURACY, Problem, check_feasible
 from mobilenas.space import Arch, Genes, Space
+from mobilenas.units import format_limits
 
 SETTINGS, EVALUATIONS, FRONT = "search.json", "evaluations.jsonl", "front.json"
 
@@ -112,12 +113,13 @@ def evolve(
         raise BadInput("a search needs population >= 2, generations >= 1 and max_evaluations >= 1")
     share = check_feasible(cost_model, problem.limits)
     if share == 0:
-        limit = describe_limits(problem.limits)
+        limit = format_limits(problem.limits)
         log.warning("0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit)
     history = _History(run, settings, resume)
     ranges = {name: asdict(cost_model.range(name)) for name in COSTS}
     log.info("%s\n%s", space.name, cost_lines(ranges))
-    log.info("within the budget: %.1f %% of the space", 100 * share)
+    if problem.limits:
+        log.info("within the budget: %.1f %% of the space", 100 * share)
 
     seen: set[tuple[int, ...]] = set()
     algorithm = NSGA2(
@@ -155,10 +157,11 @@ def evolve(
     history.check_all_replayed()
     if not history.evaluations:
         raise InfeasibleBudget(
-            f"none of {len(seen)} archs of {space.name} meets {describe_limits(problem.limits)}"
+            f"none of {len(seen)} archs of {space.name} meets {format_limits(problem.limits)}"
         )
     result = Result(_front(problem, history.evaluations), history.evaluations)
-    _write_result(run, space, cost_model, problem, settings, share, result)
+    about = {"settings": settings, "feasible_share": share, "ranges": ranges}
+    _write_result(run, problem, space.name, about, result)
     return result
 
 
@@ -168,7 +171,7 @@ class _History:
     def __init__(self, run: Path, settings: dict[str, Any], resume: bool) -> None:
         self.path = run / EVALUATIONS
         self.evaluations: list[Evaluation] = []
-        self.replay = read_jsonl(self.path)
+        self.replay = read_jsonl(self.path, "generation", "arch", ACCURACY)
         if not resume and self.replay:
             raise BadInput(f"{run} already holds a search: continue it with --resume or set --out")
         if resume and (run / SETTINGS).exists():
@@ -215,12 +218,19 @@ class _History:
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     stored = read_json(path)
     for name, value in settings.items():
-        if stored.get(name) != value:
+        if _identity(stored.get(name)) != _identity(value):
             both = "" if name == "space" else f" ({stored.get(name)} there, {value} here)"
             raise BadInput(
                 f"{path.parent} was started with another {name}{both}:"
                 f" resume it with the same settings or set --out"
             )
+
+
+def _identity(setting: object) -> object:
+    """A setting without the place of the supernet: its weights tell it apart, wherever it lies."""
+    if not isinstance(setting, dict):
+        return setting
+    return {key: value for key, value in setting.items() if key != "supernet"}
 
 
 def _front(problem: Problem, evaluations: list[Evaluation]) -> list[Evaluation]:
@@ -234,13 +244,7 @@ def _front(problem: Problem, evaluations: list[Evaluation]) -> list[Evaluation]:
 
 
 def _write_result(
-    run: Path,
-    space: Space,
-    cost_model: CostModel,
-    problem: Problem,
-    settings: dict[str, Any],
-    share: float,
-    result: Result,
+    run: Path, problem: Problem, space_name: str, about: dict[str, Any], result: Result
 ) -> None:
     rows = [evaluation.row() for evaluation in result.evaluations]
     table = io.StringIO()
@@ -249,16 +253,6 @@ def _write_result(
     writer.writerows(rows)
     write_text(run / "history.csv", table.getvalue())
     front = [evaluation.row() for evaluation in result.front]
-    plot_front(
-        run / "front.png", rows, front, problem.limits, space.name, problem.cost_objectives[0]
-    )
-    write_json(
-        run / FRONT,
-        {
-            "front": front,
-            "settings": settings,
-            "evaluations": len(rows),
-            "feasible_share": share,
-            "ranges": {name: asdict(cost_model.range(name)) for name in COSTS},
-        },
-    )
+    cost = problem.cost_objectives[0]
+    plot_front(run / "front.png", rows, front, problem.limits, space_name, cost)
+    write_json(run / FRONT, {"front": front, "evaluations": len(rows), **about})

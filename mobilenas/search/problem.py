@@ -71,8 +71,3 @@ def check_feasible(cost_model: CostModel, limits: Mapping[str, float]) -> float:
                 f" ranges from {format_size(extent.minimum)} to {format_size(extent.maximum)}"
             )
     return cost_model.feasible_share(dict(limits)) if limits else 1.0
-
-
-def describe_limits(limits: Mapping[str, float]) -> str:
-    """Limits in words: `flops <= 500M and params <= 5M`."""
-    return " and ".join(f"{name} <= {format_size(limit)}" for name, limit in limits.items())

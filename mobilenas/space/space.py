@@ -21,7 +21,6 @@ class Block:
     """Geometry and candidates of one block. Sizes are the side of the square feature map."""
 
     name: str
-    stage: int
     in_channels: int
     out_channels: int
     stride: int
@@ -139,7 +138,7 @@ class Space:
         channels = self.stem_channels
         size = math.ceil(spec.resolution / spec.stem.stride)
         layers: list[Block] = []
-        for number, stage in enumerate(spec.stages):
+        for stage in spec.stages:
             out = self.scaled(stage.channels)
             for position in range(stage.blocks):
                 stride = stage.stride if position == 0 else 1
@@ -148,7 +147,6 @@ class Space:
                 label = sum(b.searchable for b in layers) + 1
                 block = Block(
                     name=f"block {label}" if searchable else f"fixed layer {len(layers) + 1}",
-                    stage=number,
                     in_channels=channels,
                     out_channels=out,
                     stride=stride,
@@ -177,8 +175,10 @@ def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Ca
                 f"space {spec.name}: candidates {list(choice)} must be distinct, not empty"
             )
         parsed = tuple(Candidate.parse(text) for text in choice)
-        if len({len(c.kernels) for c in parsed if not c.is_identity}) > 1:
-            raise BadInput(f"candidates {list(choice)} must have one number of channel groups")
+        if len({len(c.kernels) for c in parsed if not c.is_identity}) != 1:
+            raise BadInput(
+                f"candidates {list(choice)} must hold one besides id, all of as many channel groups"
+            )
         return parsed
     subsets = [
         subset

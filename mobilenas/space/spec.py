@@ -10,7 +10,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class StemSpec(_Strict):
@@ -73,6 +73,12 @@ class StageSpec(_Strict):
     candidates: ProductSpec | tuple[str, ...] | None = None
     activation: Activation | None = None
     squeeze_excite: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> "StageSpec":
+        if self.fixed is not None and self.candidates is not None:
+            raise ValueError("a stage is either fixed or has candidates, not both")
+        return self
 
 
 class SpaceSpec(_Strict):

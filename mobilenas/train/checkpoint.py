@@ -14,12 +14,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomic(path, lambda file: torch.save(state, file))
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a state on the CPU. Raises BadInput naming the file when it is missing or damaged."""
+def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:
+    """Read a state on the CPU.
+
+    Raises BadInput naming the file when it is missing or damaged, or lacks one of the keys.
+    """
     if not path.is_file():
         raise BadInput(f"no checkpoint at {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes make torch raise nearly anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(f"{path} is not a readable checkpoint: {reason}") from None
+    for key in keys:
+        if not isinstance(state, dict) or key not in state:
+            raise BadInput(f"{path} is not a checkpoint of a supernet: it lacks {key!r}")
+    return state

@@ -21,6 +21,7 @@ from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.run import SupernetRun, new_supernet, pick_device, train_batches
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
+_STATE = ("step", "loss_sum", "loss_passes", "model", "optimizer", "scaler")
 _LOG_ROWS = 400  # about so many rows a run, however long
 
 
@@ -102,7 +103,7 @@ def train_step(
 
     Gradients are summed as in FairNAS; weights in no arch have grad None and do not move. The
     gradient norm over the weights in use is clipped. Returns the loss of each pass.
-    Raises Diverged before anything is updated.
+    Raises Diverged before any weight is updated.
     """
     images, labels = batch
     supernet.train()
@@ -174,7 +175,7 @@ def _restore(
 ) -> tuple[Supernet, torch.optim.SGD, torch.amp.GradScaler, Progress]:
     config = run.settings.config
     resumed = run.checkpoint.exists()
-    state = load_checkpoint(run.checkpoint) if resumed else {}
+    state = load_checkpoint(run.checkpoint, *_STATE) if resumed else {}
     supernet = run.restore(state) if resumed else new_supernet(run.space, run.settings)
     layout = getattr(
         torch, "channels_last" if config.memory_format == "channels_last" else "contiguous_format"
@@ -191,7 +192,8 @@ def _restore(
     if resumed:
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])
-        log = [row for row in read_jsonl(run.folder / "log.jsonl") if row["step"] <= state["step"]]
+        rows = read_jsonl(run.folder / "log.jsonl", "step")
+        log = [row for row in rows if row["step"] <= state["step"]]
         progress = Progress(state["step"], state["loss_sum"], state["loss_passes"], log)
     return supernet, optimizer, scaler, progress
 
@@ -216,7 +218,11 @@ def _save(
 
 def _seconds(run: SupernetRun) -> float:
     path = run.folder / "timing.json"
-    return float(read_json(path)["seconds"]) if run.checkpoint.exists() and path.exists() else 0.0
+    return (
+        float(read_json(path, "seconds")["seconds"])
+        if run.checkpoint.exists() and path.exists()
+        else 0.0
+    )
 
 
 def _rows(log: list[dict[str, Any]]) -> str:

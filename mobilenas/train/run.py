@@ -54,7 +54,7 @@ class SupernetRun:
 
     def load_supernet(self) -> Supernet:
         """The supernet with the weights of the last checkpoint, on the CPU."""
-        return self.restore(load_checkpoint(self.checkpoint))
+        return self.restore(load_checkpoint(self.checkpoint, "model"))
 
     def check_unchanged(
         self,
@@ -79,9 +79,7 @@ class SupernetRun:
         supernet = new_supernet(self.space, self.settings)
         try:
             supernet.load_state_dict(state["model"])
-        except (KeyError, TypeError):
-            raise BadInput(f"{self.checkpoint} holds no weights") from None
-        except RuntimeError:
+        except (RuntimeError, TypeError, AttributeError):
             raise BadInput(f"{self.checkpoint} does not fit the space in run.json") from None
         return supernet
 
@@ -130,11 +128,12 @@ def create_run(
             f"{folder} already holds a supernet run: --resume continues it, or choose another --out"
         )
     images = load_data(data, space.resolution)
+    validate, calibrate = _split_sizes(config, len(images.train.labels))
     splits = make_splits(
         images.train.labels,
         seed=seed,
-        validate=config.validate_images,
-        calibrate=config.calibrate_images,
+        validate=validate,
+        calibrate=calibrate,
         limit=config.limit,
     )
     named = _with_classes(space, len(images.classes))
@@ -153,16 +152,13 @@ def read_settings(folder: Path) -> RunSettings:
     path = folder / "run.json"
     if not path.exists():
         raise BadInput(f"{folder} holds no supernet run; `mobilenas supernet-train` makes one")
-    stored = read_json(path)
+    stored = read_json(path, *RunSettings.model_fields)
     try:
-        chosen = {key: stored[key] for key in RunSettings.model_fields}
-        settings = RunSettings.model_validate(chosen)
+        settings = RunSettings.model_validate({k: stored[k] for k in RunSettings.model_fields})
         space_from_dict(settings.space)
         return settings
     except BadInput as error:
         raise BadInput(f"{path}: space: {error}") from None
-    except (KeyError, TypeError) as error:
-        raise BadInput(f"{path} lacks the key {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
@@ -183,6 +179,13 @@ def open_run(folder: Path) -> SupernetRun:
                 f"there are {len(data.train.labels)}"
             )
     return SupernetRun(folder, settings, space, data, splits)
+
+
+def _split_sizes(config: SupernetConfig, num_images: int) -> tuple[int, int]:
+    """Images to validate and to calibrate on: as set, else a fifth and 5,000 or 2,016 at most."""
+    validate = config.validate_images or min(5000, num_images // 5)
+    train = min(config.limit or num_images, num_images - validate)
+    return validate, config.calibrate_images or min(2016, train)
 
 
 def _with_classes(space: Space, num_classes: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from a generator keyed by (seed, step), so a resumed run needs no saved generato
 """
 
 import math
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -14,14 +14,6 @@ from mobilenas.space import IDENTITY, Arch, Block, Candidate, Space
 
 SamplerName = Literal["uniform", "fair"]
 _STREAM = 11  # keeps these draws apart from those of the data
-
-
-class Sampler(Protocol):
-    """passes_per_step archs an optimizer step."""
-
-    passes_per_step: int
-
-    def __call__(self, step: int) -> list[Arch]: ...
 
 
 class UniformSampler:
