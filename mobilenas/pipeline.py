@@ -88,8 +88,6 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     The accuracy in the file is that on the test images, which no stage before has seen; without
     test images it is that on the validation images.
     """
-    if pick not in PICKS:
-        raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
     if not (run / "front.json").exists():
         raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
     found = read_json(run / "front.json")
@@ -98,8 +96,9 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
         folder, weights = Path(searched["supernet"]), searched["weights"]
     except (KeyError, TypeError):
         raise BadInput(f"{run / 'front.json'} is not the result of a search") from None
+    name = arch or pick_arch(front, pick)
     supernet = open_run(folder)
-    chosen = supernet.space.parse(arch or pick_arch(front, pick))
+    chosen = supernet.space.parse(name)
     evaluator = SupernetEvaluator(supernet)
     if evaluator.describe()["weights"] != weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
@@ -129,6 +128,8 @@ def pick_arch(front: list[dict[str, Any]], pick: str) -> str:
 
     The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
     """
+    if pick not in PICKS:
+        raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
     cheapest = min(front, key=lambda row: (row["flops"], -row["accuracy"]))
     best = max(front, key=lambda row: (row["accuracy"], -row["flops"]))
     width = best["flops"] - cheapest["flops"] or 1

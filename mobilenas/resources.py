@@ -32,7 +32,7 @@ def read_preset(kind: str, reference: str) -> dict[str, Any]:
         known = ", ".join(shipped(kind))
         raise BadInput(f"{reference!r} is neither a YAML file nor one of {known}")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):

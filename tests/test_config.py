@@ -112,7 +112,7 @@ def test_a_wrong_value_names_its_key(override: str, key: str) -> None:
 
 @pytest.mark.parametrize("override", ["lr", "", "lr:0.1", "lr=[1", "lr={", "lr='"])
 def test_an_override_that_cannot_be_read_is_named(override: str) -> None:
-    assert f"--set {override}" in refusal("default", [override])
+    assert f"override {override!r}" in refusal("default", [override])
 
 
 def test_a_reference_to_nothing_names_the_presets() -> None:

@@ -23,7 +23,7 @@ from helpers import (
 from mobilenas.config import SupernetConfig
 
 SPACES = {
-    "no space": (["space", "show", "s9"], ["no space 's9'", "digits", "macro", "s1"]),
+    "no space": (["space", "show", "s9"], ["space s9: 's9' is neither", "digits", "macro", "s1"]),
     "no override": (["space", "show", "s1:width"], ["space s1:width", "key=value"]),
     "unknown key": (["space", "show", "s1:widht=2"], ["space s1:widht=2", "widht: "]),
     "wrong value": (["arch", "sample", "s1:width=wide"], ["s1:width=wide", "width: "]),
@@ -51,14 +51,14 @@ def test_bad_spaces_and_archs_are_refused(name: str, call: Call) -> None:
 
 
 TRAINING = {
-    "space": (["--space=s9"], ["no space 's9'"]),
+    "space": (["--space=s9"], ["space s9: 's9' is neither"]),
     "data": (["--data=/no/such/folder"], ["/no/such/folder", "digits"]),
-    "config": (["--config=fast"], ["no config 'fast'", "quick"]),
+    "config": (["--config=fast"], ["config fast: 'fast' is neither", "quick"]),
     "config no YAML": ([f"--config={ROOT / 'LICENSE'}"], ["LICENSE is not YAML"]),
     "key": (["--set=lrr=0.1"], ["lrr", *SupernetConfig.model_fields]),
-    "no value": (["--set=lr"], ["--set lr", "key=value"]),
+    "no value": (["--set=lr"], ["override 'lr' ", "key=value"]),
     "value": (["--set=lr=fast"], ["lr: "]),
-    "value no YAML": (["--set=lr=[1"], ["--set lr=[1"]),
+    "value no YAML": (["--set=lr=[1"], ["override 'lr=[1'"]),
     "sampler": (["--sampler=random"], ["sampler: ", "fair"]),
     "bn": (["--bn=none"], ["bn: ", "shadow"]),
     "passes": (["--passes=0"], ["passes: "]),
