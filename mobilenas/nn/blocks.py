@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from mobilenas.cost.counts import split_channels, squeezed_channels
 from mobilenas.nn.depthwise import DepthwiseConv2d
+from mobilenas.nn.relu6 import ReLU6
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.spec import Activation
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
+    "relu6": ReLU6,
     "swish": nn.SiLU,
     "hard_swish": nn.Hardswish,
 }

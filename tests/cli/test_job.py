@@ -201,5 +201,7 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
             process.kill()
     assert process.returncode == 130
     assert out == ""
-    assert err.splitlines()[-1].startswith("mobilenas: interrupted; a run is continued with --resume")
+    assert err.splitlines()[-1].startswith(
+        "mobilenas: interrupted; a run is continued with --resume"
+    )
     assert "Traceback" not in err

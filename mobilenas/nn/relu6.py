@@ -1,0 +1,55 @@
+"""ReLU6 that works in place during training without a copy.
+
+Autograd keeps the input of torch's in-place ReLU6, so it clones it: a read and a write of every
+activation of the network for nothing, as the output tells which elements the gradient passes.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class _InPlaceReLU6(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        x.clamp_(0, 6)
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        # 0 < y < 6 where and only where 0 < x < 6, so the output serves as well as the input.
+        return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)
+
+
+@torch.jit.unused
+def _is_eager_training(x: Tensor) -> bool:
+    # The exact type first: proxies of fx and fake tensors of torch.export get the ordinary ReLU6.
+    return (
+        type(x) is Tensor
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and torch.is_grad_enabled()
+        and x.requires_grad
+        and not x.is_leaf
+        and not torch.compiler.is_compiling()
+    )
+
+
+class ReLU6(nn.ReLU6):
+    """``nn.ReLU6(inplace=True)`` with the same values and gradients, without the clone.
+
+    Its output must not be changed in place by others during training: it is kept for backward.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Clamp ``input`` of any shape to 0..6."""
+        if torch.jit.is_scripting() or not _is_eager_training(input):  # type: ignore[attr-defined]
+            return F.relu6(input, self.inplace)
+        out: Tensor = _InPlaceReLU6.apply(input)
+        return out
