@@ -161,6 +161,6 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
         population=20,
         generations=8,
         seed=seed,
-        resume=True,
+        resume=(out / "evolve" / "search.json").exists(),
     )
     return result, run_export(out / "evolve", arch=None, pick="best", out=None)
