@@ -173,7 +173,7 @@ def test_resume_of_a_finished_search_evaluates_nothing(tmp_path, unbroken):
         ("limits", {"flops": 50_000_000}),
         ("objectives", ("accuracy", "params")),
         ("max_evaluations", 30),
-        ("evaluator", {"supernet": "other"}),
+        ("evaluator", {"weights": 7}),
     ],
 )
 def test_resume_with_another_setting_is_refused(tmp_path, name, value):
@@ -183,6 +183,13 @@ def test_resume_with_another_setting_is_refused(tmp_path, name, value):
     with pytest.raises(BadInput, match=f"another {name} "):
         search(tmp_path, resume=True, **{name: value})
     assert (tmp_path / "evaluations.jsonl").read_bytes() == before
+
+
+def test_a_supernet_may_have_moved_when_a_search_is_resumed(tmp_path):
+    evaluator = {"supernet": "here", "weights": 7}
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Counting(12), evaluator=evaluator)
+    search(tmp_path, resume=True, evaluator=evaluator | {"supernet": "there"})
 
 
 def test_resume_in_another_space_is_refused(tmp_path):

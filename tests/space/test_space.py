@@ -274,7 +274,14 @@ def test_a_binary_file_is_refused(tmp_path: Path) -> None:
         load_space(str(path))
 
 
-@pytest.mark.parametrize("text", ["", "- a\n- b\n", "3\n"])
-def test_a_file_without_keys_is_refused(text: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="must hold a mapping"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "name: Field required"),
+        ("- a\n- b\n", "must hold a mapping"),
+        ("3\n", "must hold a mapping"),
+    ],
+)
+def test_a_file_without_keys_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=message):
         load_space(write(tmp_path, text))
