@@ -17,7 +17,7 @@ def tune_process() -> None:
     glibc gives every buffer above 32 MB back to the kernel and faults it in again page by page:
     up to half of a training step. Idle OpenMP threads spin by default, which is ruinous where
     another process wants the core; not spinning at all cost 10 % of a training step on idle cores,
-    a few microseconds of it nothing. Variables that the user has set are left alone.
+    a few microseconds of it hardly anything. Variables that the user has set are left alone.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
