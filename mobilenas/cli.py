@@ -258,6 +258,7 @@ def quickstart(
         _print_json({"run": str(out), "front": front, "export": report.to_dict()})
         return
     print(front_table(front))
+    print(_selected_on(out / "evolve"))
     print(f"\npicture of the front: {out / 'evolve' / 'front.png'}")
     print("ONNX, the most accurate of them:")
     print(describe_export(report.to_dict()))
@@ -278,7 +279,15 @@ def _show_front(result: Any, out: Path, as_json: bool) -> None:
         _print_json({"run": str(out), "evaluations": len(result.evaluations), "front": front})
         return
     print(front_table(front))
+    print(_selected_on(out))
     print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")
+
+
+def _selected_on(search: Path) -> str:
+    from mobilenas.files import read_json
+
+    count = read_json(search / "front.json")["settings"]["evaluator"]["validation_images"]
+    return f"accuracy on {count} validation images, those that the search selected on"
 
 
 def parse_limits(flops: str | None, params: str | None) -> dict[str, int]:

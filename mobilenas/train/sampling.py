@@ -32,7 +32,7 @@ class UniformSampler:
 class FairSampler:
     """Strict fairness: equal use of everything within a (super-)step, by construction.
 
-    Single-path blocks follow FairNAS (Chu et al. 2021, section 3.2): a step walks through a
+    Single-path blocks follow FairNAS (Chu et al. 2021): a step walks through a
     random permutation of the block's candidates, one a pass.
 
     Multi-path blocks use cyclic windows. In a step a block has one expansion and one number of
