@@ -136,7 +136,7 @@ def to_onnx(network: Network, metadata: dict[str, str]) -> bytes:
     size = network.space.resolution
     # Two images: with one, the exporter takes the batch size for a constant.
     example = torch.zeros(2, network.space.spec.in_channels, size, size)
-    with _silence():
+    with silence():
         program = torch.onnx.export(
             folded,
             (example,),
@@ -173,7 +173,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keep the exporter's prints, warnings and logs away; what goes wrong is raised anyway."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -1,0 +1,64 @@
+"""The command line: parses, calls one function, prints. Heavy imports live inside commands."""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from mobilenas import __version__
+from mobilenas.cli import job, spaces
+from mobilenas.errors import BadInput, Diverged, InfeasibleBudget, VerificationFailed
+from mobilenas.process import tune_process
+
+app = typer.Typer(
+    name="mobilenas",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Find convolutional networks for a device: supernet, search under a budget, ONNX.\n\n"
+    "FLOPs are multiply-adds of convolution and linear layers for one image.",
+)
+app.add_typer(spaces.space_app, name="space")
+app.add_typer(spaces.arch_app, name="arch")
+app.command("supernet-train")(job.supernet_train)
+app.command()(job.quickstart)
+app.command()(job.evolve)
+app.command()(job.export)
+
+
+def main() -> None:
+    """Run the command line; errors of the user are one line on stderr and an exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tune_process()
+    try:
+        app()
+    except BadInput as error:
+        _fail(error, 2)
+    except InfeasibleBudget as error:
+        _fail(error, 3)
+    except VerificationFailed as error:
+        _fail(f"not exported: {error}", 1)
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        _fail(error, 2)
+    except (Diverged, OSError) as error:
+        _fail(error, 1)
+    except SystemExit as stop:
+        if stop.code != 130:  # what typer makes of an interrupt, without a word
+            raise
+        _fail("interrupted; a run is continued with --resume, a quickstart by itself", 130)
+
+
+def _fail(error: object, code: int) -> None:
+    print(f"mobilenas: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit

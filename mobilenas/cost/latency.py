@@ -1,0 +1,187 @@
+"""Latency tables: the JSON file of a device, and what it says of the archs of a space.
+
+The schema is described in latency_tables/SCHEMA.md. All times are milliseconds for one batch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mobilenas.cost.rows import rows_of
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, write_json
+from mobilenas.resources import resource
+from mobilenas.space import Genes, Space
+
+FOLDER = "latency_tables"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+Positive = Annotated[int, Field(ge=1)]
+Milliseconds = Annotated[float, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Row(_Strict):
+    """One block, stem or head.
+
+    ms: what it adds to a network; predictions are sums of these. median_ms, spread_ms (quartile
+    range): of `count` timed runs of its graph alone. flags: why it is to be trusted less.
+    """
+
+    ms: Milliseconds
+    median_ms: Milliseconds
+    spread_ms: Milliseconds
+    count: Positive
+    flags: tuple[str, ...] = ()
+
+
+class Figures(_Strict):
+    """How well a predictor does on networks: shares 0..1, errors in ms, relative bias and error.
+
+    bias: mean of (predicted - measured) / measured; mape: mean of its absolute value.
+    """
+
+    within_5_percent: float
+    within_10_percent: float
+    rmse_ms: float
+    mape: float
+    bias: float
+    spearman: float
+    kendall: float
+
+
+class Check(_Strict):
+    """Networks that were not used to build the table, timed and predicted.
+
+    predictors: `table`; `blocks alone`, the plain sum of median_ms; `flops`, a line fitted to these
+    very networks, which favours it.
+    """
+
+    networks: Positive
+    seed: int
+    date: str
+    predictors: dict[str, Figures]
+
+
+class Calibration(_Strict):
+    """How `ms` was made of `median_ms`: see `mobilenas.cost.predict`. archs: those it used."""
+
+    method: str
+    archs: tuple[str, ...] = ()
+    loo_mape: float | None = None
+
+
+class LatencyTable(_Strict):
+    """Latency on one device with one runtime, data type, batch size and number of threads.
+
+    overhead_ms: what a network takes beyond the sum of its rows (below 0 where it takes less).
+    space: the space that it was made for; any other whose rows are all here is covered as well.
+    source: how it came to be, in words.
+    """
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=NAME)]
+    device: Annotated[str, Field(pattern=NAME)]
+    processor: str
+    runtime: str
+    runtime_version: str
+    threads: Positive | None
+    dtype: Literal["fp32", "fp16", "int8"]
+    batch: Positive
+    resolution: Positive
+    space: str
+    date: str
+    source: str
+    overhead_ms: float
+    calibration: Calibration
+    rows: Annotated[dict[str, Row], Field(min_length=1)]
+    check: Check | None = None
+
+    def missing(self, space: Space) -> list[str]:
+        """Keys that the space needs and the table lacks."""
+        return [key for key in rows_of(space).distinct if key not in self.rows]
+
+    def covers(self, space: Space) -> bool:
+        """Whether every arch of the space can be predicted."""
+        return not self.missing(space)
+
+    def column(self, space: Space) -> tuple[float, list[list[float]]]:
+        """Milliseconds of what all networks have, and of each block's candidates.
+
+        Raises BadInput for a space of another resolution, or with rows that the table lacks.
+        """
+        if space.resolution != self.resolution:
+            raise BadInput(
+                f"latency table {self.name} is for {self.resolution} px,"
+                f" space {space.name} has {space.resolution} px"
+            )
+        missing = self.missing(space)
+        if missing:
+            raise BadInput(
+                f"latency table {self.name} (made for {self.space}) lacks {len(missing)} of"
+                f" {len(rows_of(space).distinct)} rows of space {space.name}, such as {missing[0]}"
+            )
+        rows = rows_of(space)
+        fixed = self.overhead_ms + sum(self.rows[key].ms for key in rows.fixed)
+        return fixed, [
+            [0.0 if key is None else self.rows[key].ms for key in block] for block in rows.choices
+        ]
+
+    def predict(self, space: Space, genes: Genes) -> NDArray[np.float64]:
+        """Milliseconds (n,) of genes (n, blocks). Raises BadInput as `column` does."""
+        fixed, blocks = self.column(space)
+        per_block = [np.array(ms)[genes[:, i]] for i, ms in enumerate(blocks)]
+        return fixed + np.sum(per_block, axis=0)
+
+
+def read_table(path: Path) -> LatencyTable:
+    """Load a table. Raises BadInput naming the file and the key that is wrong."""
+    try:
+        return LatencyTable.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the table"
+        raise BadInput(f"{path}: {key}: {first['msg']}") from None
+
+
+def write_table(folder: Path, table: LatencyTable) -> Path:
+    """Write a table as folder/NAME.json, atomically."""
+    path = folder / f"{table.name}.json"
+    write_json(path, table.model_dump(mode="json"))
+    return path
+
+
+def list_tables() -> dict[str, Path]:
+    """Tables by name: those shipped and those in ./latency_tables, which come first."""
+    folders = (resource(FOLDER), Path(FOLDER))
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
+
+
+def find_table(reference: str, space: Space) -> LatencyTable:
+    """The table of a file path, a table name, or a device that one table of the space is for.
+
+    Raises BadInput for a device that is not known (lists those that are) or that has several
+    tables for the space (lists them).
+    """
+    if reference.endswith(".json"):
+        return read_table(Path(reference))
+    known = list_tables()
+    if reference in known:
+        return read_table(known[reference])
+    tables = [read_table(path) for path in known.values()]
+    of_device = [table for table in tables if table.device == reference]
+    if not of_device:
+        devices = ", ".join(sorted({table.device for table in tables})) or "none"
+        raise BadInput(f"no latency table for device {reference!r}; known devices: {devices}")
+    fitting = [t for t in of_device if t.resolution == space.resolution and t.covers(space)]
+    if len(fitting) > 1:
+        names = ", ".join(table.name for table in fitting)
+        raise BadInput(f"device {reference} has several tables for {space.name}: name one, {names}")
+    # None fits: whatever is wrong with the first one is what the user is told when it is used.
+    return (fitting or of_device)[0]
