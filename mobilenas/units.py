@@ -1,11 +1,11 @@
-"""Sizes as people write them: 500M, 0.5G, 12k."""
+"""Sizes and durations as people write them: 500M, 0.5G, 12k; 20ms, 1.5s, 800us."""
 
 import re
-from collections.abc import Mapping
 
 from mobilenas.errors import BadInput
 
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+_MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 def parse_size(text: str) -> int:
@@ -16,14 +16,30 @@ def parse_size(text: str) -> int:
     return round(float(match[1]) * _FACTORS[match[2]])
 
 
-def format_limits(limits: Mapping[str, float]) -> str:
-    """Limits in words: `flops <= 500M and params <= 5M`."""
-    return " and ".join(f"{name} <= {format_size(limit)}" for name, limit in limits.items())
-
-
 def format_size(value: float) -> str:
     """A size with three or four digits and its unit: 388.1M."""
     for unit in ("G", "M", "k"):
         if abs(value) >= _FACTORS[unit] * 0.9995:
             return f"{value / _FACTORS[unit]:.4g}{unit}"
     return f"{value:.4g}"
+
+
+def parse_duration(text: str) -> float:
+    """The milliseconds that `20ms`, `1.5s` or `800us` stands for. Raises BadInput."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", text.strip())
+    if not match:
+        raise BadInput(f"{text!r} is not a duration: write a number with us, ms or s, such as 20ms")
+    return float(match[1]) * _MILLISECONDS[match[2]]
+
+
+def format_ms(value: float) -> str:
+    """Milliseconds with four digits: 12.35 ms; all of those before the point from 10 s on."""
+    return f"{value:.0f} ms" if abs(value) >= 9999.5 else f"{value:.4g} ms"
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds that `90s`, `10m` or `2h` stand for. Raises BadInput."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if not match or float(match[1]) == 0:
+        raise BadInput(f"{text!r} is not a time: write a number with s, m or h, such as 10m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mobilenas import __version__
-from mobilenas.cli import job, spaces
+from mobilenas.cli import job, latency, spaces
 from mobilenas.errors import BadInput, Diverged, InfeasibleBudget, VerificationFailed
 from mobilenas.process import tune_process
 
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.add_typer(spaces.space_app, name="space")
 app.add_typer(spaces.arch_app, name="arch")
+app.add_typer(latency.latency_app, name="latency")
 app.command("supernet-train")(job.supernet_train)
 app.command()(job.quickstart)
 app.command()(job.evolve)

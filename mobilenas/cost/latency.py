@@ -59,6 +59,7 @@ class Figures(_Strict):
 class Check(_Strict):
     """Networks that were not used to build the table, timed and predicted.
 
+    control_ms: the control network during the check, to be compared with that of the table.
     predictors: `table`; `blocks alone`, the plain sum of median_ms; `flops`, a line fitted to these
     very networks, which favours it.
     """
@@ -66,6 +67,7 @@ class Check(_Strict):
     networks: Positive
     seed: int
     date: str
+    control_ms: float
     predictors: dict[str, Figures]
 
 
@@ -82,6 +84,7 @@ class LatencyTable(_Strict):
 
     overhead_ms: what a network takes beyond the sum of its rows (below 0 where it takes less).
     space: the space that it was made for; any other whose rows are all here is covered as well.
+    control_ms: the network by which one tells whether the device was as fast at another time.
     source: how it came to be, in words.
     """
 
@@ -99,6 +102,7 @@ class LatencyTable(_Strict):
     date: str
     source: str
     overhead_ms: float
+    control_ms: float | None = None
     calibration: Calibration
     rows: Annotated[dict[str, Row], Field(min_length=1)]
     check: Check | None = None
@@ -163,11 +167,11 @@ def list_tables() -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
 
 
-def find_table(reference: str, space: Space) -> LatencyTable:
-    """The table of a file path, a table name, or a device that one table of the space is for.
+def find_table(reference: str, space: Space | None) -> LatencyTable:
+    """The table of a file path, a table name, or a device with one table that covers the space.
 
-    Raises BadInput for a device that is not known (lists those that are) or that has several
-    tables for the space (lists them).
+    space: None for any. Raises BadInput for a device that is not known (lists those that are) or
+    that has several such tables (lists them).
     """
     if reference.endswith(".json"):
         return read_table(Path(reference))
@@ -179,9 +183,13 @@ def find_table(reference: str, space: Space) -> LatencyTable:
     if not of_device:
         devices = ", ".join(sorted({table.device for table in tables})) or "none"
         raise BadInput(f"no latency table for device {reference!r}; known devices: {devices}")
-    fitting = [t for t in of_device if t.resolution == space.resolution and t.covers(space)]
+    fitting = [
+        table
+        for table in of_device
+        if space is None or (table.resolution == space.resolution and table.covers(space))
+    ]
     if len(fitting) > 1:
         names = ", ".join(table.name for table in fitting)
-        raise BadInput(f"device {reference} has several tables for {space.name}: name one, {names}")
-    # None fits: whatever is wrong with the first one is what the user is told when it is used.
+        raise BadInput(f"device {reference} has several tables: name one of {names}")
+    # Where none fits, the first one says what is wrong with it as soon as it is used.
     return (fitting or of_device)[0]

@@ -1,6 +1,7 @@
 """The plain module of one arch, with the verbs of a timm model."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -95,18 +96,23 @@ class Network(nn.Module):
         return nn.Linear(self.num_features, self.num_classes)
 
 
-def fold_batch_norm(network: Network) -> Network:
-    """A copy in eval mode with every batch norm folded into the convolution before it."""
-    folded = copy.deepcopy(network).eval()
-    for module in list(folded.modules()):
-        if isinstance(module, ConvBN):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
-            module.bn = nn.Identity()  # type: ignore[assignment]
-        elif isinstance(module, InvertedBottleneck):
-            norm = module.bns[0]
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def fold_batch_norm(module: Module) -> Module:
+    """A copy of a network, or of a part of one, in eval mode with every batch norm folded into the
+    convolution before it.
+    """
+    folded = copy.deepcopy(module).eval()
+    for part in list(folded.modules()):
+        if isinstance(part, ConvBN):
+            part.conv = fuse_conv_bn_eval(part.conv, part.bn)
+            part.bn = nn.Identity()  # type: ignore[assignment]
+        elif isinstance(part, InvertedBottleneck):
+            norm = part.bns[0]
             assert isinstance(norm, nn.BatchNorm2d)
-            module.project = fuse_conv_bn_eval(module.project, norm)
-            module.bns[0] = nn.Identity()
+            part.project = fuse_conv_bn_eval(part.project, norm)
+            part.bns[0] = nn.Identity()
     return folded
 
 

@@ -1,0 +1,161 @@
+"""The commands `latency`: tables of a device, made, checked, listed. Heavy imports live inside."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mobilenas.cli.options import Json, Seed, print_json
+from mobilenas.errors import BadInput
+
+latency_app = typer.Typer(
+    no_args_is_help=True, help="Latency tables: what a network takes on a device, in ms."
+)
+
+Command = Annotated[
+    str | None,
+    typer.Option(
+        help="For --runtime command: a shell command that is given {model} (ONNX) or {pte} "
+        "(ExecuTorch) and prints milliseconds."
+    ),
+]
+
+
+@latency_app.command("build")
+def latency_build(
+    space: Annotated[
+        str | None, typer.Option(help="Shipped space or YAML file, with overrides.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Your name for the device, for --latency 20ms@DEVICE.")
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="onnxruntime, executorch or command.")] = (
+        "onnxruntime"
+    ),
+    dtype: Annotated[str, typer.Option(help="fp32 or int8 (onnxruntime).")] = "fp32",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images in pixels, else the space's.")
+    ] = None,
+    command: Command = None,
+    budget: Annotated[str, typer.Option(help="Time to measure for: 90s, 10m, 2h.")] = "15m",
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/latency/<name of the table> by default.")
+    ] = None,
+    tables: Annotated[Path, typer.Option(help="Folder that the table is written to.")] = Path(
+        "latency_tables"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the run folder has and continue.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a latency table for a space on this host, or on any device through a command.
+
+    Times every distinct block, stem and head as a graph of its own, then whole networks, and fits
+    the rows to them so that their sums predict networks.
+
+    Example: mobilenas latency build --space s2 --device laptop --budget 5m
+    """
+    from mobilenas.cost.latency import write_table
+    from mobilenas.latency.build import BuildSettings, build_table, table_name
+    from mobilenas.space import load_space
+    from mobilenas.units import parse_seconds
+
+    if space is None or device is None:
+        raise BadInput("--space and --device say what to measure and what to call it")
+    loaded = load_space(space)
+    if resolution is not None and resolution != loaded.resolution:
+        joint = "," if ":" in space else ":"
+        loaded = load_space(f"{space}{joint}resolution={resolution}")
+    settings = BuildSettings(
+        space=loaded.to_dict(),
+        device=device,
+        runtime=runtime,
+        dtype=dtype,
+        threads=threads,
+        batch=batch,
+        seed=seed,
+        command=command,
+    )
+    name = table_name(settings)
+    run = out or Path("runs/latency") / name
+    table = build_table(settings, run, budget=parse_seconds(budget), resume=resume)
+    path = write_table(tables, table)
+    fit = table.calibration
+    if as_json:
+        print_json({"table": str(path), "rows": len(table.rows), "networks": len(fit.archs)})
+        return
+    loo = "" if fit.loo_mape is None else f", leave-one-out error {100 * fit.loo_mape:.1f} %"
+    print(f"{path}: {len(table.rows)} rows, fitted to {len(fit.archs)} networks{loo}")
+    print(f"next: mobilenas latency check {name}; mobilenas evolve --latency 20ms@{name}")
+
+
+@latency_app.command("check")
+def latency_check(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="Name or file of a table, or a device.")
+    ],
+    space: Annotated[
+        str | None, typer.Option(help="Space to draw networks of, else the table's own.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=5, help="Networks to time.")] = 60,
+    command: Command = None,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/latency/<name of the table> by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time whole networks that the table was not made from, and say how well it predicts them.
+
+    The figures are stored in the table. Run again after a kill, it continues.
+
+    Example: mobilenas latency check laptop-onnxruntime-fp32-s2
+    """
+    from mobilenas.cost.latency import FOLDER, find_table, write_table
+    from mobilenas.latency.check import check_table, warn_of_differences
+    from mobilenas.latency.runtimes import make_runtime
+    from mobilenas.report.latency import check_lines, plot_check
+    from mobilenas.space import load_space
+
+    is_file = table.endswith(".json")
+    found = find_table(table, load_space(space) if space else None)
+    drawn_from = load_space(space or found.space)
+    found.column(drawn_from)
+    if found.source != "measured":
+        raise BadInput(f"table {found.name} is {found.source}: nothing here can time its device")
+    runtime = make_runtime(
+        found.runtime, dtype=found.dtype, threads=found.threads or 1, command=command
+    )
+    warn_of_differences(found, runtime)
+    run = out or Path("runs/latency") / found.name
+    checked, predicted, measured = check_table(drawn_from, found, runtime, run, n=n, seed=seed)
+    assert checked.check is not None
+    path = write_table(Path(table).parent if is_file else Path(FOLDER), checked)
+    picture = run / "check.png"
+    plot_check(picture, checked, predicted, measured)
+    if as_json:
+        print_json({"table": str(path), "check": checked.check.model_dump(mode="json")})
+        return
+    print(check_lines(checked))
+    print(f"stored in {path}; picture: {picture}")
+
+
+@latency_app.command("list")
+def latency_list(as_json: Json = False) -> None:
+    """List the tables: those that come with mobilenas and those in ./latency_tables.
+
+    Example: mobilenas latency list
+    """
+    from mobilenas.cost.latency import list_tables, read_table
+    from mobilenas.report.latency import tables_text
+
+    tables = [read_table(path) for path in list_tables().values()]
+    if as_json:
+        drop: Any = {"rows", "calibration"}
+        print_json({table.name: table.model_dump(mode="json", exclude=drop) for table in tables})
+        return
+    print(tables_text(tables))

@@ -1,0 +1,239 @@
+"""Building a latency table: time the rows alone, time networks, fit the rows to the networks."""
+
+import json
+import logging
+import platform
+import re
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.cost.latency import Calibration, LatencyTable, Row
+from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
+from mobilenas.cost.rows import rows_of
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, write_json
+from mobilenas.latency.graphs import Job, network_job, row_jobs
+from mobilenas.latency.measure import Timing, TimingLog, measure, steps
+from mobilenas.latency.runtimes import Runtime, make_runtime
+from mobilenas.progress import ProgressBar
+from mobilenas.space import Arch, Genes, Space, space_from_dict
+
+SETTINGS, TIMINGS, GRAPHS = "build.json", "timings.jsonl", "graphs"
+ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
+# Rows that move more than this between visits are timed twice as often, then flagged.
+WIDE_SPREAD = 0.1
+# Networks whose files lie on the disk at the same time.
+CHUNK = 25
+ROWS_SHARE = 0.4
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a table is of, as plain data. command: template of the runtime `command`."""
+
+    space: dict[str, object]
+    device: str
+    runtime: str
+    dtype: str
+    threads: int
+    batch: int
+    seed: int
+    command: str | None
+
+    def runtime_of(self) -> Runtime:
+        """The runtime, ready to time. Raises BadInput."""
+        return make_runtime(
+            self.runtime, dtype=self.dtype, threads=self.threads, command=self.command
+        )
+
+
+def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bool) -> LatencyTable:
+    """Time the rows of a space and as many of its networks as `budget` seconds allow, and fit.
+
+    run: folder of settings and timings. resume: keep the timings that it has. Raises BadInput for
+    a folder that is in use or holds other settings, and for a budget that the rows alone do not fit
+    into; what was timed is kept.
+    """
+    start = time.monotonic()
+    _check_folder(run, settings, resume)
+    runtime = settings.runtime_of()
+    write_json(run / SETTINGS, asdict(settings))
+    space = space_from_dict(settings.space)
+    timings = TimingLog(run / TIMINGS)
+    control = network_job(space, control_arch(space), settings.batch)
+    jobs = row_jobs(space, settings.batch)
+
+    def time_all(what: list[Job], rounds: int, share: float, bar: ProgressBar) -> bool:
+        return measure(
+            what,
+            runtime,
+            timings,
+            control=control,
+            rounds=rounds,
+            graphs=run / GRAPHS,
+            bar=bar,
+            deadline=start + share * budget,
+        )
+
+    with ProgressBar("rows", steps(jobs, timings, ROW_ROUNDS)) as bar:
+        time_all(jobs, ROW_ROUNDS, ROWS_SHARE, bar)
+    missing = [job for job in jobs if timings.count(job.key) == 0]
+    if missing:
+        raise BadInput(
+            f"--budget of {budget:.0f} s: {len(missing)} of {len(jobs)} rows were not reached;"
+            f" the rest is kept in {run}: continue with --resume and a longer budget"
+        )
+    wide = [job for job in jobs if _is_wide(timings.timings()[job.key])]
+    with ProgressBar("rows with a wide spread", steps(wide, timings, 2 * ROW_ROUNDS)) as bar:
+        time_all(wide, 2 * ROW_ROUNDS, ROWS_SHARE + 0.1, bar)
+
+    archs = design(space, len(jobs), settings.seed)
+    networks = [network_job(space, arch, settings.batch) for arch in archs]
+    with ProgressBar("networks", steps(networks, timings, NETWORK_ROUNDS)) as bar:
+        longest = 0.0
+        for first in range(0, len(networks), CHUNK):
+            begun = time.monotonic()
+            if begun + longest > start + budget:
+                log.info("the budget is used: %d of %d networks", first, len(networks))
+                break
+            if not time_all(networks[first : first + CHUNK], NETWORK_ROUNDS, 1.0, bar):
+                break
+            longest = max(longest, time.monotonic() - begun)
+    shutil.rmtree(run / GRAPHS)
+    return _table(settings, space, runtime, timings, archs)
+
+
+def table_name(settings: BuildSettings) -> str:
+    """`device-runtime-dtype-space`, with threads and batch where they are not 1."""
+    extra = [f"{settings.threads}threads"] if settings.threads > 1 else []
+    extra += [f"batch{settings.batch}"] if settings.batch > 1 else []
+    parts = [settings.device, settings.runtime, settings.dtype, *extra, str(settings.space["name"])]
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+
+
+def control_arch(space: Space) -> Arch:
+    """The network that is timed again and again to see how quiet the machine is."""
+    return space.sample(np.random.default_rng(0))
+
+
+def design(space: Space, n: int, seed: int) -> list[Arch]:
+    """n archs in which each candidate of a block is chosen equally often, in random company."""
+    rng = np.random.default_rng([seed, 1])
+    columns = []
+    for size in space.num_candidates:
+        repeated = np.tile(np.arange(size), -(-n // size))[:n]
+        columns.append(rng.permutation(repeated))
+    genes: Genes = np.stack(columns, axis=1)
+    archs = dict.fromkeys(space.decode(row) for row in genes)
+    archs.pop(control_arch(space), None)
+    return list(archs)
+
+
+def row_groups(keys: list[str]) -> NDArray[np.int64]:
+    """A label for each row: those of blocks of one shape share a factor in the fit."""
+    shapes = ["-".join(key.split("-")[:3]) for key in keys]
+    return np.unique(shapes, return_inverse=True)[1]
+
+
+def processor() -> str:
+    """The processor of this host, as the system names it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def today() -> str:
+    """The date, UTC."""
+    return datetime.now(UTC).date().isoformat()
+
+
+def _check_folder(run: Path, settings: BuildSettings, resume: bool) -> None:
+    if not (run / SETTINGS).exists():
+        return
+    if not resume:
+        raise BadInput(f"{run} already holds timings: continue them with --resume or set --out")
+    stored = read_json(run / SETTINGS)
+    for key, value in asdict(settings).items():
+        # As JSON has it: tuples become lists.
+        if stored.get(key) != json.loads(json.dumps(value)):
+            both = "" if key == "space" else f" ({stored.get(key)} there, {value} here)"
+            raise BadInput(f"{run} holds timings for another {key}{both}: set --out")
+
+
+def _is_wide(timing: Timing) -> bool:
+    return timing.spread_ms > WIDE_SPREAD * timing.median_ms
+
+
+def _table(
+    settings: BuildSettings,
+    space: Space,
+    runtime: Runtime,
+    log_: TimingLog,
+    archs: list[Arch],
+) -> LatencyTable:
+    timings, control = log_.timings(), log_.control()
+    assert control is not None
+    keys = list(rows_of(space).distinct)
+    alone = np.array([timings[key].median_ms for key in keys])
+    used = [arch for arch in archs if log_.count(str(arch)) >= NETWORK_ROUNDS]
+    if len(used) >= MIN_NETWORKS:
+        fit = _fit(space, keys, alone, used, timings)
+        method = "fitted to networks"
+    else:
+        log.warning("time for %d networks only: the rows are those of blocks alone", len(used))
+        fit, method, used = Fit(0.0, alone, float("nan")), "blocks alone", []
+    rows = {}
+    for key, ms in zip(keys, fit.ms, strict=True):
+        timing = timings[key]
+        flags = ("wide spread",) if _is_wide(timing) else ()
+        rows[key] = Row(ms=float(ms), **asdict(timing), flags=flags)
+    flagged = sum(bool(row.flags) for row in rows.values())
+    if flagged:
+        log.warning("%d of %d rows are flagged for a wide spread", flagged, len(rows))
+    return LatencyTable(
+        name=table_name(settings),
+        device=settings.device,
+        processor="reached by a command" if settings.command else processor(),
+        runtime=runtime.name,
+        runtime_version=runtime.version,
+        threads=settings.threads,
+        dtype=settings.dtype,  # type: ignore[arg-type]
+        batch=settings.batch,
+        resolution=space.resolution,
+        space=space.name,
+        date=today(),
+        source="measured",
+        overhead_ms=fit.overhead_ms,
+        control_ms=control.median_ms,
+        calibration=Calibration(
+            method=method,
+            archs=tuple(map(str, used)),
+            loo_mape=fit.loo_mape if used else None,
+        ),
+        rows=rows,
+    )
+
+
+def _fit(
+    space: Space,
+    keys: list[str],
+    alone: NDArray[np.float64],
+    archs: list[Arch],
+    timings: dict[str, Timing],
+) -> Fit:
+    rows = rows_of(space)
+    counted = [rows.counts(space.encode(arch).tolist()) for arch in archs]
+    counts = np.array([[count[key] for key in keys] for count in counted], dtype=float)
+    measured = np.array([timings[str(arch)].median_ms for arch in archs])
+    return calibrate(counts, measured, alone, row_groups(keys))

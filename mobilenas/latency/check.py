@@ -1,0 +1,129 @@
+"""How far a table can be trusted: networks that it was not made from, timed and predicted."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import kendalltau, spearmanr
+
+from mobilenas.cost import CostModel
+from mobilenas.cost.latency import Check, Figures, LatencyTable
+from mobilenas.cost.rows import rows_of
+from mobilenas.errors import BadInput
+from mobilenas.latency.build import CHUNK, GRAPHS, control_arch, processor, today
+from mobilenas.latency.graphs import network_job
+from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.runtimes import Runtime
+from mobilenas.progress import ProgressBar
+from mobilenas.space import Arch, Space
+
+CHECK_ROUNDS = 5
+TIMINGS = "check.jsonl"
+
+Floats = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+
+def warn_of_differences(table: LatencyTable, runtime: Runtime) -> None:
+    """Say where this host is not what the table was measured on."""
+    here = table.processor if runtime.name == "command" else processor()
+    for what, there, now in (
+        ("processor", table.processor, here),
+        (f"version of {runtime.name}", table.runtime_version, runtime.version),
+    ):
+        if there != now:
+            log.warning("the %s is %s; the table was measured with %s", what, now, there)
+
+
+def held_out(space: Space, table: LatencyTable, n: int, seed: int) -> list[Arch]:
+    """n archs drawn as `Space.sample` does, none of which the table was fitted to."""
+    used = set(table.calibration.archs) | {str(control_arch(space))}
+    rng = np.random.default_rng([seed, 2])
+    archs: dict[Arch, None] = {}
+    for _ in range(100 * n):
+        arch = space.sample(rng)
+        if str(arch) not in used:
+            archs[arch] = None
+        if len(archs) == n:
+            return list(archs)
+    raise BadInput(f"{space.name} has no {n} archs that the table was not fitted to")
+
+
+def time_networks(
+    space: Space, archs: Sequence[Arch], runtime: Runtime, run: Path, batch: int
+) -> tuple[Floats, float]:
+    """Milliseconds (n,) of whole networks, and of the control network that was timed in turns.
+
+    run: folder for the timings; those that it holds are not made again.
+    """
+    timed = TimingLog(run / TIMINGS)
+    jobs = [network_job(space, arch, batch) for arch in archs]
+    with ProgressBar("networks", steps(jobs, timed, CHECK_ROUNDS)) as bar:
+        for first in range(0, len(jobs), CHUNK):
+            measure(
+                jobs[first : first + CHUNK],
+                runtime,
+                timed,
+                control=network_job(space, control_arch(space), batch),
+                rounds=CHECK_ROUNDS,
+                graphs=run / GRAPHS,
+                bar=bar,
+            )
+    timings, control = timed.timings(), timed.control()
+    assert control is not None
+    return np.array([timings[str(arch)].median_ms for arch in archs]), control.median_ms
+
+
+def predictions(space: Space, table: LatencyTable, archs: Sequence[Arch]) -> dict[str, Floats]:
+    """What each predictor says of archs, ms or, for `flops`, multiply-adds."""
+    genes = np.array([space.encode(arch) for arch in archs])
+    rows = rows_of(space)
+    counted = [rows.counts(row.tolist()) for row in genes]
+    alone = [sum(table.rows[k].median_ms * n for k, n in count.items()) for count in counted]
+    return {
+        "table": table.predict(space, genes),
+        "blocks alone": np.array(alone),
+        "flops": CostModel(space).flops_batch(genes).astype(float),
+    }
+
+
+def compare(predicted: Mapping[str, Floats], measured: Floats) -> dict[str, Figures]:
+    """The figures of each predictor; `flops` goes through the line that fits these times best."""
+    values = dict(predicted)
+    slope, offset = np.polyfit(values["flops"], measured, 1)
+    values["flops"] = slope * values["flops"] + offset
+    return {name: figures(guess, measured) for name, guess in values.items()}
+
+
+def figures(predicted: Floats, measured: Floats) -> Figures:
+    """How far predictions (n,) are from measurements (n,), both ms."""
+    relative = (predicted - measured) / measured
+    return Figures(
+        within_5_percent=float(np.mean(np.abs(relative) <= 0.05)),
+        within_10_percent=float(np.mean(np.abs(relative) <= 0.1)),
+        rmse_ms=float(np.sqrt(np.mean((predicted - measured) ** 2))),
+        mape=float(np.abs(relative).mean()),
+        bias=float(relative.mean()),
+        spearman=float(spearmanr(predicted, measured).statistic),
+        kendall=float(kendalltau(predicted, measured).statistic),
+    )
+
+
+def check_table(
+    space: Space, table: LatencyTable, runtime: Runtime, run: Path, *, n: int, seed: int
+) -> tuple[LatencyTable, dict[str, Floats], Floats]:
+    """Time n held-out networks; the table with its check, the predictions, the times."""
+    archs = held_out(space, table, n, seed)
+    measured, control_ms = time_networks(space, archs, runtime, run, table.batch)
+    predicted = predictions(space, table, archs)
+    check = Check(
+        networks=n,
+        seed=seed,
+        date=today(),
+        control_ms=control_ms,
+        predictors=compare(predicted, measured),
+    )
+    return table.model_copy(update={"check": check}), predicted, measured

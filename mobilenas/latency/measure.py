@@ -1,0 +1,157 @@
+"""Timing many graphs fairly on a machine that is never quite quiet.
+
+Every round visits all graphs in a new order, so a slow minute hits all of them alike. A visit loads
+the graph afresh, warms up and takes the median of its runs. Every few seconds a control network is
+timed; a visit is divided by how slow the control was around it. A graph's time is the median of its
+visits. Each visit is a line of a log, so a killed measurement continues where it was.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mobilenas.files import read_jsonl
+from mobilenas.latency.graphs import Job
+from mobilenas.latency.runtimes import Runtime
+from mobilenas.progress import ProgressBar
+
+CONTROL = "control"
+VISIT_SECONDS = 0.015
+CONTROL_EVERY_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a graph: median and quartile range of its visits, and the runs in them."""
+
+    median_ms: float
+    spread_ms: float
+    count: int
+
+
+class TimingLog:
+    """Visits in order, as a file of one JSON line each: key, ms (median of the runs), runs."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.visits = read_jsonl(path, "key", "ms", "runs")
+        self._counts = Counter(visit["key"] for visit in self.visits)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():  # a last line torn by a kill goes
+            content = path.read_bytes()
+            path.write_bytes(content[: content.rfind(b"\n") + 1])
+
+    def add(self, key: str, runs: Sequence[float]) -> None:
+        """Append a visit."""
+        visit = {"key": key, "ms": float(np.median(runs)), "runs": len(runs)}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(visit) + "\n")
+        self.visits.append(visit)
+        self._counts[key] += 1
+
+    def count(self, key: str) -> int:
+        """Number of visits of a graph."""
+        return self._counts[key]
+
+    def timings(self) -> dict[str, Timing]:
+        """The timing of every graph but the control, corrected by the control."""
+        by_key = defaultdict(list)
+        for visit, slowness in zip(self.visits, self._slowness(), strict=True):
+            if visit["key"] != CONTROL:
+                by_key[visit["key"]].append((visit["ms"] / slowness, visit["runs"]))
+        timings = {}
+        for key, visits in by_key.items():
+            ms = [value for value, _ in visits]
+            low, middle, high = np.quantile(ms, (0.25, 0.5, 0.75))
+            timings[key] = Timing(float(middle), float(high - low), sum(n for _, n in visits))
+        return timings
+
+    def control(self) -> Timing | None:
+        """The control network as it was timed, uncorrected: how quiet the machine was."""
+        visits = [visit for visit in self.visits if visit["key"] == CONTROL]
+        if not visits:
+            return None
+        low, middle, high = np.quantile([visit["ms"] for visit in visits], (0.25, 0.5, 0.75))
+        return Timing(float(middle), float(high - low), sum(visit["runs"] for visit in visits))
+
+    def _slowness(self) -> list[float]:
+        """For each visit the control's time around it, as a multiple of its median."""
+        places = [i for i, visit in enumerate(self.visits) if visit["key"] == CONTROL]
+        if not places:
+            return [1.0] * len(self.visits)
+        times = np.array([self.visits[i]["ms"] for i in places])
+        after = np.searchsorted(places, np.arange(len(self.visits)))
+        before = np.maximum(after - 1, 0)
+        around = (times[before] + times[np.minimum(after, len(times) - 1)]) / 2
+        return list(around / np.median(times))
+
+
+def measure(
+    jobs: Sequence[Job],
+    runtime: Runtime,
+    log: TimingLog,
+    *,
+    control: Job,
+    rounds: int,
+    graphs: Path,
+    bar: ProgressBar,
+    deadline: float = math.inf,
+) -> bool:
+    """Time every job until the log has `rounds` visits of each; False if the deadline came first.
+
+    graphs: folder for the files of the jobs, which are taken away when all are timed. deadline:
+    time.monotonic(). The bar advances by one a file written and one a visit (`steps`).
+    """
+    graphs.mkdir(parents=True, exist_ok=True)
+    todo = [job for job in jobs if log.count(job.key) < rounds]
+    if not todo:
+        return True
+    files: dict[str, Path] = {}
+    for job in [control, *todo]:
+        if time.monotonic() > deadline:
+            return False
+        files[job.key] = _prepared(job, runtime, graphs)
+        if job is not control:
+            bar.advance(1, "writing graphs")
+    control_due = 0.0
+    for number in range(rounds):
+        order = np.random.default_rng([number, len(log.visits)]).permutation(len(todo))
+        for job in (todo[i] for i in order):
+            if log.count(job.key) > number:
+                continue
+            if time.monotonic() > deadline:
+                return False
+            if time.monotonic() > control_due:
+                log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))
+                control_due = time.monotonic() + CONTROL_EVERY_SECONDS
+            log.add(job.key, runtime.time(files[job.key], VISIT_SECONDS))
+            bar.advance(1, f"timing, round {number + 1} of {rounds}")
+    log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))
+    for job in todo:
+        files[job.key].unlink()
+    return True
+
+
+def steps(jobs: Sequence[Job], log: TimingLog, rounds: int) -> int:
+    """What `measure` advances its bar by for these jobs."""
+    missing = (rounds - log.count(job.key) for job in jobs)
+    return sum(1 + visits for visits in missing if visits > 0)
+
+
+def _prepared(job: Job, runtime: Runtime, graphs: Path) -> Path:
+    """The file of a job, made unless it is there."""
+    name = hashlib.sha256(job.key.encode()).hexdigest()[:16]
+    path = graphs / f"{name}{runtime.suffix}"
+    if not path.exists():
+        module, example = job.make()
+        part = graphs / f"{name}.part{runtime.suffix}"
+        runtime.prepare(module, example, part)
+        part.replace(path)
+    return path
