@@ -9,7 +9,7 @@ a factor, and the factors are fitted to timed networks:
 by least squares on relative errors with ridge penalties that pull the overhead, the factors u of
 groups of rows (blocks of one shape) and those of single rows (v) to zero. The penalties
 are those with the smallest leave-one-out error, which a ridge gives in closed form (Hastie,
-Tibshirani & Friedman 2009, section 7.10, equation 7.64).
+Tibshirani & Friedman 2009, section 7.10).
 """
 
 from dataclasses import dataclass
@@ -49,6 +49,8 @@ def calibrate(counts: Floats, measured: Floats, alone: Floats, groups: NDArray[n
     """
     if len(measured) < MIN_NETWORKS or not (measured > 0).all() or not (alone >= 0).all():
         raise ValueError(f"at least {MIN_NETWORKS} networks with times above 0 are needed")
+    # To the scale of the networks, so that the penalties are on relative factors.
+    alone = alone * measured.mean() / (counts @ alone).mean()
     times = counts * alone
     shared = times @ np.eye(groups.max() + 1)[groups]
     overhead = np.full((len(measured), 1), measured.mean())

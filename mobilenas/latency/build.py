@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.cost.latency import Calibration, LatencyTable, Row
+from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
 from mobilenas.cost.rows import rows_of
 from mobilenas.errors import BadInput
@@ -63,6 +63,10 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     into; what was timed is kept.
     """
     start = time.monotonic()
+    if not re.fullmatch(NAME, settings.device):
+        raise BadInput(
+            f"--device {settings.device!r}: letters, digits, '.', '_' and '-' are wanted"
+        )
     _check_folder(run, settings, resume)
     runtime = settings.runtime_of()
     write_json(run / SETTINGS, asdict(settings))

@@ -1,0 +1,83 @@
+"""ExecuTorch with the XNNPACK delegate, on the CPU of this host.
+
+What XNNPACK does not take runs in ExecuTorch's own kernels: of a network that is the pooling, of a
+block nothing (tests/latency).
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.errors import BadInput
+from mobilenas.export.onnx import silence
+from mobilenas.files import write_atomic
+from mobilenas.latency.runtimes import package_version, timed
+
+
+class Executorch:
+    """Writes .pte files and times them. Implements `Runtime`.
+
+    Raises BadInput if the package is missing or for a data type other than fp32.
+    """
+
+    name = "executorch"
+    suffix = ".pte"
+
+    def __init__(self, dtype: str, threads: int) -> None:
+        if dtype != "fp32":
+            raise BadInput(f"executorch runs fp32 only, not {dtype}; onnxruntime has int8")
+        self.version = package_version("executorch", "mobile")
+        self._threads = threads
+
+    def prepare(self, module: nn.Module, example: Tensor, path: Path) -> None:
+        """Write the .pte file of a module in eval mode.
+
+        Batch norms should be folded: XNNPACK folds those that are not, which takes twice as long.
+        """
+        with silence():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
+            exported = torch.export.export(module, (example,), strict=False)
+            lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
+            program = lowered.to_executorch()
+        write_atomic(path, lambda file: file.write(program.buffer))
+
+    def time(self, path: Path, seconds: float) -> list[float]:
+        """Milliseconds of each run of a .pte file with one input of a static shape."""
+        with silence():
+            from executorch.runtime import Runtime
+        # A method keeps the pool of threads that it finds when it is loaded.
+        _set_threads(self._threads)
+        method = Runtime.get().load_program(path).load_method("forward")
+        assert method is not None
+        shape = method.metadata.input_tensor_meta(0).sizes()
+        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return timed(lambda: method.execute([image]), seconds)
+
+
+def _set_threads(threads: int) -> None:
+    """Give ExecuTorch's pool that many threads; no method may be running."""
+    from executorch.extension.pybindings import portable_lib
+
+    with _quiet_stderr():
+        portable_lib._unsafe_reset_threadpool(threads)
+
+
+@contextlib.contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Drop what native code writes to stderr, such as the files that it looked for in vain."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as sink:
+            os.dup2(sink.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)

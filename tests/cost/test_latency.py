@@ -1,0 +1,155 @@
+"""Latency tables as files: what is refused, what they cover, and how they are found."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tables import flops_of_rows, made_up_table
+
+from mobilenas.cost import CostModel
+from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table, write_table
+from mobilenas.cost.rows import rows_of
+from mobilenas.errors import BadInput
+from mobilenas.space import Arch, Space, load_space
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_prediction_is_the_sum_of_the_rows(
+    small_space: Space, sample: Callable[..., list[Arch]]
+) -> None:
+    # Rows that take 1 ms a MFLOP: the FLOPs are a second source for every sum.
+    table = made_up_table(small_space, overhead_ms=0.5)
+    archs = sample(small_space, 20)
+    genes = np.array([small_space.encode(arch) for arch in archs])
+    expected = 0.5 + CostModel(small_space).flops_batch(genes) / 1e6
+    assert np.allclose(table.predict(small_space, genes), expected, rtol=1e-12)
+
+
+def test_a_file_is_read_back_as_it_was(mixed_space: Space, tmp_path: Path) -> None:
+    table = made_up_table(mixed_space)
+    assert read_table(write_table(tmp_path, table)) == table
+
+
+def test_a_table_covers_other_spaces_with_its_rows() -> None:
+    # fairnas is s2 with single paths and without kernel 9.
+    table = made_up_table(load_space("s2"))
+    assert table.covers(load_space("fairnas"))
+    narrow = load_space("fairnas:squeeze_excite=0.5")
+    assert not table.covers(narrow)
+    needed = [key for key in rows_of(narrow).distinct if "-se0.5" in key]
+    assert set(table.missing(narrow)) == set(needed)
+
+
+def test_missing_rows_are_counted_and_named(mixed_space: Space) -> None:
+    table = made_up_table(mixed_space)
+    gone = list(table.rows)[3]
+    rows = {key: row for key, row in table.rows.items() if key != gone}
+    with pytest.raises(BadInput, match=f"lacks 1 of {len(table.rows)} rows of space mixed.*{gone}"):
+        table.model_copy(update={"rows": rows}).column(mixed_space)
+
+
+def test_another_resolution_is_refused() -> None:
+    table = made_up_table(load_space("s1"))
+    with pytest.raises(BadInput, match=r"is for 32 px, space s1:resolution=64 has 64 px"):
+        table.column(load_space("s1:resolution=64"))
+
+
+def damaged(change: Callable[[dict[str, Any]], object], space: Space) -> Path:
+    data = made_up_table(space).model_dump(mode="json")
+    change(data)
+    path = Path("damaged.json")
+    path.write_text(json.dumps(data))
+    return path
+
+
+def first_row(data: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(data["rows"].values()))
+
+
+DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda d: first_row(d).update(ms=-1), r"rows\.stem-.*\.ms: .*greater than or equal to 0"),
+    (lambda d: first_row(d).update(ms=float("nan")), r"rows\.stem-.*\.ms: .*finite number"),
+    (lambda d: first_row(d).update(median_ms="fast"), r"rows\.stem-.*\.median_ms: .*valid number"),
+    (lambda d: first_row(d).pop("count"), r"rows\.stem-.*\.count: Field required"),
+    (lambda d: d.update(schema_version=2), "schema_version: Input should be 1"),
+    (lambda d: d.update(rows={}), "rows: .*at least 1 item"),
+    (lambda d: d.update(dtype="bf16"), "dtype: .*'fp32', 'fp16' or 'int8'"),
+    (lambda d: d.update(unit="s"), "unit: Extra inputs are not permitted"),
+    (lambda d: d.update(name="../x"), "name: .*match pattern"),
+    (lambda d: d.pop("resolution"), "resolution: Field required"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), DAMAGES)
+def test_damage_is_named(
+    change: Callable[[dict[str, Any]], object], message: str, mixed_space: Space
+) -> None:
+    with pytest.raises(BadInput, match=rf"^damaged\.json: {message}"):
+        read_table(damaged(change, mixed_space))
+
+
+def test_a_truncated_file_is_named(mixed_space: Space) -> None:
+    path = damaged(lambda d: None, mixed_space)
+    path.write_bytes(path.read_bytes()[:500])
+    with pytest.raises(BadInput, match=r"damaged\.json is not JSON"):
+        read_table(path)
+
+
+def put(space: Space, name: str, **about: Any) -> LatencyTable:
+    table = made_up_table(space, name, **about)
+    write_table(Path("latency_tables"), table)
+    return table
+
+
+def test_tables_are_found_by_name_file_and_device(mixed_space: Space) -> None:
+    table = put(mixed_space, "phone-int8", device="phone")
+    assert find_table("phone-int8", mixed_space) == table
+    assert find_table("latency_tables/phone-int8.json", mixed_space) == table
+    assert find_table("phone", mixed_space) == table
+    assert "phone-int8" in list_tables()
+
+
+def test_a_device_is_told_apart_by_the_space(mixed_space: Space) -> None:
+    other = load_space("digits")
+    put(other, "phone-digits", device="phone")
+    table = put(mixed_space, "phone-mixed", device="phone")
+    assert find_table("phone", mixed_space) == table
+    assert find_table("phone", other).name == "phone-digits"
+
+
+def test_several_tables_of_a_device_are_listed(mixed_space: Space) -> None:
+    put(mixed_space, "phone-fp32", device="phone")
+    put(mixed_space, "phone-int8", device="phone", dtype="int8")
+    with pytest.raises(BadInput, match="several tables: name one of phone-fp32, phone-int8"):
+        find_table("phone", mixed_space)
+
+
+def test_an_unknown_device_lists_the_known(mixed_space: Space) -> None:
+    put(mixed_space, "phone-fp32", device="phone")
+    with pytest.raises(
+        BadInput, match=r"no latency table for device 'fone'; known devices: .*phone"
+    ):
+        find_table("fone", mixed_space)
+
+
+def test_a_missing_file_is_named(mixed_space: Space) -> None:
+    with pytest.raises(BadInput, match=r"no such file: there\.json"):
+        find_table("there.json", mixed_space)
+
+
+def test_the_shipped_tables_are_whole() -> None:
+    for path in list_tables().values():
+        table = read_table(path)
+        space = load_space(table.space)
+        assert table.covers(space) and table.name == path.stem
+        assert table.check is not None and table.check.networks >= 60
+        # Nothing that the table was fitted to may stand for its check.
+        assert len(set(table.calibration.archs)) == len(table.calibration.archs)
+        assert set(flops_of_rows(space)) == set(table.rows)

@@ -1,0 +1,56 @@
+"""Which networks a table is fitted to and checked with, and what the figures of a check mean."""
+
+import numpy as np
+import pytest
+from tables import made_up_table
+
+from mobilenas.errors import BadInput
+from mobilenas.latency.build import control_arch, design
+from mobilenas.latency.check import figures, held_out
+from mobilenas.space import Space, space_from_dict
+
+
+def test_every_candidate_of_a_design_is_chosen_equally_often(mixed_space: Space) -> None:
+    archs = design(mixed_space, 60, seed=0)
+    genes = np.array([mixed_space.encode(arch) for arch in archs])
+    for column, size in zip(genes.T, mixed_space.num_candidates, strict=True):
+        counts = np.bincount(column, minlength=size)
+        # All but a few of 60 archs are distinct, and the control network is left out.
+        assert counts.max() - counts.min() <= 1 + 60 - len(archs)
+    assert control_arch(mixed_space) not in archs
+
+
+def test_held_out_networks_are_held_out(mixed_space: Space) -> None:
+    table = made_up_table(mixed_space)
+    first = held_out(mixed_space, table, 20, seed=0)
+    used = table.calibration.model_copy(update={"archs": tuple(map(str, first[:10]))})
+    second = held_out(mixed_space, table.model_copy(update={"calibration": used}), 20, seed=0)
+    assert len(set(second)) == 20 and not set(first[:10]) & set(second)
+    assert control_arch(mixed_space) not in second
+
+
+def test_figures_of_known_predictions() -> None:
+    measured = np.array([1.0, 2.0, 4.0, 10.0])
+    got = figures(np.array([1.04, 1.84, 4.0, 12.0]), measured)
+    assert got.within_5_percent == 0.5 and got.within_10_percent == 0.75
+    assert got.mape == pytest.approx((0.04 + 0.08 + 0 + 0.2) / 4)
+    assert got.bias == pytest.approx((0.04 - 0.08 + 0 + 0.2) / 4)
+    assert got.rmse_ms == pytest.approx(np.sqrt((0.04**2 + 0.16**2 + 4) / 4))
+    assert got.spearman == got.kendall == pytest.approx(1)
+
+
+def test_too_few_archs_to_check() -> None:
+    space = space_from_dict(
+        {
+            "name": "two",
+            "description": "two archs",
+            "resolution": 8,
+            "num_classes": 2,
+            "stem": {"channels": 4},
+            "candidates": ["e2k3", "e2k5"],
+            "stages": [{"channels": 4}],
+            "head": {"channels": 4},
+        }
+    )
+    with pytest.raises(BadInput, match="two has no 5 archs that the table was not fitted to"):
+        held_out(space, made_up_table(space), 5, seed=0)
