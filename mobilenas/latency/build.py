@@ -30,7 +30,8 @@ ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
 WIDE_SPREAD = 0.1
 # Networks whose files lie on the disk at the same time.
 CHUNK = 25
-ROWS_SHARE = 0.4
+# Shares of the time budget, for all rows and again for those with a wide spread.
+ROWS_SHARE, WIDE_SHARE = 0.4, 0.1
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     control = network_job(space, control_arch(space), settings.batch)
     jobs = row_jobs(space, settings.batch)
 
-    def time_all(what: list[Job], rounds: int, share: float, bar: ProgressBar) -> bool:
+    def time_all(what: list[Job], rounds: int, deadline: float, bar: ProgressBar) -> bool:
         return measure(
             what,
             runtime,
@@ -84,11 +85,12 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
             rounds=rounds,
             graphs=run / GRAPHS,
             bar=bar,
-            deadline=start + share * budget,
+            deadline=deadline,
         )
 
-    with ProgressBar("rows", steps(jobs, timings, ROW_ROUNDS)) as bar:
-        time_all(jobs, ROW_ROUNDS, ROWS_SHARE, bar)
+    end = start + ROWS_SHARE * budget
+    with ProgressBar("rows", steps(jobs, timings, ROW_ROUNDS), deadline=end) as bar:
+        time_all(jobs, ROW_ROUNDS, end, bar)
     missing = [job for job in jobs if timings.count(job.key) == 0]
     if missing:
         raise BadInput(
@@ -96,19 +98,22 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
             f" the rest is kept in {run}: continue with --resume and a longer budget"
         )
     wide = [job for job in jobs if _is_wide(timings.timings()[job.key])]
-    with ProgressBar("rows with a wide spread", steps(wide, timings, 2 * ROW_ROUNDS)) as bar:
-        time_all(wide, 2 * ROW_ROUNDS, ROWS_SHARE + 0.1, bar)
+    end += WIDE_SHARE * budget
+    again = steps(wide, timings, 2 * ROW_ROUNDS)
+    with ProgressBar("rows with a wide spread", again, deadline=end) as bar:
+        time_all(wide, 2 * ROW_ROUNDS, end, bar)
 
     archs = design(space, len(jobs), settings.seed)
     networks = [network_job(space, arch, settings.batch) for arch in archs]
-    with ProgressBar("networks", steps(networks, timings, NETWORK_ROUNDS)) as bar:
+    end, needed = start + budget, steps(networks, timings, NETWORK_ROUNDS)
+    with ProgressBar("networks", needed, deadline=end) as bar:
         longest = 0.0
         for first in range(0, len(networks), CHUNK):
             begun = time.monotonic()
-            if begun + longest > start + budget:
+            if begun + longest > end:
                 log.info("the budget is used: %d of %d networks", first, len(networks))
                 break
-            if not time_all(networks[first : first + CHUNK], NETWORK_ROUNDS, 1.0, bar):
+            if not time_all(networks[first : first + CHUNK], NETWORK_ROUNDS, end, bar):
                 break
             longest = max(longest, time.monotonic() - begun)
     shutil.rmtree(run / GRAPHS)
