@@ -28,8 +28,8 @@ SETTINGS, TIMINGS, GRAPHS = "build.json", "timings.jsonl", "graphs"
 ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
 # Rows that move more than this between visits are timed twice as often, then flagged.
 WIDE_SPREAD = 0.1
-# Networks whose files lie on the disk at the same time.
-CHUNK = 25
+# Networks whose files lie on the disk at the same time, and as many as tell how long one takes.
+CHUNK, FIRST_CHUNK = 25, 5
 # Shares of the time budget, for all rows and again for those with a wide spread.
 ROWS_SHARE, WIDE_SHARE = 0.4, 0.1
 
@@ -107,15 +107,18 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     networks = [network_job(space, arch, settings.batch) for arch in archs]
     end, needed = start + budget, steps(networks, timings, NETWORK_ROUNDS)
     with ProgressBar("networks", needed, deadline=end) as bar:
-        longest = 0.0
-        for first in range(0, len(networks), CHUNK):
+        done, chunk = 0, FIRST_CHUNK
+        while networks[done:]:
             begun = time.monotonic()
-            if begun + longest > end:
-                log.info("the budget is used: %d of %d networks", first, len(networks))
+            if not time_all(networks[done : done + chunk], NETWORK_ROUNDS, end, bar):
                 break
-            if not time_all(networks[first : first + CHUNK], NETWORK_ROUNDS, end, bar):
+            done += chunk
+            each = max(1e-3, (time.monotonic() - begun) / chunk)
+            chunk = min(CHUNK, int((end - time.monotonic()) / each))
+            if chunk < 1:
                 break
-            longest = max(longest, time.monotonic() - begun)
+    if done < len(networks):
+        log.info("the time budget is used: %d of %d networks", done, len(networks))
     shutil.rmtree(run / GRAPHS)
     return _table(settings, space, runtime, timings, archs)
 

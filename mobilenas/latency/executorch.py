@@ -4,10 +4,6 @@ What XNNPACK does not take runs in ExecuTorch's own kernels: of a network that i
 block nothing (tests/latency).
 """
 
-import contextlib
-import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -65,19 +61,5 @@ def _set_threads(threads: int) -> None:
     """Give ExecuTorch's pool that many threads; no method may be running."""
     from executorch.extension.pybindings import portable_lib
 
-    with _quiet_stderr():
+    with silence():  # it tells which files it looked for in vain
         portable_lib._unsafe_reset_threadpool(threads)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Drop what native code writes to stderr, such as the files that it looked for in vain."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as sink:
-            os.dup2(sink.fileno(), 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)

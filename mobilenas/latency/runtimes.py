@@ -18,10 +18,11 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import silence
+from mobilenas.export.onnx import OPSET, silence
 
 RUNTIMES = ("onnxruntime", "executorch", "command")
 DTYPES = ("fp32", "int8")
@@ -103,8 +104,19 @@ def write_onnx(module: nn.Module, example: Tensor, path: Path, dtype: str) -> No
     operators that are left are the same (tests/latency).
     """
     with silence():
-        torch.onnx.export(module, (example,), str(path), dynamo=False, input_names=["image"])
+        torch.onnx.export(
+            module,
+            (example,),
+            str(path),
+            input_names=["image"],
+            opset_version=OPSET,
+            dynamo=False,
+            external_data=False,
+        )
         if dtype == "int8":
+            # Equal biases, as fresh networks have, are shared through Identity nodes; a convolution
+            # whose bias is no initializer would stay in float.
+            quant_pre_process(str(path), str(path), skip_symbolic_shape=True)
             quantize_static(
                 str(path),
                 str(path),

@@ -108,13 +108,13 @@ def test_a_short_budget_keeps_what_was_timed(
 def test_the_budget_bounds_the_number_of_networks(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.latency.build.CHUNK", 3)
+    monkeypatch.setattr("mobilenas.latency.build.FIRST_CHUNK", 3)
     clock = count(step=0.25)
     with monkeypatch.context() as patch:
         patch.setattr("mobilenas.latency.measure.time.monotonic", lambda: next(clock))
         built = build(call, "--budget=60s")
     assert built.code == 0, built.err
-    assert "the budget is used" in built.err
+    assert "the time budget is used" in built.err
     table = read_table(Path(f"latency_tables/{NAME}.json"))
     assert 5 <= len(table.calibration.archs) < 11
 

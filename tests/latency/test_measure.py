@@ -76,6 +76,7 @@ def test_a_machine_that_slows_down_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mobilenas.latency.measure.CONTROL_EVERY_SECONDS", 0)
+    monkeypatch.setattr("mobilenas.latency.measure.CONTROL_REST", 0)
     log = run(tmp_path, Clockwork(slower_each_visit=0.02), rounds=5)
     raw = {}
     for visit in log.visits:

@@ -19,7 +19,7 @@ from mobilenas.latency.graphs import network_job
 from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime, make_runtime
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import build
-from mobilenas.space import load_space
+from mobilenas.space import Space, load_space
 
 SPACE = "s2:width=0.25,resolution=64"
 
@@ -128,27 +128,18 @@ def test_int8_weights_have_a_scale_a_channel(
         assert scale.shape == (len(kernel),)
 
 
-@pytest.mark.parametrize(
-    "reference",
-    [
-        SPACE,
-        "s3:width=0.25,resolution=64",
-        "fairnas:width=0.25,resolution=64,squeeze_excite=0.5,activation=hard_swish",
-    ],
-)
-def test_what_is_timed_is_what_is_shipped(reference: str, tmp_path: Path) -> None:
-    space = load_space(reference)
-    arch = space.sample(np.random.default_rng(0))
+def test_what_is_timed_is_what_is_shipped(mixed_space: Space, tmp_path: Path) -> None:
+    arch = mixed_space.sample(np.random.default_rng(3))
     timed, shipped = tmp_path / "timed.onnx", tmp_path / "shipped.onnx"
-    OnnxRuntime("fp32", 1).prepare(*network_job(space, arch, batch=1).make(), timed)
-    shipped.write_bytes(to_onnx(Network(space, arch), {}))
+    OnnxRuntime("fp32", 1).prepare(*network_job(mixed_space, arch, batch=1).make(), timed)
+    shipped.write_bytes(to_onnx(Network(mixed_space, arch), {}))
     assert optimised(timed) == optimised(shipped)
 
 
-def test_all_convolutions_are_quantised(tmp_path: Path) -> None:
-    space = load_space(SPACE)
+def test_all_convolutions_are_quantised(mixed_space: Space, tmp_path: Path) -> None:
     # Fresh weights: their equal biases once kept convolutions in float.
-    module, image = network_job(space, space.sample(np.random.default_rng(0)), batch=1).make()
+    arch = mixed_space.sample(np.random.default_rng(3))
+    module, image = network_job(mixed_space, arch, batch=1).make()
     path = tmp_path / "network.onnx"
     OnnxRuntime("int8", 1).prepare(module, image, path)
     nodes = optimised(path)
