@@ -4,6 +4,8 @@ supernet run -> evolve run -> ONNX file. Each stage reads the JSON of the one be
 """
 
 import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,16 @@ import numpy as np
 
 from mobilenas.config import load_supernet_config
 from mobilenas.cost import CostModel
+from mobilenas.cost.budget import Budget, LatencyLimit
+from mobilenas.cost.names import latency_cost
 from mobilenas.errors import BadInput
 from mobilenas.export import Accuracy, Report, export_onnx
 from mobilenas.files import read_json, write_json
 from mobilenas.progress import ProgressBar
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
+from mobilenas.search.evolve import SETTINGS
+from mobilenas.search.problem import ACCURACY, default_objectives, parse_objectives
 from mobilenas.space import load_space, space_from_dict
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
@@ -35,29 +41,72 @@ def run_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     return rows
 
 
-def run_evolve(
-    supernet: Path,
-    out: Path,
-    *,
-    limits: dict[str, int],
-    objectives: tuple[str, ...],
-    population: int,
-    generations: int,
-    seed: int,
-    resume: bool,
-) -> Result:
+@dataclass(frozen=True)
+class Search:
+    """What a search is asked for.
+
+    supernet: run folder. objectives: as `search.problem.parse_objectives` reads them, None for
+    those of `default_objectives`.
+    """
+
+    supernet: Path
+    budget: Budget
+    objectives: str | None = None
+    population: int = 20
+    generations: int = 20
+    seed: int = 0
+
+
+def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
+    """`search` with every field that is not `given` taken from the search in `out`, if one is.
+
+    Raises BadInput for a search.json that is damaged.
+    """
+    path = out / SETTINGS
+    if not path.exists():
+        return search
+    kept = ("objectives", "population", "generations", "seed")
+    stored = read_json(path, *kept, "limits", "places")
+    try:
+        limits = dict(stored["limits"])
+        latencies = tuple(
+            LatencyLimit(place, limits.pop(latency_cost(name), None))
+            for name, place in stored["places"]["latency_tables"].items()
+        )
+        fields = {name: stored[name] for name in kept} | {
+            "objectives": ",".join(stored["objectives"]),
+            "supernet": Path(stored["places"]["supernet"]),
+            "budget": Budget(limits, latencies),
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BadInput(f"{path} does not hold the settings of a search") from None
+    return replace(search, **{name: x for name, x in fields.items() if name not in given})
+
+
+def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
-    cost_model = CostModel(space_from_dict(read_settings(supernet).space))
-    check_feasible(cost_model, limits)
+    supernet, latencies = search.supernet, search.budget.latencies
+    cost_model, limits = search.budget.look_up(space_from_dict(read_settings(supernet).space))
+    if search.objectives is None:
+        objectives = default_objectives(cost_model)
+    else:
+        objectives = parse_objectives(search.objectives, cost_model, latencies)
+    if not resume:  # else first of all the search has to be the one that was started
+        check_feasible(cost_model, limits)
     if not (supernet / "result.json").exists():
         raise BadInput(
             f"{supernet} is not trained to its end: `mobilenas supernet-train --resume --out "
             f"{supernet}` does it"
         )
     evaluator = SupernetEvaluator(open_run(supernet))
+    tables = zip(latencies, cost_model.tables, strict=True)
+    places = {
+        "supernet": str(supernet.resolve()),
+        "latency_tables": {table.name: latency.place(table) for latency, table in tables},
+    }
     counted = 0
 
-    with ProgressBar("evolve", population * generations) as bar:
+    with ProgressBar("evolve", search.population * search.generations) as bar:
 
         def on_generation(progress: Progress) -> None:
             nonlocal counted
@@ -73,10 +122,11 @@ def run_evolve(
             run=out,
             objectives=objectives,
             limits=limits,
-            population=population,
-            generations=generations,
-            seed=seed,
+            population=search.population,
+            generations=search.generations,
+            seed=search.seed,
             evaluator=evaluator.describe(),
+            places=places,
             resume=resume,
             on_generation=on_generation,
         )
@@ -92,11 +142,12 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
         raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
     found = read_json(run / "front.json")
     try:
-        searched, front = found["settings"]["evaluator"], found["front"]
-        folder, weights = Path(searched["supernet"]), searched["weights"]
+        settings, front = found["settings"], found["front"]
+        folder, weights = Path(settings["places"]["supernet"]), settings["evaluator"]["weights"]
+        cost = next(name for name in settings["objectives"] if name != ACCURACY)
     except (KeyError, TypeError):
         raise BadInput(f"{run / 'front.json'} is not the result of a search") from None
-    name = arch or pick_arch(front, pick)
+    name = arch or pick_arch(front, pick, cost)
     supernet = open_run(folder)
     chosen = supernet.space.parse(name)
     evaluator = SupernetEvaluator(supernet)
@@ -123,21 +174,21 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     )
 
 
-def pick_arch(front: list[dict[str, Any]], pick: str) -> str:
-    """The text form of an arch of a front: best accuracy, cheapest in FLOPs, or the knee.
+def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:
+    """The text form of an arch of a front: best accuracy, cheapest, or the knee.
 
     The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
     """
     if pick not in PICKS:
         raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
-    cheapest = min(front, key=lambda row: (row["flops"], -row["accuracy"]))
-    best = max(front, key=lambda row: (row["accuracy"], -row["flops"]))
-    width = best["flops"] - cheapest["flops"] or 1
+    cheapest = min(front, key=lambda row: (row[cost], -row["accuracy"]))
+    best = max(front, key=lambda row: (row["accuracy"], -row[cost]))
+    width = best[cost] - cheapest[cost] or 1
     height = best["accuracy"] - cheapest["accuracy"] or 1
 
     def above_line(row: dict[str, Any]) -> float:
         gain = (row["accuracy"] - cheapest["accuracy"]) / height
-        return float(gain - (row["flops"] - cheapest["flops"]) / width)
+        return float(gain - (row[cost] - cheapest[cost]) / width)
 
     rows = dict(zip(PICKS, (best, max(front, key=above_line), cheapest), strict=True))
     return str(rows[pick]["arch"])
@@ -153,14 +204,8 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
         config = load_supernet_config("quick", [])
         run = create_run(folder, load_space("digits"), "digits", seed, config)
     run_supernet(run)
-    result = run_evolve(
-        folder,
-        out / "evolve",
-        limits={"flops": CostModel(run.space).range("flops").median},
-        objectives=("accuracy", "flops"),
-        population=20,
-        generations=8,
-        seed=seed,
-        resume=(out / "evolve" / "search.json").exists(),
-    )
+    budget = Budget({"flops": CostModel(run.space).range("flops").median})
+    search = Search(folder, budget, generations=8, seed=seed)
+    resume = (out / "evolve" / SETTINGS).exists()
+    result = run_evolve(search, out / "evolve", resume=resume)
     return result, run_export(out / "evolve", arch=None, pick="best", out=None)

@@ -1,11 +1,11 @@
-"""Sizes as people write them."""
+"""Sizes and durations as people write them."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.errors import BadInput
-from mobilenas.units import format_size, parse_size
+from mobilenas.units import format_ms, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,35 @@ def test_format(value: float, text: str) -> None:
 @given(st.integers(0, 9 * 10**12))
 def test_a_formatted_size_reads_back_to_three_digits(value: int) -> None:
     assert parse_size(format_size(value)) == pytest.approx(value, rel=5.1e-4)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [("20ms", 20), ("1.5s", 1500), ("800us", 0.8), (" 0.25 ms ", 0.25), ("0s", 0)],
+)
+def test_parse_duration(text: str, ms: float) -> None:
+    assert parse_duration(text) == ms
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ms", "20", "20xs", "20MS", "-5ms", "1e3ms", ".5s", "2 0ms", "nanms", "5m", "1min"]
+)
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"is not a duration: write a number with us, ms or s"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (12.3456, "12.35 ms"),
+        (20, "20 ms"),
+        (0.0123, "0.0123 ms"),
+        (9999, "9999 ms"),
+        (9999.9, "10000 ms"),
+        (123_456.7, "123457 ms"),
+        (-0.5, "-0.5 ms"),
+    ],
+)
+def test_format_ms(value: float, text: str) -> None:
+    assert format_ms(value) == text

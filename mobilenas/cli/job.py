@@ -3,12 +3,23 @@
 Heavy imports live inside commands.
 """
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from mobilenas.cli.options import Json, Seed, is_given, parse_limits, print_json
+from mobilenas.cli.options import (
+    Flops,
+    Json,
+    Latency,
+    Memory,
+    Params,
+    Seed,
+    is_given,
+    parse_budget,
+    print_json,
+)
 from mobilenas.errors import BadInput
 
 
@@ -133,14 +144,21 @@ def _selected_on(search: Path) -> str:
 
 def evolve(
     context: typer.Context,
-    flops: Annotated[str | None, typer.Option(help="Largest multiply-adds: 500M, 0.5G.")] = None,
-    params: Annotated[str | None, typer.Option(help="Largest number of parameters: 5M.")] = None,
+    flops: Flops = None,
+    params: Params = None,
+    memory: Memory = None,
+    latency: Latency = None,
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
         "runs/supernet"
     ),
     objectives: Annotated[
-        str, typer.Option(help="accuracy and at least one cost, comma separated.")
-    ] = "accuracy,flops",
+        str | None,
+        typer.Option(
+            help="accuracy and at least one of flops, params, memory, latency (or latency@DEVICE),"
+            " comma separated. By default accuracy,flops, or with --latency accuracy and each "
+            "latency given."
+        ),
+    ] = None,
     population: Annotated[int, typer.Option(min=2, help="Archs a generation.")] = 20,
     generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
     seed: Seed = 0,
@@ -156,30 +174,16 @@ def evolve(
     Writes front.json, history.csv, front.png and evaluations.jsonl. Exit code 3 and the feasible
     range when no arch meets the budget.
 
-    Example: mobilenas evolve --flops 500M
+    Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
     """
-    from mobilenas.files import read_json
+    budget = parse_budget(flops, params, memory, latency)
+    from mobilenas.pipeline import Search, resumed, run_evolve
 
-    chosen: dict[str, Any] = {
-        "limits": parse_limits(flops, params),
-        "objectives": objectives.split(","),
-        "population": population,
-        "generations": generations,
-        "seed": seed,
-    }
-    if resume and (out / "search.json").exists():
-        stored = read_json(out / "search.json", *chosen, "evaluator")
-        kept = {name for name in chosen if name != "limits" and not is_given(context, name)}
-        if not chosen["limits"]:
-            kept.add("limits")
-        chosen |= {name: stored[name] for name in kept}
-        if not is_given(context, "supernet"):
-            supernet = Path(stored["evaluator"]["supernet"])
-    chosen["objectives"] = tuple(chosen["objectives"])
-
-    from mobilenas.pipeline import run_evolve
-
-    result = run_evolve(supernet, out, resume=resume, **chosen)
+    search = Search(supernet, budget, objectives, population, generations, seed)
+    if resume:
+        given = {field.name for field in fields(search) if is_given(context, field.name)}
+        search = resumed(out, search, given | ({"budget"} if budget else set()))
+    result = run_evolve(search, out, resume=resume)
     _show_front(result, out, as_json)
 
 

@@ -1,9 +1,12 @@
 """What the commands share: options, and how a result is printed."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mobilenas.cost.budget import Budget
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
@@ -12,6 +15,20 @@ SpaceName = Annotated[
     typer.Argument(
         metavar="SPACE",
         help="A shipped space or a YAML file, with overrides: s1:width=0.25,resolution=32.",
+    ),
+]
+Flops = Annotated[str | None, typer.Option(help="Largest multiply-adds: 500M, 0.5G.")]
+Params = Annotated[str | None, typer.Option(help="Largest number of parameters: 5M.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Largest peak of activation memory in bytes, for one float32 image: 2M."),
+]
+Latency = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MS@DEVICE",
+        help="Largest latency on a device: 20ms, 1.5s or 800us @ the name of a device or of a "
+        "latency table, or a JSON file; @DEVICE alone sets no limit. May be given several times.",
     ),
 ]
 
@@ -27,9 +44,15 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def parse_limits(flops: str | None, params: str | None) -> dict[str, int]:
-    """The limits that were given, by cost name."""
+def parse_budget(
+    flops: str | None, params: str | None, memory: str | None, latency: list[str] | None
+) -> "Budget":
+    """What was given of the options Flops, Params, Memory and Latency."""
+    from mobilenas.cost.budget import Budget, LatencyLimit
     from mobilenas.units import parse_size
 
-    given = {"flops": flops, "params": params}
-    return {name: parse_size(text) for name, text in given.items() if text is not None}
+    given = {"flops": flops, "params": params, "memory": memory}
+    return Budget(
+        {name: parse_size(text) for name, text in given.items() if text is not None},
+        tuple(LatencyLimit.parse(text) for text in latency or []),
+    )

@@ -1,10 +1,20 @@
 """The commands `space` and `arch`. Heavy imports live inside commands."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import Json, Seed, SpaceName, parse_limits, print_json
+from mobilenas.cli.options import (
+    Flops,
+    Json,
+    Latency,
+    Memory,
+    Params,
+    Seed,
+    SpaceName,
+    parse_budget,
+    print_json,
+)
 
 space_app = typer.Typer(no_args_is_help=True, help="What may be built: the search spaces.")
 arch_app = typer.Typer(no_args_is_help=True, help="Single networks of a space.")
@@ -29,20 +39,23 @@ def space_list(as_json: Json = False) -> None:
 @space_app.command("show")
 def space_show(
     space: SpaceName,
-    flops: Annotated[
-        str | None, typer.Option(help="Give the share of the space within this budget: 500M.")
-    ] = None,
-    params: Annotated[str | None, typer.Option(help="The same for parameters: 5M.")] = None,
+    flops: Flops = None,
+    params: Params = None,
+    memory: Memory = None,
+    latency: Latency = None,
     as_json: Json = False,
 ) -> None:
     """Show the choices of a space, its size, and the range of its costs.
+
+    With a budget also the share of the space that is within it.
 
     Example: mobilenas space show s1 --flops 500M
     """
     from mobilenas.report.text import describe_space, space_facts
     from mobilenas.space import load_space
 
-    facts = space_facts(load_space(space), parse_limits(flops, params))
+    budget = parse_budget(flops, params, memory, latency)
+    facts = space_facts(*budget.look_up(load_space(space)))
     if as_json:
         print_json(facts)
     else:
@@ -79,19 +92,24 @@ def arch_cost(
     arch: Annotated[str, typer.Argument(help="Text form, as `arch sample` prints it.")],
     as_json: Json = False,
 ) -> None:
-    """FLOPs (multiply-adds) and parameters of one arch.
+    """What one arch costs: FLOPs (multiply-adds), parameters, peak activation memory, latency.
+
+    The latency is that of every known table that covers the space.
 
     Example: mobilenas arch cost macro id_e3k3_e6k5_id_e3k3_e3k3_e6k5_id
     """
     from mobilenas.cost import CostModel
+    from mobilenas.cost.budget import known_tables
+    from mobilenas.cost.names import cost_title, format_cost, latency_cost
     from mobilenas.space import load_space
-    from mobilenas.units import format_size
 
     loaded = load_space(space)
-    cost, parsed = CostModel(loaded), loaded.parse(arch)
-    values: dict[str, Any] = {"flops": cost.flops(parsed), "params": cost.params(parsed)}
+    cost_model = CostModel(loaded, known_tables(loaded))
+    costs = cost_model.of(loaded.parse(arch))
     if as_json:
-        print_json(values | {"latency_ms": {}})
+        latency = {table.name: costs.pop(latency_cost(table.name)) for table in cost_model.tables}
+        print_json({**costs, "latency_ms": latency})
         return
-    for name, value in values.items():
-        print(f"{name:7} {format_size(value)}")
+    width = max(len(cost_title(cost)) for cost in costs)
+    for cost, value in costs.items():
+        print(f"{cost_title(cost):{width}} {format_cost(cost, value)}")

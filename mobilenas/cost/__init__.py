@@ -1,5 +1,6 @@
 """Cost tables: what an arch costs before it is built. Imports no torch."""
 
-from mobilenas.cost.counts import COSTS, CostModel, CostRange, supernet_params
+from mobilenas.cost.counts import supernet_params
+from mobilenas.cost.model import CostModel, CostRange
 
-__all__ = ["COSTS", "CostModel", "CostRange", "supernet_params"]
+__all__ = ["CostModel", "CostRange", "supernet_params"]

@@ -1,4 +1,4 @@
-"""FLOPs and parameters of archs from shape arithmetic: exact, vectorised, without torch.
+"""FLOPs and parameters from shape arithmetic: exact, without torch.
 
 FLOPs are multiply-adds of convolution and linear layers for one image at the space's resolution
 (the count of the MobileNet papers; some tools report twice this). Params are all trainable ones,
@@ -7,13 +7,7 @@ batch norm included.
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mobilenas.errors import BadInput
-from mobilenas.space import Arch, Block, Candidate, Genes, Space
-
-COSTS = ("flops", "params")
+from mobilenas.space import Block, Candidate, Space
 
 
 @dataclass(frozen=True)
@@ -23,15 +17,6 @@ class Count:
 
     def __add__(self, other: "Count") -> "Count":
         return Count(self.flops + other.flops, self.params + other.params)
-
-
-@dataclass(frozen=True)
-class CostRange:
-    """Smallest, median and largest value of a cost; min and max are exact, the median sampled."""
-
-    minimum: int
-    median: int
-    maximum: int
 
 
 def conv(cin: int, cout: int, kernel: int, size: int, groups: int = 1, bn: bool = True) -> Count:
@@ -126,63 +111,3 @@ def supernet_params(space: Space, shadow_bn: bool = True) -> int:
         if any(c.is_identity for c in block.candidates):
             total += identity(block)
     return total.params
-
-
-class CostModel:
-    """FLOPs and params of the archs of a space, as a table of block x candidate."""
-
-    def __init__(self, space: Space) -> None:
-        self.space = space
-        fixed = fixed_count(space)
-        counts = [[candidate_count(b, c) for c in b.candidates] for b in space.blocks]
-        self._fixed: dict[str, int] = {name: getattr(fixed, name) for name in COSTS}
-        self._tables: dict[str, NDArray[np.int64]] = {name: _padded(counts, name) for name in COSTS}
-
-    def flops(self, arch: Arch) -> int:
-        """Multiply-adds of conv and linear layers for one image."""
-        return int(self.batch("flops", self.space.encode(arch)[None])[0])
-
-    def params(self, arch: Arch) -> int:
-        """Trainable parameters."""
-        return int(self.batch("params", self.space.encode(arch)[None])[0])
-
-    def flops_batch(self, genes: Genes) -> NDArray[np.int64]:
-        """FLOPs (n,) of genes (n, blocks)."""
-        return self.batch("flops", genes)
-
-    def params_batch(self, genes: Genes) -> NDArray[np.int64]:
-        """Params (n,) of genes (n, blocks)."""
-        return self.batch("params", genes)
-
-    def batch(self, cost: str, genes: Genes) -> NDArray[np.int64]:
-        """The named cost (n,) of genes (n, blocks). Raises BadInput for an unknown name."""
-        table = self._table(cost)
-        return self._fixed[cost] + table[np.arange(len(table)), genes].sum(axis=1)
-
-    def _table(self, cost: str) -> NDArray[np.int64]:
-        if cost not in self._tables:
-            raise BadInput(f"no cost {cost!r}; known are {', '.join(self._tables)}")
-        return self._tables[cost]
-
-    def range(self, cost: str = "flops", n: int = 20_000, seed: int = 0) -> CostRange:
-        """Exact extremes and the median of `n` uniformly drawn archs."""
-        rows = [
-            row[:k] for row, k in zip(self._table(cost), self.space.num_candidates, strict=True)
-        ]
-        fixed = self._fixed[cost]
-        drawn = self.batch(cost, self.space.sample_genes(n, np.random.default_rng(seed)))
-        low, high = (fixed + sum(int(f(row)) for row in rows) for f in (np.min, np.max))
-        return CostRange(low, int(np.median(drawn)), high)
-
-    def feasible_share(self, limits: dict[str, float], n: int = 20_000, seed: int = 0) -> float:
-        """Share of `n` uniformly drawn archs that meet every limit {cost: largest value}."""
-        genes = self.space.sample_genes(n, np.random.default_rng(seed))
-        meets = [self.batch(cost, genes) <= limit for cost, limit in limits.items()]
-        return float(np.all(meets, axis=0).mean())
-
-
-def _padded(counts: list[list[Count]], name: str) -> NDArray[np.int64]:
-    table = np.zeros((len(counts), max(map(len, counts))), dtype=np.int64)
-    for row, block in zip(table, counts, strict=True):
-        row[: len(block)] = [getattr(count, name) for count in block]
-    return table

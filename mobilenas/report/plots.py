@@ -1,17 +1,24 @@
 """Figures, drawn with matplotlib's object API: no pyplot, no display, no global state."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mobilenas.cost.names import cost_title, format_cost, format_limits
 from mobilenas.files import write_atomic
-from mobilenas.units import format_size
 
-LABELS = {"flops": "FLOPs (multiply-adds, M)", "params": "parameters (M)"}
+# Label of an axis, and what one unit of it is in the cost's own numbers.
+AXES = {
+    "flops": ("FLOPs (multiply-adds, M)", 1e6),
+    "params": ("parameters (M)", 1e6),
+    "memory": ("peak activation memory (MB)", 1e6),
+}
 INK, FRONT, BUDGET, FAINT = "#1f2933", "#d1495b", "#52606d", "#e4e7eb"
 
 Row = Mapping[str, Any]
@@ -28,11 +35,13 @@ def plot_front(
     """Write a PNG of accuracy against a cost: every evaluated arch, the front, the limit.
 
     evaluated, front: rows with "generation", "accuracy" (0..1) and the cost's own number.
-    A limit on another cost than the drawn one is named in the title.
+    A limit on another cost than the drawn one is named in the title. The line joins the best
+    accuracies at this cost; what further objectives add to the front are dots below it.
     """
     figure, axes = new_figure()
+    label, unit = AXES.get(cost, (f"{cost_title(cost)} (ms)", 1))
     dots = axes.scatter(
-        [row[cost] / 1e6 for row in evaluated],
+        [row[cost] / unit for row in evaluated],
         [100 * row["accuracy"] for row in evaluated],
         c=[row["generation"] for row in evaluated],
         cmap="viridis_r",
@@ -40,30 +49,32 @@ def plot_front(
         alpha=0.55,
         linewidths=0,
     )
-    ordered = sorted(front, key=lambda row: (row[cost], row["accuracy"]))
-    axes.plot(
-        [row[cost] / 1e6 for row in ordered],
-        [100 * row["accuracy"] for row in ordered],
-        color=FRONT,
-        linewidth=1.8,
-        marker="o",
-        markersize=4.5,
-        markeredgecolor="white",
-        markeredgewidth=0.7,
-        label=f"front ({len(front)} archs)",
-    )
+    ordered = sorted(front, key=lambda row: (row[cost], -row["accuracy"]))
+    reached = accumulate((row["accuracy"] for row in ordered), max)
+    best = [row for row, most in zip(ordered, reached, strict=True) if row["accuracy"] == most]
+    style = {"color": FRONT, "marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
+    for rows, width, name in ((best, 1.8, f"front ({len(front)} archs)"), (ordered, 0, None)):
+        axes.plot(
+            [row[cost] / unit for row in rows],
+            [100 * row["accuracy"] for row in rows],
+            linewidth=width,
+            markeredgewidth=0.7,
+            label=name,
+            **style,
+        )
     title = f"{space_name}: {len(evaluated)} archs evaluated"
-    others = [f"{name} ≤ {format_size(x)}" for name, x in limits.items() if name != cost]
-    axes.set_title(", ".join([title, *others]), loc="left", color=INK, fontsize=11, pad=24)
+    others = [format_limits({name: x}) for name, x in limits.items() if name != cost]
+    title = fill(", ".join([title, *others]), 72)
+    axes.set_title(title, loc="left", color=INK, fontsize=11, pad=24)
     if cost in limits:
         axes.axvline(
-            limits[cost] / 1e6,
+            limits[cost] / unit,
             color=BUDGET,
             linestyle=(0, (5, 3)),
             linewidth=1.2,
-            label=f"budget {format_size(limits[cost])}",
+            label=f"budget {format_cost(cost, limits[cost])}",
         )
-    axes.set_xlabel(LABELS.get(cost, cost))
+    axes.set_xlabel(label)
     axes.set_ylabel("accuracy (%)")
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=2, frameon=False)
     generations = {row["generation"] for row in evaluated}

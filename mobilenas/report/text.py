@@ -3,14 +3,14 @@
 from dataclasses import asdict
 from typing import Any
 
-from mobilenas.cost import COSTS, CostModel, supernet_params
-from mobilenas.space import Space
-from mobilenas.units import format_limits, format_size
+from mobilenas.cost import CostModel, supernet_params
+from mobilenas.cost.names import cost_title, format_cost, format_limits, is_cost
+from mobilenas.units import format_size
 
 
-def space_facts(space: Space, limits: dict[str, int]) -> dict[str, Any]:
+def space_facts(cost_model: CostModel, limits: dict[str, float]) -> dict[str, Any]:
     """Choices, size and cost ranges of a space as plain data; `feasible_share` under limits."""
-    cost_model = CostModel(space)
+    space = cost_model.space
     facts: dict[str, Any] = {
         "space": space.name,
         "description": space.spec.description,
@@ -37,9 +37,9 @@ def space_facts(space: Space, limits: dict[str, int]) -> dict[str, Any]:
             for block in space.layers
         ],
     }
-    for name in COSTS:
-        extent = cost_model.range(name)
-        facts[name] = asdict(extent)
+    facts["costs"] = list(cost_model.costs)
+    for cost in cost_model.costs:
+        facts[cost] = asdict(cost_model.range(cost))
     if limits:
         facts["limits"] = limits
         facts["feasible_share"] = cost_model.feasible_share(dict(limits))
@@ -57,24 +57,28 @@ def describe_space(facts: dict[str, Any]) -> str:
         f"{'layer':14} {'channels':>11} {'stride':>6} {'size':>5} {'choices':>7}  candidates",
     ]
     lines += [_block_line(block) for block in facts["blocks"]]
-    lines += ["", cost_lines(facts)]
+    lines += ["", cost_lines({cost: facts[cost] for cost in facts["costs"]})]
     if "limits" in facts:
         limits = format_limits(facts["limits"])
         lines.append(f"{100 * facts['feasible_share']:.1f} % of the space has {limits}")
     return "\n".join(lines)
 
 
-def cost_lines(facts: dict[str, Any]) -> str:
+def cost_lines(ranges: dict[str, dict[str, float]]) -> str:
     """Smallest, median and largest value of each cost."""
-    lines = [f"{'':7} {'min':>8} {'median':>8} {'max':>8}"]
-    for name in COSTS:
-        values = [format_size(facts[name][key]) for key in ("minimum", "median", "maximum")]
-        lines.append(f"{name:7} " + " ".join(f"{value:>8}" for value in values))
-    return "\n".join(lines)
+    cells = [["", "min", "median", "max"]]
+    for cost, extent in ranges.items():
+        values = (extent[key] for key in ("minimum", "median", "maximum"))
+        cells.append([cost_title(cost), *(format_cost(cost, value) for value in values)])
+    first, *others = (max(map(len, column)) for column in zip(*cells, strict=True))
+    return "\n".join(
+        f"{name:{first}}" + "".join(f"  {x:>{n}}" for x, n in zip(values, others, strict=True))
+        for name, *values in cells
+    )
 
 
 def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
-    """Rows under the columns {key: title}; sizes and shares as people write them."""
+    """Rows under the columns {key: title}; costs and shares as people write them."""
     cells = [list(columns.values())]
     cells += [[_cell(key, row[key]) for key in columns] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -87,8 +91,8 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
 def _cell(key: str, value: object) -> str:
     if key.startswith("accuracy") and isinstance(value, float):
         return f"{100 * value:.2f} %"
-    if key in COSTS and isinstance(value, int | float):
-        return format_size(value)
+    if is_cost(key) and isinstance(value, int | float):
+        return format_cost(key, value)
     return str(value)
 
 
@@ -110,8 +114,9 @@ def _block_line(block: dict[str, Any]) -> str:
 
 
 def front_table(front: list[dict[str, Any]]) -> str:
-    """The archs of a front, cheapest first."""
-    columns = {"accuracy": "accuracy", "flops": "FLOPs", "params": "params", "arch": "arch"}
+    """The archs of a front, cheapest first, with all costs that their rows have."""
+    costs = {key: cost_title(key) for key in front[0] if is_cost(key)}
+    columns = {"accuracy": "accuracy", **costs, "arch": "arch"} | {"flops": "FLOPs"}
     return table(front, columns)
 
 

@@ -65,7 +65,6 @@ class SupernetEvaluator:
     def describe(self) -> dict[str, Any]:
         """What is measured, as plain data: enough to tell two evaluators apart."""
         return {
-            "supernet": str(self.run.folder.resolve()),
             "seed": self.run.settings.seed,
             "data": self.run.settings.data,
             "weights": _fingerprint(self.supernet),

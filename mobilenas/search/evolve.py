@@ -9,6 +9,7 @@ evaluations.jsonl. There is no other state, hence none that a kill could tear.
 """
 
 import csv
+import hashlib
 import io
 import json
 import logging
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.termination import NoTermination
 
-from mobilenas.cost import COSTS, CostModel
+from mobilenas.cost import CostModel
+from mobilenas.cost.latency import LatencyTable
+from mobilenas.cost.names import format_limits
 from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.files import read_json, read_jsonl, write_json, write_text
 from mobilenas.report.plots import plot_front
@@ -33,7 +35,6 @@ from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSa
 from mobilenas.search.pareto import non_dominated
 from mobilenas.search.problem import ACCURACY, Problem, check_feasible
 from mobilenas.space import Arch, Genes, Space
-from mobilenas.units import format_limits
 
 SETTINGS, EVALUATIONS, FRONT = "search.json", "evaluations.jsonl", "front.json"
 
@@ -85,6 +86,7 @@ def evolve(
     max_evaluations: int | None = None,
     seed: int = 0,
     evaluator: Mapping[str, Any] | None = None,
+    places: Mapping[str, Any] | None = None,
     resume: bool = False,
     on_generation: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:
@@ -93,30 +95,35 @@ def evolve(
     evaluate: accuracy in 0..1 of an arch, the only expensive step. Called once an arch at most, and
     only for archs within the limits; the others get their violation and accuracy 0.
     generations: counts the initial population; at most population * generations evaluations.
-    evaluator: JSON data that says what `evaluate` measures (which supernet, which images): kept in
-    the run, and a resume with another one is refused.
+    evaluator: JSON data that says what `evaluate` measures (which weights, which images): kept in
+    the run, and a resume with another one is refused. So are the contents of the latency tables.
+    places: JSON data that says where supernet and tables lie: kept in the run for those who resume
+    or export it, and never compared, as files move.
     Raises InfeasibleBudget where no arch meets the limits; BadInput for settings that make no
     sense, a folder with another search, or evaluations that this search would not have made.
     """
-    problem = Problem(objectives, dict(limits or {}))
     settings = {
         "space": space.to_dict(),
         "objectives": list(objectives),
-        "limits": dict(problem.limits),
+        "limits": dict(limits or {}),
         "population": population,
         "generations": generations,
         "max_evaluations": max_evaluations,
         "seed": seed,
         "evaluator": dict(evaluator or {}),
+        "latency_tables": {table.name: _digest(table) for table in cost_model.tables},
     }
     if population < 2 or generations < 1 or (max_evaluations is not None and max_evaluations < 1):
         raise BadInput("a search needs population >= 2, generations >= 1 and max_evaluations >= 1")
+    history = _History(run, settings, resume)
+    problem = Problem(cost_model, objectives, dict(limits or {}))
     share = check_feasible(cost_model, problem.limits)
     if share == 0:
         limit = format_limits(problem.limits)
         log.warning("0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit)
-    history = _History(run, settings, resume)
-    ranges = {name: asdict(cost_model.range(name)) for name in COSTS}
+    stored = settings | {"places": dict(places or {})}
+    history.open(stored)
+    ranges = {name: asdict(cost_model.range(name)) for name in cost_model.costs}
     log.info("%s\n%s", space.name, cost_lines(ranges))
     if problem.limits:
         log.info("within the budget: %.1f %% of the space", 100 * share)
@@ -124,7 +131,7 @@ def evolve(
     seen: set[tuple[int, ...]] = set()
     algorithm = NSGA2(
         pop_size=population,
-        sampling=FeasibleSampling(space, cost_model, problem),
+        sampling=FeasibleSampling(problem),
         crossover=BlockCrossover(),
         mutation=BlockMutation(space),
         eliminate_duplicates=Unseen(seen),
@@ -139,8 +146,8 @@ def evolve(
             break
         genes: Genes = asked.get("X")
         seen.update(map(tuple, genes.tolist()))
-        costs: dict[str, NDArray[Any]] = {name: cost_model.batch(name, genes) for name in COSTS}
-        violations = problem.violations(cost_model, genes)
+        costs = {name: cost_model.batch(name, genes) for name in cost_model.costs}
+        violations = problem.violations(genes)
         accuracies = np.zeros(len(genes))
         for i in np.flatnonzero((violations <= 0).all(axis=1)):
             if len(history.evaluations) == max_evaluations:
@@ -160,7 +167,7 @@ def evolve(
             f"none of {len(seen)} archs of {space.name} meets {format_limits(problem.limits)}"
         )
     result = Result(_front(problem, history.evaluations), history.evaluations)
-    about = {"settings": settings, "feasible_share": share, "ranges": ranges}
+    about = {"settings": stored, "feasible_share": share, "ranges": ranges}
     _write_result(run, problem, space.name, about, result)
     return result
 
@@ -178,7 +185,10 @@ class _History:
             _check_settings(run / SETTINGS, settings)
         elif resume:
             log.info("%s holds no search to resume: starting one", run)
-        write_json(run / SETTINGS, settings)
+
+    def open(self, settings: dict[str, Any]) -> None:
+        """Make the folder ready to append to; nothing is written before."""
+        write_json(self.path.with_name(SETTINGS), settings)
         if self.path.exists():
             # A last line torn by a kill goes: what is appended must start on a line of its own.
             os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
@@ -218,24 +228,28 @@ class _History:
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     stored = read_json(path)
     for name, value in settings.items():
-        if _identity(stored.get(name)) != _identity(value):
-            both = "" if name == "space" else f" ({stored.get(name)} there, {value} here)"
+        if stored.get(name) != value:
+            both = f" ({stored.get(name)} there, {value} here)"
+            if name == "space":
+                both = ""
+            elif name == "latency_tables":
+                there, here = (", ".join(x or ()) or "none" for x in (stored.get(name), value))
+                both = f" ({there} there, {here} here, compared by content)"
             raise BadInput(
                 f"{path.parent} was started with another {name}{both}:"
                 f" resume it with the same settings or set --out"
             )
 
 
-def _identity(setting: object) -> object:
-    """A setting without the place of the supernet: its weights tell it apart, wherever it lies."""
-    if not isinstance(setting, dict):
-        return setting
-    return {key: value for key, value in setting.items() if key != "supernet"}
+def _digest(table: LatencyTable) -> str:
+    """SHA-256 of the content of a table, whatever the layout of its file."""
+    content = json.dumps(table.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _front(problem: Problem, evaluations: list[Evaluation]) -> list[Evaluation]:
-    values: dict[str, NDArray[Any]] = {
-        name: np.array([e.costs[name] for e in evaluations]) for name in COSTS
+    values = {
+        name: np.array([e.costs[name] for e in evaluations]) for name in problem.cost_objectives
     }
     values[ACCURACY] = np.array([e.accuracy for e in evaluations])
     front = [evaluations[i] for i in non_dominated(problem.points(values))]

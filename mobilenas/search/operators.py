@@ -15,7 +15,6 @@ from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.mutation import Mutation
 from pymoo.core.sampling import Sampling
 
-from mobilenas.cost import CostModel
 from mobilenas.search.problem import Problem
 from mobilenas.space import Candidate, Genes, Space
 
@@ -75,46 +74,44 @@ def mutate(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
     return child
 
 
-def sample_feasible(
-    space: Space, cost_model: CostModel, problem: Problem, n: int, rng: np.random.Generator
-) -> Genes:
+def sample_feasible(problem: Problem, n: int, rng: np.random.Generator) -> Genes:
     """Up to n distinct archs (m, blocks), feasible where possible.
 
     Uniform among the feasible archs by rejection; those still missing after DRAWS_PER_ARCH * n
     draws are drawn archs repaired. Fewer than n where hardly any arch is feasible.
     """
+    space = problem.cost_model.space
     found: dict[tuple[int, ...], None] = {}
     for _ in range(DRAWS_PER_ARCH):
         drawn = space.sample_genes(n, rng)
-        feasible = (problem.violations(cost_model, drawn) <= 0).all(axis=1)
+        feasible = (problem.violations(drawn) <= 0).all(axis=1)
         found.update(dict.fromkeys(map(tuple, drawn[feasible].tolist())))
         if len(found) >= n:
             return np.array(list(found)[:n])
     for genes in space.sample_genes(DRAWS_PER_ARCH * n, rng):
         if len(found) >= n:
             break
-        repaired = repair(space, cost_model, problem, genes, rng)
+        repaired = repair(problem, genes, rng)
         found[tuple(repaired.tolist())] = None
     return np.array(list(found))
 
 
-def repair(
-    space: Space, cost_model: CostModel, problem: Problem, genes: Genes, rng: np.random.Generator
-) -> Genes:
+def repair(problem: Problem, genes: Genes, rng: np.random.Generator) -> Genes:
     """Walk from genes (blocks,) to a feasible arch: each step moves one block, picked at random,
-    to a candidate, picked at random, that lowers the violation.
+    to a candidate, picked at random, that lowers the excess.
 
     Under one limit the walk arrives if any arch is feasible. Under several it may end at an arch
     that no single step improves; that one is returned.
     """
-    for _ in range(int(space.num_candidates.sum())):
-        excess = _excess(cost_model, problem, genes[None])[0]
+    num_candidates = problem.cost_model.space.num_candidates
+    for _ in range(int(num_candidates.sum())):
+        excess = problem.excess(genes[None])[0]
         if excess == 0:
             break
         for i in rng.permutation(len(genes)):
-            options = np.tile(genes, (space.num_candidates[i], 1))
+            options = np.tile(genes, (num_candidates[i], 1))
             options[:, i] = np.arange(len(options))
-            better = options[_excess(cost_model, problem, options) < excess]
+            better = options[problem.excess(options) < excess]
             if len(better):
                 genes = better[rng.integers(len(better))]
                 break
@@ -123,19 +120,15 @@ def repair(
     return genes
 
 
-def _excess(cost_model: CostModel, problem: Problem, genes: Genes) -> NDArray[np.float64]:
-    return np.maximum(problem.violations(cost_model, genes), 0).sum(axis=1)
-
-
 class FeasibleSampling(Sampling):
     """`sample_feasible` for pymoo."""
 
-    def __init__(self, space: Space, cost_model: CostModel, problem: Problem) -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
-        self.space, self.cost_model, self.problem = space, cost_model, problem
+        self.problem = problem
 
     def _do(self, _: Any, n_samples: int, *, random_state: np.random.Generator, **__: Any) -> Genes:
-        return sample_feasible(self.space, self.cost_model, self.problem, n_samples, random_state)
+        return sample_feasible(self.problem, n_samples, random_state)
 
 
 class BlockCrossover(Crossover):

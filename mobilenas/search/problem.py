@@ -7,23 +7,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.cost import COSTS, CostModel
+from mobilenas.cost import CostModel
+from mobilenas.cost.budget import LatencyLimit
+from mobilenas.cost.names import cost_title, format_cost, latency_cost
 from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.space import Genes
-from mobilenas.units import format_size
 
 ACCURACY = "accuracy"
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Objectives and limits of a search, as plain data.
+    """Objectives and limits of a search, over the costs of a cost model.
 
     objectives: "accuracy", which is maximised, and names of costs, which are minimised.
     limits: cost name -> largest value that an arch may have.
     Raises BadInput for unknown names and for limits that are not above 0.
     """
 
+    cost_model: CostModel
     objectives: tuple[str, ...] = (ACCURACY, "flops")
     limits: Mapping[str, float] = field(default_factory=dict)
 
@@ -31,10 +33,10 @@ class Problem:
         if ACCURACY not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise BadInput(f"objectives {list(self.objectives)} must be distinct, with accuracy")
         if not self.cost_objectives:
-            raise BadInput(f"objectives need a cost besides accuracy: {', '.join(COSTS)}")
+            known = ", ".join(self.cost_model.costs)
+            raise BadInput(f"objectives need a cost besides accuracy: {known}")
         for name in (*self.cost_objectives, *self.limits):
-            if name not in COSTS:
-                raise BadInput(f"no cost {name!r}; known are {', '.join(COSTS)}")
+            self.cost_model.check(name)
         for name, limit in self.limits.items():
             if not limit > 0:
                 raise BadInput(f"the limit of {name} is {limit}; it must be above 0")
@@ -48,12 +50,24 @@ class Problem:
         columns = [-values[name] if name == ACCURACY else values[name] for name in self.objectives]
         return np.column_stack(columns).astype(float)
 
-    def violations(self, cost_model: CostModel, genes: Genes) -> NDArray[np.float64]:
+    def violations(self, genes: Genes) -> NDArray[np.float64]:
         """How far genes (n, blocks) pass each limit, relative to it, (n, limits); <= 0 meets it."""
         columns = [
-            (cost_model.batch(name, genes) - limit) / limit for name, limit in self.limits.items()
+            (self.cost_model.batch(name, genes) - limit) / limit
+            for name, limit in self.limits.items()
         ]
         return np.array(columns, dtype=float).reshape(len(columns), len(genes)).T
+
+    def excess(self, genes: Genes) -> NDArray[np.float64]:
+        """How far genes (n, blocks) pass the limits altogether, (n,); 0 meets them.
+
+        Where an arch is not within the limits, some change of a single block lowers it if one limit
+        is all there is: of a peak, each block that passes the limit counts.
+        """
+        total = np.zeros(len(genes))
+        for name, limit in self.limits.items():
+            total += self.cost_model.excess(name, limit, genes) / limit
+        return total
 
 
 def check_feasible(cost_model: CostModel, limits: Mapping[str, float]) -> float:
@@ -66,8 +80,47 @@ def check_feasible(cost_model: CostModel, limits: Mapping[str, float]) -> float:
     for name, limit in limits.items():
         extent = cost_model.range(name)
         if extent.minimum > limit:
+            allowed, low, high = (
+                format_cost(name, value) for value in (limit, extent.minimum, extent.maximum)
+            )
             raise InfeasibleBudget(
-                f"no arch of {space.name} has at most {format_size(limit)} {name}: the space"
-                f" ranges from {format_size(extent.minimum)} to {format_size(extent.maximum)}"
+                f"no arch of {space.name} has at most {allowed} {cost_title(name)}: the space"
+                f" ranges from {low} to {high}"
             )
     return cost_model.feasible_share(dict(limits)) if limits else 1.0
+
+
+def default_objectives(cost_model: CostModel) -> tuple[str, ...]:
+    """Accuracy and the latencies of the cost model's tables; without any, accuracy and FLOPs."""
+    latencies = (latency_cost(table.name) for table in cost_model.tables)
+    return (ACCURACY, *latencies) if cost_model.tables else (ACCURACY, "flops")
+
+
+def parse_objectives(
+    text: str, cost_model: CostModel, latencies: tuple[LatencyLimit, ...]
+) -> tuple[str, ...]:
+    """Objectives of `accuracy,latency@DEVICE`; `latency` alone is that of the only table.
+
+    latencies: what the tables of the cost model were asked for by, in order.
+    Raises BadInput where it is not clear which table is meant.
+    """
+    tables = dict(zip((x.device for x in latencies), cost_model.tables, strict=True))
+    tables |= {table.name: table for table in cost_model.tables}
+
+    def cost(word: str) -> str:
+        title, at, device = word.partition("@")
+        if title != "latency":
+            return word
+        given = ", ".join(table.name for table in cost_model.tables) or "none"
+        if not at and len(cost_model.tables) == 1:
+            return latency_cost(cost_model.tables[0].name)
+        if not at:
+            raise BadInput(
+                f"objective latency needs one latency table (given: {given}): --latency @DEVICE"
+                f" gives one, of several name the one, latency@NAME"
+            )
+        if device not in tables:
+            raise BadInput(f"objective {word}: no --latency gives {device}; given: {given}")
+        return latency_cost(tables[device].name)
+
+    return tuple(cost(word.strip()) for word in text.split(","))

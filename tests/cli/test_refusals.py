@@ -289,7 +289,7 @@ def test_export_of_an_unfinished_or_damaged_search_is_refused(
         check_refused(call(*export), str(front))
     shutil.copy(job.search / "front.json", front)
     found = json.loads(front.read_text())
-    found["settings"]["evaluator"]["supernet"] = str(tmp_path / "gone")
+    found["settings"]["places"]["supernet"] = str(tmp_path / "gone")
     front.write_text(json.dumps(found))
     check_refused(call(*export), str(tmp_path / "gone"))
     assert list(folder.glob("*.onnx")) == []

@@ -16,7 +16,7 @@ from fvcore.nn import FlopCountAnalysis
 from mobilenas.cost import CostModel, supernet_params
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network
-from mobilenas.space import Arch, Space, load_space
+from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 # expansion.kernel of the 18 searched blocks (models/FairNAS_{A,B,C}.py of the released code)
 FAIRNAS = {
@@ -97,6 +97,31 @@ def test_published_fairnas_networks_with_squeeze_excite(
     cost = CostModel(load_space(f"fairnas:squeeze_excite={ratio},activation=swish"))
     counted = tuple(round(cost.params(fairnas_arch(name)) / 1e6, 2) for name in FAIRNAS)
     assert counted == mparams
+
+
+@pytest.mark.parametrize(
+    ("name", "mflops", "params"),
+    [  # FLOPs of the released code's README, params of the pytorchcv model table
+        ("proxyless_mobile", 320, 4_080_512),
+        ("proxyless_mobile_14", 581, 6_857_568),
+        ("proxyless_cpu", None, 4_361_648),
+        ("proxyless_gpu", None, 7_119_848),
+    ],
+)
+def test_published_proxyless_networks(
+    name: str, mflops: int | None, params: int, data_root: Path
+) -> None:
+    networks = json.loads((data_root / "latency" / "published_nets.json").read_text())
+    network = next(network for network in networks if network["name"] == name)
+    blocks = [(b["cout"], b["s"], f"e{b['t']}k{b['k']}") for b in network["blocks"]]
+    stages = [{"channels": c, "stride": s, "candidates": [text]} for c, s, text in blocks]
+    data = load_space("proxyless").to_dict() | {"stages": stages}
+    data["stem"]["channels"] = network["first_conv"]
+    data["head"]["channels"] = network["feature_mix"]["cout"]
+    space = space_from_dict(data)
+    cost, arch = CostModel(space), space.parse("_".join(text for *_, text in blocks))
+    assert cost.params(arch) == params
+    assert mflops is None or round(cost.flops(arch) / 1e6) == mflops
 
 
 @pytest.mark.parametrize("name", FAIRNAS)
@@ -249,7 +274,7 @@ def test_feasible_share_equals_enumeration(
 def test_an_unknown_cost_is_answered_with_the_known_ones(
     ask: Callable[[CostModel], object],
 ) -> None:
-    with pytest.raises(BadInput, match="no cost 'energy'; known are flops, params"):
+    with pytest.raises(BadInput, match="no cost 'energy'; known are flops, params, memory"):
         ask(CostModel(MACRO))
 
 

@@ -23,7 +23,7 @@ FRONT += [row("best", 500, 0.80)]
 
 
 def test_a_space_is_described_layer_by_layer(small_space: Space) -> None:
-    text = describe_space(space_facts(small_space, {}))
+    text = describe_space(space_facts(CostModel(small_space), {}))
     lines = text.splitlines()
     for block in small_space.layers:
         line = next(line for line in lines if line.startswith(f"{block.name} "))
@@ -42,7 +42,7 @@ def test_facts_agree_with_the_cost_model(
     mixed_space: Space, sample: Callable[..., list[Arch]]
 ) -> None:
     limits = {"flops": CostModel(mixed_space).range("flops").median}
-    facts = space_facts(mixed_space, limits)
+    facts = space_facts(CostModel(mixed_space), limits)
     assert facts["choices"] == [2, 3, 5, 13, 4]
     assert facts["num_archs"] == 2 * 3 * 5 * 13 * 4
     assert facts["searched_blocks"] == 5
@@ -61,6 +61,16 @@ def test_cost_lines_give_smallest_median_and_largest() -> None:
     assert lines[0].split() == ["min", "median", "max"]
     assert lines[1].split() == ["flops", "1.5k", "2M", "3G"]
     assert lines[2].split() == ["params", "1.5k", "2M", "3G"]
+
+
+def test_cost_lines_have_units_and_are_in_columns() -> None:
+    latency = {"minimum": 0.0123456, "median": 12.3456, "maximum": 2000.0}
+    memory = {"minimum": 1_500, "median": 2_000_000, "maximum": 3 * 10**9}
+    lines = cost_lines({"memory": memory, "latency_ms@a-long-name": latency}).splitlines()
+    assert lines[1].split() == ["memory", "1.5kB", "2MB", "3GB"]
+    assert lines[2].split("  ")[0] == "latency@a-long-name"
+    assert lines[2].split()[1:] == ["0.01235", "ms", "12.35", "ms", "2000", "ms"]
+    assert len({len(line) for line in lines}) == 1
 
 
 def test_a_table_is_in_columns_with_shares_and_sizes() -> None:
@@ -84,12 +94,27 @@ def test_a_front_is_a_table_of_its_archs() -> None:
     assert lines[2].split() == ["78.00", "%", "200", "2k", "bend"]
 
 
+def test_a_front_has_a_column_for_each_cost_of_its_rows() -> None:
+    rows = [FRONT[0] | {"memory": 2_500, "latency_ms@phone": 12.3456, "feasible": True}]
+    head, line = front_table(rows).splitlines()
+    assert head.split() == ["accuracy", "FLOPs", "params", "memory", "latency@phone", "arch"]
+    assert line.split() == ["60.00", "%", "100", "1k", "2.5kB", "12.35", "ms", "cheap"]
+
+
 @pytest.mark.parametrize(
     ("pick", "arch"), [("best", "best"), ("cheapest", "cheap"), ("knee", "bend")]
 )
 @pytest.mark.parametrize("order", [1, -1])
 def test_an_arch_is_picked(pick: str, arch: str, order: int) -> None:
     assert pick_arch(FRONT[::order], pick) == arch
+
+
+def test_the_cost_that_was_searched_decides_what_is_cheap() -> None:
+    latencies = {"cheap": 9.0, "bend": 2.0, "near": 3.0, "best": 10.0}
+    front = [row | {"latency_ms@a": latencies[row["arch"]]} for row in FRONT]
+    assert pick_arch(front, "cheapest", "latency_ms@a") == "bend"
+    assert pick_arch(front, "knee", "latency_ms@a") == "near"
+    assert pick_arch(front, "cheapest") == "cheap"
 
 
 @pytest.mark.parametrize("pick", ["best", "cheapest", "knee"])
@@ -111,6 +136,6 @@ def test_another_pick_names_the_known_ones() -> None:
 
 def test_the_shipped_default_space_is_described() -> None:
     text = describe_space(
-        space_facts(load_space("s1"), {"flops": 500_000_000, "params": 5 * 10**6})
+        space_facts(CostModel(load_space("s1")), {"flops": 500_000_000, "params": 5 * 10**6})
     )
     assert "flops <= 500M and params <= 5M" in text

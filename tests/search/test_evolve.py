@@ -61,7 +61,8 @@ def test_every_arch_is_evaluated_once_and_only_within_the_limits(tmp_path):
     assert all(COSTS.flops(a) <= 30e6 and COSTS.params(a) <= 1e6 for a in count.calls)
     rows = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").open()]
     assert rows == [e.row() for e in result.evaluations]
-    assert list(rows[0]) == ["generation", "arch", "accuracy", "flops", "params", "feasible"]
+    costs = ["flops", "params", "memory"]
+    assert list(rows[0]) == ["generation", "arch", "accuracy", *costs, "feasible"]
 
 
 @pytest.mark.parametrize("objectives", [("accuracy", "flops"), ("accuracy", "params", "flops")])
@@ -186,10 +187,11 @@ def test_resume_with_another_setting_is_refused(tmp_path, name, value):
 
 
 def test_a_supernet_may_have_moved_when_a_search_is_resumed(tmp_path):
-    evaluator = {"supernet": "here", "weights": 7}
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path, Counting(12), evaluator=evaluator)
-    search(tmp_path, resume=True, evaluator=evaluator | {"supernet": "there"})
+        search(tmp_path, Counting(12), places={"supernet": "here"})
+    search(tmp_path, resume=True, places={"supernet": "there"})
+    for name in ("search.json", "front.json"):
+        assert '"there"' in (tmp_path / name).read_text()
 
 
 def test_resume_in_another_space_is_refused(tmp_path):

@@ -126,8 +126,8 @@ def test_initial_archs_are_distinct_and_feasible(name, tightness, seed):
     cost_model = CostModel(space)
     extent = cost_model.range("flops")
     limit = extent.minimum + tightness * (extent.maximum - extent.minimum)
-    problem = Problem(limits={"flops": limit})
-    genes = sample_feasible(space, cost_model, problem, 12, np.random.default_rng(seed))
+    problem = Problem(cost_model, limits={"flops": limit})
+    genes = sample_feasible(problem, 12, np.random.default_rng(seed))
     assert len(np.unique(genes, axis=0)) == len(genes)
     assert (cost_model.flops_batch(genes) <= limit).all()
     if name != "macro":  # which has few archs under the tightest limits
@@ -138,7 +138,7 @@ def test_the_tightest_budget_is_reached_by_repair():
     space = SPACES["s1"]
     cost_model = CostModel(space)
     limits = {name: cost_model.range(name).minimum for name in ("flops", "params")}
-    genes = sample_feasible(space, cost_model, Problem(limits=limits), 5, np.random.default_rng(0))
+    genes = sample_feasible(Problem(cost_model, limits=limits), 5, np.random.default_rng(0))
     assert [str(space.decode(g)) for g in genes] == ["_".join(["e3k3"] * 12)]
 
 

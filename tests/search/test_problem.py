@@ -9,19 +9,20 @@ from mobilenas.space import load_space
 
 def test_accuracy_is_negated_and_costs_are_not():
     values = {"accuracy": np.array([0.5, 0.7]), "params": np.array([3, 4])}
-    assert Problem(("accuracy", "params")).points(values).tolist() == [[-0.5, 3], [-0.7, 4]]
+    problem = Problem(CostModel(load_space("macro")), ("accuracy", "params"))
+    assert problem.points(values).tolist() == [[-0.5, 3], [-0.7, 4]]
 
 
 def test_violations_are_relative_to_the_limit():
     space = load_space("macro")
     cost_model = CostModel(space)
     genes = space.sample_genes(50, np.random.default_rng(0))
-    problem = Problem(limits={"flops": 50_000_000, "params": 1_000_000})
-    violations = problem.violations(cost_model, genes)
+    problem = Problem(cost_model, limits={"flops": 50_000_000, "params": 1_000_000})
+    violations = problem.violations(genes)
     assert violations.shape == (50, 2)
     np.testing.assert_allclose(violations[:, 0], cost_model.flops_batch(genes) / 50e6 - 1)
     np.testing.assert_array_equal(violations[:, 1] <= 0, cost_model.params_batch(genes) <= 1e6)
-    assert Problem().violations(cost_model, genes).shape == (50, 0)
+    assert Problem(cost_model).violations(genes).shape == (50, 0)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,7 @@ def test_violations_are_relative_to_the_limit():
 )
 def test_bad_problems_name_what_is_wrong(objectives, limits, message):
     with pytest.raises(BadInput, match=message):
-        Problem(objectives, limits)
+        Problem(CostModel(load_space("macro")), objectives, limits)
 
 
 def test_infeasible_limit_raises_with_the_range():

@@ -1,0 +1,65 @@
+"""Budgets as a user gives them, before the devices are looked up."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table
+from mobilenas.cost.model import CostModel
+from mobilenas.cost.names import latency_cost
+from mobilenas.errors import BadInput
+from mobilenas.space import Space
+from mobilenas.units import parse_duration
+
+
+@dataclass(frozen=True)
+class LatencyLimit:
+    """`20ms@DEVICE`, or `@DEVICE` to have the latency without a limit (ms None).
+
+    device: what `find_table` takes, the name of a table or device or the path of a JSON file.
+    """
+
+    device: str
+    ms: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "LatencyLimit":
+        """Read the text form. Raises BadInput that says what it looks like."""
+        limit, at, device = text.partition("@")
+        if not (at and device.strip()):
+            raise BadInput(f"latency {text!r}: write 20ms@DEVICE, or @DEVICE for no limit")
+        return cls(device.strip(), parse_duration(limit) if limit.strip() else None)
+
+    def place(self, table: LatencyTable) -> str:
+        """What finds the table again, whatever other tables there will be by then."""
+        is_file = self.device.endswith(".json")
+        return str(Path(self.device).resolve()) if is_file else table.name
+
+
+@dataclass(frozen=True)
+class Budget:
+    """limits: {cost: largest value} of all costs but latency, whose devices are in `latencies`."""
+
+    limits: dict[str, float] = field(default_factory=dict)
+    latencies: tuple[LatencyLimit, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.limits or self.latencies)
+
+    def look_up(self, space: Space) -> tuple[CostModel, dict[str, float]]:
+        """The cost model with a table for each of `latencies`, in order, and all limits.
+
+        Raises BadInput for an unknown device, a table of another space, or one given twice.
+        """
+        cost_model = CostModel(space, [find_table(x.device, space) for x in self.latencies])
+        limits = {
+            latency_cost(table.name): latency.ms
+            for table, latency in zip(cost_model.tables, self.latencies, strict=True)
+            if latency.ms is not None
+        }
+        return cost_model, {**self.limits, **limits}
+
+
+def known_tables(space: Space) -> list[LatencyTable]:
+    """Every known table that covers a space at its resolution."""
+    tables = [read_table(path) for path in list_tables().values()]
+    return [t for t in tables if t.resolution == space.resolution and t.covers(space)]

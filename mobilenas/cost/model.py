@@ -1,0 +1,135 @@
+"""All costs of the archs of a space, as tables of block x candidate: vectorised, without torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.cost.counts import candidate_count, fixed_count
+from mobilenas.cost.latency import LatencyTable
+from mobilenas.cost.memory import candidate_memory, fixed_memory
+from mobilenas.cost.names import latency_cost
+from mobilenas.errors import BadInput
+from mobilenas.space import Arch, Genes, Space
+
+
+@dataclass(frozen=True)
+class CostRange:
+    """Smallest, median and largest value of a cost; min and max are exact, the median sampled."""
+
+    minimum: float
+    median: float
+    maximum: float
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One cost: of what every arch has, and of the candidates of each searchable block.
+
+    is_peak: whether the cost of an arch is the largest of these, not their sum.
+    """
+
+    fixed: float
+    blocks: list[NDArray[Any]]
+    is_peak: bool = False
+
+    def total(self, parts: list[Any]) -> Any:
+        """The cost of an arch from its blocks' parts, or of many from arrays of parts."""
+        # In order, so that a sum of floats does not depend on how many archs are asked for.
+        return reduce(np.maximum if self.is_peak else np.add, parts, self.fixed)
+
+
+class CostModel:
+    """The costs of the archs of a space.
+
+    costs: their names. "flops" and "params" are explained in `counts`, "memory" in `memory` (bytes,
+    one float32 image); each latency table adds "latency_ms@TABLE" (ms, one batch of the table).
+    Raises BadInput for two tables of one name, or a table that does not cover the space.
+    """
+
+    def __init__(self, space: Space, tables: Sequence[LatencyTable] = ()) -> None:
+        self.space = space
+        self.tables = tuple(tables)
+        fixed = fixed_count(space)
+        counts = [[candidate_count(b, c) for c in b.candidates] for b in space.blocks]
+        peaks = [np.array([candidate_memory(b, c) for c in b.candidates]) for b in space.blocks]
+        self._columns = {
+            "flops": _Column(fixed.flops, [np.array([x.flops for x in row]) for row in counts]),
+            "params": _Column(fixed.params, [np.array([x.params for x in row]) for row in counts]),
+            "memory": _Column(fixed_memory(space), peaks, is_peak=True),
+        }
+        for table in self.tables:
+            name = latency_cost(table.name)
+            if name in self._columns:
+                raise BadInput(f"latency table {table.name} is given twice")
+            fixed_ms, blocks = table.column(space)
+            self._columns[name] = _Column(fixed_ms, [np.array(ms) for ms in blocks])
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        return tuple(self._columns)
+
+    def check(self, cost: str) -> None:
+        """Raises BadInput for a name that is not one of `costs`."""
+        if cost not in self._columns:
+            raise BadInput(f"no cost {cost!r}; known are {', '.join(self.costs)}")
+
+    def of(self, arch: Arch) -> dict[str, float]:
+        """Every cost by name. Raises BadInput for an arch of another space."""
+        genes = self.space.encode(arch)[None]
+        return {cost: self.batch(cost, genes)[0].item() for cost in self.costs}
+
+    def flops(self, arch: Arch) -> int:
+        """Multiply-adds of conv and linear layers for one image."""
+        return int(self.of(arch)["flops"])
+
+    def params(self, arch: Arch) -> int:
+        """Trainable parameters."""
+        return int(self.of(arch)["params"])
+
+    def flops_batch(self, genes: Genes) -> NDArray[np.int64]:
+        """FLOPs (n,) of genes (n, blocks)."""
+        return self.batch("flops", genes)
+
+    def params_batch(self, genes: Genes) -> NDArray[np.int64]:
+        """Params (n,) of genes (n, blocks)."""
+        return self.batch("params", genes)
+
+    def batch(self, cost: str, genes: Genes) -> NDArray[Any]:
+        """The named cost (n,) of genes (n, blocks). Raises BadInput for an unknown name."""
+        parts = self._parts(cost, genes)
+        values: NDArray[Any] = self._columns[cost].total(parts)
+        return values
+
+    def excess(self, cost: str, limit: float, genes: Genes) -> NDArray[Any]:
+        """How far the cost of genes (n, blocks) passes a limit, (n,); 0 for those within.
+
+        Of a peak it is the sum of how far each block passes the limit.
+        """
+        parts = self._parts(cost, genes)
+        counted = parts if self._columns[cost].is_peak else [self.batch(cost, genes)]
+        return np.sum([np.maximum(part - limit, 0) for part in counted], axis=0)
+
+    def range(self, cost: str = "flops", n: int = 20_000, seed: int = 0) -> CostRange:
+        """Exact extremes and the median of `n` uniformly drawn archs."""
+        drawn = self.batch(cost, self.space.sample_genes(n, np.random.default_rng(seed)))
+        column = self._columns[cost]
+        # Sums and maxima grow with each part, so each block's extreme gives that of the whole.
+        low, high = (
+            column.total([f(row) for row in column.blocks]).item() for f in (np.min, np.max)
+        )
+        return CostRange(low, type(low)(np.median(drawn)), high)
+
+    def feasible_share(self, limits: dict[str, float], n: int = 20_000, seed: int = 0) -> float:
+        """Share of `n` uniformly drawn archs that meet every limit {cost: largest value}."""
+        genes = self.space.sample_genes(n, np.random.default_rng(seed))
+        meets = [self.batch(cost, genes) <= limit for cost, limit in limits.items()]
+        return float(np.all(meets, axis=0).mean())
+
+    def _parts(self, cost: str, genes: Genes) -> list[NDArray[Any]]:
+        """What each block adds to a cost of genes (n, blocks), (n,) a block."""
+        self.check(cost)
+        return [row[i] for row, i in zip(self._columns[cost].blocks, genes.T, strict=True)]
