@@ -142,6 +142,14 @@ def test_the_table_says_where_it_comes_from() -> None:
     assert all(row.flags == ("transferred",) for row in made.rows.values())
 
 
+def test_times_that_no_table_fits_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    times = SOURCE.predict(SPACE, GENES)
+    transfer(times, 10)
+    assert not caplog.records
+    transfer(np.random.default_rng(0).permutation(times) ** 3, 10)
+    assert "old-phone does not fit" in caplog.text
+
+
 def test_too_few_networks_bad_names_and_foreign_spaces_are_refused() -> None:
     times = SOURCE.predict(SPACE, GENES)
     with pytest.raises(BadInput, match="--holdout 6 of 10 networks leaves 4"):

@@ -1,0 +1,243 @@
+"""The table of one device, corrected for another by the times of a few of its networks."""
+
+import csv
+import logging
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.cost import CostModel
+from mobilenas.cost.counts import candidate_count
+from mobilenas.cost.latency import NAME, Calibration, Figures, LatencyTable, Row
+from mobilenas.cost.predict import MIN_NETWORKS, Fit
+from mobilenas.cost.rows import rows_of
+from mobilenas.errors import BadInput
+from mobilenas.latency.build import row_groups, today
+from mobilenas.latency.check import compare
+from mobilenas.space import Arch, Space
+
+Floats = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
+
+# Part of the FLOPs in the prior of a row, and penalties (variance of the noise over that of a
+# factor): both are those with the smallest leave-one-out error.
+FLOPS_SHARES = (0.0, 0.5, 1.0)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+# How the penalties of the parts of the model stand to each other.
+SCALE, OVERHEAD, DEVICE, GROUP, ROW = 1e-6, 1.0, 0.1, 1.0, 10.0
+# Above this leave-one-out error the user is told that the table does not fit.
+WIDE_ERROR = 0.2
+# Of more networks than this, a fifth is held out unless the user says how many.
+HOLD_OUT_ABOVE = 20
+GIVEN = "not given"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of a network on the new device."""
+
+    arch: Arch
+    ms: float
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """The new table. held_out: networks that it was not fitted to; figures: its error on them,
+    beside that of the source table as it is and of a line through their FLOPs.
+    """
+
+    table: LatencyTable
+    held_out: int
+    figures: dict[str, Figures]
+
+
+def read_timings(path: Path, space: Space) -> list[Timing]:
+    """Rows of a CSV file with the columns arch and ms. Raises BadInput naming file and line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise BadInput(f"no such file: {path}") from None
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is no text file") from None
+    reader = csv.DictReader(text.splitlines())
+    if reader.fieldnames != ["arch", "ms"]:
+        raise BadInput(f"{path} line 1: the columns are arch,ms, not {reader.fieldnames}")
+    lines: dict[Arch, int] = {}
+    timings = []
+    for row in reader:
+        where = f"{path} line {reader.line_num}"
+        if row["arch"] is None or row["ms"] is None or None in row:
+            raise BadInput(f"{where}: two values a line, arch and ms")
+        try:
+            arch = space.parse(row["arch"])
+        except BadInput as error:
+            raise BadInput(f"{where}: {error}") from None
+        if arch in lines:
+            raise BadInput(f"{where}: {arch} is in line {lines[arch]} too")
+        lines[arch] = reader.line_num
+        timings.append(Timing(arch, _milliseconds(row["ms"], where)))
+    if len(timings) < MIN_NETWORKS:
+        raise BadInput(f"{path} has {len(timings)} networks; at least {MIN_NETWORKS} are needed")
+    return timings
+
+
+def transfer_table(
+    source: LatencyTable,
+    space: Space,
+    timings: list[Timing],
+    *,
+    device: str,
+    holdout: int | None,
+    seed: int,
+) -> Transfer:
+    """Fit the rows of `source` that the space needs to networks timed on another device.
+
+    holdout: networks, drawn by the seed, that only test the fit; None for a fifth of more than
+    HOLD_OUT_ABOVE. Raises BadInput for a device that is no name, where too few networks are left,
+    and as `LatencyTable.column` does.
+    """
+    if not re.fullmatch(NAME, device):
+        raise BadInput(f"device {device!r}: letters, digits and ._- only")
+    source.column(space)
+    n = len(timings)
+    count = (n // 5 if n > HOLD_OUT_ABOVE else 0) if holdout is None else holdout
+    if n - count < MIN_NETWORKS:
+        raise BadInput(
+            f"--holdout {count} of {n} networks leaves {n - count}; {MIN_NETWORKS} are needed"
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    used = [timings[i] for i in sorted(order[count:])]
+    tests = [timings[i] for i in sorted(order[:count])]
+    table = _fitted(source, space, used, device)
+    error = table.calibration.loo_mape
+    if error is not None and error > WIDE_ERROR:
+        log.warning(
+            "%s does not fit: a network is predicted %.0f %% wrong from the others;"
+            " time more of them, with care, or start from another table",
+            source.name,
+            100 * error,
+        )
+    figures = {}
+    if tests:
+        genes = np.array([space.encode(timing.arch) for timing in tests])
+        predicted = {
+            "table": table.predict(space, genes),
+            "source table": source.predict(space, genes),
+            "flops": CostModel(space).flops_batch(genes).astype(float),
+        }
+        figures = compare(predicted, np.array([timing.ms for timing in tests]))
+    return Transfer(table, len(tests), figures)
+
+
+def fit_transfer(
+    counts: Floats, measured: Floats, source: Floats, flops: Floats, groups: NDArray[np.int64]
+) -> Fit:
+    """Rows for a device of which some networks were timed, from those of another device.
+
+    counts (n, rows): how often each row stands in each network. measured (n,): ms. source (rows,):
+    ms on the other device. flops (rows,). groups (rows,): labels 0.., rows of one label sharing a
+    factor. With source and flops scaled so that both give the mean of `measured`,
+
+        prior_r = (1 - share) * source_r + share * flops_r
+        network = overhead + sum over rows r of
+            prior_r * (scale + u_group(r) + v_r) + per_flop * flops_r + per_block
+
+    is fitted by least squares on relative errors with ridge penalties on all but the scale. FLOPs
+    and blocks are in it because devices differ in how much of a block is arithmetic and how much
+    is the cost of starting it, which factors of the source's rows cannot say. Share and penalty
+    are those with the smallest leave-one-out error, in closed form (Hastie, Tibshirani & Friedman
+    2009, equation 7.64); with more rows than networks the ridge is solved in its dual form.
+    """
+    n, mean = len(measured), measured.mean()
+    source, flops, block = (
+        part * mean / max(float((counts @ part).mean()), 1e-12)
+        for part in (source, flops, np.ones_like(source))
+    )
+    shared = np.eye(groups.max() + 1)[groups]
+    best: tuple[float, Fit] | None = None
+    for share in FLOPS_SHARES:
+        prior = (1 - share) * source + share * flops
+        times = counts * prior
+        parts = [
+            times.sum(axis=1, keepdims=True),
+            np.full((n, 1), mean),
+            np.stack([counts @ flops, counts @ block], axis=1),
+            times @ shared,
+            times,
+        ]
+        sizes = [part.shape[1] for part in parts]
+        design = np.hstack(parts) / measured[:, None]
+        for penalty in PENALTIES:
+            levels = [SCALE, *(penalty * level for level in (OVERHEAD, DEVICE, GROUP, ROW))]
+            variances = 1 / np.repeat(levels, sizes)
+            inverse = np.linalg.inv((design * variances) @ design.T + np.eye(n))
+            residuals = inverse.sum(axis=1)  # of the target, which is 1 for every network
+            errors = residuals / np.diag(inverse)
+            squared = float((errors**2).mean())
+            if best is not None and squared >= best[0]:
+                continue
+            weights = variances * (design.T @ residuals)
+            scale, overhead, others, of_group, of_row = np.split(weights, np.cumsum(sizes)[:-1])
+            ms = prior * (scale + shared @ of_group + of_row)
+            ms = ms + others[0] * flops + others[1] * block
+            fit = Fit(float(overhead[0] * mean), np.maximum(ms, 0.0), float(np.abs(errors).mean()))
+            best = squared, fit
+    assert best is not None
+    return best[1]
+
+
+def _milliseconds(text: str, where: str) -> float:
+    try:
+        ms = float(text)
+    except ValueError:
+        raise BadInput(f"{where}: {text!r} is not a number of milliseconds") from None
+    if not (math.isfinite(ms) and ms > 0):
+        raise BadInput(f"{where}: {text} ms; times are finite and above 0")
+    return ms
+
+
+def _fitted(source: LatencyTable, space: Space, used: list[Timing], device: str) -> LatencyTable:
+    rows = rows_of(space)
+    keys = list(rows.distinct)
+    counted = [rows.counts(space.encode(timing.arch).tolist()) for timing in used]
+    # The overhead of the source is one more row, which every network has once.
+    counts = np.array([[*(count[key] for key in keys), 1] for count in counted], dtype=float)
+    times = np.array([*(source.rows[key].ms for key in keys), max(source.overhead_ms, 0.0)])
+    flops = dict.fromkeys(keys, 0)
+    for block, block_keys in zip(space.blocks, rows.choices, strict=True):
+        for candidate, key in zip(block.candidates, block_keys, strict=True):
+            if key is not None:
+                flops[key] = candidate_count(block, candidate).flops
+    groups = row_groups([*keys, "overhead"])
+    measured = np.array([timing.ms for timing in used])
+    fit = fit_transfer(counts, measured, times, np.array([*flops.values(), 0.0]), groups)
+    *row_ms, overhead_ms = fit.ms.tolist()
+    return LatencyTable(
+        name=f"{device}-from-{source.name}",
+        device=device,
+        processor=GIVEN,
+        runtime=GIVEN,
+        runtime_version=GIVEN,
+        threads=None,
+        dtype=source.dtype,
+        batch=source.batch,
+        resolution=source.resolution,
+        space=space.name,
+        date=today(),
+        source=f"table {source.name} of {source.device}, corrected by {len(used)} timed networks",
+        overhead_ms=fit.overhead_ms + overhead_ms,
+        calibration=Calibration(
+            method=f"transferred from {source.name}",
+            archs=tuple(str(timing.arch) for timing in used),
+            loo_mape=fit.loo_mape,
+        ),
+        rows={
+            key: Row(ms=ms, median_ms=ms, spread_ms=0.0, count=len(used), flags=("transferred",))
+            for key, ms in zip(keys, row_ms, strict=True)
+        },
+    )
