@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mobilenas.cost.latency import read_table
 from mobilenas.cost.predict import calibrate
-from mobilenas.cost.rows import row_counts
+from mobilenas.cost.rows import row_counts, row_flops
 from mobilenas.latency import build, check
 from mobilenas.latency.measure import TimingLog
 from mobilenas.space import load_space
@@ -31,6 +31,8 @@ def main() -> None:
     table = read_table(options.table)
     space, keys = load_space(table.space), list(table.rows)
     built, checked = TimingLog(options.run / build.TIMINGS), TimingLog(options.run / check.TIMINGS)
+    groups, of_row = build.row_groups(keys), row_flops(space)
+    flops = np.array([of_row[key] for key in keys], dtype=float)
     alone = np.array([built.timings()[key].median_ms for key in keys])
 
     def load(log: TimingLog, names: list[str]) -> tuple[Floats, Floats]:
@@ -48,19 +50,19 @@ def main() -> None:
     def one_factor(counts: Floats, ms: Floats) -> Floats:
         return held_counts @ alone * np.median(ms / (counts @ alone))
 
-    def rows_only(counts: Floats, ms: Floats) -> Floats:
-        fit = calibrate(counts, ms, alone, np.zeros(len(keys), dtype=int))
+    def without_times(counts: Floats, ms: Floats) -> Floats:
+        fit = calibrate(counts, ms, flops, flops, groups)
         return fit.overhead_ms + held_counts @ fit.ms
 
-    def shapes_and_rows(counts: Floats, ms: Floats) -> Floats:
-        fit = calibrate(counts, ms, alone, build.row_groups(keys))
+    def fitted(counts: Floats, ms: Floats) -> Floats:
+        fit = calibrate(counts, ms, alone, flops, groups)
         return fit.overhead_ms + held_counts @ fit.ms
 
     print(f"{table.name}: {len(held_ms)} networks held out")
     print("drift between build and check is taken out by the control network")
     _print("blocks alone", 0, [check.figures(held_counts @ alone, held_ms)])
     sizes = [n for n in (10, 25, 50, 100, 200) if n < len(ms)]
-    for way in (one_factor, rows_only, shapes_and_rows):
+    for way in (one_factor, without_times, fitted):
         for n in [*sizes, len(ms)]:
             found = []
             for draw in range(DRAWS if n < len(ms) else 1):

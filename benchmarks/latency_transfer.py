@@ -32,7 +32,6 @@ from mobilenas.latency.published import (
     read_columns,
     read_published,
 )
-from mobilenas.latency.transfer import fit_transfer
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -185,23 +184,18 @@ def line(x: Floats, y: Floats) -> tuple[float, float]:
 
 
 def predictions(
-    data: Data, source: Floats, device: str, sample: Indices, test: Indices, slow: bool
+    data: Data, source: Floats, device: str, sample: Indices, test: Indices
 ) -> dict[str, Floats]:
     """What each method says of the test networks after timing the sample, ms."""
     counts, measured, unseen = data.counts[sample], data.times[device][sample], data.counts[test]
     ratio = counts @ source / measured
     slope, offset = line(counts @ data.flops, measured)
-    fit = fit_transfer(counts, measured, source, data.flops, data.groups)
-    said = {
+    fit = calibrate(counts, measured, source, data.flops, data.groups)
+    return {
         FLOPS: slope * (unseen @ data.flops) + offset,
         "table, one factor": (unseen @ source) * (ratio.sum() / (ratio**2).sum()),
         "transfer": fit.overhead_ms + unseen @ fit.ms,
     }
-    if slow:
-        start = source * float(np.median(measured / (counts @ source)))
-        same = calibrate(counts, measured, start, data.groups)
-        said["calibrate"] = same.overhead_ms + unseen @ same.ms
-    return said
 
 
 def score(
@@ -213,7 +207,6 @@ def score(
     size: int,
     draws: int,
     seed: int,
-    slow: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over draws of the sample, by method."""
     spearmans: Scores = {}
@@ -221,7 +214,7 @@ def score(
     for number in range(draws):
         sample, test = draw(size, np.random.default_rng([seed, number]))
         measured = data.times[device][test]
-        said = predictions(data, source, device, sample, test, slow)
+        said = predictions(data, source, device, sample, test)
         for method, ms in said.items():
             # FLOPs need no sample to rank by; a line through a poor one may even fall.
             order = data.counts[test] @ data.flops if method == FLOPS else ms
@@ -275,7 +268,6 @@ def all_pairs(data: Data, draws: int, seed: int) -> list[dict[str, Any]]:
                     size=size,
                     draws=draws,
                     seed=seed,
-                    slow=source == "pixel3",
                 )
                 results.append(
                     {"source": source, "target": target, "samples": size, "methods": methods}
@@ -326,7 +318,7 @@ def print_pairs(results: list[dict[str, Any]]) -> None:
             some = [r for r in results if r["samples"] == size and r["target"] in chosen]
             print(f"{name:16}" + "".join(f"{_mean(some, m):>22}" for m in methods))
         pixel3 = [r for r in results if r["samples"] == size and r["source"] == "pixel3"]
-        for method in (*methods, "calibrate"):
+        for method in methods:
             print(f"from pixel3 only, {method}: {_mean(pixel3, method)}")
 
 

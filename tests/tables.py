@@ -3,25 +3,9 @@
 import zlib
 from typing import Any
 
-from mobilenas.cost.counts import candidate_count, conv, fixed_count
 from mobilenas.cost.latency import Calibration, LatencyTable, Row
-from mobilenas.cost.rows import block_key, head_key, rows_of, stem_key
+from mobilenas.cost.rows import row_flops
 from mobilenas.space import Space
-
-
-def flops_of_rows(space: Space) -> dict[str, int]:
-    """Multiply-adds of every row of a space; over the rows of an arch they add up to its own."""
-    size = space.layers[0].in_size
-    stem = conv(space.spec.in_channels, space.stem_channels, space.spec.stem.kernel, size).flops
-    fixed = sum(candidate_count(b, b.candidates[0]).flops for b in space.layers if not b.searchable)
-    flops = {stem_key(space): stem, head_key(space): fixed_count(space).flops - stem - fixed}
-    for block in space.layers:
-        for candidate in block.candidates:
-            key = block_key(block, candidate)
-            if key is not None:
-                flops[key] = candidate_count(block, candidate).flops
-    assert flops.keys() == set(rows_of(space).distinct)
-    return flops
 
 
 def made_up_table(
@@ -58,6 +42,6 @@ def made_up_table(
         "source": "made up for tests",
         "overhead_ms": 0.0,
         "calibration": Calibration(method="none"),
-        "rows": {key: row(key, flops) for key, flops in flops_of_rows(space).items()},
+        "rows": {key: row(key, flops) for key, flops in row_flops(space).items()},
     }
     return LatencyTable(**(fields | about))

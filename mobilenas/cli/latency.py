@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mobilenas.cli.latency_import import latency_import, latency_transfer
 from mobilenas.cli.options import Json, Seed, print_json
 from mobilenas.errors import BadInput
 
@@ -128,7 +129,7 @@ def latency_check(
     if found.source != "measured":
         raise BadInput(f"table {found.name} is {found.source}: nothing here can time its device")
     runtime = make_runtime(
-        found.runtime, dtype=found.dtype, threads=found.threads or 1, command=command
+        found.runtime, dtype=found.dtype or "fp32", threads=found.threads or 1, command=command
     )
     warn_of_differences(found, runtime)
     run = out or Path("runs/latency") / found.name
@@ -159,3 +160,7 @@ def latency_list(as_json: Json = False) -> None:
         print_json({table.name: table.model_dump(mode="json", exclude=drop) for table in tables})
         return
     print(tables_text(tables))
+
+
+latency_app.command("import")(latency_import)
+latency_app.command("transfer")(latency_transfer)

@@ -95,7 +95,7 @@ class LatencyTable(_Strict):
     runtime: str
     runtime_version: str
     threads: Positive | None
-    dtype: Literal["fp32", "fp16", "int8"]
+    dtype: Literal["fp32", "fp16", "int8"] | None
     batch: Positive
     resolution: Positive
     space: str

@@ -1,19 +1,23 @@
 """From times of blocks to times of networks: rows whose sum predicts, and how well it does.
 
 A block inside a network does not take what it takes alone: no copy of its input, activations fused
-with what is around them, other contents of the cache. So the row of a block is its time alone times
-a factor, and the factors are fitted to timed networks:
+with what is around them, other contents of the cache. On another device it takes something else
+altogether. So rows are fitted to timed networks, starting from a prior of each row. With times and
+FLOPs of the rows scaled so that both give the mean of the networks,
 
-    network = overhead + sum over rows r of alone_r * (scale + u_group(r) + v_r)
+    prior_r = (1 - share) * time_r + share * flops_r
+    network = overhead + sum over rows r of
+        prior_r * (scale + u_group(r) + v_r) + per_flop * flops_r + per_block
 
-by least squares on relative errors with ridge penalties that pull the overhead, the factors u of
-groups of rows (blocks of one shape) and those of single rows (v) to zero. The penalties
-are those with the smallest leave-one-out error, which a ridge gives in closed form (Hastie,
-Tibshirani & Friedman 2009, section 7.10).
+by least squares on relative errors, with ridge penalties that pull all but the scale to zero: the
+factors u of groups of rows (blocks of one shape), those of single rows (v), and what each row costs
+by its FLOPs and by being there. The latter two are in it because devices differ in how much of a
+block is arithmetic and how much is the cost of starting it, which no factor of its time can say.
+Share and penalty are those with the smallest leave-one-out error, which a ridge gives in closed
+form (Hastie, Tibshirani & Friedman 2009, section 7.10).
 """
 
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +25,11 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 MIN_NETWORKS = 5
-# Penalties are variances of the noise over variances of a factor. With timings good to 1 %, 1e-4
-# lets a factor vary by as much as itself, 1 by a hundredth of it; the last is as good as never.
-GROUP_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e6)
-ROW_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 1e6)
+FLOPS_SHARES = (0.0, 0.5, 1.0)
+# A penalty is the variance of the noise over that of a factor, for every part of the model times
+# how the parts stand to each other.
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+SCALE, OVERHEAD, DEVICE, GROUP, ROW = 1e-6, 1.0, 0.1, 1.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -39,42 +44,57 @@ class Fit:
     loo_mape: float
 
 
-def calibrate(counts: Floats, measured: Floats, alone: Floats, groups: NDArray[np.int64]) -> Fit:
+def calibrate(
+    counts: Floats, measured: Floats, times: Floats, flops: Floats, groups: NDArray[np.int64]
+) -> Fit:
     """Fit rows to timed networks.
 
-    counts (n, rows): how often each row stands in each network. measured (n,): ms. alone (rows,):
-    ms of the rows by themselves, or on another device. groups (rows,): labels 0.., rows of one
-    label sharing a factor.
+    counts (n, rows): how often each row stands in each network. measured (n,): ms. times (rows,):
+    ms of the rows by themselves, or on another device. flops (rows,). groups (rows,): labels 0..,
+    rows of one label sharing a factor.
     Raises ValueError for fewer than MIN_NETWORKS networks or values that are not above 0.
     """
-    if len(measured) < MIN_NETWORKS or not (measured > 0).all() or not (alone >= 0).all():
+    n, mean = len(measured), measured.mean() if len(measured) else 0.0
+    if n < MIN_NETWORKS or not (measured > 0).all() or not (times >= 0).all():
         raise ValueError(f"at least {MIN_NETWORKS} networks with times above 0 are needed")
-    # To the scale of the networks, so that the penalties are on relative factors.
-    alone = alone * measured.mean() / (counts @ alone).mean()
-    times = counts * alone
-    shared = times @ np.eye(groups.max() + 1)[groups]
-    overhead = np.full((len(measured), 1), measured.mean())
-    blocks = [times.sum(axis=1, keepdims=True), overhead, shared, times]
-    design = np.hstack(blocks) / measured[:, None]
-    sizes = [block.shape[1] for block in blocks]
-    best: tuple[float, Floats] | None = None
-    for group_penalty, row_penalty in product(GROUP_PENALTIES, ROW_PENALTIES):
-        levels = [0.0, group_penalty, group_penalty, row_penalty]
-        weights, errors = _ridge(design, np.repeat(levels, sizes))
-        error = float(np.abs(errors).mean())
-        if best is None or error < best[0]:
-            best = error, weights
+    times, flops, block = (
+        part * mean / max(float((counts @ part).mean()), 1e-12)
+        for part in (times, flops, np.ones_like(times))
+    )
+    shared = np.eye(groups.max() + 1)[groups]
+    smallest, best = np.inf, None
+    for share in FLOPS_SHARES:
+        prior = (1 - share) * times + share * flops
+        parts = [
+            (counts @ prior)[:, None],
+            np.full((n, 1), mean),
+            np.stack([counts @ flops, counts @ block], axis=1),
+            counts * prior @ shared,
+            counts * prior,
+        ]
+        sizes = [part.shape[1] for part in parts]
+        design = np.hstack(parts) / measured[:, None]
+        for penalty in PENALTIES:
+            levels = [SCALE, *(penalty * level for level in (OVERHEAD, DEVICE, GROUP, ROW))]
+            weights, errors = ridge(design, np.repeat(levels, sizes))
+            squared = float((errors**2).mean())
+            if squared >= smallest:
+                continue
+            scale, overhead, device, of_group, of_row = np.split(weights, np.cumsum(sizes)[:-1])
+            ms = prior * (scale + shared @ of_group + of_row)
+            ms = ms + device[0] * flops + device[1] * block
+            loo_mape = float(np.abs(errors).mean())
+            smallest, best = squared, Fit(float(overhead[0] * mean), np.maximum(ms, 0.0), loo_mape)
     assert best is not None
-    error, weights = best
-    scale, base, of_group, of_row = np.split(weights, np.cumsum(sizes)[:-1])
-    ms = alone * (scale + of_group[groups] + of_row)
-    return Fit(float(base[0] * measured.mean()), np.maximum(ms, 0.0), error)
+    return best
 
 
-def _ridge(design: Floats, penalties: Floats) -> tuple[Floats, Floats]:
-    """Weights of the ridge regression of ones on the design, and its leave-one-out errors."""
-    target = np.ones(len(design))
-    inverse = np.linalg.pinv(design.T @ design + np.diag(penalties), hermitian=True)
-    weights = inverse @ design.T @ target
-    leverage = np.einsum("ij,jk,ik->i", design, inverse, design)
-    return weights, (target - design @ weights) / (1 - leverage)
+def ridge(design: Floats, penalties: Floats) -> tuple[Floats, Floats]:
+    """Weights of the ridge regression of ones on the design (n, weights), and the error of each
+    of the n as predicted from the others.
+
+    In the dual form, since there are more weights than networks.
+    """
+    inverse = np.linalg.inv((design / penalties) @ design.T + np.eye(len(design)))
+    residuals = inverse.sum(axis=1)
+    return design.T @ residuals / penalties, residuals / np.diag(inverse)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mobilenas.cost.counts import candidate_count, conv, fixed_count
 from mobilenas.space import Arch, Block, Candidate, Space
 
 
@@ -50,6 +51,23 @@ def rows_of(space: Space) -> SpaceRows:
 def row_counts(space: Space, arch: Arch) -> Counter[str]:
     """How often each row stands in the network of an arch. Raises BadInput for a foreign arch."""
     return rows_of(space).counts(space.encode(arch).tolist())
+
+
+def row_flops(space: Space) -> dict[str, int]:
+    """Multiply-adds of every row of a space, for one image."""
+    fixed = sum(candidate_count(b, b.candidates[0]).flops for b in space.layers if not b.searchable)
+    size, stem = space.layers[0].in_size, space.spec.stem
+    of_stem = conv(space.spec.in_channels, space.stem_channels, stem.kernel, size).flops
+    flops = {
+        stem_key(space): of_stem,
+        head_key(space): fixed_count(space).flops - of_stem - fixed,
+    }
+    for block in space.layers:
+        for candidate in block.candidates:
+            key = block_key(block, candidate)
+            if key is not None:
+                flops[key] = candidate_count(block, candidate).flops
+    return flops
 
 
 def stem_key(space: Space) -> str:

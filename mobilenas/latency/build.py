@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
-from mobilenas.cost.rows import rows_of
+from mobilenas.cost.rows import row_flops, rows_of
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.latency.graphs import Job, network_job, row_jobs
@@ -248,4 +248,5 @@ def _fit(
     counted = [rows.counts(space.encode(arch).tolist()) for arch in archs]
     counts = np.array([[count[key] for key in keys] for count in counted], dtype=float)
     measured = np.array([timings[str(arch)].median_ms for arch in archs])
-    return calibrate(counts, measured, alone, row_groups(keys))
+    flops = np.array([row_flops(space)[key] for key in keys], dtype=float)
+    return calibrate(counts, measured, alone, flops, row_groups(keys))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -41,11 +42,12 @@ class Origin:
     space: str
     date: str
     source: str
+    dtype: Literal["fp32"] | None = "fp32"
 
     def table(
         self, name: str, resolution: int, rows: dict[str, Row], overhead_ms: float = 0.0
     ) -> LatencyTable:
-        """A table of these rows: one image at a time, 32-bit floats."""
+        """A table of these rows: one image at a time."""
         return LatencyTable(
             name=name,
             device=self.device,
@@ -53,7 +55,7 @@ class Origin:
             runtime=self.runtime,
             runtime_version=NOT_PUBLISHED,
             threads=None,
-            dtype="fp32",
+            dtype=self.dtype,
             batch=1,
             resolution=resolution,
             space=self.space,
@@ -95,8 +97,8 @@ NOTE10_RESOLUTIONS = (160, 176, 192, 208, 224)
 FBNET_DEVICES = {
     "pixel3": ("Google Pixel 3", "TensorFlow Lite"),
     "raspi4": ("Raspberry Pi 4", "TensorFlow Lite"),
-    "eyeriss": ("Eyeriss accelerator, simulated; data type not published", "simulator"),
-    "fpga": ("FPGA, estimated; data type not published", "estimate"),
+    "eyeriss": ("Eyeriss accelerator, simulated", "simulator"),
+    "fpga": ("FPGA, estimated", "estimate"),
 }
 FBNET_SOURCE = (
     "least squares on 5,000 networks of HayeonLee/HELP 45f70eb92d data/fbnet (times of"
@@ -241,6 +243,7 @@ def _fbnet(folder: Path) -> list[Imported]:
             space="fbnet_cifar",
             date="2021",
             source=FBNET_SOURCE,
+            dtype="fp32" if runtime == "TensorFlow Lite" else None,
         )
         table = _sum_table(path, origin, sums, keys)
         row_ms = [[0.0 if key is None else table.rows[key].ms for key in layer] for layer in keys]

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.cost import CostModel
-from mobilenas.cost.counts import candidate_count
 from mobilenas.cost.latency import NAME, Calibration, Figures, LatencyTable, Row
-from mobilenas.cost.predict import MIN_NETWORKS, Fit
-from mobilenas.cost.rows import rows_of
+from mobilenas.cost.predict import MIN_NETWORKS, calibrate
+from mobilenas.cost.rows import row_flops, rows_of
 from mobilenas.errors import BadInput
 from mobilenas.latency.build import row_groups, today
 from mobilenas.latency.check import compare
@@ -24,12 +23,6 @@ Floats = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
-# Part of the FLOPs in the prior of a row, and penalties (variance of the noise over that of a
-# factor): both are those with the smallest leave-one-out error.
-FLOPS_SHARES = (0.0, 0.5, 1.0)
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-# How the penalties of the parts of the model stand to each other.
-SCALE, OVERHEAD, DEVICE, GROUP, ROW = 1e-6, 1.0, 0.1, 1.0, 10.0
 # Above this leave-one-out error the user is told that the table does not fit.
 WIDE_ERROR = 0.2
 # Of more networks than this, a fifth is held out unless the user says how many.
@@ -134,63 +127,6 @@ def transfer_table(
     return Transfer(table, len(tests), figures)
 
 
-def fit_transfer(
-    counts: Floats, measured: Floats, source: Floats, flops: Floats, groups: NDArray[np.int64]
-) -> Fit:
-    """Rows for a device of which some networks were timed, from those of another device.
-
-    counts (n, rows): how often each row stands in each network. measured (n,): ms. source (rows,):
-    ms on the other device. flops (rows,). groups (rows,): labels 0.., rows of one label sharing a
-    factor. With source and flops scaled so that both give the mean of `measured`,
-
-        prior_r = (1 - share) * source_r + share * flops_r
-        network = overhead + sum over rows r of
-            prior_r * (scale + u_group(r) + v_r) + per_flop * flops_r + per_block
-
-    is fitted by least squares on relative errors with ridge penalties on all but the scale. FLOPs
-    and blocks are in it because devices differ in how much of a block is arithmetic and how much
-    is the cost of starting it, which factors of the source's rows cannot say. Share and penalty
-    are those with the smallest leave-one-out error, in closed form (Hastie, Tibshirani & Friedman
-    2009, equation 7.64); with more rows than networks the ridge is solved in its dual form.
-    """
-    n, mean = len(measured), measured.mean()
-    source, flops, block = (
-        part * mean / max(float((counts @ part).mean()), 1e-12)
-        for part in (source, flops, np.ones_like(source))
-    )
-    shared = np.eye(groups.max() + 1)[groups]
-    best: tuple[float, Fit] | None = None
-    for share in FLOPS_SHARES:
-        prior = (1 - share) * source + share * flops
-        times = counts * prior
-        parts = [
-            times.sum(axis=1, keepdims=True),
-            np.full((n, 1), mean),
-            np.stack([counts @ flops, counts @ block], axis=1),
-            times @ shared,
-            times,
-        ]
-        sizes = [part.shape[1] for part in parts]
-        design = np.hstack(parts) / measured[:, None]
-        for penalty in PENALTIES:
-            levels = [SCALE, *(penalty * level for level in (OVERHEAD, DEVICE, GROUP, ROW))]
-            variances = 1 / np.repeat(levels, sizes)
-            inverse = np.linalg.inv((design * variances) @ design.T + np.eye(n))
-            residuals = inverse.sum(axis=1)  # of the target, which is 1 for every network
-            errors = residuals / np.diag(inverse)
-            squared = float((errors**2).mean())
-            if best is not None and squared >= best[0]:
-                continue
-            weights = variances * (design.T @ residuals)
-            scale, overhead, others, of_group, of_row = np.split(weights, np.cumsum(sizes)[:-1])
-            ms = prior * (scale + shared @ of_group + of_row)
-            ms = ms + others[0] * flops + others[1] * block
-            fit = Fit(float(overhead[0] * mean), np.maximum(ms, 0.0), float(np.abs(errors).mean()))
-            best = squared, fit
-    assert best is not None
-    return best[1]
-
-
 def _milliseconds(text: str, where: str) -> float:
     try:
         ms = float(text)
@@ -208,14 +144,11 @@ def _fitted(source: LatencyTable, space: Space, used: list[Timing], device: str)
     # The overhead of the source is one more row, which every network has once.
     counts = np.array([[*(count[key] for key in keys), 1] for count in counted], dtype=float)
     times = np.array([*(source.rows[key].ms for key in keys), max(source.overhead_ms, 0.0)])
-    flops = dict.fromkeys(keys, 0)
-    for block, block_keys in zip(space.blocks, rows.choices, strict=True):
-        for candidate, key in zip(block.candidates, block_keys, strict=True):
-            if key is not None:
-                flops[key] = candidate_count(block, candidate).flops
+    of_row = row_flops(space)
+    flops = np.array([*(of_row[key] for key in keys), 0], dtype=float)
     groups = row_groups([*keys, "overhead"])
     measured = np.array([timing.ms for timing in used])
-    fit = fit_transfer(counts, measured, times, np.array([*flops.values(), 0.0]), groups)
+    fit = calibrate(counts, measured, times, flops, groups)
     *row_ms, overhead_ms = fit.ms.tolist()
     return LatencyTable(
         name=f"{device}-from-{source.name}",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mobilenas.cost import CostModel
-from mobilenas.cost.rows import row_counts, rows_of
+from mobilenas.cost.rows import row_counts, row_flops, rows_of
 from mobilenas.latency.graphs import row_jobs
 from mobilenas.space import Arch, Space, load_space
 
@@ -29,6 +29,7 @@ def multiply_adds(module: nn.Module, example: torch.Tensor) -> int:
 
 def test_rows_add_up_to_the_network(small_space: Space, sample: Callable[..., list[Arch]]) -> None:
     flops = {job.key: multiply_adds(*job.make()) for job in row_jobs(small_space, batch=1)}
+    assert flops == row_flops(small_space)
     cost = CostModel(small_space)
     for arch in sample(small_space, 5):
         rows = row_counts(small_space, arch)

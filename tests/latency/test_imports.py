@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
-import typer
 from published_files import OPERATIONS, proxyless_key, write_published
 from pyarrow import parquet
 from timm.layers import make_divisible
 from typer.testing import CliRunner
 
-from mobilenas.cli.latency_import import latency_import, latency_transfer
+from mobilenas.cli.latency import latency_app
 from mobilenas.cost.latency import read_table
 from mobilenas.cost.rows import rows_of
 from mobilenas.errors import BadInput
@@ -29,10 +28,6 @@ from mobilenas.latency.imports import (
 )
 from mobilenas.latency.published import bottleneck_key, table_key
 from mobilenas.space import Space, list_spaces, load_space
-
-app = typer.Typer()
-app.command("import")(latency_import)
-app.command("transfer")(latency_transfer)
 
 
 @pytest.fixture(scope="module")
@@ -258,13 +253,13 @@ def test_the_command_writes_tables_that_can_be_read_back(
     root: Path, imported: dict[str, Imported], tmp_path: Path
 ) -> None:
     arguments = ["import", "--data-root", str(root), "--out", str(tmp_path), "--json"]
-    printed = CliRunner().invoke(app, arguments)
+    printed = CliRunner().invoke(latency_app, arguments)
     assert printed.exit_code == 0
     tables = json.loads(printed.stdout)["tables"]
     assert [row["table"] for row in tables] == list(imported)
     for row in tables:
         assert read_table(Path(row["file"])) == imported[row["table"]].table
-    shown = CliRunner().invoke(app, arguments[:-1])
+    shown = CliRunner().invoke(latency_app, arguments[:-1])
     assert "30 published" in shown.stdout
 
 
@@ -272,10 +267,12 @@ def test_the_command_writes_nothing_when_one_table_is_wrong(tmp_path: Path) -> N
     root = write_published(tmp_path / "data")
     move_latency(root / "latency")
     out = tmp_path / "out"
-    refused = CliRunner().invoke(app, ["import", "--data-root", str(root), "--out", str(out)])
+    refused = CliRunner().invoke(
+        latency_app, ["import", "--data-root", str(root), "--out", str(out)]
+    )
     assert isinstance(refused.exception, BadInput)
     assert not out.exists()
-    nameless = CliRunner().invoke(app, ["import"], env={"MOBILENAS_DATA": None})
+    nameless = CliRunner().invoke(latency_app, ["import"], env={"MOBILENAS_DATA": None})
     assert isinstance(nameless.exception, BadInput)
     assert "--data-root" in str(nameless.exception)
 

@@ -5,21 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
-from mobilenas.cli.latency_import import latency_import, latency_transfer
+from mobilenas.cli.latency import latency_app
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Calibration, LatencyTable, Row, read_table, write_table
+from mobilenas.cost.predict import calibrate
 from mobilenas.cost.rows import rows_of
 from mobilenas.errors import BadInput
 from mobilenas.latency.transfer import (
     Timing,
     Transfer,
-    fit_transfer,
     read_timings,
     transfer_table,
 )
@@ -29,10 +28,6 @@ SPACE = load_space("macro")
 GENES = SPACE.sample_genes(200, np.random.default_rng(1))
 ARCHS = [SPACE.decode(row) for row in GENES]
 BLOCKS = (GENES > 0).sum(axis=1)  # candidate 0 is the identity
-
-app = typer.Typer()
-app.command("import")(latency_import)
-app.command("transfer")(latency_transfer)
 
 
 def table_of(space: Space, seed: int = 0, overhead_ms: float = 0.5) -> LatencyTable:
@@ -111,8 +106,8 @@ def test_units_do_not_matter(unit: float, other: float, seed: int) -> None:
     source, flops = rng.uniform(0.1, 3, size=(2, 12))
     measured = counts @ (source * rng.uniform(0.7, 1.4, 12)) + 1
     groups = np.arange(12) % 4
-    fit = fit_transfer(counts, measured, source, flops, groups)
-    again = fit_transfer(counts, unit * measured, other * source, 1e6 * flops, groups)
+    fit = calibrate(counts, measured, source, flops, groups)
+    again = calibrate(counts, unit * measured, other * source, 1e6 * flops, groups)
     assert again.ms == pytest.approx(unit * fit.ms, rel=1e-4, abs=1e-6 * unit)
     assert again.overhead_ms == pytest.approx(unit * fit.overhead_ms, rel=1e-4, abs=1e-6 * unit)
     assert again.loo_mape == pytest.approx(fit.loo_mape, rel=1e-4)
@@ -217,7 +212,7 @@ def test_the_command(tmp_path: Path) -> None:
     csv = write_csv(tmp_path / "times.csv", list(zip(ARCHS[:25], times[:25], strict=True)))
     arguments = ["transfer", f"--table={source}", "--space=macro", f"--timings={csv}"]
     arguments += ["--device=new", f"--out={tmp_path}"]
-    printed = CliRunner().invoke(app, [*arguments, "--json"])
+    printed = CliRunner().invoke(latency_app, [*arguments, "--json"])
     assert printed.exit_code == 0
     result = json.loads(printed.stdout)
     assert (result["table"], result["networks"], result["held_out"]) == (
@@ -228,6 +223,6 @@ def test_the_command(tmp_path: Path) -> None:
     assert result["figures"]["table"]["mape"] < 0.02
     made = read_table(Path(result["file"]))
     assert made.calibration.loo_mape == result["loo_mape"]
-    assert "held-out" in CliRunner().invoke(app, arguments).stdout
-    shown = CliRunner().invoke(app, [*arguments, "--holdout=0"]).stdout
+    assert "held-out" in CliRunner().invoke(latency_app, arguments).stdout
+    shown = CliRunner().invoke(latency_app, [*arguments, "--holdout=0"]).stdout
     assert "no network was held out" in shown
