@@ -19,7 +19,7 @@ from mobilenas.cost.rows import row_flops, rows_of
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.latency.graphs import Job, network_job, row_jobs
-from mobilenas.latency.measure import Timing, TimingLog, measure, steps
+from mobilenas.latency.measure import Timing, TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime, make_runtime
 from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Genes, Space, space_from_dict
@@ -89,7 +89,8 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
         )
 
     end = start + ROWS_SHARE * budget
-    with ProgressBar("rows", steps(jobs, timings, ROW_ROUNDS), deadline=end) as bar:
+    with ProgressBar("rows", steps(jobs, timings, ROW_ROUNDS), deadline=start + budget) as bar:
+        time_all(jobs, 1, start + budget, bar)  # without one time of each there is no table
         time_all(jobs, ROW_ROUNDS, end, bar)
     missing = [job for job in jobs if timings.count(job.key) == 0]
     if missing:
@@ -102,6 +103,7 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     again = steps(wide, timings, 2 * ROW_ROUNDS)
     with ProgressBar("rows with a wide spread", again, deadline=end) as bar:
         time_all(wide, 2 * ROW_ROUNDS, end, bar)
+    discard(jobs, runtime, run / GRAPHS)
 
     archs = design(space, len(jobs), settings.seed)
     networks = [network_job(space, arch, settings.batch) for arch in archs]
@@ -110,8 +112,10 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
         done, chunk = 0, FIRST_CHUNK
         while networks[done:]:
             begun = time.monotonic()
-            if not time_all(networks[done : done + chunk], NETWORK_ROUNDS, end, bar):
+            some = networks[done : done + chunk]
+            if not time_all(some, NETWORK_ROUNDS, end, bar):
                 break
+            discard(some, runtime, run / GRAPHS)
             done += chunk
             each = max(1e-3, (time.monotonic() - begun) / chunk)
             chunk = min(CHUNK, int((end - time.monotonic()) / each))

@@ -14,7 +14,7 @@ from mobilenas.cost.rows import rows_of
 from mobilenas.errors import BadInput
 from mobilenas.latency.build import CHUNK, GRAPHS, control_arch, processor, today
 from mobilenas.latency.graphs import network_job
-from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.measure import TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime
 from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Space
@@ -63,8 +63,9 @@ def time_networks(
     jobs = [network_job(space, arch, batch) for arch in archs]
     with ProgressBar("networks", steps(jobs, timed, CHECK_ROUNDS)) as bar:
         for first in range(0, len(jobs), CHUNK):
+            chunk = jobs[first : first + CHUNK]
             measure(
-                jobs[first : first + CHUNK],
+                chunk,
                 runtime,
                 timed,
                 control=network_job(space, control_arch(space), batch),
@@ -72,6 +73,7 @@ def time_networks(
                 graphs=run / GRAPHS,
                 bar=bar,
             )
+            discard(chunk, runtime, run / GRAPHS)
     timings, control = timed.timings(), timed.control()
     assert control is not None
     return np.array([timings[str(arch)].median_ms for arch in archs]), control.median_ms

@@ -107,8 +107,9 @@ def measure(
 ) -> bool:
     """Time every job until the log has `rounds` visits of each; False if the deadline came first.
 
-    graphs: folder for the files of the jobs, which are taken away when all are timed. deadline:
-    time.monotonic(). The bar advances by one a file written and one a visit (`steps`).
+    graphs: folder for the files of the jobs; one that is there is not written again, and `discard`
+    takes them away. deadline: time.monotonic(). The bar advances by one a visit, and one for the
+    file of a job without visits (`steps`).
     """
     graphs.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs if log.count(job.key) < rounds]
@@ -119,7 +120,7 @@ def measure(
         if time.monotonic() > deadline:
             return False
         files[job.key] = _prepared(job, runtime, graphs)
-        if job is not control:
+        if job is not control and not log.count(job.key):
             bar.advance(1, "writing graphs")
     control_due = 0.0
     for number in range(rounds):
@@ -137,24 +138,31 @@ def measure(
             log.add(job.key, runtime.time(files[job.key], VISIT_SECONDS))
             bar.advance(1, f"timing, round {number + 1} of {rounds}")
     log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))
-    for job in todo:
-        files[job.key].unlink()
     return True
+
+
+def discard(jobs: Sequence[Job], runtime: Runtime, graphs: Path) -> None:
+    """Take away the files of jobs that need no more timing."""
+    for job in jobs:
+        _path(job, runtime, graphs).unlink(missing_ok=True)
 
 
 def steps(jobs: Sequence[Job], log: TimingLog, rounds: int) -> int:
     """What `measure` advances its bar by for these jobs."""
-    missing = (rounds - log.count(job.key) for job in jobs)
-    return sum(1 + visits for visits in missing if visits > 0)
+    counts = (log.count(job.key) for job in jobs)
+    return sum((count == 0) + rounds - count for count in counts if count < rounds)
 
 
 def _prepared(job: Job, runtime: Runtime, graphs: Path) -> Path:
     """The file of a job, made unless it is there."""
-    name = hashlib.sha256(job.key.encode()).hexdigest()[:16]
-    path = graphs / f"{name}{runtime.suffix}"
+    path = _path(job, runtime, graphs)
     if not path.exists():
         module, example = job.make()
-        part = graphs / f"{name}.part{runtime.suffix}"
+        part = path.with_name(f"part{runtime.suffix}")
         runtime.prepare(module, example, part)
         part.replace(path)
     return path
+
+
+def _path(job: Job, runtime: Runtime, graphs: Path) -> Path:
+    return graphs / f"{hashlib.sha256(job.key.encode()).hexdigest()[:16]}{runtime.suffix}"

@@ -92,7 +92,7 @@ def test_a_short_budget_keeps_what_was_timed(
     with monkeypatch.context() as patch:
         # Each look at the clock takes a quarter of a second, so a few rows are timed.
         patch.setattr("mobilenas.latency.measure.time.monotonic", lambda: next(clock))
-        stopped = build(call, "--budget=30s")
+        stopped = build(call, "--budget=12s")
     assert stopped.code == 2
     assert "11 rows were not reached" in stopped.err.splitlines()[-1]
     timings = Path(f"runs/latency/{NAME}/timings.jsonl")

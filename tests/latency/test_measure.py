@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.latency.graphs import Job
-from mobilenas.latency.measure import CONTROL, Timing, TimingLog, measure, steps
+from mobilenas.latency.measure import CONTROL, Timing, TimingLog, discard, measure, steps
 from mobilenas.progress import ProgressBar
 
 
@@ -117,6 +117,10 @@ def test_the_deadline_stops_and_keeps(tmp_path: Path) -> None:
     assert log.visits == [] and log.control() is None
 
 
-def test_files_go_when_they_are_timed(tmp_path: Path) -> None:
-    run(tmp_path, Clockwork())
+def test_files_are_kept_until_they_are_discarded(tmp_path: Path) -> None:
+    run(tmp_path, Clockwork(), rounds=1)
+    later = Clockwork()
+    run(tmp_path, later, rounds=2)
+    assert later.prepared == []
+    discard(JOBS, later, tmp_path / "graphs")
     assert len(list((tmp_path / "graphs").iterdir())) == 1  # the control's, needed by what follows
