@@ -60,7 +60,7 @@ def latency_build(
 
     Example: mobilenas latency build --space s2 --device laptop --budget 5m
     """
-    from mobilenas.cost.latency import write_table
+    from mobilenas.cost.latency import FOLDER, write_table
     from mobilenas.latency.build import BuildSettings, build_table, table_name
     from mobilenas.space import load_space
     from mobilenas.units import parse_seconds
@@ -91,7 +91,11 @@ def latency_build(
         return
     loo = "" if fit.loo_mape is None else f", leave-one-out error {100 * fit.loo_mape:.1f} %"
     print(f"{path}: {len(table.rows)} rows, fitted to {len(fit.archs)} networks{loo}")
-    print(f"next: mobilenas latency check {name}; mobilenas evolve --latency 20ms@{name}")
+    known = name if tables == Path(FOLDER) else path
+    options = f" --space {space}" if space != table.space else ""
+    options += " --command ..." if command else ""
+    print(f"next: mobilenas latency check {known}{options}")
+    print(f"      mobilenas evolve --latency 20ms@{known}")
 
 
 @latency_app.command("check")
@@ -108,21 +112,24 @@ def latency_check(
     out: Annotated[
         Path | None, typer.Option(help="Run folder; runs/latency/<name of the table> by default.")
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what the run folder has and continue.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Time whole networks that the table was not made from, and say how well it predicts them.
 
-    The figures are stored in the table. Run again after a kill, it continues.
+    The figures are stored in the table if they are of its own space and device.
 
     Example: mobilenas latency check laptop-onnxruntime-fp32-s2
     """
     from mobilenas.cost.latency import FOLDER, find_table, write_table
-    from mobilenas.latency.check import check_table, warn_of_differences
+    from mobilenas.latency.check import check_table, is_same_device
     from mobilenas.latency.runtimes import make_runtime
     from mobilenas.report.latency import check_lines, plot_check
     from mobilenas.space import load_space
 
-    is_file = table.endswith(".json")
+    folder = Path(table).parent if table.endswith(".json") else Path(FOLDER)
     found = find_table(table, load_space(space) if space else None)
     drawn_from = load_space(space or found.space)
     found.column(drawn_from)
@@ -131,18 +138,22 @@ def latency_check(
     runtime = make_runtime(
         found.runtime, dtype=found.dtype or "fp32", threads=found.threads or 1, command=command
     )
-    warn_of_differences(found, runtime)
-    run = out or Path("runs/latency") / found.name
-    checked, predicted, measured = check_table(drawn_from, found, runtime, run, n=n, seed=seed)
-    assert checked.check is not None
-    path = write_table(Path(table).parent if is_file else Path(FOLDER), checked)
+    is_its_own = drawn_from.name == found.space
+    stored = is_same_device(found, runtime) and is_its_own
+    name = found.name if is_its_own else f"{found.name}-on-{drawn_from.name}"
+    run = out or Path("runs/latency") / name
+    check, predicted, measured = check_table(
+        drawn_from, found, runtime, run, n=n, seed=seed, command=command, resume=resume
+    )
     picture = run / "check.png"
-    plot_check(picture, checked, predicted, measured)
+    plot_check(picture, name, predicted, measured)
+    path = write_table(folder, found.model_copy(update={"check": check})) if stored else None
     if as_json:
-        print_json({"table": str(path), "check": checked.check.model_dump(mode="json")})
+        print_json({"table": path and str(path), "check": check.model_dump(mode="json")})
         return
-    print(check_lines(checked))
-    print(f"stored in {path}; picture: {picture}")
+    print(check_lines(name, check, found.control_ms if stored else None))
+    print(f"stored in {path}" if stored else "not stored: another space or device than the table's")
+    print(f"picture: {picture}")
 
 
 @latency_app.command("list")

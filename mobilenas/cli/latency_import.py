@@ -10,7 +10,7 @@ from mobilenas.cli.options import Json, Seed, print_json
 from mobilenas.errors import BadInput
 
 TABLES = Path("latency_tables")
-Out = Annotated[Path, typer.Option(help="Folder of the tables; those in ./latency_tables count.")]
+Tables = Annotated[Path, typer.Option(help="Folder that the tables are written to.")]
 
 
 def latency_import(
@@ -18,7 +18,7 @@ def latency_import(
         Path | None,
         typer.Option(envvar="MOBILENAS_DATA", help="Folder that holds latency/."),
     ] = None,
-    out: Out = TABLES,
+    tables: Tables = TABLES,
     as_json: Json = False,
 ) -> None:
     """Write published latency tables as tables that a search can use, after checking them.
@@ -44,7 +44,7 @@ def latency_import(
             "covers": item.covers,
             "missing": {name: list(keys) for name, keys in item.missing.items() if keys},
             "agrees_with": [asdict(agreement) for agreement in item.agreements],
-            "file": str(write_table(out, item.table)),
+            "file": str(write_table(tables, item.table)),
         }
         for item in imported
     ]
@@ -74,7 +74,7 @@ def latency_import(
             },
         )
     )
-    print(f"{len(rows)} tables in {out}; next: mobilenas latency list")
+    print(f"{len(rows)} tables in {tables}; next: mobilenas latency list")
 
 
 def latency_transfer(
@@ -93,7 +93,7 @@ def latency_transfer(
         ),
     ] = None,
     seed: Seed = 0,
-    out: Out = TABLES,
+    tables: Tables = TABLES,
     as_json: Json = False,
 ) -> None:
     """Make a table for a new device from another's and 5 or more timed networks, 10 to 20 for use.
@@ -116,7 +116,7 @@ def latency_transfer(
     )
     made = result.table
     used, loo = len(made.calibration.archs), made.calibration.loo_mape
-    path = write_table(out, made)
+    path = write_table(tables, made)
     if as_json:
         print_json(
             {

@@ -3,6 +3,7 @@
 The schema is described in latency_tables/SCHEMA.md. All times are milliseconds for one batch.
 """
 
+import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,8 @@ from mobilenas.resources import resource
 from mobilenas.space import Genes, Space
 
 FOLDER = "latency_tables"
+
+log = logging.getLogger(__name__)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Positive = Annotated[int, Field(ge=1)]
@@ -44,7 +47,8 @@ class Row(_Strict):
 class Figures(_Strict):
     """How well a predictor does on networks: shares 0..1, errors in ms, relative bias and error.
 
-    bias: mean of (predicted - measured) / measured; mape: mean of its absolute value.
+    bias: mean of (predicted - measured) / measured; mape: mean of its absolute value. The rank
+    correlations are None where all predictions or all measurements are equal.
     """
 
     within_5_percent: float
@@ -52,8 +56,8 @@ class Figures(_Strict):
     rmse_ms: float
     mape: float
     bias: float
-    spearman: float
-    kendall: float
+    spearman: float | None
+    kendall: float | None
 
 
 class Check(_Strict):
@@ -109,7 +113,16 @@ class LatencyTable(_Strict):
 
     def missing(self, space: Space) -> list[str]:
         """Keys that the space needs and the table lacks."""
-        return [key for key in rows_of(space).distinct if key not in self.rows]
+        return [key for key in rows_of(space).distinct if self.find(key) is None]
+
+    def find(self, key: str) -> str | None:
+        """The row that answers for a key: its own, or that of the head with another number
+        of classes, of which the classifier is a small part. None if there is neither.
+        """
+        if key in self.rows or not key.startswith("head-"):
+            return key if key in self.rows else None
+        alike = _without_classes(key)
+        return next((row for row in self.rows if _without_classes(row) == alike), None)
 
     def covers(self, space: Space) -> bool:
         """Whether every arch of the space can be predicted."""
@@ -132,7 +145,11 @@ class LatencyTable(_Strict):
                 f" {len(rows_of(space).distinct)} rows of space {space.name}, such as {missing[0]}"
             )
         rows = rows_of(space)
-        fixed = self.overhead_ms + sum(self.rows[key].ms for key in rows.fixed)
+        found = {key: self.find(key) or key for key in rows.fixed}
+        for key, row in found.items():
+            if row != key:
+                log.info("latency table %s: %s is taken for %s", self.name, row, key)
+        fixed = self.overhead_ms + sum(self.rows[row].ms for row in found.values())
         return fixed, [
             [0.0 if key is None else self.rows[key].ms for key in block] for block in rows.choices
         ]
@@ -144,14 +161,23 @@ class LatencyTable(_Strict):
         return fixed + np.sum(per_block, axis=0)
 
 
+def _without_classes(key: str) -> list[str]:
+    """A key without its next to last part, which is the number of classes of a head."""
+    parts = key.split("-")
+    return [*parts[:-2], parts[-1]]
+
+
 def read_table(path: Path) -> LatencyTable:
     """Load a table. Raises BadInput naming the file and the key that is wrong."""
     try:
-        return LatencyTable.model_validate(read_json(path))
+        table = LatencyTable.model_validate(read_json(path))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the table"
         raise BadInput(f"{path}: {key}: {first['msg']}") from None
+    if table.name != path.stem:
+        raise BadInput(f"{path}: name: {table.name!r} is not the name of the file")
+    return table
 
 
 def write_table(folder: Path, table: LatencyTable) -> Path:

@@ -13,6 +13,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mobilenas.cost.counts import candidate_count, conv, fixed_count
 from mobilenas.space import Arch, Block, Candidate, Space
 
@@ -68,6 +71,12 @@ def row_flops(space: Space) -> dict[str, int]:
             if key is not None:
                 flops[key] = candidate_count(block, candidate).flops
     return flops
+
+
+def row_groups(keys: list[str]) -> NDArray[np.int64]:
+    """A label for each row: those of blocks of one shape share a factor in the fit."""
+    shapes = ["-".join(key.split("-")[:3]) for key in keys]
+    return np.unique(shapes, return_inverse=True)[1]
 
 
 def stem_key(space: Space) -> str:

@@ -2,23 +2,24 @@
 
 import json
 import logging
-import platform
 import re
 import shutil
-import time
+from collections import Counter
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
-from mobilenas.cost.rows import row_flops, rows_of
+from mobilenas.cost.rows import row_flops, row_groups, rows_of
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.latency.graphs import Job, network_job, row_jobs
+from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import Timing, TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime, make_runtime
 from mobilenas.progress import ProgressBar
@@ -28,6 +29,7 @@ SETTINGS, TIMINGS, GRAPHS = "build.json", "timings.jsonl", "graphs"
 ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
 # Rows that move more than this between visits are timed twice as often, then flagged.
 WIDE_SPREAD = 0.1
+WIDE, FEW = "wide spread", "few visits"
 # Networks whose files lie on the disk at the same time, and as many as tell how long one takes.
 CHUNK, FIRST_CHUNK = 25, 5
 # Shares of the time budget, for all rows and again for those with a wide spread.
@@ -49,7 +51,7 @@ class BuildSettings:
     seed: int
     command: str | None
 
-    def runtime_of(self) -> Runtime:
+    def make_runtime(self) -> Runtime:
         """The runtime, ready to time. Raises BadInput."""
         return make_runtime(
             self.runtime, dtype=self.dtype, threads=self.threads, command=self.command
@@ -63,14 +65,14 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     a folder that is in use or holds other settings, and for a budget that the rows alone do not fit
     into; what was timed is kept.
     """
-    start = time.monotonic()
-    if not re.fullmatch(NAME, settings.device):
+    start = monotonic()
+    if not re.fullmatch(NAME, settings.device) or settings.device.endswith(".json"):
         raise BadInput(
             f"--device {settings.device!r}: letters, digits, '.', '_' and '-' are wanted"
         )
-    _check_folder(run, settings, resume)
-    runtime = settings.runtime_of()
-    write_json(run / SETTINGS, asdict(settings))
+    runtime = settings.make_runtime()
+    about = {**asdict(settings), "runtime_version": runtime.version, "processor": processor()}
+    claim_folder(run / SETTINGS, about, resume)
     space = space_from_dict(settings.space)
     timings = TimingLog(run / TIMINGS)
     control = network_job(space, control_arch(space), settings.batch)
@@ -98,7 +100,8 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
             f"--budget of {budget:.0f} s: {len(missing)} of {len(jobs)} rows were not reached;"
             f" the rest is kept in {run}: continue with --resume and a longer budget"
         )
-    wide = [job for job in jobs if _is_wide(timings.timings()[job.key])]
+    found = timings.timings()
+    wide = [job for job in jobs if _is_wide(found[job.key])]
     end += WIDE_SHARE * budget
     again = steps(wide, timings, 2 * ROW_ROUNDS)
     with ProgressBar("rows with a wide spread", again, deadline=end) as bar:
@@ -111,14 +114,14 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     with ProgressBar("networks", needed, deadline=end) as bar:
         done, chunk = 0, FIRST_CHUNK
         while networks[done:]:
-            begun = time.monotonic()
+            begun = monotonic()
             some = networks[done : done + chunk]
             if not time_all(some, NETWORK_ROUNDS, end, bar):
                 break
             discard(some, runtime, run / GRAPHS)
             done += chunk
-            each = max(1e-3, (time.monotonic() - begun) / chunk)
-            chunk = min(CHUNK, int((end - time.monotonic()) / each))
+            each = max(1e-3, (monotonic() - begun) / chunk)
+            chunk = min(CHUNK, int((end - monotonic()) / each))
             if chunk < 1:
                 break
     if done < len(networks):
@@ -153,38 +156,20 @@ def design(space: Space, n: int, seed: int) -> list[Arch]:
     return list(archs)
 
 
-def row_groups(keys: list[str]) -> NDArray[np.int64]:
-    """A label for each row: those of blocks of one shape share a factor in the fit."""
-    shapes = ["-".join(key.split("-")[:3]) for key in keys]
-    return np.unique(shapes, return_inverse=True)[1]
+def claim_folder(path: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Write the settings of timings to a file, the first one of a run folder.
 
-
-def processor() -> str:
-    """The processor of this host, as the system names it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def today() -> str:
-    """The date, UTC."""
-    return datetime.now(UTC).date().isoformat()
-
-
-def _check_folder(run: Path, settings: BuildSettings, resume: bool) -> None:
-    if not (run / SETTINGS).exists():
-        return
-    if not resume:
-        raise BadInput(f"{run} already holds timings: continue them with --resume or set --out")
-    stored = read_json(run / SETTINGS)
-    for key, value in asdict(settings).items():
-        # As JSON has it: tuples become lists.
-        if stored.get(key) != json.loads(json.dumps(value)):
-            both = "" if key == "space" else f" ({stored.get(key)} there, {value} here)"
-            raise BadInput(f"{run} holds timings for another {key}{both}: set --out")
+    Raises BadInput where it is there and `resume` is not set, or where it has other settings.
+    """
+    if path.exists():
+        if not resume:
+            raise BadInput(f"{path} is of timings made before: --resume continues them, else --out")
+        stored = read_json(path, *settings)
+        for key, value in settings.items():
+            if stored[key] != json.loads(json.dumps(value)):  # as JSON has it: tuples are lists
+                both = "" if key == "space" else f" ({stored[key]} there, {value} here)"
+                raise BadInput(f"{path} is of timings with another {key}{both}: set --out")
+    write_json(path, settings)
 
 
 def _is_wide(timing: Timing) -> bool:
@@ -195,14 +180,14 @@ def _table(
     settings: BuildSettings,
     space: Space,
     runtime: Runtime,
-    log_: TimingLog,
+    visits: TimingLog,
     archs: list[Arch],
 ) -> LatencyTable:
-    timings, control = log_.timings(), log_.control()
+    timings, control = visits.timings(), visits.control()
     assert control is not None
     keys = list(rows_of(space).distinct)
     alone = np.array([timings[key].median_ms for key in keys])
-    used = [arch for arch in archs if log_.count(str(arch)) >= NETWORK_ROUNDS]
+    used = [arch for arch in archs if visits.count(str(arch)) >= NETWORK_ROUNDS]
     if len(used) >= MIN_NETWORKS:
         fit = _fit(space, keys, alone, used, timings)
         method = "fitted to networks"
@@ -211,12 +196,11 @@ def _table(
         fit, method, used = Fit(0.0, alone, float("nan")), "blocks alone", []
     rows = {}
     for key, ms in zip(keys, fit.ms, strict=True):
-        timing = timings[key]
-        flags = ("wide spread",) if _is_wide(timing) else ()
-        rows[key] = Row(ms=float(ms), **asdict(timing), flags=flags)
-    flagged = sum(bool(row.flags) for row in rows.values())
-    if flagged:
-        log.warning("%d of %d rows are flagged for a wide spread", flagged, len(rows))
+        flags = [WIDE] if _is_wide(timings[key]) else []
+        flags += [FEW] if visits.count(key) < ROW_ROUNDS else []
+        rows[key] = Row(ms=float(ms), **asdict(timings[key]), flags=tuple(flags))
+    for flag, number in Counter(flag for row in rows.values() for flag in row.flags).items():
+        log.warning("%d of %d rows are flagged: %s", number, len(rows), flag)
     return LatencyTable(
         name=table_name(settings),
         device=settings.device,

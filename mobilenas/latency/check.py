@@ -1,8 +1,9 @@
 """How far a table can be trusted: networks that it was not made from, timed and predicted."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,30 +13,36 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Check, Figures, LatencyTable
 from mobilenas.cost.rows import rows_of
 from mobilenas.errors import BadInput
-from mobilenas.latency.build import CHUNK, GRAPHS, control_arch, processor, today
+from mobilenas.latency.build import CHUNK, GRAPHS, claim_folder, control_arch
 from mobilenas.latency.graphs import network_job
+from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime
 from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Space
 
 CHECK_ROUNDS = 5
-TIMINGS = "check.jsonl"
+SETTINGS, TIMINGS = "check.json", "check.jsonl"
 
 Floats = NDArray[np.float64]
 
 log = logging.getLogger(__name__)
 
 
-def warn_of_differences(table: LatencyTable, runtime: Runtime) -> None:
-    """Say where this host is not what the table was measured on."""
+def is_same_device(table: LatencyTable, runtime: Runtime) -> bool:
+    """Whether this host has the processor of the table and its version of the runtime; else what
+    differs is logged.
+    """
     here = table.processor if runtime.name == "command" else processor()
+    same = True
     for what, there, now in (
         ("processor", table.processor, here),
         (f"version of {runtime.name}", table.runtime_version, runtime.version),
     ):
         if there != now:
             log.warning("the %s is %s; the table was measured with %s", what, now, there)
+            same = False
+    return same
 
 
 def held_out(space: Space, table: LatencyTable, n: int, seed: int) -> list[Arch]:
@@ -109,16 +116,47 @@ def figures(predicted: Floats, measured: Floats) -> Figures:
         rmse_ms=float(np.sqrt(np.mean((predicted - measured) ** 2))),
         mape=float(np.abs(relative).mean()),
         bias=float(relative.mean()),
-        spearman=float(spearmanr(predicted, measured).statistic),
-        kendall=float(kendalltau(predicted, measured).statistic),
+        spearman=_rank(spearmanr, predicted, measured),
+        kendall=_rank(kendalltau, predicted, measured),
     )
 
 
+def _rank(statistic: Callable[..., Any], predicted: Floats, measured: Floats) -> float | None:
+    if np.ptp(predicted) == 0 or np.ptp(measured) == 0:
+        return None
+    return float(statistic(predicted, measured).statistic)
+
+
 def check_table(
-    space: Space, table: LatencyTable, runtime: Runtime, run: Path, *, n: int, seed: int
-) -> tuple[LatencyTable, dict[str, Floats], Floats]:
-    """Time n held-out networks; the table with its check, the predictions, the times."""
+    space: Space,
+    table: LatencyTable,
+    runtime: Runtime,
+    run: Path,
+    *,
+    n: int,
+    seed: int,
+    command: str | None,
+    resume: bool,
+) -> tuple[Check, dict[str, Floats], Floats]:
+    """Time n networks of a space that the table was not fitted to; what each predictor says of
+    them (n,), and the times (n,).
+
+    run: folder for the timings; resume: keep those that it has. command: as for `build_table`.
+    Raises BadInput for a folder that is in use or holds the timings of something else.
+    """
     archs = held_out(space, table, n, seed)
+    about = {
+        "space": space.to_dict(),
+        "table": table.name,
+        "runtime": runtime.name,
+        "runtime_version": runtime.version,
+        "processor": processor(),
+        "dtype": table.dtype,
+        "threads": table.threads,
+        "batch": table.batch,
+        "command": command,
+    }
+    claim_folder(run / SETTINGS, about, resume)
     measured, control_ms = time_networks(space, archs, runtime, run, table.batch)
     predicted = predictions(space, table, archs)
     check = Check(
@@ -128,4 +166,4 @@ def check_table(
         control_ms=control_ms,
         predictors=compare(predicted, measured),
     )
-    return table.model_copy(update={"check": check}), predicted, measured
+    return check, predicted, measured

@@ -9,14 +9,16 @@ visits. Each visit is a line of a log, so a killed measurement continues where i
 import hashlib
 import json
 import math
-import time
+import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 
+from mobilenas.errors import BadInput
 from mobilenas.files import read_jsonl
 from mobilenas.latency.graphs import Job
 from mobilenas.latency.runtimes import Runtime
@@ -26,6 +28,8 @@ CONTROL = "control"
 VISIT_SECONDS = 0.015
 # The control is due again after so many seconds, and as many times what it took itself.
 CONTROL_EVERY_SECONDS, CONTROL_REST = 1.5, 5
+# A control further than this from the median of those around it does not count.
+DISTURBED = 0.1
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,13 @@ class TimingLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.visits = read_jsonl(path, "key", "ms", "runs")
+        for number, visit in enumerate(self.visits, start=1):
+            if not isinstance(visit["ms"], int | float) or not isinstance(visit["runs"], int):
+                raise BadInput(f"{path} line {number}: ms and runs are to be numbers")
         self._counts = Counter(visit["key"] for visit in self.visits)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # a last line torn by a kill goes
-            content = path.read_bytes()
-            path.write_bytes(content[: content.rfind(b"\n") + 1])
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
     def add(self, key: str, runs: Sequence[float]) -> None:
         """Append a visit."""
@@ -88,6 +94,9 @@ class TimingLog:
         if not places:
             return [1.0] * len(self.visits)
         times = np.array([self.visits[i]["ms"] for i in places])
+        # A control that was disturbed itself would spoil all that is around it.
+        middle = np.array([np.median(times[max(0, i - 2) : i + 3]) for i in range(len(times))])
+        times = np.where(np.abs(times / middle - 1) > DISTURBED, middle, times)
         after = np.searchsorted(places, np.arange(len(self.visits)))
         before = np.maximum(after - 1, 0)
         around = (times[before] + times[np.minimum(after, len(times) - 1)]) / 2
@@ -108,7 +117,7 @@ def measure(
     """Time every job until the log has `rounds` visits of each; False if the deadline came first.
 
     graphs: folder for the files of the jobs; one that is there is not written again, and `discard`
-    takes them away. deadline: time.monotonic(). The bar advances by one a visit, and one for the
+    takes them away. deadline: monotonic(). The bar advances by one a visit, and one for the
     file of a job without visits (`steps`).
     """
     graphs.mkdir(parents=True, exist_ok=True)
@@ -117,7 +126,7 @@ def measure(
         return True
     files: dict[str, Path] = {}
     for job in [control, *todo]:
-        if time.monotonic() > deadline:
+        if monotonic() > deadline:
             return False
         files[job.key] = _prepared(job, runtime, graphs)
         if job is not control and not log.count(job.key):
@@ -128,13 +137,13 @@ def measure(
         for job in (todo[i] for i in order):
             if log.count(job.key) > number:
                 continue
-            if time.monotonic() > deadline:
+            if monotonic() > deadline:
                 return False
-            begun = time.monotonic()
+            begun = monotonic()
             if begun > control_due:
                 log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))
-                taken = time.monotonic() - begun
-                control_due = time.monotonic() + max(CONTROL_EVERY_SECONDS, CONTROL_REST * taken)
+                taken = monotonic() - begun
+                control_due = monotonic() + max(CONTROL_EVERY_SECONDS, CONTROL_REST * taken)
             log.add(job.key, runtime.time(files[job.key], VISIT_SECONDS))
             bar.advance(1, f"timing, round {number + 1} of {rounds}")
     log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))

@@ -57,7 +57,7 @@ def make_runtime(name: str, *, dtype: str, threads: int, command: str | None) ->
     if dtype not in DTYPES:
         raise BadInput(f"no data type {dtype!r}; known are {', '.join(DTYPES)}")
     if (command is not None) != (name == "command"):
-        raise BadInput("--runtime command and --command TEMPLATE belong together")
+        raise BadInput(f"runtime {name}: only `command` takes a --command TEMPLATE, and needs it")
     if name == "executorch":
         from mobilenas.latency.executorch import Executorch
 

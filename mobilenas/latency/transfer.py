@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import NAME, Calibration, Figures, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, calibrate
-from mobilenas.cost.rows import row_flops, rows_of
+from mobilenas.cost.rows import row_flops, row_groups, rows_of
 from mobilenas.errors import BadInput
-from mobilenas.latency.build import row_groups, today
 from mobilenas.latency.check import compare
+from mobilenas.latency.host import today
 from mobilenas.space import Arch, Space
 
 Floats = NDArray[np.float64]
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 WIDE_ERROR = 0.2
 # Of more networks than this, a fifth is held out unless the user says how many.
 HOLD_OUT_ABOVE = 20
+MIN_HELD_OUT = 3
 GIVEN = "not given"
 
 
@@ -99,6 +100,8 @@ def transfer_table(
     source.column(space)
     n = len(timings)
     count = (n // 5 if n > HOLD_OUT_ABOVE else 0) if holdout is None else holdout
+    if 0 < count < MIN_HELD_OUT:
+        raise BadInput(f"--holdout {count}: at least {MIN_HELD_OUT} networks, or 0")
     if n - count < MIN_NETWORKS:
         raise BadInput(
             f"--holdout {count} of {n} networks leaves {n - count}; {MIN_NETWORKS} are needed"

@@ -226,7 +226,7 @@ class _History:
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    stored = read_json(path)
+    stored = read_json(path, "space")
     for name, value in settings.items():
         if stored.get(name) != value:
             both = f" ({stored.get(name)} there, {value} here)"

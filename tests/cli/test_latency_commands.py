@@ -4,23 +4,25 @@ The device takes a microsecond a byte of the ONNX file, so its times are known, 
 about the sum of its parts.
 """
 
+import hashlib
 import json
 import sys
 from collections import Counter
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from helpers import Call, check_refused
+from helpers import Call, Outcome, check_refused
 from tables import made_up_table
 
 from mobilenas.cost.latency import read_table, write_table
 from mobilenas.cost.rows import rows_of
+from mobilenas.latency.command import Command
 from mobilenas.space import Space, space_from_dict
 
-DEVICE = "stat -c %s {model}"
+DEVICE = "wc -c < {model}"
 NAME = "sh-command-fp32-three"
 
 
@@ -64,7 +66,7 @@ def test_a_table_is_built_checked_and_listed(call: Call, space: Space) -> None:
         "latency", "check", "sh", "--space=three.yaml", f"--command={DEVICE}", "-n", "12"
     )
     assert checked.code == 0, checked.err
-    assert "12 networks that it was not fitted to" in checked.out
+    assert "12 networks that the table was not fitted to" in checked.out
     stored = read_table(Path(f"latency_tables/{NAME}.json"))
     assert stored.check is not None and stored.check.networks == 12
     assert stored.check.predictors["table"].mape < 0.01
@@ -77,50 +79,125 @@ def test_a_table_is_built_checked_and_listed(call: Call, space: Space) -> None:
     assert json.loads(call("latency", "list", "--json").out)[NAME]["device"] == "sh"
 
 
-def test_timings_in_a_folder_are_not_overwritten(call: Call) -> None:
+@dataclass
+class Clock:
+    """A device on which every visit takes a second, and a network a microsecond a byte."""
+
+    now: float = 0.0
+    noisy: str | None = None
+    visits: int = 0
+
+    def time(self, path: Path) -> list[float]:
+        self.now += 1
+        self.visits += 1
+        slower = 1.5 if path.stem == self.noisy and self.visits % 2 else 1.0
+        return [path.stat().st_size * slower / 1000]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(Command, "time", lambda runtime, path, seconds: clock.time(path))
+    for module in ("build", "measure"):
+        monkeypatch.setattr(f"mobilenas.latency.{module}.monotonic", lambda: clock.now)
+    return clock
+
+
+def log_of_visits() -> Counter[str]:
+    lines = Path(f"runs/latency/{NAME}/timings.jsonl").read_text().splitlines()
+    return Counter(json.loads(line)["key"] for line in lines)
+
+
+def test_timings_in_a_folder_are_not_overwritten(call: Call, clock: Clock) -> None:
     assert build(call).code == 0
     log = Path(f"runs/latency/{NAME}/timings.jsonl").read_bytes()
-    check_refused(build(call), "already holds timings", "--resume")
+    check_refused(build(call), "of timings made before", "--resume")
     check_refused(build(call, "--resume", "--seed=1"), "another seed (0 there, 1 here)")
+    Path(f"runs/latency/{NAME}/build.json").write_text("[]")
+    check_refused(build(call, "--resume"), "build.json lacks the key")
     assert Path(f"runs/latency/{NAME}/timings.jsonl").read_bytes() == log
 
 
-def test_a_short_budget_keeps_what_was_timed(
-    call: Call, monkeypatch: pytest.MonkeyPatch, space: Space
-) -> None:
-    clock = count(step=0.25)
-    with monkeypatch.context() as patch:
-        # Each look at the clock takes a quarter of a second, so a few rows are timed.
-        patch.setattr("mobilenas.latency.measure.time.monotonic", lambda: next(clock))
-        stopped = build(call, "--budget=12s")
+def test_a_short_budget_keeps_what_was_timed(call: Call, clock: Clock, space: Space) -> None:
+    stopped = build(call, "--budget=6s")
     assert stopped.code == 2
-    assert "11 rows were not reached" in stopped.err.splitlines()[-1]
+    assert "of 11 rows were not reached" in stopped.err.splitlines()[-1]
     timings = Path(f"runs/latency/{NAME}/timings.jsonl")
     kept = timings.read_text()
     assert 0 < len(kept.splitlines()) < 11
     resumed = build(call, "--resume")
     assert resumed.code == 0, resumed.err
     assert timings.read_text().startswith(kept)
-    visits = Counter(json.loads(line)["key"] for line in timings.read_text().splitlines())
-    assert {visits[key] for key in rows_of(space).distinct} == {5}
+    assert {log_of_visits()[key] for key in rows_of(space).distinct} == {5}
 
 
-def test_the_budget_bounds_the_number_of_networks(
-    call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("mobilenas.latency.build.FIRST_CHUNK", 3)
-    clock = count(step=0.25)
-    with monkeypatch.context() as patch:
-        patch.setattr("mobilenas.latency.measure.time.monotonic", lambda: next(clock))
-        built = build(call, "--budget=60s")
+def test_the_budget_bounds_the_number_of_networks(call: Call, clock: Clock) -> None:
+    built = build(call, "--budget=60s")
     assert built.code == 0, built.err
-    assert "the time budget is used" in built.err
+    assert clock.now < 65
     table = read_table(Path(f"latency_tables/{NAME}.json"))
     assert 5 <= len(table.calibration.archs) < 11
+    assert f"the time budget is used: {len(table.calibration.archs)} of 11 networks" in built.err
+    # Two fifths of a minute are no five visits for every row.
+    assert "rows are flagged: few visits" in built.err
+    assert {row.flags for row in table.rows.values()} >= {("few visits",)}
+
+
+def test_rows_with_a_wide_spread_are_timed_again_and_flagged(
+    call: Call, clock: Clock, space: Space
+) -> None:
+    key = rows_of(space).choices[0][0]
+    assert key is not None
+    clock.noisy = hashlib.sha256(key.encode()).hexdigest()[:16]
+    built = build(call)
+    assert "1 of 11 rows are flagged: wide spread" in built.err
+    table = read_table(Path(f"latency_tables/{NAME}.json"))
+    assert [k for k, row in table.rows.items() if row.flags] == [key]
+    visits = log_of_visits()
+    assert visits[key] == 10
+    assert {visits[other] for other in table.rows if other != key} == {5}
+
+
+def test_a_check_is_continued_and_kept_apart(call: Call, clock: Clock) -> None:
+    assert build(call).code == 0
+
+    def check(*more: str) -> Outcome:
+        arguments = ("--space=three.yaml", f"--command={DEVICE}", "-n", "6")
+        return call("latency", "check", "sh", *arguments, *more)
+
+    assert check().code == 0
+    visits = clock.visits
+    check_refused(check(), "of timings made before", "--resume")
+    assert check("--resume").code == 0 and clock.visits == visits
+    other = call(
+        *("latency", "check", "sh", "--space=three.yaml", "--command=echo 5 # {model}"),
+        *("-n", "6", "--resume"),
+    )
+    check_refused(other, "another command")
+    stored = read_table(Path(f"latency_tables/{NAME}.json")).check
+    Path("sub.yaml").write_text(yaml.safe_dump(SPACE | {"name": "sub"}))
+    of_part = call(
+        *("latency", "check", "sh", "--space=sub.yaml", f"--command={DEVICE}", "-n", "6")
+    )
+    assert of_part.code == 0, of_part.err
+    assert "not stored: another space" in of_part.out and "control network" not in of_part.out
+    assert read_table(Path(f"latency_tables/{NAME}.json")).check == stored
+
+
+def test_a_device_of_another_make_is_told_and_not_stored(call: Call, clock: Clock) -> None:
+    assert build(call).code == 0
+    path = Path(f"latency_tables/{NAME}.json")
+    data = json.loads(path.read_text()) | {"runtime_version": "0"}
+    path.write_text(json.dumps(data))
+    checked = call(
+        *("latency", "check", "sh", "--space=three.yaml", f"--command={DEVICE}", "-n", "6")
+    )
+    assert "the table was measured with 0" in checked.err
+    assert "not stored" in checked.out and read_table(path).check is None
 
 
 def test_without_networks_the_rows_are_those_of_blocks_alone(
-    call: Call, monkeypatch: pytest.MonkeyPatch
+    call: Call, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mobilenas.latency.build.design", lambda space, n, seed: [])
     built = build(call)

@@ -70,7 +70,7 @@ def test_what_cannot_be_looked_up_is_refused(folder: Path) -> None:
         write_table(folder, made_up_table(MACRO, name, device=device))
     write_table(folder, made_up_table(load_space("digits"), "digits", device="board"))
     for devices, message in (
-        (["radio"], "no latency table for device 'radio'; known devices: board, phone, watch"),
+        (["radio"], "no latency table for device 'radio'; known devices: .*board.*phone.*watch"),
         (["phone"], "device phone has several tables.*: name one of one, two"),
         (["board"], "latency table digits .* lacks"),
         (["none.json"], "no such file: none.json"),

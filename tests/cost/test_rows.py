@@ -28,8 +28,10 @@ def multiply_adds(module: nn.Module, example: torch.Tensor) -> int:
 
 
 def test_rows_add_up_to_the_network(small_space: Space, sample: Callable[..., list[Arch]]) -> None:
-    flops = {job.key: multiply_adds(*job.make()) for job in row_jobs(small_space, batch=1)}
-    assert flops == row_flops(small_space)
+    flops, jobs = row_flops(small_space), row_jobs(small_space, batch=1)
+    assert set(flops) == {job.key for job in jobs}
+    for job in [*jobs[:2], *jobs[2 :: 1 + len(jobs) // 200]]:  # s3 has 5,124
+        assert multiply_adds(*job.make()) == flops[job.key]
     cost = CostModel(small_space)
     for arch in sample(small_space, 5):
         rows = row_counts(small_space, arch)

@@ -106,12 +106,12 @@ def test_unknown_program(model: Path) -> None:
 
 def test_time_limit_ends_all_processes(model: Path, tmp_path: Path) -> None:
     late = tmp_path / "late"
-    template = f"(sleep 1; touch {late}) & sleep 30; echo {{model}}"
+    template = f"(sleep 3; touch {late}) & sleep 60; echo {{model}}"
     start = time.monotonic()
     message = refusal(Command(template, "fp32", 1, time_limit=0.3), model)
-    assert time.monotonic() - start < 1
     assert "longer than 0.3 s" in message
-    time.sleep(1.2)
+    assert time.monotonic() - start < 2.5, "too slow a machine for this test"
+    time.sleep(start + 3.5 - time.monotonic())
     assert not late.exists()
 
 

@@ -252,7 +252,7 @@ def test_damaged_files_are_refused_in_one_line(
 def test_the_command_writes_tables_that_can_be_read_back(
     root: Path, imported: dict[str, Imported], tmp_path: Path
 ) -> None:
-    arguments = ["import", "--data-root", str(root), "--out", str(tmp_path), "--json"]
+    arguments = ["import", "--data-root", str(root), "--tables", str(tmp_path), "--json"]
     printed = CliRunner().invoke(latency_app, arguments)
     assert printed.exit_code == 0
     tables = json.loads(printed.stdout)["tables"]
@@ -268,7 +268,7 @@ def test_the_command_writes_nothing_when_one_table_is_wrong(tmp_path: Path) -> N
     move_latency(root / "latency")
     out = tmp_path / "out"
     refused = CliRunner().invoke(
-        latency_app, ["import", "--data-root", str(root), "--out", str(out)]
+        latency_app, ["import", "--data-root", str(root), "--tables", str(out)]
     )
     assert isinstance(refused.exception, BadInput)
     assert not out.exists()

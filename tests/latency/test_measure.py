@@ -1,9 +1,9 @@
 """Timing in rounds: what is visited when, how drift is taken out, what a kill leaves."""
 
 import json
-import time
 from collections import Counter
 from pathlib import Path
+from time import monotonic
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_nothing_is_left_to_do(tmp_path: Path) -> None:
 
 
 def test_the_deadline_stops_and_keeps(tmp_path: Path) -> None:
-    log = run(tmp_path, Clockwork(), deadline=time.monotonic() - 1)
+    log = run(tmp_path, Clockwork(), deadline=monotonic() - 1)
     assert log.visits == [] and log.control() is None
 
 

@@ -63,7 +63,7 @@ def test_a_name_gives_its_runtime() -> None:
     [
         ("tflite", "fp32", None, "onnxruntime, executorch, command"),
         ("onnxruntime", "fp16", None, "fp32, int8"),
-        ("onnxruntime", "fp32", "time {model}", "--runtime command"),
+        ("onnxruntime", "fp32", "time {model}", "only `command`"),
         ("command", "fp32", None, "--command TEMPLATE"),
         ("executorch", "int8", None, "int8"),
     ],

@@ -147,6 +147,8 @@ def test_times_that_no_table_fits_are_warned_of(caplog: pytest.LogCaptureFixture
 
 def test_too_few_networks_bad_names_and_foreign_spaces_are_refused() -> None:
     times = SOURCE.predict(SPACE, GENES)
+    with pytest.raises(BadInput, match="--holdout 2: at least 3 networks, or 0"):
+        transfer(times, 10, holdout=2)
     with pytest.raises(BadInput, match="--holdout 6 of 10 networks leaves 4"):
         transfer(times, 10, holdout=6)
     timings = [Timing(arch, 1.0) for arch in ARCHS[:10]]
@@ -211,7 +213,7 @@ def test_the_command(tmp_path: Path) -> None:
     times = 2 * SOURCE.predict(SPACE, GENES)
     csv = write_csv(tmp_path / "times.csv", list(zip(ARCHS[:25], times[:25], strict=True)))
     arguments = ["transfer", f"--table={source}", "--space=macro", f"--timings={csv}"]
-    arguments += ["--device=new", f"--out={tmp_path}"]
+    arguments += ["--device=new", f"--tables={tmp_path}"]
     printed = CliRunner().invoke(latency_app, [*arguments, "--json"])
     assert printed.exit_code == 0
     result = json.loads(printed.stdout)
