@@ -65,7 +65,8 @@ class Check(_Strict):
 
     control_ms: the control network during the check, to be compared with that of the table.
     predictors: `table`; `blocks alone`, the plain sum of median_ms; `flops`, a line fitted to these
-    very networks, which favours it.
+    very networks, which favours it; `drift removed`, the table against times as they would have
+    been at the speed that the control network had when the table was built.
     """
 
     networks: Positive

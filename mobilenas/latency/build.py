@@ -124,8 +124,6 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
             chunk = min(CHUNK, int((end - monotonic()) / each))
             if chunk < 1:
                 break
-    if done < len(networks):
-        log.info("the time budget is used: %d of %d networks", done, len(networks))
     shutil.rmtree(run / GRAPHS)
     return _table(settings, space, runtime, timings, archs)
 
@@ -188,6 +186,8 @@ def _table(
     keys = list(rows_of(space).distinct)
     alone = np.array([timings[key].median_ms for key in keys])
     used = [arch for arch in archs if visits.count(str(arch)) >= NETWORK_ROUNDS]
+    if len(used) < len(archs):
+        log.info("the time budget is used: %d of %d networks", len(used), len(archs))
     if len(used) >= MIN_NETWORKS:
         fit = _fit(space, keys, alone, used, timings)
         method = "fitted to networks"

@@ -23,6 +23,7 @@ from mobilenas.space import Arch, Space
 
 CHECK_ROUNDS = 5
 SETTINGS, TIMINGS = "check.json", "check.jsonl"
+DRIFT_REMOVED = "drift removed"
 
 Floats = NDArray[np.float64]
 
@@ -159,11 +160,15 @@ def check_table(
     claim_folder(run / SETTINGS, about, resume)
     measured, control_ms = time_networks(space, archs, runtime, run, table.batch)
     predicted = predictions(space, table, archs)
+    predictors = compare(predicted, measured)
+    if table.control_ms and space.name == table.space:
+        at_that_speed = measured * table.control_ms / control_ms
+        predictors[DRIFT_REMOVED] = figures(predicted["table"], at_that_speed)
     check = Check(
         networks=n,
         seed=seed,
         date=today(),
         control_ms=control_ms,
-        predictors=compare(predicted, measured),
+        predictors=predictors,
     )
     return check, predicted, measured

@@ -180,7 +180,7 @@ def test_a_check_is_continued_and_kept_apart(call: Call, clock: Clock) -> None:
         *("latency", "check", "sh", "--space=sub.yaml", f"--command={DEVICE}", "-n", "6")
     )
     assert of_part.code == 0, of_part.err
-    assert "not stored: another space" in of_part.out and "control network" not in of_part.out
+    assert "not stored: another space" in of_part.out and "drift removed" not in of_part.out
     assert read_table(Path(f"latency_tables/{NAME}.json")).check == stored
 
 
