@@ -10,6 +10,7 @@ be a larger form of the supernet's (other width, resolution, classes), the archs
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from mobilenas.cost.names import latency_cost
 from mobilenas.files import write_json
 from mobilenas.latency.check import time_networks
 from mobilenas.latency.runtimes import make_runtime
+from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
 from mobilenas.search import evolve
 from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.evolve import Evaluation
@@ -79,6 +81,7 @@ def main() -> None:
         for found in front
     ]
     write_json(options.out / "result.json", {"latency_limit_ms": limit, "rows": rows})
+    plot(options.out / "result.png", rows, table.name)
     for row in rows:
         print(
             f"{row['search']:8} {100 * row['accuracy']:6.2f} %  {row['flops'] / 1e6:6.1f}M FLOPs"
@@ -86,6 +89,23 @@ def main() -> None:
             f"  {row['arch']}"
         )
     print(f"latency budget: {limit:.2f} ms")
+
+
+def plot(path: Path, rows: list[dict[str, Any]], table: str) -> None:
+    """Accuracy against measured latency of what each search found."""
+    figure, axes = new_figure(6.4, 4.2)
+    for search, colour, label in (
+        ("flops", BUDGET, "found under a FLOPs budget"),
+        ("latency", FRONT, "found under a latency budget"),
+    ):
+        found = sorted(
+            (r["measured_ms"], 100 * r["accuracy"]) for r in rows if r["search"] == search
+        )
+        axes.plot(*zip(*found, strict=True), "o-", color=colour, linewidth=1.2, label=label)
+    axes.set_xlabel(f"measured latency (ms), {table}")
+    axes.set_ylabel("accuracy of the proxy (%)")
+    axes.legend(frameon=False, loc="lower right")
+    save_png(path, figure)
 
 
 if __name__ == "__main__":
