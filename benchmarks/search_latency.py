@@ -98,10 +98,9 @@ def plot(path: Path, rows: list[dict[str, Any]], table: str) -> None:
         ("flops", BUDGET, "found under a FLOPs budget"),
         ("latency", FRONT, "found under a latency budget"),
     ):
-        found = sorted(
-            (r["measured_ms"], 100 * r["accuracy"]) for r in rows if r["search"] == search
-        )
-        axes.plot(*zip(*found, strict=True), "o-", color=colour, linewidth=1.2, label=label)
+        found = [row for row in rows if row["search"] == search]
+        ms, accuracy = ([row[key] for row in found] for key in ("measured_ms", "accuracy"))
+        axes.scatter(ms, [100 * value for value in accuracy], s=30, color=colour, label=label)
     axes.set_xlabel(f"measured latency (ms), {table}")
     axes.set_ylabel("accuracy of the proxy (%)")
     axes.legend(frameon=False, loc="lower right")

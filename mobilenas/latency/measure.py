@@ -1,9 +1,9 @@
 """Timing many graphs fairly on a machine that is never quite quiet.
 
-Every round visits all graphs in a new order, so a slow minute hits all of them alike. A visit loads
-the graph afresh, warms up and takes the median of its runs. Every few seconds a control network is
-timed; a visit is divided by how slow the control was around it. A graph's time is the median of its
-visits. Each visit is a line of a log, so a killed measurement continues where it was.
+Every round visits all graphs of a call in a new order, so a slow minute hits all of them alike. A
+visit loads the graph afresh, warms up and takes the median of its runs. Every few seconds a control
+network is timed; a visit is divided by how slow the control was around it. A graph's time is the
+median of its visits. Each visit is a line of a log, so a killed measurement continues where it was.
 """
 
 import hashlib
