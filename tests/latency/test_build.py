@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 from tables import made_up_table
+from torch import nn
 
 from mobilenas.errors import BadInput
 from mobilenas.latency.build import control_arch, design
 from mobilenas.latency.check import figures, held_out
+from mobilenas.latency.graphs import network_job
 from mobilenas.space import Space, space_from_dict
 
 
@@ -39,18 +41,35 @@ def test_figures_of_known_predictions() -> None:
     assert got.spearman == got.kendall == pytest.approx(1)
 
 
+TWO = {
+    "name": "two",
+    "description": "two archs",
+    "resolution": 8,
+    "num_classes": 2,
+    "stem": {"channels": 4},
+    "candidates": ["e2k3", "e2k5"],
+    "stages": [{"channels": 4}],
+    "head": {"channels": 4},
+}
+
+
+def test_the_control_network_is_nowhere_else() -> None:
+    space = space_from_dict(TWO)
+    (other,) = {space.parse("e2k3"), space.parse("e2k5")} - {control_arch(space)}
+    assert design(space, 8, seed=0) == [other]
+    assert held_out(space, made_up_table(space), 1, seed=0) == [other]
+
+
+def test_no_network_has_weights_of_nothing_but_zeros(small_space: Space) -> None:
+    # Residual blocks are trained from a projection of zeros, which a runtime could skip.
+    arch = small_space.decode(small_space.num_candidates - 1)
+    module, _ = network_job(small_space, arch, batch=1).make()
+    for name, part in module.named_modules():
+        if isinstance(part, nn.Conv2d):
+            assert part.weight.abs().max() > 0, name
+
+
 def test_too_few_archs_to_check() -> None:
-    space = space_from_dict(
-        {
-            "name": "two",
-            "description": "two archs",
-            "resolution": 8,
-            "num_classes": 2,
-            "stem": {"channels": 4},
-            "candidates": ["e2k3", "e2k5"],
-            "stages": [{"channels": 4}],
-            "head": {"channels": 4},
-        }
-    )
+    space = space_from_dict(TWO)
     with pytest.raises(BadInput, match="two has no 5 archs that the table was not fitted to"):
         held_out(space, made_up_table(space), 5, seed=0)
