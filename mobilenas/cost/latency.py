@@ -218,5 +218,11 @@ def find_table(reference: str, space: Space | None) -> LatencyTable:
     if len(fitting) > 1:
         names = ", ".join(table.name for table in fitting)
         raise BadInput(f"device {reference} has several tables: name one of {names}")
-    # Where none fits, the first one says what is wrong with it as soon as it is used.
+    if space is not None and not fitting and len(of_device) > 1:
+        names = ", ".join(f"{table.name} ({table.resolution} px)" for table in of_device)
+        raise BadInput(
+            f"no table of device {reference} covers space {space.name} at {space.resolution} px;"
+            f" it has {names}"
+        )
+    # A single one that does not fit says what is wrong with it as soon as it is used.
     return (fitting or of_device)[0]

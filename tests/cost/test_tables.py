@@ -144,6 +144,14 @@ def test_several_tables_of_a_device_are_listed(mixed_space: Space) -> None:
         find_table("phone", mixed_space)
 
 
+def test_tables_of_a_device_of_which_none_fits_are_listed(mixed_space: Space) -> None:
+    for name in ("phone-a", "phone-b"):
+        put(mixed_space, name, device="phone")
+    message = r"no table of device phone covers space digits at 32 px; it has phone-a \(12 px\), "
+    with pytest.raises(BadInput, match=message):
+        find_table("phone", load_space("digits"))
+
+
 def test_an_unknown_device_lists_the_known(mixed_space: Space) -> None:
     put(mixed_space, "phone-fp32", device="phone")
     with pytest.raises(
