@@ -236,5 +236,6 @@ def _fit(
     counted = [rows.counts(space.encode(arch).tolist()) for arch in archs]
     counts = np.array([[count[key] for key in keys] for count in counted], dtype=float)
     measured = np.array([timings[str(arch)].median_ms for arch in archs])
-    flops = np.array([row_flops(space)[key] for key in keys], dtype=float)
+    of_row = row_flops(space)
+    flops = np.array([of_row[key] for key in keys], dtype=float)
     return calibrate(counts, measured, alone, flops, row_groups(keys))
