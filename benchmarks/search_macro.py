@@ -54,8 +54,8 @@ class Published:
     def nsga2(self, seed: int, evaluations: int, population: int, budget: int | None) -> list[int]:
         """Rows of the archs that the search evaluates, in order."""
 
-        def evaluate(arch: Arch) -> float:
-            return float(self.accuracy[self.row[arch]])
+        def evaluate(archs: list[Arch]) -> list[float]:
+            return [float(self.accuracy[self.row[arch]]) for arch in archs]
 
         with tempfile.TemporaryDirectory() as folder:
             result = evolve(

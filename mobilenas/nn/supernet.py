@@ -1,10 +1,23 @@
 """All weights of a space in one module; the arch is an argument, never hidden state."""
 
+import copy
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import ChoiceBlock, conv_head, init_weights, stem
-from mobilenas.space import Arch, Space
+from mobilenas.nn.blocks import ChoiceBlock, build, conv_head, init_weights, stem
+from mobilenas.space import Arch, Block, Candidate, Space
+
+Part = tuple[str, Callable[[], nn.Module]]
+
+
+class Pool(nn.Module):
+    """Global average: feature map (n, channels, h, w) to (n, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3))
 
 
 class Supernet(nn.Module):
@@ -32,3 +45,28 @@ class Supernet(nn.Module):
         for block, candidate in zip(self.blocks, self.space.candidates_of(arch), strict=True):
             x = block(x, candidate)
         return self.classifier(self.conv_head(x).mean(dim=(2, 3)))
+
+    def parts(self, arch: Arch) -> list[Part]:
+        """The plain modules that make up an arch, in order, each with the key that is its name.
+
+        A module is made when it is called for, with copies of the weights; one after another they
+        compute what `self(x, arch)` does. Archs that agree in their first keys agree in these
+        modules too, so activations up to there can be shared.
+        """
+        parts: list[Part] = [("stem", lambda: copy.deepcopy(self.stem))]
+        candidates = self.space.candidates_of(arch)
+        for block, choice, candidate in zip(
+            self.space.layers, self.blocks, candidates, strict=True
+        ):
+            assert isinstance(choice, ChoiceBlock)
+            parts.append((str(candidate), partial(_built, block, choice, candidate)))
+        return [*parts, ("head", self._head)]
+
+    def _head(self) -> nn.Module:
+        return nn.Sequential(copy.deepcopy(self.conv_head), Pool(), copy.deepcopy(self.classifier))
+
+
+def _built(block: Block, choice: ChoiceBlock, candidate: Candidate) -> nn.Module:
+    built = build(block, candidate)
+    choice.copy_to(built, candidate)
+    return built

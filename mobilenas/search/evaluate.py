@@ -1,17 +1,19 @@
 """Accuracy of archs through the weights of a trained supernet."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, eval_batches
 from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.search.trie import accuracies
 from mobilenas.space import Arch
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
 from mobilenas.train.run import SupernetRun, pick_device
@@ -21,25 +23,25 @@ _STREAM = 21  # keeps the order of calibration images apart from the other draws
 
 
 class SupernetEvaluator:
-    """`evaluate(arch)`: top-1 in 0..1 on the validation images with inherited weights.
+    """`evaluate(archs)`: top-1 in 0..1 of each on the validation images with inherited weights.
 
     The batch norm statistics are recalibrated on the calibration images first. The supernet itself
-    is left as it is, so the order of evaluations does not matter.
+    is left as it is, so neither the order of evaluations nor their company matters.
     """
 
     def __init__(self, run: SupernetRun) -> None:
         self.run = run
         self.supernet = run.load_supernet().to(pick_device(run.settings.config.device)).eval()
 
-    def __call__(self, arch: Arch) -> float:
-        """Top-1 after recalibration."""
-        return self.accuracy(arch, recalibrated=True)
-
-    def accuracy(self, arch: Arch, *, recalibrated: bool) -> float:
-        """Top-1, with the recalibrated or the supernet's own batch norm statistics."""
-        network = fold_batch_norm(self.network(arch, recalibrated=recalibrated))
+    def __call__(self, archs: Sequence[Arch], *, recalibrated: bool = True) -> list[float]:
+        """Top-1, with recalibrated or, for comparison, the supernet's own statistics."""
         data = self.run.data
-        return accuracy(network, self._batches(data.train, self.run.splits.validate, _BATCH))
+        return accuracies(
+            self.supernet,
+            archs,
+            calibration=self._calibration if recalibrated else None,
+            validation=lambda: self._batches(data.train, self.run.splits.validate, _BATCH),
+        )
 
     def test_accuracy(self, arch: Arch) -> float:
         """Top-1 after recalibration on the test images: to report, never to select."""
@@ -49,17 +51,10 @@ class SupernetEvaluator:
         batches = self._batches(data.test, np.arange(len(data.test.labels)), _BATCH)
         return accuracy(fold_batch_norm(self.network(arch)), batches)
 
-    def network(self, arch: Arch, *, recalibrated: bool = True) -> Network:
-        """The plain network of an arch with inherited weights, in eval mode."""
+    def network(self, arch: Arch) -> Network:
+        """The plain network of an arch with inherited weights, recalibrated, in eval mode."""
         network = inherit(self.supernet, arch)
-        if recalibrated:
-            # In random order: class folders come sorted, and a batch should hold all classes.
-            rng = np.random.default_rng([self.run.settings.seed, _STREAM])
-            indices = rng.permutation(self.run.splits.calibrate)
-            count = max(1, round(len(indices) / _BATCH))
-            size = len(indices) // count  # equal batches, so that each image weighs the same
-            batches = self._batches(self.run.data.train, indices[: size * count], size)
-            recalibrate(network, (images for images, _ in batches))
+        recalibrate(network, self._calibration())
         return network
 
     def describe(self) -> dict[str, Any]:
@@ -71,6 +66,15 @@ class SupernetEvaluator:
             "validation_images": len(self.run.splits.validate),
             "calibration_images": len(self.run.splits.calibrate),
         }
+
+    def _calibration(self) -> Iterator[Tensor]:
+        # In random order: class folders come sorted, and a batch should hold all classes.
+        rng = np.random.default_rng([self.run.settings.seed, _STREAM])
+        indices = rng.permutation(self.run.splits.calibrate)
+        count = max(1, round(len(indices) / _BATCH))
+        size = len(indices) // count  # equal batches, so that each image weighs the same
+        for images, _ in self._batches(self.run.data.train, indices[: size * count], size):
+            yield images
 
     def _batches(self, images: Images, indices: Indices, size: int) -> Iterator[Batch]:
         device = next(self.supernet.parameters()).device
@@ -102,16 +106,21 @@ def check_anchors(run: SupernetRun) -> list[dict[str, Any]]:
     """Validation accuracy of the anchor archs before and after recalibration, as plain rows."""
     cost_model = CostModel(run.space)
     evaluator = SupernetEvaluator(run)
+    anchors = anchor_archs(cost_model)
+    archs = list(anchors.values())
+    before, after = evaluator(archs, recalibrated=False), evaluator(archs)
     return [
         {
             "name": name,
             "arch": str(arch),
             "flops": cost_model.flops(arch),
             "params": cost_model.params(arch),
-            "accuracy_inherited_bn": evaluator.accuracy(arch, recalibrated=False),
-            "accuracy_recalibrated": evaluator.accuracy(arch, recalibrated=True),
+            "accuracy_inherited_bn": inherited,
+            "accuracy_recalibrated": recalibrated,
         }
-        for name, arch in anchor_archs(cost_model).items()
+        for (name, arch), inherited, recalibrated in zip(
+            anchors.items(), before, after, strict=True
+        )
     ]
 
 

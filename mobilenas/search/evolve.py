@@ -1,7 +1,7 @@
 """NSGA-II (Deb et al. 2002) over the archs of a space: resumable, every evaluation on disk.
 
 A run folder holds search.json (the settings), evaluations.jsonl (one line an evaluated arch, synced
-before the next one starts) and, at the end, front.json, history.csv and front.png.
+after each generation) and, at the end, front.json, history.csv and front.png.
 
 Resume is replay. The search is a deterministic function of its settings, its seed and the
 accuracies, so a resumed search starts at the beginning and reads the accuracies that it knows from
@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Result:
 
 def evolve(
     space: Space,
-    evaluate: Callable[[Arch], float],
+    evaluate: Callable[[list[Arch]], Sequence[float]],
     cost_model: CostModel,
     *,
     run: Path,
@@ -92,8 +92,9 @@ def evolve(
 ) -> Result:
     """Search for the archs that no other arch beats in every objective, within the limits.
 
-    evaluate: accuracy in 0..1 of an arch, the only expensive step. Called once an arch at most, and
-    only for archs within the limits; the others get their violation and accuracy 0.
+    evaluate: accuracy in 0..1 of each of a list of archs, the only expensive step. Called with the
+    archs of a generation that are within the limits, each once in the whole search; the others get
+    their violation and accuracy 0.
     generations: counts the initial population; at most population * generations evaluations.
     evaluator: JSON data that says what `evaluate` measures (which weights, which images): kept in
     the run, and a resume with another one is refused. So are the contents of the latency tables.
@@ -149,12 +150,14 @@ def evolve(
         costs = {name: cost_model.batch(name, genes) for name in cost_model.costs}
         violations = problem.violations(genes)
         accuracies = np.zeros(len(genes))
-        for i in np.flatnonzero((violations <= 0).all(axis=1)):
-            if len(history.evaluations) == max_evaluations:
-                break
-            arch = space.decode(genes[i])
-            cost = {name: values[i].item() for name, values in costs.items()}
-            accuracies[i] = history.evaluate(generation, arch, cost, evaluate)
+        feasible = np.flatnonzero((violations <= 0).all(axis=1))
+        if max_evaluations is not None:
+            feasible = feasible[: max_evaluations - len(history.evaluations)]
+        asked_for = {
+            space.decode(genes[i]): {name: values[i].item() for name, values in costs.items()}
+            for i in feasible
+        }
+        accuracies[feasible] = history.evaluate(generation, asked_for, evaluate)
         best = max((e.accuracy for e in history.evaluations), default=0.0)
         on_generation(Progress(generation, len(history.evaluations), best))
         if len(history.evaluations) == max_evaluations:
@@ -196,29 +199,38 @@ class _History:
     def evaluate(
         self,
         generation: int,
-        arch: Arch,
-        costs: dict[str, float],
-        measure: Callable[[Arch], float],
-    ) -> float:
+        archs: dict[Arch, dict[str, float]],
+        measure: Callable[[list[Arch]], Sequence[float]],
+    ) -> list[float]:
+        """The accuracies of {arch: costs}, those that are not on disk measured and written."""
         number = len(self.evaluations)
-        replayed = self.replay[number] if number < len(self.replay) else None
-        accuracy = replayed[ACCURACY] if replayed else float(measure(arch))
-        if not 0 <= accuracy <= 1:
-            raise ValueError(f"the accuracy of {arch} is {accuracy}, not a number in 0..1")
-        evaluation = Evaluation(generation, arch, accuracy, costs)
-        row = evaluation.row()
-        if replayed is None:
+        replayed = self.replay[number : number + len(archs)]
+        new = list(archs)[len(replayed) :]
+        known = [row[ACCURACY] for row in replayed]
+        accuracies = known + [float(x) for x in (measure(new) if new else [])]
+        made = [
+            Evaluation(generation, arch, accuracy, costs)
+            for (arch, costs), accuracy in zip(archs.items(), accuracies, strict=True)
+        ]
+        for place, (evaluation, row) in enumerate(zip(made, replayed, strict=False), number + 1):
+            if evaluation.row() != row:
+                raise BadInput(
+                    f"{self.path} line {place} is {row['arch']}, where this search comes to"
+                    f" {evaluation.arch}: the file was edited, or written by other library versions"
+                )
+        for evaluation in made:
+            if not 0 <= evaluation.accuracy <= 1:
+                raise ValueError(
+                    f"the accuracy of {evaluation.arch} is {evaluation.accuracy}, not in 0..1"
+                )
+        if new:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                for evaluation in made[len(replayed) :]:
+                    file.write(json.dumps(evaluation.row()) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-        elif replayed != row:
-            raise BadInput(
-                f"{self.path} line {number + 1} is {replayed['arch']}, where this search comes to"
-                f" {arch}: the file was edited, or written by other library versions"
-            )
-        self.evaluations.append(evaluation)
-        return accuracy
+        self.evaluations += made
+        return accuracies
 
     def check_all_replayed(self) -> None:
         if len(self.evaluations) < len(self.replay):

@@ -1,6 +1,7 @@
 """Batch norm recalibration and accuracy of a plain network."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,25 +12,32 @@ from mobilenas.space import Arch
 Batch = tuple[Tensor, Tensor]
 
 
-@torch.no_grad()
-def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replace the batch norm statistics by their cumulative average over image batches.
+@contextmanager
+def fresh_statistics(module: nn.Module) -> Iterator[None]:
+    """Within it, batch norms forget their statistics and average those of the batches they see.
 
     Statistics inherited from a supernet mix those of many archs. Each batch counts the same, so
-    batches should have one size. The network ends in eval mode.
+    batches should have one size. The module ends in eval mode.
     """
-    network.eval()
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    module.eval()
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for a cumulative average
         norm.train()
-    for images in batches:
-        network(images)
+    yield
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the batch norm statistics by their cumulative average over image batches."""
+    with fresh_statistics(network):
+        for images in batches:
+            network(images)
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ def additive(space, seed=0):
     table = weights(space, seed)
     top = sum(w.max() for w in table)
 
-    def evaluate(arch):
+    def accuracy(arch):
         genes = space.encode(arch)
         return float(sum(w[g] for w, g in zip(table, genes, strict=True)) / top)
 
-    return evaluate
+    return lambda archs: [accuracy(arch) for arch in archs]

@@ -23,18 +23,18 @@ FILES = ("evaluations.jsonl", "front.json", "history.csv", "search.json", "front
 
 
 class Counting:
-    """An evaluator that remembers its calls and raises in call number `fail_at`."""
+    """An evaluator that remembers its archs and raises before there are more than `fail_at`."""
 
     def __init__(self, fail_at=None):
-        self.calls = []
+        self.archs = []
         self.fail_at = fail_at
         self.evaluate = additive(SPACE)
 
-    def __call__(self, arch):
-        if len(self.calls) == self.fail_at:
+    def __call__(self, archs):
+        if self.fail_at is not None and len(self.archs) + len(archs) > self.fail_at:
             raise KeyboardInterrupt
-        self.calls.append(arch)
-        return self.evaluate(arch)
+        self.archs += archs
+        return self.evaluate(archs)
 
 
 def search(run, evaluate=None, **settings):
@@ -56,9 +56,9 @@ def unbroken(tmp_path_factory):
 def test_every_arch_is_evaluated_once_and_only_within_the_limits(tmp_path):
     count = Counting()
     result = search(tmp_path, count, limits={"flops": 30_000_000, "params": 1_000_000})
-    assert len(set(count.calls)) == len(count.calls) == len(result.evaluations)
-    assert [e.arch for e in result.evaluations] == count.calls
-    assert all(COSTS.flops(a) <= 30e6 and COSTS.params(a) <= 1e6 for a in count.calls)
+    assert len(set(count.archs)) == len(count.archs) == len(result.evaluations)
+    assert [e.arch for e in result.evaluations] == count.archs
+    assert all(COSTS.flops(a) <= 30e6 and COSTS.params(a) <= 1e6 for a in count.archs)
     rows = [json.loads(line) for line in (tmp_path / "evaluations.jsonl").open()]
     assert rows == [e.row() for e in result.evaluations]
     costs = ["flops", "params", "memory"]
@@ -96,15 +96,18 @@ def test_random_state_of_the_process_neither_matters_nor_changes(tmp_path, unbro
     assert contents(tmp_path) == contents(unbroken)
 
 
-def test_every_evaluation_is_synced_before_the_next(tmp_path, synced):
+def test_every_generation_is_evaluated_at_once_and_synced_before_the_next(tmp_path, synced):
     counts = []
 
-    def evaluate(arch):
-        counts.append(len(synced))
-        return 0.5
+    def evaluate(archs):
+        counts.append((len(synced), len((tmp_path / "evaluations.jsonl").open().readlines())))
+        return [0.5] * len(archs)
 
-    search(tmp_path, evaluate, generations=2)
-    assert np.diff(counts).tolist() == [1] * (len(counts) - 1)
+    (tmp_path / "evaluations.jsonl").touch()
+    result = search(tmp_path, evaluate, generations=3)
+    done = [sum(e.generation < g for e in result.evaluations) for g in (1, 2, 3)]
+    assert [lines for _, lines in counts] == done
+    assert np.diff([syncs for syncs, _ in counts]).tolist() == [1, 1]
 
 
 def test_another_seed_is_another_search(tmp_path, unbroken):
@@ -119,12 +122,12 @@ def test_nothing_is_printed(tmp_path, capfd):
 
 @pytest.mark.parametrize("fail_at", [0, 10, 37])
 def test_a_search_that_raised_resumes_to_the_same_bytes(tmp_path, unbroken, fail_at):
+    before, after = Counting(fail_at), Counting()
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path, Counting(fail_at))
-    count = Counting()
-    result = search(tmp_path, count, resume=True)
+        search(tmp_path, before)
+    result = search(tmp_path, after, resume=True)
     assert contents(tmp_path) == contents(unbroken)
-    assert len(count.calls) == len(result.evaluations) - fail_at
+    assert before.archs + after.archs == [e.arch for e in result.evaluations]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.31, 0.62, 0.9999])
@@ -142,7 +145,7 @@ def test_resume_after_kill_9(tmp_path, unbroken):
     program = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); import test_evolve as t\n"
         "evaluate = t.additive(t.SPACE)\n"
-        "slow = lambda arch: (time.sleep(0.02), evaluate(arch))[1]\n"
+        "slow = lambda archs: (time.sleep(0.02 * len(archs)), evaluate(archs))[1]\n"
         "t.search(sys.argv[2], slow, resume=True)"
     )
     file = tmp_path / "evaluations.jsonl"
@@ -261,8 +264,8 @@ def test_limits_that_only_conflict_together(tmp_path):
 
 @pytest.mark.parametrize("accuracy", [float("nan"), 87.5, -0.1])
 def test_accuracies_must_be_shares(tmp_path, accuracy):
-    with pytest.raises(ValueError, match="not a number in 0"):
-        search(tmp_path, lambda arch: accuracy)
+    with pytest.raises(ValueError, match="not in 0"):
+        search(tmp_path, lambda archs: [accuracy] * len(archs))
     assert not (tmp_path / "evaluations.jsonl").exists()
 
 
@@ -278,7 +281,7 @@ def test_a_budget_that_hardly_any_arch_meets_is_told_and_searched(tmp_path, capl
     limits = {"flops": cost_model.range("flops").minimum}
     result = evolve(
         space,
-        lambda arch: 0.5,
+        lambda archs: [0.5] * len(archs),
         cost_model,
         run=tmp_path,
         limits=limits,
