@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values, written atomically, read with weights_only."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from mobilenas.files import write_atomic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state of tensors and plain values."""
-    write_atomic(path, lambda file: torch.save(state, file))
+    """Write a state of tensors and plain values; equal states give equal bytes."""
+    write_atomic(path, lambda file: torch.save(_interned(state), file))
 
 
 def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:
@@ -30,3 +31,16 @@ def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:
         if not isinstance(state, dict) or key not in state:
             raise BadInput(f"{path} is not a checkpoint of a supernet: it lacks {key!r}")
     return state
+
+
+def _interned(value: Any) -> Any:
+    """The same plain data with equal keys as one object, as they are not after a resume.
+
+    pickle writes a string that it has seen before as a reference, so the bytes would tell.
+    """
+    if type(value) is dict:
+        return {
+            sys.intern(key) if isinstance(key, str) else key: _interned(item)
+            for key, item in value.items()
+        }
+    return [_interned(item) for item in value] if type(value) is list else value
