@@ -19,11 +19,13 @@ from mobilenas.errors import BadInput
 from mobilenas.export import Accuracy, Report, export_onnx
 from mobilenas.files import read_json, write_json
 from mobilenas.progress import ProgressBar
+from mobilenas.rank.run import Ranking, rank
+from mobilenas.rank.truth import read_benchmark, read_truth
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.problem import ACCURACY, default_objectives, parse_objectives
-from mobilenas.space import load_space, space_from_dict
+from mobilenas.space import any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 
@@ -93,11 +95,7 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         objectives = parse_objectives(search.objectives, cost_model, latencies)
     if not resume:  # else first of all the search has to be the one that was started
         check_feasible(cost_model, limits)
-    if not (supernet / "result.json").exists():
-        raise BadInput(
-            f"{supernet} is not trained to its end: `mobilenas supernet-train --resume --out "
-            f"{supernet}` does it"
-        )
+    _check_trained(supernet)
     evaluator = SupernetEvaluator(open_run(supernet))
     tables = zip(latencies, cost_model.tables, strict=True)
     places = {
@@ -132,6 +130,26 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         )
 
 
+def run_rank(
+    supernet: Path,
+    truth: Path | None,
+    benchmark: str | None,
+    data_root: Path | None,
+    asked: Ranking,
+    out: Path,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Rank a trained supernet against a file of accuracies, or else against a benchmark."""
+    space = any_space_from_dict(read_settings(supernet).space)
+    if truth is not None:
+        known = read_truth(truth, space)
+    else:
+        known = read_benchmark(benchmark or "", data_root, space)
+    _check_trained(supernet)
+    return rank(SupernetEvaluator(open_run(supernet)), known, asked, out, resume=resume)
+
+
 def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> Report:
     """Export an arch of a finished search with the weights of its supernet, recalibrated.
 
@@ -149,7 +167,8 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
         raise BadInput(f"{run / 'front.json'} is not the result of a search") from None
     name = arch or pick_arch(front, pick, cost)
     supernet = open_run(folder)
-    chosen = supernet.space.parse(name)
+    space = space_from_dict(supernet.settings.space)
+    chosen = space.parse(name)
     evaluator = SupernetEvaluator(supernet)
     if evaluator.describe()["weights"] != weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
@@ -160,7 +179,8 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
         accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
     else:
         count = len(supernet.splits.validate)
-        accuracy = Accuracy(evaluator(chosen), f"{count} validation images, used in the search")
+        (share,) = evaluator([chosen])
+        accuracy = Accuracy(share, f"{count} validation images, used in the search")
     return export_onnx(
         evaluator.network(chosen),
         out or run / f"{chosen}.onnx",
@@ -170,8 +190,16 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
         std=data.std,
         classes=data.classes,
         accuracy=accuracy,
-        flops=CostModel(supernet.space).flops(chosen),
+        flops=CostModel(space).flops(chosen),
     )
+
+
+def _check_trained(supernet: Path) -> None:
+    if not (supernet / "result.json").exists():
+        raise BadInput(
+            f"{supernet} is not trained to its end: `mobilenas supernet-train --resume --out "
+            f"{supernet}` does it"
+        )
 
 
 def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:
@@ -204,7 +232,8 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
         config = load_supernet_config("quick", [])
         run = create_run(folder, load_space("digits"), "digits", seed, config)
     run_supernet(run)
-    budget = Budget({"flops": CostModel(run.space).range("flops").median})
+    digits = space_from_dict(run.settings.space)
+    budget = Budget({"flops": CostModel(digits).range("flops").median})
     search = Search(folder, budget, generations=8, seed=seed)
     resume = (out / "evolve" / SETTINGS).exists()
     result = run_evolve(search, out / "evolve", resume=resume)

@@ -8,6 +8,7 @@ import typer
 
 from mobilenas import __version__
 from mobilenas.cli import job, latency, spaces
+from mobilenas.cli.rank import rank
 from mobilenas.errors import BadInput, Diverged, InfeasibleBudget, VerificationFailed
 from mobilenas.process import tune_process
 
@@ -25,6 +26,7 @@ app.add_typer(spaces.arch_app, name="arch")
 app.add_typer(latency.latency_app, name="latency")
 app.command("supernet-train")(job.supernet_train)
 app.command()(job.quickstart)
+app.command()(rank)
 app.command()(job.evolve)
 app.command()(job.export)
 

@@ -59,7 +59,7 @@ def supernet_train(
     from mobilenas.config import load_supernet_config
     from mobilenas.pipeline import run_supernet
     from mobilenas.report.text import table
-    from mobilenas.space import load_space
+    from mobilenas.space import load_any_space
     from mobilenas.train.run import create_run, open_run
 
     given = {"sampler": sampler, "bn": bn, "passes": passes}
@@ -69,13 +69,13 @@ def supernet_train(
         run = open_run(out)
         config_given = flags or settings or is_given(context, "config")
         run.check_unchanged(
-            space=load_space(space) if is_given(context, "space") else None,
+            space=load_any_space(space) if is_given(context, "space") else None,
             data=data if is_given(context, "data") else None,
             seed=seed if is_given(context, "seed") else None,
             config=chosen if config_given else None,
         )
     else:
-        run = create_run(out, load_space(space), data, seed, chosen)
+        run = create_run(out, load_any_space(space), data, seed, chosen)
     rows = run_supernet(run)
     if as_json:
         print_json({"run": str(out), "validation": rows})

@@ -1,5 +1,6 @@
 """The commands `space` and `arch`. Heavy imports live inside commands."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ from mobilenas.cli.options import (
     parse_budget,
     print_json,
 )
+from mobilenas.errors import BadInput
 
 space_app = typer.Typer(no_args_is_help=True, help="What may be built: the search spaces.")
 arch_app = typer.Typer(no_args_is_help=True, help="Single networks of a space.")
@@ -26,9 +28,9 @@ def space_list(as_json: Json = False) -> None:
 
     Example: mobilenas space list
     """
-    from mobilenas.space import list_spaces, load_space
+    from mobilenas.space import list_cell_spaces, list_spaces, load_any_space
 
-    spaces = [load_space(name) for name in list_spaces()]
+    spaces = [load_any_space(name) for name in list_spaces() + list_cell_spaces()]
     if as_json:
         print_json({s.name: s.spec.description for s in spaces})
         return
@@ -51,15 +53,22 @@ def space_show(
 
     Example: mobilenas space show s1 --flops 500M
     """
+    from mobilenas.report.cells import cell_space_facts, describe_cell_space
     from mobilenas.report.text import describe_space, space_facts
-    from mobilenas.space import load_space
+    from mobilenas.space import CellSpace, load_any_space
 
     budget = parse_budget(flops, params, memory, latency)
-    facts = space_facts(*budget.look_up(load_space(space)))
+    loaded = load_any_space(space)
+    if not isinstance(loaded, CellSpace):
+        facts = space_facts(*budget.look_up(loaded))
+    elif budget:
+        raise BadInput(f"space {space}: budgets are for spaces of blocks, and this one has cells")
+    else:
+        facts = cell_space_facts(loaded)
     if as_json:
         print_json(facts)
     else:
-        print(describe_space(facts))
+        print((describe_cell_space if isinstance(loaded, CellSpace) else describe_space)(facts))
 
 
 @arch_app.command("sample")
@@ -75,10 +84,10 @@ def arch_sample(
     """
     import numpy as np
 
-    from mobilenas.space import load_space
+    from mobilenas.space import load_any_space
 
     rng = np.random.default_rng(seed)
-    loaded = load_space(space)
+    loaded = load_any_space(space)
     archs = [str(loaded.sample(rng)) for _ in range(n)]
     if as_json:
         print_json({"space": loaded.name, "archs": archs})
@@ -94,20 +103,25 @@ def arch_cost(
 ) -> None:
     """What one arch costs: FLOPs (multiply-adds), parameters, peak activation memory, latency.
 
-    The latency is that of every known table that covers the space.
+    The latency is that of every known table that covers the space. Of cells only FLOPs and
+    parameters are known.
 
     Example: mobilenas arch cost macro id_e3k3_e6k5_id_e3k3_e3k3_e6k5_id
     """
     from mobilenas.cost import CostModel
     from mobilenas.cost.budget import known_tables
+    from mobilenas.cost.cells import cell_count
     from mobilenas.cost.names import cost_title, format_cost, latency_cost
-    from mobilenas.space import load_space
+    from mobilenas.space import CellSpace, load_any_space
 
-    loaded = load_space(space)
-    cost_model = CostModel(loaded, known_tables(loaded))
-    costs = cost_model.of(loaded.parse(arch))
+    loaded = load_any_space(space)
+    if isinstance(loaded, CellSpace):
+        tables, costs = [], asdict(cell_count(loaded, loaded.parse(arch)))
+    else:
+        tables = known_tables(loaded)
+        costs = CostModel(loaded, tables).of(loaded.parse(arch))
     if as_json:
-        latency = {table.name: costs.pop(latency_cost(table.name)) for table in cost_model.tables}
+        latency = {table.name: costs.pop(latency_cost(table.name)) for table in tables}
         print_json({**costs, "latency_ms": latency})
         return
     width = max(len(cost_title(cost)) for cost in costs)

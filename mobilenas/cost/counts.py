@@ -8,6 +8,7 @@ batch norm included.
 from dataclasses import dataclass
 
 from mobilenas.space import Block, Candidate, Space
+from mobilenas.space.space import split_channels
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,6 @@ def conv(cin: int, cout: int, kernel: int, size: int, groups: int = 1, bn: bool 
     """A convolution with a square output of side `size`, with batch norm (2 params a channel)."""
     weights = cin // groups * cout * kernel**2
     return Count(weights * size**2, weights + (2 * cout if bn else 0))
-
-
-def split_channels(channels: int, groups: int) -> list[int]:
-    """Channels of each group; the first ones take what does not divide."""
-    return [channels // groups + (i < channels % groups) for i in range(groups)]
 
 
 def expand(block: Block, expansion: int) -> Count:

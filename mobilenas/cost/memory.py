@@ -8,8 +8,9 @@ of tensors that are alive at once, the input image included, weights and the ker
 not. Between blocks one tensor is alive, so the peak of a network is the largest one of its layers.
 """
 
-from mobilenas.cost.counts import split_channels, squeezed_channels
+from mobilenas.cost.counts import squeezed_channels
 from mobilenas.space import Block, Candidate, Space
+from mobilenas.space.space import split_channels
 
 FLOAT32 = 4
 

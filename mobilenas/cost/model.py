@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.cost.counts import candidate_count, fixed_count
+from mobilenas.cost.cells import cell_count
+from mobilenas.cost.counts import Count, candidate_count, fixed_count
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.memory import candidate_memory, fixed_memory
 from mobilenas.cost.names import latency_cost
 from mobilenas.errors import BadInput
-from mobilenas.space import Arch, Genes, Space
+from mobilenas.space import AnyArch, AnySpace, Arch, Cell, CellSpace, Genes, Space
 
 
 @dataclass(frozen=True)
@@ -133,3 +134,12 @@ class CostModel:
         """What each block adds to a cost of genes (n, blocks), (n,) a block."""
         self.check(cost)
         return [row[i] for row, i in zip(self._columns[cost].blocks, genes.T, strict=True)]
+
+
+def arch_count(space: AnySpace, arch: AnyArch) -> Count:
+    """FLOPs and params of an arch of any space. Raises BadInput for an arch of another one."""
+    if isinstance(space, CellSpace) and isinstance(arch, Cell):
+        return cell_count(space, arch)
+    assert isinstance(space, Space) and isinstance(arch, Arch)
+    cost_model = CostModel(space)
+    return Count(cost_model.flops(arch), cost_model.params(arch))

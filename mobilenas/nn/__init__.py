@@ -1,6 +1,9 @@
-"""Supernet and networks: torch modules over the blocks of a space."""
+"""Supernets and networks: torch modules over the blocks or cells of a space."""
 
+from mobilenas.nn.cell import CellSupernet
 from mobilenas.nn.network import Network, fold_batch_norm
 from mobilenas.nn.supernet import Supernet
 
-__all__ = ["Network", "Supernet", "fold_batch_norm"]
+AnySupernet = Supernet | CellSupernet
+
+__all__ = ["AnySupernet", "CellSupernet", "Network", "Supernet", "fold_batch_norm"]

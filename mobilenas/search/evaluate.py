@@ -2,19 +2,21 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenas.cost import CostModel
+from mobilenas.cost.model import arch_count
 from mobilenas.data import Images, eval_batches
 from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
-from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
 from mobilenas.search.trie import accuracies
-from mobilenas.space import Arch
+from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
 from mobilenas.train.run import SupernetRun, pick_device
 
@@ -33,7 +35,7 @@ class SupernetEvaluator:
         self.run = run
         self.supernet = run.load_supernet().to(pick_device(run.settings.config.device)).eval()
 
-    def __call__(self, archs: Sequence[Arch], *, recalibrated: bool = True) -> list[float]:
+    def __call__(self, archs: Sequence[AnyArch], *, recalibrated: bool = True) -> list[float]:
         """Top-1, with recalibrated or, for comparison, the supernet's own statistics."""
         data = self.run.data
         return accuracies(
@@ -53,9 +55,22 @@ class SupernetEvaluator:
 
     def network(self, arch: Arch) -> Network:
         """The plain network of an arch with inherited weights, recalibrated, in eval mode."""
+        assert isinstance(self.supernet, Supernet), "spaces of cells are ranked, not exported"
         network = inherit(self.supernet, arch)
         recalibrate(network, self._calibration())
         return network
+
+    def untrained(self, arch: AnyArch, generator: torch.Generator) -> nn.Module:
+        """The network of an arch with fresh weights, for scores that need no training."""
+        space = self.run.space
+        if isinstance(space, CellSpace):
+            parts = CellSupernet(space, generator=generator).parts(arch)  # type: ignore[arg-type]
+            return nn.Sequential(*(make() for _, make in parts))
+        return Network(space, arch, generator=generator)  # type: ignore[arg-type]
+
+    def calibration_images(self, count: int) -> Tensor:
+        """The first images (count, channels, h, w) that batch norms are recalibrated on."""
+        return torch.cat(list(self._calibration()))[:count]
 
     def describe(self) -> dict[str, Any]:
         """What is measured, as plain data: enough to tell two evaluators apart."""
@@ -82,9 +97,14 @@ class SupernetEvaluator:
         return eval_batches(images, indices, size, data.mean, data.std, device)
 
 
-def anchor_archs(cost_model: CostModel) -> dict[str, Arch]:
-    """The archs of smallest and largest FLOPs, and of 1,001 drawn ones that of median FLOPs."""
-    space = cost_model.space
+def anchor_archs(space: AnySpace) -> dict[str, AnyArch]:
+    """The archs of smallest and largest FLOPs, and one of median FLOPs: of 1,001 drawn archs, or
+    of the distinct cells.
+    """
+    if isinstance(space, CellSpace):
+        cells = sorted(space.distinct(), key=lambda cell: arch_count(space, cell).flops)
+        return {"smallest": cells[0], "median": cells[len(cells) // 2], "largest": cells[-1]}
+    cost_model = CostModel(space)
     drawn = space.sample_genes(1001, np.random.default_rng(0))
     median = drawn[np.argsort(cost_model.flops_batch(drawn), kind="stable")[500]]
     smallest, largest = [], []
@@ -104,17 +124,15 @@ def anchor_archs(cost_model: CostModel) -> dict[str, Arch]:
 
 def check_anchors(run: SupernetRun) -> list[dict[str, Any]]:
     """Validation accuracy of the anchor archs before and after recalibration, as plain rows."""
-    cost_model = CostModel(run.space)
     evaluator = SupernetEvaluator(run)
-    anchors = anchor_archs(cost_model)
+    anchors = anchor_archs(run.space)
     archs = list(anchors.values())
     before, after = evaluator(archs, recalibrated=False), evaluator(archs)
     return [
         {
             "name": name,
             "arch": str(arch),
-            "flops": cost_model.flops(arch),
-            "params": cost_model.params(arch),
+            **asdict(arch_count(run.space, arch)),
             "accuracy_inherited_bn": inherited,
             "accuracy_recalibrated": recalibrated,
         }

@@ -1,9 +1,9 @@
 """Scores of many archs at once: archs that start alike share what they have in common.
 
-Archs are words over their parts (stem, blocks, head), and a trie holds the prefixes that occur.
-The activations behind a prefix, and so its batch norm statistics, do not depend on what follows;
-each is computed once, for all the archs that go on from there. The work on an image is that of the
-trie's nodes instead of that of every arch, and the results are those of one arch at a time.
+Archs are words over their parts (stem, blocks or cells, head), and a trie holds the prefixes that
+occur. The activations behind a prefix, and so its batch norm statistics, do not depend on what
+follows; each is computed once, for all the archs that go on from there. The work on an image is
+that of the trie's nodes instead of that of every arch; the results are those of one arch at a time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn import Supernet, fold_batch_norm
-from mobilenas.space import Arch
+from mobilenas.nn import AnySupernet, fold_batch_norm
+from mobilenas.space import AnyArch
 from mobilenas.train.calibrate import Batch, fresh_statistics
 
 _AT_ONCE = 64  # archs whose weights are in memory together
@@ -41,8 +41,8 @@ class Node:
 
 
 def accuracies(
-    supernet: Supernet,
-    archs: Sequence[Arch],
+    supernet: AnySupernet,
+    archs: Sequence[AnyArch],
     *,
     calibration: Callable[[], Iterable[Tensor]] | None,
     validation: Callable[[], Iterable[Batch]],
@@ -54,7 +54,7 @@ def accuracies(
     once per group of archs. archs may hold an arch more than once.
     """
     distinct = sorted(set(archs), key=str)  # neighbours in this order share the longest prefixes
-    found: dict[Arch, float] = {}
+    found: dict[AnyArch, float] = {}
     for start in range(0, len(distinct), _AT_ONCE):
         group = distinct[start : start + _AT_ONCE]
         root = grow(supernet, group, calibration)
@@ -64,7 +64,9 @@ def accuracies(
 
 @torch.no_grad()
 def grow(
-    supernet: Supernet, archs: Sequence[Arch], calibration: Callable[[], Iterable[Tensor]] | None
+    supernet: AnySupernet,
+    archs: Sequence[AnyArch],
+    calibration: Callable[[], Iterable[Tensor]] | None,
 ) -> Node:
     """The trie of distinct archs, ready to evaluate: recalibrated as asked, batch norms folded."""
     root = _trie(supernet, archs)
@@ -91,7 +93,7 @@ def _score(root: Node, count: int, batches: Iterable[Batch]) -> list[float]:
     return [float(x) for x in right.double() / total]
 
 
-def _trie(supernet: Supernet, archs: Sequence[Arch]) -> Node:
+def _trie(supernet: AnySupernet, archs: Sequence[AnyArch]) -> Node:
     device = next(supernet.parameters()).device
 
     def node(make: Callable[[], nn.Module]) -> Node:
@@ -100,7 +102,7 @@ def _trie(supernet: Supernet, archs: Sequence[Arch]) -> Node:
 
     root: Node | None = None
     for number, arch in enumerate(archs):
-        (_, first), *others = supernet.parts(arch)
+        (_, first), *others = supernet.parts(arch)  # type: ignore[arg-type]  # of its own space
         root = end = root or node(first)
         for key, make in others:
             if key not in end.children:

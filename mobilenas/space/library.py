@@ -1,4 +1,7 @@
-"""Finding and loading spaces: shipped ones by name, others by path, both with inline overrides."""
+"""Finding and loading spaces: shipped ones by name, others by path, both with inline overrides.
+
+There are two kinds: spaces of blocks, which every command takes, and spaces of cells.
+"""
 
 import re
 from typing import Any
@@ -7,18 +10,30 @@ from pydantic import ValidationError
 
 from mobilenas.errors import BadInput
 from mobilenas.resources import read_preset, read_value, shipped
+from mobilenas.space.cell import CellSpace, CellSpec
 from mobilenas.space.space import Space
 from mobilenas.space.spec import SpaceSpec
 
+AnySpace = Space | CellSpace
 _COMMA = re.compile(r",(?![^\[]*\])")  # one that is not inside a list
 
 
 def list_spaces() -> list[str]:
-    """Names of the shipped spaces."""
+    """Names of the shipped spaces of blocks."""
     return shipped("spaces")
 
 
+def list_cell_spaces() -> list[str]:
+    """Names of the shipped spaces of cells."""
+    return shipped("cells")
+
+
 def load_space(reference: str) -> Space:
+    """The space of blocks of a reference; as `load_any_space`, but a space of cells is BadInput."""
+    return _blocks_only(load_any_space(reference))
+
+
+def load_any_space(reference: str) -> AnySpace:
     """The space of a reference: a shipped name or a YAML path, then optional overrides.
 
     `s1:width=0.25,candidates.max_paths=2` is s1 with two keys of its YAML replaced.
@@ -26,19 +41,29 @@ def load_space(reference: str) -> Space:
     """
     base, _, overrides = reference.partition(":")
     try:
-        data = read_preset("spaces", base)
+        data = read_preset("cells" if base in list_cell_spaces() else "spaces", base)
         for item in filter(None, _COMMA.split(overrides)):
             _override(data, item)
         if overrides:
             data["name"] = f"{data.get('name', base)}:{overrides}"
-        return space_from_dict(data)
+        return any_space_from_dict(data)
     except BadInput as error:
         raise BadInput(f"space {reference}: {error}") from None
 
 
 def space_from_dict(data: dict[str, Any]) -> Space:
-    """Rebuild a space from `Space.to_dict()` or parsed YAML. Raises BadInput naming the key."""
+    """The space of blocks of plain data; as `any_space_from_dict`, but cells are BadInput."""
+    return _blocks_only(any_space_from_dict(data))
+
+
+def any_space_from_dict(data: dict[str, Any]) -> AnySpace:
+    """Rebuild a space from its `to_dict()` or parsed YAML, of cells if it has those and no stages.
+
+    Raises BadInput naming the key.
+    """
     try:
+        if "cells" in data and "stages" not in data:
+            return CellSpace(CellSpec.model_validate(data))
         return Space(SpaceSpec.model_validate(data))
     except ValidationError as error:
         first = error.errors()[0]
@@ -47,6 +72,14 @@ def space_from_dict(data: dict[str, Any]) -> Space:
             or "the space"
         )
         raise BadInput(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _blocks_only(space: AnySpace) -> Space:
+    if isinstance(space, CellSpace):
+        raise BadInput(
+            f"{space.name} is a space of cells: only supernet-train, rank, space and arch take it"
+        )
+    return space
 
 
 def _override(data: dict[str, Any], item: str) -> None:

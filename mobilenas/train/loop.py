@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from mobilenas.config import SupernetConfig
 from mobilenas.errors import Diverged
 from mobilenas.files import read_json, read_jsonl, write_json, write_text
-from mobilenas.nn import Supernet
+from mobilenas.nn import AnySupernet
 from mobilenas.progress import ProgressBar
-from mobilenas.space import Arch
+from mobilenas.space import AnyArch
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.run import SupernetRun, new_supernet, pick_device, train_batches
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
@@ -35,7 +36,7 @@ class Progress:
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train_supernet(run: SupernetRun) -> Supernet:
+def train_supernet(run: SupernetRun) -> AnySupernet:
     """Train from the last checkpoint of the run folder, or from the start, to the end.
 
     Everything random is a function of (seed, step), so a killed run continues to the same weights
@@ -92,11 +93,11 @@ def train_supernet(run: SupernetRun) -> Supernet:
 
 
 def train_step(
-    supernet: Supernet,
+    supernet: AnySupernet,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     batch: tuple[Tensor, Tensor],
-    archs: list[Arch],
+    archs: Sequence[AnyArch],
     config: SupernetConfig,
 ) -> list[float]:
     """One optimizer step on the summed gradients of all archs, each on the same batch.
@@ -172,7 +173,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def _restore(
     run: SupernetRun, device: torch.device
-) -> tuple[Supernet, torch.optim.SGD, torch.amp.GradScaler, Progress]:
+) -> tuple[AnySupernet, torch.optim.SGD, torch.amp.GradScaler, Progress]:
     config = run.settings.config
     resumed = run.checkpoint.exists()
     state = load_checkpoint(run.checkpoint, *_STATE) if resumed else {}
@@ -200,7 +201,7 @@ def _restore(
 
 def _save(
     run: SupernetRun,
-    supernet: Supernet,
+    supernet: AnySupernet,
     optimizer: torch.optim.SGD,
     scaler: torch.amp.GradScaler,
     progress: Progress,

@@ -21,8 +21,8 @@ from mobilenas.config import SupernetConfig
 from mobilenas.data import Augment, ImageData, Splits, TrainBatches, load_data, make_splits
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
-from mobilenas.nn import Supernet
-from mobilenas.space import Space, space_from_dict
+from mobilenas.nn import AnySupernet, CellSupernet, Supernet
+from mobilenas.space import AnySpace, CellSpace, any_space_from_dict
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.sampling import make_sampler
 
@@ -44,7 +44,7 @@ class SupernetRun:
 
     folder: Path
     settings: RunSettings
-    space: Space
+    space: AnySpace
     data: ImageData
     splits: Splits
 
@@ -52,13 +52,13 @@ class SupernetRun:
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pt"
 
-    def load_supernet(self) -> Supernet:
+    def load_supernet(self) -> AnySupernet:
         """The supernet with the weights of the last checkpoint, on the CPU."""
         return self.restore(load_checkpoint(self.checkpoint, "model"))
 
     def check_unchanged(
         self,
-        space: Space | None,
+        space: AnySpace | None,
         data: str | None,
         seed: int | None,
         config: SupernetConfig | None,
@@ -74,7 +74,7 @@ class SupernetRun:
                     "choose another --out"
                 )
 
-    def restore(self, state: dict[str, Any]) -> Supernet:
+    def restore(self, state: dict[str, Any]) -> AnySupernet:
         """A supernet of this run with the weights of a checkpoint. Raises BadInput."""
         supernet = new_supernet(self.space, self.settings)
         try:
@@ -84,10 +84,13 @@ class SupernetRun:
         return supernet
 
 
-def new_supernet(space: Space, settings: RunSettings) -> Supernet:
+def new_supernet(space: AnySpace, settings: RunSettings) -> AnySupernet:
     """A fresh supernet, initialised from the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
-    return Supernet(space, shadow_bn=settings.config.bn == "shadow", generator=generator)
+    shadow_bn = settings.config.bn == "shadow"
+    if isinstance(space, CellSpace):
+        return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
+    return Supernet(space, shadow_bn=shadow_bn, generator=generator)
 
 
 def pick_device(name: str) -> torch.device:
@@ -116,7 +119,7 @@ def train_batches(run: SupernetRun, device: torch.device) -> TrainBatches:
 
 
 def create_run(
-    folder: Path, space: Space, data: str, seed: int, config: SupernetConfig
+    folder: Path, space: AnySpace, data: str, seed: int, config: SupernetConfig
 ) -> SupernetRun:
     """Load the data, draw the splits and write splits.json and, last, run.json.
 
@@ -138,7 +141,7 @@ def create_run(
     )
     named = _with_classes(space, len(images.classes))
     settings = RunSettings(space=named, data=data, seed=seed, config=config)
-    run = SupernetRun(folder, settings, space_from_dict(named), images, splits)
+    run = SupernetRun(folder, settings, any_space_from_dict(named), images, splits)
     make_sampler(config.sampler, run.space, seed)
     train_batches(run, pick_device(config.device))
     write_json(folder / "splits.json", splits.to_json())
@@ -155,7 +158,7 @@ def read_settings(folder: Path) -> RunSettings:
     stored = read_json(path, *RunSettings.model_fields)
     try:
         settings = RunSettings.model_validate({k: stored[k] for k in RunSettings.model_fields})
-        space_from_dict(settings.space)
+        any_space_from_dict(settings.space)
         return settings
     except BadInput as error:
         raise BadInput(f"{path}: space: {error}") from None
@@ -167,7 +170,7 @@ def read_settings(folder: Path) -> RunSettings:
 def open_run(folder: Path) -> SupernetRun:
     """Open a run folder and load its data. Raises BadInput naming what is missing or changed."""
     settings = read_settings(folder)
-    space = space_from_dict(settings.space)
+    space = any_space_from_dict(settings.space)
     data = load_data(settings.data, space.resolution)
     if _checksum(data) != read_json(folder / "run.json").get("data_checksum"):
         raise BadInput(f"the images of {settings.data} are not those that {folder} was made from")
@@ -188,7 +191,7 @@ def _split_sizes(config: SupernetConfig, num_images: int) -> tuple[int, int]:
     return validate, config.calibrate_images or min(2016, train)
 
 
-def _with_classes(space: Space, num_classes: int) -> dict[str, Any]:
+def _with_classes(space: AnySpace, num_classes: int) -> dict[str, Any]:
     return space.to_dict() | {"num_classes": num_classes}
 
 

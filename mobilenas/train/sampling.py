@@ -10,22 +10,22 @@ from typing import Literal
 import numpy as np
 
 from mobilenas.errors import BadInput
-from mobilenas.space import IDENTITY, Arch, Block, Candidate, Space
+from mobilenas.space import IDENTITY, AnyArch, AnySpace, Arch, Block, Candidate, CellSpace, Space
 
 SamplerName = Literal["uniform", "fair"]
 _STREAM = 11  # keeps these draws apart from those of the data
 
 
 class UniformSampler:
-    """One arch a step, drawn as the released MixPath code does (`Space.sample`)."""
+    """One arch a step, drawn as the released MixPath code does (`sample` of the space)."""
 
     passes_per_step = 1
 
-    def __init__(self, space: Space, seed: int) -> None:
+    def __init__(self, space: AnySpace, seed: int) -> None:
         self.space = space
         self.seed = seed
 
-    def __call__(self, step: int) -> list[Arch]:
+    def __call__(self, step: int) -> list[AnyArch]:
         return [self.space.sample(np.random.default_rng([self.seed, _STREAM, step]))]
 
 
@@ -73,9 +73,15 @@ class FairSampler:
 _Phase = tuple[int, int] | None  # (expansion, number of paths); None is a walk over the candidates
 
 
-def make_sampler(name: SamplerName, space: Space, seed: int) -> UniformSampler | FairSampler:
-    """The sampler of that name."""
-    return UniformSampler(space, seed) if name == "uniform" else FairSampler(space, seed)
+def make_sampler(name: SamplerName, space: AnySpace, seed: int) -> UniformSampler | FairSampler:
+    """The sampler of that name. Raises BadInput for a fair one of cells."""
+    if name == "uniform":
+        return UniformSampler(space, seed)
+    if isinstance(space, CellSpace):
+        raise BadInput(
+            f"space {space.name}: fair sampling is for blocks; train cells with --sampler uniform"
+        )
+    return FairSampler(space, seed)
 
 
 def _is_single_path(block: Block) -> bool:

@@ -1,0 +1,90 @@
+"""True accuracies for `mobilenas rank --truth`: n archs of a space, each trained alone.
+
+The archs are drawn as `arch sample` draws them and stratified over FLOPs. Each becomes a space of
+its own that offers nothing else, so that the same command and recipe train it as the supernet. Runs
+that are there are kept, unfinished ones are continued; truth.csv appears with the last.
+
+    python benchmarks/train_alone.py --space s1:width=0.25,resolution=16 --data DIR -n 24 --out OUT
+"""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenas.config import load_supernet_config
+from mobilenas.cost import CostModel
+from mobilenas.files import read_json, write_text
+from mobilenas.pipeline import run_supernet
+from mobilenas.process import tune_process
+from mobilenas.rank.draw import stratified
+from mobilenas.space import Arch, Space, load_space, space_from_dict
+from mobilenas.train.run import create_run, open_run
+
+DRAWN = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--space", default="s1")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("-n", type=int, default=24)
+    parser.add_argument("--config", default="ranking-cpu")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, nargs="*", help="numbers of the archs to train here")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    tune_process()
+    space = load_space(options.space)
+    config = load_supernet_config(
+        options.config, ["sampler=uniform", "bn=shared", *options.settings]
+    )
+    archs = draw(space, options.n, options.seed)
+    for number in options.only or range(len(archs)):
+        folder = options.out / f"{number:02}"
+        if (folder / "result.json").exists():
+            continue
+        if (folder / "run.json").exists():
+            run = open_run(folder)
+        else:
+            alone = only(space, archs[number])
+            run = create_run(folder, alone, options.data, options.seed, config)
+        run_supernet(run)
+    results = [options.out / f"{number:02}" / "result.json" for number in range(len(archs))]
+    if all(path.exists() for path in results):
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["arch", "accuracy"])
+        for arch, path in zip(archs, results, strict=True):
+            writer.writerow([str(arch), read_json(path)["validation"][0]["accuracy_recalibrated"]])
+        write_text(options.out / "truth.csv", table.getvalue())
+
+
+def draw(space: Space, n: int, seed: int) -> list[Arch]:
+    """n distinct networks, stratified over FLOPs."""
+    rng = np.random.default_rng(seed)
+    drawn = list(dict.fromkeys(space.canonical(space.sample(rng)) for _ in range(DRAWN)))
+    flops = CostModel(space).flops_batch(np.stack([space.encode(arch) for arch in drawn]))
+    return [drawn[row] for row in stratified(flops, n, seed)]
+
+
+def only(space: Space, arch: Arch) -> Space:
+    """A space that holds this arch alone."""
+    chosen = iter(arch.blocks)
+    stages: list[dict[str, Any]] = []
+    for stage in space.to_dict()["stages"]:
+        for position in range(stage["blocks"]):
+            single = stage | {"blocks": 1, "stride": stage["stride"] if position == 0 else 1}
+            if stage["fixed"] is None:
+                single["candidates"] = [str(next(chosen))]
+            stages.append(single)
+    name = f"{space.name}, only {arch}"
+    return space_from_dict(space.to_dict() | {"name": name, "stages": stages})
+
+
+if __name__ == "__main__":
+    main()

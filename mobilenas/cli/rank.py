@@ -1,0 +1,67 @@
+"""The command `rank`: can the supernet be trusted? Heavy imports live inside."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import Json, Seed, print_json
+from mobilenas.errors import BadInput
+
+
+def rank(
+    supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
+        "runs/supernet"
+    ),
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="CSV or parquet with the columns arch and accuracy, trained alone."),
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="macro (NAS-Bench-Macro) or nb101 (MixPath's part of NAS-Bench-101)."),
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that holds the benchmarks' files, as docs/ranking.md lists them; by "
+            "default $MOBILENAS_DATA."
+        ),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=3, help="Networks at most, over all FLOPs.")] = 300,
+    recalibrate: Annotated[
+        bool,
+        typer.Option(help="Recalibrate batch norms for each arch, or keep the supernet's."),
+    ] = True,
+    zero_cost: Annotated[
+        bool, typer.Option(help="Score untrained networks too: NASWOT and SynFlow.")
+    ] = True,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/rank"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the ranking in --out.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare how a supernet ranks networks with how stand-alone training ranks them.
+
+    Rank correlations with 95 % intervals, beside those of FLOPs, params and untrained networks,
+    and what trusting the supernet under a budget costs. At least 30 networks are evidence.
+
+    Example: mobilenas rank --supernet runs/supernet --benchmark macro --data-root DIR
+    """
+    from mobilenas.pipeline import run_rank
+    from mobilenas.rank.run import Ranking
+    from mobilenas.report.rank import describe_ranking
+
+    if (truth is None) == (benchmark is None):
+        raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
+    root = data_root or (Path(found) if (found := os.environ.get("MOBILENAS_DATA")) else None)
+    asked = Ranking(n, seed, recalibrate, zero_cost)
+    result = run_rank(supernet, truth, benchmark, root, asked, out, resume=resume)
+    if as_json:
+        print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
+        return
+    print(describe_ranking(result))
+    print(f"every arch in {out / 'rank.json'}; picture: {out / 'rank.png'}")

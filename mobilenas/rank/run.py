@@ -1,0 +1,144 @@
+"""Does a supernet order networks as stand-alone training does? The run folder of an answer.
+
+settings.json       what is ranked: weights, truth, archs drawn; a resume has to agree
+predictions.jsonl   one line an arch, synced after each group of archs
+rank.json           the figures, and what they rest on, arch by arch
+rank.png            predicted against true accuracy
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, read_jsonl, write_json
+from mobilenas.progress import ProgressBar
+from mobilenas.rank.draw import stratified
+from mobilenas.rank.metrics import default_budgets, rank_metrics, regrets
+from mobilenas.rank.truth import Truth
+from mobilenas.rank.zero_cost import zero_cost_scores
+from mobilenas.report.rank import plot_ranking
+from mobilenas.search.evaluate import SupernetEvaluator
+from mobilenas.space import AnyArch
+
+SETTINGS, PREDICTIONS, RANK = "settings.json", "predictions.jsonl", "rank.json"
+SUPERNET = "supernet"  # the predictor's name in rank.json
+_GROUP = 64  # archs evaluated together
+_IMAGES = 64  # that the zero-cost predictors see
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is asked for: n archs drawn by seed, with recalibrated batch norms or inherited ones.
+
+    zero_cost: whether untrained networks are scored too, for some seconds an arch.
+    """
+
+    n: int
+    seed: int
+    recalibrated: bool
+    zero_cost: bool
+
+
+def rank(
+    evaluator: SupernetEvaluator,
+    truth: Truth,
+    asked: Ranking,
+    out: Path,
+    *,
+    resume: bool,
+) -> dict[str, Any]:
+    """Compare a supernet's accuracies with true ones; the figures are also written to `out`.
+
+    The archs are drawn from those of the truth, stratified over FLOPs, whatever their accuracy.
+    FLOPs, params and, if asked for, two zero-cost scores are predictors beside the supernet.
+    Raises BadInput for a folder that holds another ranking.
+    """
+    rows = stratified(truth.costs["flops"], asked.n, asked.seed)
+    archs = [truth.archs[i] for i in rows]
+    settings = {
+        **asdict(asked),
+        "truth": truth.source,
+        "evaluator": evaluator.describe(),
+        "archs": list(map(str, archs)),
+    }
+    _open(out, settings, resume)
+    predicted = _predictions(evaluator, archs, asked.recalibrated, out / PREDICTIONS)
+    actual = truth.accuracy[rows]
+    costs = {name: values[rows].astype(float) for name, values in truth.costs.items()}
+    predictors = {SUPERNET: predicted, **costs}
+    if asked.zero_cost:
+        images = evaluator.calibration_images(_IMAGES)
+        predictors |= zero_cost_scores(evaluator.untrained, archs, images, asked.seed)
+    flops = costs["flops"]
+    result = {
+        "space": evaluator.run.space.name,
+        "truth": truth.source,
+        "networks": len(truth.archs),
+        "ceiling": truth.ceiling,
+        **asdict(asked),
+        "n": len(archs),  # all there are, where more were asked for
+        "evaluator": evaluator.describe(),
+        "predictors": {
+            name: rank_metrics(values, actual, flops, seed=asked.seed).to_dict()
+            for name, values in predictors.items()
+        },
+        "regret": {
+            name: [asdict(x) for x in regrets(values, actual, flops, default_budgets(flops))]
+            for name, values in predictors.items()
+        },
+        "archs": [
+            {"arch": str(arch), "truth": float(actual[i])}
+            | {name: float(values[i]) for name, values in predictors.items()}
+            for i, arch in enumerate(archs)
+        ],
+    }
+    write_json(out / RANK, result)
+    plot_ranking(out / "rank.png", result)
+    return result
+
+
+def _open(out: Path, settings: dict[str, Any], resume: bool) -> None:
+    path = out / SETTINGS
+    if path.exists() and not resume:
+        raise BadInput(f"{out} already holds a ranking: continue it with --resume or set --out")
+    if path.exists():
+        stored = read_json(path)
+        for name, value in settings.items():
+            if stored.get(name) != value:
+                raise BadInput(
+                    f"{out} was started with another {name}: resume it with the same settings or"
+                    " set --out"
+                )
+    write_json(path, settings)
+
+
+def _predictions(
+    evaluator: SupernetEvaluator, archs: Sequence[AnyArch], recalibrated: bool, path: Path
+) -> Floats:
+    """The supernet's accuracy of each arch; those that `path` holds are not measured again."""
+    known = {row["arch"]: row["accuracy"] for row in read_jsonl(path, "arch", "accuracy")}
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a line torn by a kill
+    left = sorted((arch for arch in archs if str(arch) not in known), key=str)
+    with ProgressBar("rank", len(archs), len(known)) as bar:
+        for start in range(0, len(left), _GROUP):
+            group = left[start : start + _GROUP]
+            accuracies = evaluator(group, recalibrated=recalibrated)
+            measured = dict(zip(map(str, group), accuracies, strict=True))
+            with path.open("a", encoding="utf-8") as file:
+                for arch, accuracy in measured.items():
+                    file.write(json.dumps({"arch": arch, "accuracy": accuracy}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            known |= measured
+            bar.advance(len(group), f"{len(known)} archs")
+    return np.array([known[str(arch)] for arch in archs])

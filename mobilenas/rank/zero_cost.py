@@ -1,0 +1,107 @@
+"""Scores of untrained networks, as baselines that a trained supernet has to beat.
+
+naswot: Mellor et al. 2021, "Neural Architecture Search without Training", section 3.
+synflow: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving
+synaptic flow", as a score of networks by Abdelfattah et al. 2021, "Zero-Cost Proxies for
+Lightweight NAS", section 3.
+
+Both work on a copy whose batch norms are as if new. Networks here start with residual blocks as
+the identity (last batch norm of weight 0), in which state a score would be blind to the blocks.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mobilenas.errors import BadInput
+from mobilenas.progress import ProgressBar
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish)
+
+A = TypeVar("A")  # the archs of any kind of space
+
+
+def zero_cost_scores(
+    build: Callable[[A, torch.Generator], nn.Module],
+    archs: Sequence[A],
+    images: Tensor,
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Scores (archs,) by name. build: makes the untrained network of an arch from a generator,
+    which is seeded anew for each, so that a score does not depend on the archs before.
+
+    images (batch, channels, h, w), for naswot; synflow takes their shape only.
+    """
+    scores = np.empty((2, len(archs)))
+    with ProgressBar("zero-cost scores", len(archs)) as bar:
+        for column, arch in zip(scores.T, archs, strict=True):
+            network = build(arch, torch.Generator().manual_seed(seed))
+            column[:] = naswot(network, images), synflow(network, tuple(images.shape[1:]))
+            bar.advance(1)
+    return {"naswot": scores[0], "synflow": scores[1]}
+
+
+@torch.no_grad()
+def naswot(network: nn.Module, images: Tensor) -> float:
+    """How differently a network sees images (batch, channels, h, w): the log determinant of the
+    kernel (batch, batch) of how many units agree on two images, where a unit says whether the
+    input of its activation is above 0. Higher is better.
+
+    Raises BadInput where the units cannot tell all images apart, as when two are equal.
+    """
+    fresh = _fresh_copy(network)
+    kernel = np.zeros((len(images), len(images)))
+
+    def count_agreement(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        codes = torch.where(inputs[0].flatten(1) > 0, 1.0, -1.0)
+        # Products of +-1 sum to agreeing minus differing units.
+        kernel[:] += (codes.shape[1] + (codes @ codes.T).double().cpu().numpy()) / 2
+
+    for part in fresh.modules():
+        if isinstance(part, ACTIVATIONS):
+            part.register_forward_pre_hook(count_agreement)
+        elif isinstance(part, nn.BatchNorm2d):
+            part.train()  # statistics of the batch: an untrained network has no others
+    fresh(images)
+    sign, log_determinant = np.linalg.slogdet(kernel)
+    if sign <= 0:
+        raise BadInput(f"naswot: the network cannot tell the {len(images)} images apart")
+    return float(log_determinant)
+
+
+def synflow(network: nn.Module, image_shape: tuple[int, ...]) -> float:
+    """The log of the synaptic flow: sum of |w * dR/dw| over the weights w of all convolution and
+    linear layers, R being the sum of the outputs for an image (channels, h, w) of ones and with
+    all weights replaced by their absolute values. Higher is better.
+
+    Activations are left out. All their inputs are positive here, so that is what ReLU does, whereas
+    ReLU6 and gates saturate at such inputs and would stop the flow.
+    """
+    fresh = _fresh_copy(network).double()
+    for parent in list(fresh.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, ACTIVATIONS):
+                setattr(parent, name, nn.Identity())
+    weights = [m.weight for m in fresh.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    with torch.no_grad():
+        for parameter in fresh.parameters():
+            parameter.abs_()
+    ones = torch.ones(1, *image_shape, dtype=torch.float64, device=weights[0].device)
+    gradients = torch.autograd.grad(fresh(ones).sum(), weights)
+    flows = [(w.detach() * g).sum().item() for w, g in zip(weights, gradients, strict=True)]
+    return math.log(sum(flows))
+
+
+def _fresh_copy(network: nn.Module) -> nn.Module:
+    """A copy in eval mode whose batch norms are as new: weight 1, bias 0, statistics 0 and 1."""
+    fresh = copy.deepcopy(network).eval()
+    for part in fresh.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
+    return fresh

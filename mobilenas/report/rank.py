@@ -1,0 +1,95 @@
+"""A ranking for a reader: how each predictor orders archs, what it costs to trust it, a scatter."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from mobilenas.rank.metrics import MIN_EVIDENCE
+from mobilenas.report.plots import AXES, INK, new_figure, save_png
+from mobilenas.report.text import table as text_table
+from mobilenas.units import format_size
+
+CORRELATIONS = ("kendall", "spearman", "pearson")
+
+
+def describe_ranking(ranking: Mapping[str, Any]) -> str:
+    """The content of rank.json as tables: correlations with intervals, regret under budgets."""
+    predictors = ranking["predictors"]
+    supernet = predictors["supernet"]
+    parts = {
+        "top_quarter": f"top quarter (archs: {supernet['top_quarter_archs']})",
+        "near_flops": f"near-equal FLOPs (pairs: {supernet['near_flops_pairs']})",
+    }
+    statistics = "recalibrated for each arch" if ranking["recalibrated"] else "as trained"
+    lines = [
+        f"{ranking['space']}: {ranking['n']} of {ranking['networks']} networks, drawn over all "
+        f"FLOPs with seed {ranking['seed']}",
+        f"truth: {ranking['truth']}; batch norm statistics: {statistics}",
+    ]
+    if ranking["ceiling"] is not None:
+        lines.append(f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the truth")
+    lines += ["", "correlations with the truth and their 95 % intervals"]
+    lines.append(_correlations(predictors, {name: name.title() for name in CORRELATIONS}))
+    lines += ["", "Kendall among some of them", _correlations(predictors, parts)]
+    lines += ["", "points of accuracy lost by picking the best predicted under a FLOPs budget"]
+    lines.append(_regrets(ranking["regret"]))
+    if not supernet["evidence"]:
+        lines += ["", f"no evidence: {ranking['n']} archs, at least {MIN_EVIDENCE} are needed"]
+    return "\n".join(lines)
+
+
+def plot_ranking(path: Path, ranking: Mapping[str, Any]) -> None:
+    """Write a PNG of the supernet's accuracies against true ones, coloured by FLOPs."""
+    figure, axes = new_figure(6.6, 4.8)
+    label, unit = AXES["flops"]
+    archs = ranking["archs"]
+    dots = axes.scatter(
+        [100 * arch["supernet"] for arch in archs],
+        [100 * arch["truth"] for arch in archs],
+        c=[arch["flops"] / unit for arch in archs],
+        cmap="viridis_r",
+        s=16,
+        alpha=0.75,
+        linewidths=0,
+    )
+    supernet = ranking["predictors"]["supernet"]
+    title = f"{ranking['space']}: {ranking['n']} archs, Kendall {_interval(supernet['kendall'])}"
+    if not supernet["evidence"]:
+        title += ", too few to be evidence"
+    axes.set_title(fill(title, 72), loc="left", color=INK, fontsize=11)
+    axes.set_xlabel("accuracy in the supernet (%)")
+    axes.set_ylabel("true accuracy (%)")
+    bar = figure.colorbar(dots, ax=axes, pad=0.02, aspect=30, label=label)
+    bar.outline.set_visible(False)
+    save_png(path, figure)
+
+
+def _correlations(predictors: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+    rows = [
+        {"predictor": name} | {key: _interval(found[key]) for key in columns}
+        for name, found in predictors.items()
+    ]
+    return text_table(rows, {"predictor": "predictor", **columns})
+
+
+def _regrets(regret: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    first, *_ = regret.values()  # all have the same budgets
+    points = {name: [row["points"] for row in rows] for name, rows in regret.items()}
+    points["random"] = [row["random_points"] for row in first]
+    rows = [
+        {
+            "budget": format_size(row["budget"]),
+            "archs": str(row["archs"]),
+            "best": f"{100 * row['best']:.2f} %",
+            **{name: f"{values[number]:.2f}" for name, values in points.items()},
+        }
+        for number, row in enumerate(first)
+    ]
+    return text_table(rows, {key: key for key in ("budget", "archs", "best", *points)})
+
+
+def _interval(estimate: Mapping[str, float | None]) -> str:
+    if estimate["value"] is None:
+        return "-"
+    return "{value:.3f} [{low:.3f}, {high:.3f}]".format_map(estimate)
