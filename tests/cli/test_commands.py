@@ -14,7 +14,7 @@ from helpers import ENVIRONMENT, MACRO_ARCH, Call, Outcome
 import mobilenas as package
 from mobilenas import cli
 from mobilenas.cost import CostModel
-from mobilenas.space import list_spaces, load_space
+from mobilenas.space import list_cell_spaces, list_spaces, load_space
 
 HEAVY = ("torch", "torchvision", "timm", "pymoo", "matplotlib", "sklearn", "onnx", "onnxruntime")
 
@@ -105,7 +105,7 @@ def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
 
 def test_space_list(call: Call) -> None:
     described = json.loads(call("space", "list", "--json").out)
-    assert list(described) == list_spaces()
+    assert list(described) == list_spaces() + list_cell_spaces()
     lines = call("space", "list").out.splitlines()
     for line, (name, text) in zip(lines, described.items(), strict=True):
         assert line.split()[0] == name
