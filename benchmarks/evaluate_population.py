@@ -27,8 +27,9 @@ from mobilenas.search.trie import accuracies
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 
-SPACES = ("macro", "s1:width=0.5")
-POPULATION, GENERATIONS = 64, 25
+SPACES = ("macro:width=0.5", "s1:width=0.25,resolution=16")
+POPULATION = 64
+GENERATIONS = (1, 8, 16, 24)  # those that are evaluated
 BATCH, CALIBRATION, VALIDATION = 128, 2, 4  # images a batch, batches
 
 
@@ -53,13 +54,15 @@ def populations(space: Space, seed: int) -> list[list[Arch]]:
             run=Path(folder),
             limits={"flops": cost_model.range("flops").median},
             population=POPULATION,
-            generations=GENERATIONS,
+            generations=max(GENERATIONS),
             seed=seed,
         )
     return asked
 
 
-def seconds(evaluate: Callable[[Sequence[Arch]], list[float]], archs: Sequence[Arch]) -> tuple:
+def seconds(
+    evaluate: Callable[[Sequence[Arch]], list[float]], archs: Sequence[Arch]
+) -> tuple[float, list[float]]:
     start = time.perf_counter()
     found = evaluate(archs)
     return time.perf_counter() - start, found
@@ -80,7 +83,7 @@ def main() -> None:
 
 
 def compare(space: Space, seed: int, rounds: int) -> None:
-    """Print a row for each of three generations."""
+    """Print a row for each of some generations."""
     generator = torch.Generator().manual_seed(seed)
     supernet = Supernet(space, generator=generator).eval().to(memory_format=torch.channels_last)
     shape = (BATCH, space.spec.in_channels, space.resolution, space.resolution)
@@ -105,8 +108,8 @@ def compare(space: Space, seed: int, rounds: int) -> None:
         )
 
     asked = populations(space, seed)
-    for number in (0, len(asked) // 2, len(asked) - 1):
-        archs = asked[number]
+    for number in GENERATIONS:
+        archs = asked[number - 1]
         pairs = []
         for _ in range(rounds):
             slow, alone = seconds(one_by_one, archs)
@@ -117,7 +120,7 @@ def compare(space: Space, seed: int, rounds: int) -> None:
         slow, fast = np.median(pairs, axis=0)
         ratio = np.median([one / other for one, other in pairs])
         print(
-            f"| {space.name} | {number + 1} | {len(archs)} | {60 * len(archs) / slow:.0f} |"
+            f"| {space.name} | {number} | {len(archs)} | {60 * len(archs) / slow:.0f} |"
             f" {60 * len(archs) / fast:.0f} | {ratio:.2f} | {rounds} |",
             flush=True,
         )

@@ -59,7 +59,7 @@ def supernet_train(
     from mobilenas.config import load_supernet_config
     from mobilenas.pipeline import run_supernet
     from mobilenas.report.text import table
-    from mobilenas.space import load_any_space
+    from mobilenas.space import CellSpace, load_any_space
     from mobilenas.train.run import create_run, open_run
 
     given = {"sampler": sampler, "bn": bn, "passes": passes}
@@ -87,7 +87,10 @@ def supernet_train(
         "accuracy_recalibrated": "recalibrated",
     }
     print(table(rows, columns))
-    print(f"supernet in {out}; next: mobilenas evolve --supernet {out} --flops <budget>")
+    print(f"accuracy on {len(run.splits.validate)} validation images")
+    cells = isinstance(run.space, CellSpace)
+    following = "rank --truth <file>" if cells else "evolve --flops <budget>"
+    print(f"supernet in {out}; next: mobilenas {following} --supernet {out}")
 
 
 def quickstart(

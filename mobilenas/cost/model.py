@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.cost.cells import cell_count
-from mobilenas.cost.counts import Count, candidate_count, fixed_count
+from mobilenas.cost.counts import candidate_count, fixed_count
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.memory import candidate_memory, fixed_memory
 from mobilenas.cost.names import latency_cost
 from mobilenas.errors import BadInput
-from mobilenas.space import AnyArch, AnySpace, Arch, Cell, CellSpace, Genes, Space
+from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace, Genes, Space
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,11 @@ class CostModel:
         return [row[i] for row, i in zip(self._columns[cost].blocks, genes.T, strict=True)]
 
 
-def arch_count(space: AnySpace, arch: AnyArch) -> Count:
-    """FLOPs and params of an arch of any space. Raises BadInput for an arch of another one."""
-    if isinstance(space, CellSpace) and isinstance(arch, Cell):
-        return cell_count(space, arch)
-    assert isinstance(space, Space) and isinstance(arch, Arch)
+def flops_and_params(space: AnySpace, archs: Sequence[AnyArch]) -> dict[str, NDArray[np.int64]]:
+    """The FLOPs and params, (archs,) each, of archs of a space of either kind."""
+    if isinstance(space, CellSpace):
+        counts = [cell_count(space, cell) for cell in archs]  # type: ignore[arg-type]
+        return {cost: np.array([getattr(c, cost) for c in counts]) for cost in ("flops", "params")}
+    genes = np.stack([space.encode(arch) for arch in archs])  # type: ignore[arg-type]
     cost_model = CostModel(space)
-    return Count(cost_model.flops(arch), cost_model.params(arch))
+    return {cost: cost_model.batch(cost, genes) for cost in ("flops", "params")}

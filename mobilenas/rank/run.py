@@ -20,7 +20,7 @@ from mobilenas.errors import BadInput
 from mobilenas.files import read_json, read_jsonl, write_json
 from mobilenas.progress import ProgressBar
 from mobilenas.rank.draw import stratified
-from mobilenas.rank.metrics import default_budgets, rank_metrics, regrets
+from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, regrets
 from mobilenas.rank.truth import Truth
 from mobilenas.rank.zero_cost import zero_cost_scores
 from mobilenas.report.rank import plot_ranking
@@ -86,6 +86,7 @@ def rank(
         "ceiling": truth.ceiling,
         **asdict(asked),
         "n": len(archs),  # all there are, where more were asked for
+        "min_evidence": MIN_EVIDENCE,
         "evaluator": evaluator.describe(),
         "predictors": {
             name: rank_metrics(values, actual, flops, seed=asked.seed).to_dict()

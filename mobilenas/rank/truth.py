@@ -20,8 +20,7 @@ from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy.stats import kendalltau
 
-from mobilenas.cost import CostModel
-from mobilenas.cost.cells import cell_count
+from mobilenas.cost.model import flops_and_params
 from mobilenas.errors import BadInput
 from mobilenas.space import AnyArch, AnySpace, Cell, CellSpace, Space, load_any_space, load_space
 
@@ -78,7 +77,7 @@ def read_truth(path: Path, space: AnySpace) -> Truth:
     rows = readers[path.suffix](path)
     names, accuracy = _names(path, rows, space), _fractions(path, rows)
     archs, means = _distinct(path, names, accuracy[:, None])
-    return Truth(path.name, archs, means[:, 0], _costs(space, archs))
+    return Truth(path.name, archs, means[:, 0], flops_and_params(space, archs))
 
 
 def _read_csv(path: Path) -> list[_Row]:
@@ -227,13 +226,13 @@ def _macro(path: Path, space: AnySpace) -> Truth:
     names = [benchmark.canonical(arch) for arch in archs]
     table = np.array([(n.mean_acc, *n.test_acc) for n in networks.values()]) / 100
     distinct, means = _distinct(path, names, table)
-    for cost, values in _costs(benchmark, archs).items():
+    for cost, values in flops_and_params(benchmark, archs).items():
         for (code, network), value in zip(networks.items(), values, strict=True):
             _check(path, code, cost, getattr(network, cost), value)
     pairs = combinations(means[:, 1:].T, 2)
     ceiling = float(np.mean([kendalltau(one, other).statistic for one, other in pairs]))
     source = f"{path.name} (NAS-Bench-Macro)"
-    return Truth(source, distinct, means[:, 0], _costs(benchmark, distinct), ceiling)
+    return Truth(source, distinct, means[:, 0], flops_and_params(benchmark, distinct), ceiling)
 
 
 def _plan(space: Space) -> list[tuple[Any, ...]]:
@@ -269,10 +268,12 @@ def _nb101(path: Path, space: AnySpace) -> Truth:
     accuracy = np.array([cell.test_acc_mean for cell in cells])
     names = [space.canonical(arch) for arch in archs]
     distinct, means = _distinct(path, names, accuracy[:, None])
-    for cell, arch, params in zip(cells, archs, _costs(benchmark, archs)["params"], strict=True):
+    for cell, arch, params in zip(
+        cells, archs, flops_and_params(benchmark, archs)["params"], strict=True
+    ):
         _check(path, str(arch), "params", cell.params, params)
     source = f"{path.name} (NAS-Bench-101, MixPath's subset)"
-    return Truth(source, distinct, means[:, 0], _costs(benchmark, distinct))
+    return Truth(source, distinct, means[:, 0], flops_and_params(benchmark, distinct))
 
 
 def _read_json(path: Path, shape: type[T]) -> T:
@@ -305,13 +306,3 @@ def _distinct(
         text = "%s: its %d archs are %d distinct networks, accuracies of equal ones are averaged"
         log.info(text, path, len(names), len(rows))
     return tuple(rows), np.stack([values[same].mean(axis=0) for same in rows.values()])
-
-
-def _costs(space: AnySpace, archs: Sequence[AnyArch]) -> dict[str, NDArray[np.int64]]:
-    """FLOPs and params of archs of the space, (archs,) each."""
-    if isinstance(space, CellSpace):
-        counts = [cell_count(space, cell) for cell in archs]  # type: ignore[arg-type]
-        return {cost: np.array([getattr(c, cost) for c in counts]) for cost in ("flops", "params")}
-    genes = np.stack([space.encode(arch) for arch in archs])  # type: ignore[arg-type]
-    cost_model = CostModel(space)
-    return {cost: cost_model.batch(cost, genes) for cost in ("flops", "params")}

@@ -5,7 +5,6 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from mobilenas.rank.metrics import MIN_EVIDENCE
 from mobilenas.report.plots import AXES, INK, new_figure, save_png
 from mobilenas.report.text import table as text_table
 from mobilenas.units import format_size
@@ -35,7 +34,8 @@ def describe_ranking(ranking: Mapping[str, Any]) -> str:
     lines += ["", "points of accuracy lost by picking the best predicted under a FLOPs budget"]
     lines.append(_regrets(ranking["regret"]))
     if not supernet["evidence"]:
-        lines += ["", f"no evidence: {ranking['n']} archs, at least {MIN_EVIDENCE} are needed"]
+        least = ranking["min_evidence"]
+        lines += ["", f"no evidence: {ranking['n']} archs, at least {least} are needed"]
     return "\n".join(lines)
 
 

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost import CostModel
-from mobilenas.cost.model import arch_count
+from mobilenas.cost.model import flops_and_params
 from mobilenas.data import Images, eval_batches
 from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
@@ -102,8 +101,10 @@ def anchor_archs(space: AnySpace) -> dict[str, AnyArch]:
     of the distinct cells.
     """
     if isinstance(space, CellSpace):
-        cells = sorted(space.distinct(), key=lambda cell: arch_count(space, cell).flops)
-        return {"smallest": cells[0], "median": cells[len(cells) // 2], "largest": cells[-1]}
+        cells = space.distinct()
+        order = np.argsort(flops_and_params(space, cells)["flops"], kind="stable")
+        places = {"smallest": 0, "median": len(cells) // 2, "largest": -1}
+        return {name: cells[order[place]] for name, place in places.items()}
     cost_model = CostModel(space)
     drawn = space.sample_genes(1001, np.random.default_rng(0))
     median = drawn[np.argsort(cost_model.flops_batch(drawn), kind="stable")[500]]
@@ -127,18 +128,17 @@ def check_anchors(run: SupernetRun) -> list[dict[str, Any]]:
     evaluator = SupernetEvaluator(run)
     anchors = anchor_archs(run.space)
     archs = list(anchors.values())
+    costs = flops_and_params(run.space, archs)
     before, after = evaluator(archs, recalibrated=False), evaluator(archs)
     return [
         {
             "name": name,
             "arch": str(arch),
-            **asdict(arch_count(run.space, arch)),
-            "accuracy_inherited_bn": inherited,
-            "accuracy_recalibrated": recalibrated,
+            **{cost: values[i].item() for cost, values in costs.items()},
+            "accuracy_inherited_bn": before[i],
+            "accuracy_recalibrated": after[i],
         }
-        for (name, arch), inherited, recalibrated in zip(
-            anchors.items(), before, after, strict=True
-        )
+        for i, (name, arch) in enumerate(anchors.items())
     ]
 
 

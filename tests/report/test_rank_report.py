@@ -27,6 +27,7 @@ def ranking(n: int) -> dict[str, Any]:
         "n": n,
         "ceiling": 0.88,
         "seed": 7,
+        "min_evidence": 30,
         "recalibrated": True,
         "predictors": {
             name: rank_metrics(values, truth, flops, seed=0, resamples=100).to_dict()

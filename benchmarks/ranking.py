@@ -1,0 +1,216 @@
+"""The studies of docs/ranking.md: trains and ranks what is missing under OUT, then prints tables.
+
+macro   uniform against strictly fair sampling at equal passes, three budgets, with and without
+        recalibration, against NAS-Bench-Macro
+nb101   shadow against shared batch norm on MixPath's part of NAS-Bench-101, at most 3 and 4 nodes
+s1      the same on s1, against archs trained alone (benchmarks/train_alone.py makes OUT/s1-alone)
+
+Several processes may share an OUT if each has seeds of its own; runs continue where they stopped.
+
+    python benchmarks/ranking.py macro --data CIFAR10 --data-root DIR --out runs/ranking
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenas.config import load_supernet_config
+from mobilenas.files import read_json
+from mobilenas.pipeline import run_rank, run_supernet
+from mobilenas.process import tune_process
+from mobilenas.rank.run import Ranking
+from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
+from mobilenas.space import load_any_space
+from mobilenas.train.run import create_run, open_run
+
+NETWORKS = 200  # drawn of a benchmark that has more
+MACRO_PASSES = (1, 4, 15)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of a comparison, trained once a seed. label: its cells in the table."""
+
+    name: str
+    label: str
+    space: str
+    settings: list[str] = field(default_factory=list)
+
+
+STUDIES: dict[str, list[Arm]] = {
+    "macro": [
+        Arm(
+            f"macro-{sampler}-{passes}",
+            f"{sampler} | {passes}",
+            "macro:width=0.25",
+            [f"sampler={sampler}", f"passes={passes}"],
+        )
+        for passes in MACRO_PASSES
+        for sampler in ("uniform", "fair")
+    ],
+    "nb101": [
+        Arm(
+            f"nb101-m{nodes}-{bn}",
+            f"{nodes} | {bn}",
+            f"nb101:channels=16,resolution=16,cells=1,max_paths={nodes}",
+            ["sampler=uniform", "passes=3", f"bn={bn}"],
+        )
+        for nodes in (3, 4)
+        for bn in ("shared", "shadow")
+    ],
+    "s1": [
+        Arm(
+            f"s1-{bn}",
+            f"s1 | {bn}",
+            "s1:width=0.125,resolution=16",
+            ["validate_images=5000", "passes=4", f"bn={bn}"],
+        )
+        for bn in ("shared", "shadow")
+    ],
+}
+HEADS = {
+    "macro": "sampler | passes",
+    "nb101": "nodes at most | batch norm",
+    "s1": "space | batch norm",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--data", required=True, help="CIFAR-10, as supernet-train takes it")
+    parser.add_argument("--data-root", type=Path, help="folder of the benchmarks")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("runs/ranking"))
+    parser.add_argument("--png", type=Path, help="picture of the study macro")
+    options = parser.parse_args()
+    tune_process()
+    arms = STUDIES[options.study]
+    found: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for seed in options.seeds:
+        for arm in arms:
+            folder = options.out / f"{arm.name}-s{seed}"
+            train(folder, arm, options.data, seed)
+            for recalibrated in (True, False):
+                result = ranking(folder, options, recalibrated)
+                found.setdefault((arm.name, recalibrated), []).append(result)
+    print_tables(options.study, arms, found, options.out, options.seeds)
+    if options.png:
+        plot(options.png, found)
+
+
+def train(folder: Path, arm: Arm, data: str, seed: int) -> None:
+    if (folder / "result.json").exists():
+        return
+    if (folder / "run.json").exists():
+        run = open_run(folder)
+    else:
+        config = load_supernet_config("ranking-cpu", arm.settings)
+        run = create_run(folder, load_any_space(arm.space), data, seed, config)
+    run_supernet(run)
+
+
+def ranking(folder: Path, options: argparse.Namespace, recalibrated: bool) -> dict[str, Any]:
+    out = folder / ("rank" if recalibrated else "rank-inherited")
+    if not (out / "rank.json").exists():
+        alone = options.study == "s1"
+        run_rank(
+            folder,
+            options.out / "s1-alone" / "truth.csv" if alone else None,
+            None if alone else options.study,
+            options.data_root,
+            Ranking(NETWORKS, 0, recalibrated, zero_cost=False),
+            out,
+            resume=True,
+        )
+    result: dict[str, Any] = read_json(out / "rank.json")
+    return result
+
+
+def print_tables(
+    study: str,
+    arms: list[Arm],
+    found: dict[tuple[str, bool], list[dict[str, Any]]],
+    out: Path,
+    seeds: list[int],
+) -> None:
+    """Mean ± sd over seeds; in brackets the widest reach of the seeds' 95 % intervals."""
+    first = found[arms[0].name, True][0]
+    print(f"seeds {seeds}; {first['n']} of {first['networks']} networks; mean ± sd over seeds\n")
+    head = ["BN statistics", "Kendall [95 %]", "top quarter", "near-equal FLOPs", "minutes"]
+    print(f"| {HEADS[study]} | " + " | ".join(head) + " |\n|" + "---|" * (2 + len(head)))
+    for arm in arms:
+        seconds = [read_json(out / f"{arm.name}-s{s}" / "timing.json")["seconds"] for s in seeds]
+        for recalibrated in (False, True):
+            rows = [r["predictors"]["supernet"] for r in found[arm.name, recalibrated]]
+            low = min(row["kendall"]["low"] for row in rows)
+            high = max(row["kendall"]["high"] for row in rows)
+            cells = [
+                arm.label,
+                "recalibrated" if recalibrated else "inherited",
+                f"{spread(rows, 'kendall')} [{low:.2f}, {high:.2f}]",
+                spread(rows, "top_quarter"),
+                spread(rows, "near_flops"),
+                f"{np.mean(seconds) / 60:.1f}",
+            ]
+            print("| " + " | ".join(cells) + " |")
+    for name in ("flops", "params"):
+        row = first["predictors"][name]
+        tau = "{value:.3f} [{low:.2f}, {high:.2f}]".format_map(row["kendall"])
+        others = " | ".join(spread([row], key) for key in ("top_quarter", "near_flops"))
+        print(f"| {name} alone | | | {tau} | {others} | |")
+    budgets = [f"{row['budget'] / 1e6:.0f}M" for row in first["regret"]["supernet"]]
+    print(f"\nregret in points\n\n| {HEADS[study]} | " + " | ".join(budgets) + " |")
+    print("|" + "---|" * (2 + len(budgets)))
+    for arm in arms:
+        points = [[row["points"] for row in r["regret"]["supernet"]] for r in found[arm.name, True]]
+        print(f"| {arm.label} | " + " | ".join(f"{x:.2f}" for x in np.mean(points, axis=0)) + " |")
+    for label, name, key in (
+        ("FLOPs alone", "flops", "points"),
+        ("random", "supernet", "random_points"),
+    ):
+        row = [f"{x[key]:.2f}" for x in first["regret"][name]]
+        print(f"| {label} | | " + " | ".join(row) + " |")
+
+
+def spread(rows: list[dict[str, Any]], key: str) -> str:
+    values = [row[key]["value"] for row in rows if row[key]["value"] is not None]
+    if len(values) < len(rows):
+        return "-"
+    mean = f"{np.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+
+
+def plot(path: Path, found: dict[tuple[str, bool], list[dict[str, Any]]]) -> None:
+    """Kendall against the training budget: every seed a dot, the mean a line."""
+    figure, axes = new_figure()
+    for sampler, colour in (("uniform", BUDGET), ("fair", FRONT)):
+        for recalibrated, style in ((True, "-"), (False, ":")):
+            runs = [found[f"macro-{sampler}-{passes}", recalibrated] for passes in MACRO_PASSES]
+            taus = [
+                [r["predictors"]["supernet"]["kendall"]["value"] for r in seeds] for seeds in runs
+            ]
+            label = f"{sampler}, {'recalibrated' if recalibrated else 'inherited'} statistics"
+            means = [np.mean(seeds) for seeds in taus]
+            axes.plot(MACRO_PASSES, means, style, color=colour, label=label)
+            for passes, seeds in zip(MACRO_PASSES, taus, strict=True):
+                axes.scatter([passes] * len(seeds), seeds, s=12, color=colour)
+    first = found[f"macro-fair-{MACRO_PASSES[0]}", True][0]
+    flops = first["predictors"]["flops"]["kendall"]
+    axes.axhline(flops["value"], color=INK, linewidth=1, label="FLOPs alone")
+    axes.axhspan(flops["low"], flops["high"], color=INK, alpha=0.08)
+    axes.axhline(first["ceiling"], color=INK, linewidth=1, linestyle="--", label="ceiling")
+    axes.set_xscale("log")
+    axes.set_xticks(MACRO_PASSES, [str(passes) for passes in MACRO_PASSES])
+    axes.minorticks_off()
+    axes.set_xlabel("training budget (passes over the images)")
+    axes.set_ylabel("Kendall's tau-b with the truth")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    save_png(path, figure)
+
+
+if __name__ == "__main__":
+    main()
