@@ -19,20 +19,22 @@ import numpy as np
 
 from mobilenas.config import load_supernet_config
 from mobilenas.files import read_json
-from mobilenas.pipeline import run_rank, run_supernet
+from mobilenas.pipeline import open_or_create, run_rank, run_supernet
 from mobilenas.process import tune_process
 from mobilenas.rank.run import Ranking
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
+from mobilenas.report.rank import COUNTS, FEWEST
 from mobilenas.space import load_any_space
-from mobilenas.train.run import create_run, open_run
 
 NETWORKS = 200  # drawn of a benchmark that has more
 MACRO_PASSES = (1, 4, 15)
 
+Found = dict[tuple[str, bool], list[dict[str, Any]]]  # arm, recalibrated -> rank.json of each seed
+
 
 @dataclass(frozen=True)
 class Arm:
-    """One row of a comparison, trained once a seed. label: its cells in the table."""
+    """One row of a comparison, trained once a seed. label: its name in the table."""
 
     name: str
     label: str
@@ -44,7 +46,7 @@ STUDIES: dict[str, list[Arm]] = {
     "macro": [
         Arm(
             f"macro-{sampler}-{passes}",
-            f"{sampler} | {passes}",
+            f"{sampler}, {passes} passes",
             "macro:width=0.25",
             [f"sampler={sampler}", f"passes={passes}"],
         )
@@ -54,7 +56,7 @@ STUDIES: dict[str, list[Arm]] = {
     "nb101": [
         Arm(
             f"nb101-m{nodes}-{bn}",
-            f"{nodes} | {bn}",
+            f"{nodes} nodes at most, {bn} BN",
             f"nb101:channels=16,resolution=16,cells=1,max_paths={nodes}",
             ["sampler=uniform", "passes=3", f"bn={bn}"],
         )
@@ -64,17 +66,12 @@ STUDIES: dict[str, list[Arm]] = {
     "s1": [
         Arm(
             f"s1-{bn}",
-            f"s1 | {bn}",
+            f"{bn} BN",
             "s1:width=0.125,resolution=16",
             ["validate_images=5000", "passes=4", f"bn={bn}"],
         )
         for bn in ("shared", "shadow")
     ],
-}
-HEADS = {
-    "macro": "sampler | passes",
-    "nb101": "nodes at most | batch norm",
-    "s1": "space | batch norm",
 }
 
 
@@ -87,9 +84,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ranking"))
     parser.add_argument("--png", type=Path, help="picture of the study macro")
     options = parser.parse_args()
+    if options.png and options.study != "macro":
+        parser.error("--png is of the study macro")
     tune_process()
     arms = STUDIES[options.study]
-    found: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    found: Found = {}
     for seed in options.seeds:
         for arm in arms:
             folder = options.out / f"{arm.name}-s{seed}"
@@ -97,53 +96,47 @@ def main() -> None:
             for recalibrated in (True, False):
                 result = ranking(folder, options, recalibrated)
                 found.setdefault((arm.name, recalibrated), []).append(result)
-    print_tables(options.study, arms, found, options.out, options.seeds)
+    for networks in dict.fromkeys(found[arm.name, True][0]["networks"] for arm in arms):
+        same = [arm for arm in arms if found[arm.name, True][0]["networks"] == networks]
+        print_tables(same, found, options.out, options.seeds)
     if options.png:
         plot(options.png, found)
 
 
 def train(folder: Path, arm: Arm, data: str, seed: int) -> None:
-    if (folder / "result.json").exists():
-        return
-    if (folder / "run.json").exists():
-        run = open_run(folder)
-    else:
-        config = load_supernet_config("ranking-cpu", arm.settings)
-        run = create_run(folder, load_any_space(arm.space), data, seed, config)
-    run_supernet(run)
+    config = load_supernet_config("ranking-cpu", arm.settings)
+    run = open_or_create(folder, load_any_space(arm.space), data, seed, config)
+    if not (folder / "result.json").exists():
+        run_supernet(run)
 
 
 def ranking(folder: Path, options: argparse.Namespace, recalibrated: bool) -> dict[str, Any]:
-    out = folder / ("rank" if recalibrated else "rank-inherited")
-    if not (out / "rank.json").exists():
-        alone = options.study == "s1"
-        run_rank(
-            folder,
-            options.out / "s1-alone" / "truth.csv" if alone else None,
-            None if alone else options.study,
-            options.data_root,
-            Ranking(NETWORKS, 0, recalibrated, zero_cost=False),
-            out,
-            resume=True,
-        )
-    result: dict[str, Any] = read_json(out / "rank.json")
-    return result
+    """Of a run that is there, by the predictions that are there."""
+    alone = options.study == "s1"
+    return run_rank(
+        folder,
+        options.out / "s1-alone" / "truth.csv" if alone else None,
+        None if alone else options.study,
+        options.data_root,
+        Ranking(NETWORKS, 0, recalibrated, zero_cost=False),
+        folder / ("rank" if recalibrated else "rank-inherited"),
+        resume=True,
+    )
 
 
-def print_tables(
-    study: str,
-    arms: list[Arm],
-    found: dict[tuple[str, bool], list[dict[str, Any]]],
-    out: Path,
-    seeds: list[int],
-) -> None:
-    """Mean ± sd over seeds; in brackets the widest reach of the seeds' 95 % intervals."""
+def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> None:
+    """A pair of tables for the arms that share a truth.
+
+    Mean ± sd over seeds; in brackets the widest reach of the seeds' 95 % intervals. Minutes
+    from the fastest to the slowest seed.
+    """
     first = found[arms[0].name, True][0]
-    print(f"seeds {seeds}; {first['n']} of {first['networks']} networks; mean ± sd over seeds\n")
-    head = ["BN statistics", "Kendall [95 %]", "top quarter", "near-equal FLOPs", "minutes"]
-    print(f"| {HEADS[study]} | " + " | ".join(head) + " |\n|" + "---|" * (2 + len(head)))
+    print(f"\nseeds {seeds}; {first['n']} of {first['networks']} networks\n")
+    head = ["supernet", "BN statistics", "Kendall [95 %]", "top quarter", "near-equal FLOPs", "min"]
+    print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for arm in arms:
-        seconds = [read_json(out / f"{arm.name}-s{s}" / "timing.json")["seconds"] for s in seeds]
+        runs = [read_json(out / f"{arm.name}-s{seed}" / "timing.json") for seed in seeds]
+        minutes = sorted(run["seconds"] / 60 for run in runs)
         for recalibrated in (False, True):
             rows = [r["predictors"]["supernet"] for r in found[arm.name, recalibrated]]
             low = min(row["kendall"]["low"] for row in rows)
@@ -152,19 +145,19 @@ def print_tables(
                 arm.label,
                 "recalibrated" if recalibrated else "inherited",
                 f"{spread(rows, 'kendall')} [{low:.2f}, {high:.2f}]",
-                spread(rows, "top_quarter"),
-                spread(rows, "near_flops"),
-                f"{np.mean(seconds) / 60:.1f}",
+                part(rows, "top_quarter"),
+                part(rows, "near_flops"),
+                f"{minutes[0]:.0f} to {minutes[-1]:.0f}",
             ]
             print("| " + " | ".join(cells) + " |")
     for name in ("flops", "params"):
         row = first["predictors"][name]
         tau = "{value:.3f} [{low:.2f}, {high:.2f}]".format_map(row["kendall"])
-        others = " | ".join(spread([row], key) for key in ("top_quarter", "near_flops"))
-        print(f"| {name} alone | | | {tau} | {others} | |")
+        others = " | ".join(part([row], key) for key in FEWEST)
+        print(f"| {name} alone | | {tau} | {others} | |")
     budgets = [f"{row['budget'] / 1e6:.0f}M" for row in first["regret"]["supernet"]]
-    print(f"\nregret in points\n\n| {HEADS[study]} | " + " | ".join(budgets) + " |")
-    print("|" + "---|" * (2 + len(budgets)))
+    print("\n| regret in points under | " + " | ".join(budgets) + " |")
+    print("|" + "---|" * (1 + len(budgets)))
     for arm in arms:
         points = [[row["points"] for row in r["regret"]["supernet"]] for r in found[arm.name, True]]
         print(f"| {arm.label} | " + " | ".join(f"{x:.2f}" for x in np.mean(points, axis=0)) + " |")
@@ -173,7 +166,13 @@ def print_tables(
         ("random", "supernet", "random_points"),
     ):
         row = [f"{x[key]:.2f}" for x in first["regret"][name]]
-        print(f"| {label} | | " + " | ".join(row) + " |")
+        print(f"| {label} | " + " | ".join(row) + " |")
+
+
+def part(rows: list[dict[str, Any]], key: str) -> str:
+    """A correlation among some of the networks, unless these are too few."""
+    few = rows[0][COUNTS[key]] < FEWEST[key]
+    return "too few" if few else spread(rows, key)
 
 
 def spread(rows: list[dict[str, Any]], key: str) -> str:
@@ -184,7 +183,7 @@ def spread(rows: list[dict[str, Any]], key: str) -> str:
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
-def plot(path: Path, found: dict[tuple[str, bool], list[dict[str, Any]]]) -> None:
+def plot(path: Path, found: Found) -> None:
     """Kendall against the training budget: every seed a dot, the mean a line."""
     figure, axes = new_figure()
     for sampler, colour in (("uniform", BUDGET), ("fair", FRONT)):

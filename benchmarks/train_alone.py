@@ -1,8 +1,11 @@
 """True accuracies for `mobilenas rank --truth`: n archs of a space, each trained alone.
 
 The archs are drawn as `arch sample` draws them and stratified over FLOPs. Each becomes a space of
-its own that offers nothing else, so that the same command and recipe train it as the supernet. Runs
-that are there are kept, unfinished ones are continued; truth.csv appears with the last.
+its own that offers nothing else, so that the same code and recipe train it as the supernet. Runs
+that are there are kept, unfinished ones are continued; truth.csv appears with the last. Accuracies
+are of validation images, with the statistics that training gathered. Give a seed that no supernet
+has, or its validation images are the same and their noise counts twice. Archs with an identity will
+not do.
 
     python benchmarks/train_alone.py --space s1:width=0.25,resolution=16 --data DIR -n 24 --out OUT
 """
@@ -18,11 +21,10 @@ import numpy as np
 from mobilenas.config import load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.files import read_json, write_text
-from mobilenas.pipeline import run_supernet
+from mobilenas.pipeline import open_or_create, run_supernet
 from mobilenas.process import tune_process
 from mobilenas.rank.draw import stratified
 from mobilenas.space import Arch, Space, load_space, space_from_dict
-from mobilenas.train.run import create_run, open_run
 
 DRAWN = 2000
 
@@ -46,21 +48,18 @@ def main() -> None:
     archs = draw(space, options.n, options.seed)
     for number in options.only or range(len(archs)):
         folder = options.out / f"{number:02}"
-        if (folder / "result.json").exists():
-            continue
-        if (folder / "run.json").exists():
-            run = open_run(folder)
-        else:
-            alone = only(space, archs[number])
-            run = create_run(folder, alone, options.data, options.seed, config)
-        run_supernet(run)
+        alone = only(space, archs[number])
+        run = open_or_create(folder, alone, options.data, options.seed, config)
+        if not (folder / "result.json").exists():
+            run_supernet(run)
     results = [options.out / f"{number:02}" / "result.json" for number in range(len(archs))]
     if all(path.exists() for path in results):
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["arch", "accuracy"])
-        for arch, path in zip(archs, results, strict=True):
-            writer.writerow([str(arch), read_json(path)["validation"][0]["accuracy_recalibrated"]])
+        for path in results:
+            row = read_json(path)["validation"][0]
+            writer.writerow([row["arch"], row["accuracy_inherited_bn"]])
         write_text(options.out / "truth.csv", table.getvalue())
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -60,6 +60,16 @@ def read_jsonl(path: Path, *keys: str) -> list[dict[str, Any]]:
             raise BadInput(f"{path} line {number} is not JSON: {error}") from None
         _check_keys(rows[-1], keys, f"{path} line {number}")
     return rows
+
+
+def append_jsonl(path: Path, rows: Iterable[object]) -> None:
+    """Add rows to a JSON-lines file and sync it; a last line torn by a kill goes first."""
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _check_keys(value: Any, keys: tuple[str, ...], where: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilenas.config import load_supernet_config
+from mobilenas.config import SupernetConfig, load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.names import latency_cost
@@ -25,7 +25,7 @@ from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.problem import ACCURACY, default_objectives, parse_objectives
-from mobilenas.space import any_space_from_dict, load_space, space_from_dict
+from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 
@@ -41,6 +41,17 @@ def run_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     rows = check_anchors(run)
     write_json(run.folder / "result.json", {"validation": rows})
     return rows
+
+
+def open_or_create(
+    folder: Path, space: AnySpace, data: str, seed: int, config: SupernetConfig
+) -> SupernetRun:
+    """The run in a folder, which has to be of these settings, or a new one."""
+    if not (folder / "run.json").exists():
+        return create_run(folder, space, data, seed, config)
+    run = open_run(folder)
+    run.check_unchanged(space=space, data=data, seed=seed, config=config)
+    return run
 
 
 @dataclass(frozen=True)
@@ -225,14 +236,9 @@ def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> st
 def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
     """The main job on the built-in digits; what is already in `out` is continued."""
     folder = out / "supernet"
-    if (folder / "run.json").exists():
-        run = open_run(folder)
-        run.check_unchanged(space=None, data=None, seed=seed, config=None)
-    else:
-        config = load_supernet_config("quick", [])
-        run = create_run(folder, load_space("digits"), "digits", seed, config)
+    digits = load_space("digits")
+    run = open_or_create(folder, digits, "digits", seed, load_supernet_config("quick", []))
     run_supernet(run)
-    digits = space_from_dict(run.settings.space)
     budget = Budget({"flops": CostModel(digits).range("flops").median})
     search = Search(folder, budget, generations=8, seed=seed)
     resume = (out / "evolve" / SETTINGS).exists()

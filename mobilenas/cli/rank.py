@@ -1,6 +1,5 @@
 """The command `rank`: can the supernet be trusted? Heavy imports live inside."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +24,8 @@ def rank(
     data_root: Annotated[
         Path | None,
         typer.Option(
-            help="Folder that holds the benchmarks' files, as docs/ranking.md lists them; by "
-            "default $MOBILENAS_DATA."
+            envvar="MOBILENAS_DATA",
+            help="Folder that holds the benchmarks' files, as docs/ranking.md lists them.",
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=3, help="Networks at most, over all FLOPs.")] = 300,
@@ -40,7 +39,7 @@ def rank(
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/rank"),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the ranking in --out.")
+        bool, typer.Option("--resume", help="Continue the ranking in --out, with the same flags.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -57,9 +56,8 @@ def rank(
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
-    root = data_root or (Path(found) if (found := os.environ.get("MOBILENAS_DATA")) else None)
     asked = Ranking(n, seed, recalibrate, zero_cost)
-    result = run_rank(supernet, truth, benchmark, root, asked, out, resume=resume)
+    result = run_rank(supernet, truth, benchmark, data_root, asked, out, resume=resume)
     if as_json:
         print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
         return

@@ -2,22 +2,22 @@
 
 settings.json       what is ranked: weights, truth, archs drawn; a resume has to agree
 predictions.jsonl   one line an arch, synced after each group of archs
+zero_cost.json      scores of the untrained networks
 rank.json           the figures, and what they rest on, arch by arch
 rank.png            predicted against true accuracy
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mobilenas.errors import BadInput
-from mobilenas.files import read_json, read_jsonl, write_json
+from mobilenas.files import append_jsonl, read_json, read_jsonl, write_json
 from mobilenas.progress import ProgressBar
 from mobilenas.rank.draw import stratified
 from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, regrets
@@ -25,11 +25,12 @@ from mobilenas.rank.truth import Truth
 from mobilenas.rank.zero_cost import zero_cost_scores
 from mobilenas.report.rank import plot_ranking
 from mobilenas.search.evaluate import SupernetEvaluator
+from mobilenas.search.trie import AT_ONCE
 from mobilenas.space import AnyArch
 
 SETTINGS, PREDICTIONS, RANK = "settings.json", "predictions.jsonl", "rank.json"
+ZERO_COST = "zero_cost.json"
 SUPERNET = "supernet"  # the predictor's name in rank.json
-_GROUP = 64  # archs evaluated together
 _IMAGES = 64  # that the zero-cost predictors see
 
 Floats = NDArray[np.float64]
@@ -65,7 +66,9 @@ def rank(
     rows = stratified(truth.costs["flops"], asked.n, asked.seed)
     archs = [truth.archs[i] for i in rows]
     settings = {
-        **asdict(asked),
+        "n": asked.n,
+        "seed": asked.seed,
+        "recalibrated": asked.recalibrated,
         "truth": truth.source,
         "evaluator": evaluator.describe(),
         "archs": list(map(str, archs)),
@@ -76,11 +79,14 @@ def rank(
     costs = {name: values[rows].astype(float) for name, values in truth.costs.items()}
     predictors = {SUPERNET: predicted, **costs}
     if asked.zero_cost:
-        images = evaluator.calibration_images(_IMAGES)
-        predictors |= zero_cost_scores(evaluator.untrained, archs, images, asked.seed)
+        predictors |= _zero_cost(evaluator, archs, asked.seed, out / ZERO_COST)
     flops = costs["flops"]
     result = {
         "space": evaluator.run.space.name,
+        "supernet": {
+            "folder": str(evaluator.run.folder.resolve()),
+            "config": evaluator.run.settings.config.model_dump(mode="json"),
+        },
         "truth": truth.source,
         "networks": len(truth.archs),
         "ceiling": truth.ceiling,
@@ -115,9 +121,12 @@ def _open(out: Path, settings: dict[str, Any], resume: bool) -> None:
         stored = read_json(path)
         for name, value in settings.items():
             if stored.get(name) != value:
+                both = (
+                    "" if name in ("archs", "evaluator") else f" ({stored.get(name)}, not {value})"
+                )
                 raise BadInput(
-                    f"{out} was started with another {name}: resume it with the same settings or"
-                    " set --out"
+                    f"{out} was started with another {name}{both}: resume it with the same settings"
+                    " or set --out"
                 )
     write_json(path, settings)
 
@@ -127,19 +136,25 @@ def _predictions(
 ) -> Floats:
     """The supernet's accuracy of each arch; those that `path` holds are not measured again."""
     known = {row["arch"]: row["accuracy"] for row in read_jsonl(path, "arch", "accuracy")}
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a line torn by a kill
     left = sorted((arch for arch in archs if str(arch) not in known), key=str)
     with ProgressBar("rank", len(archs), len(known)) as bar:
-        for start in range(0, len(left), _GROUP):
-            group = left[start : start + _GROUP]
+        for start in range(0, len(left), AT_ONCE):
+            group = left[start : start + AT_ONCE]
             accuracies = evaluator(group, recalibrated=recalibrated)
             measured = dict(zip(map(str, group), accuracies, strict=True))
-            with path.open("a", encoding="utf-8") as file:
-                for arch, accuracy in measured.items():
-                    file.write(json.dumps({"arch": arch, "accuracy": accuracy}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_jsonl(path, ({"arch": arch, "accuracy": x} for arch, x in measured.items()))
             known |= measured
             bar.advance(len(group), f"{len(known)} archs")
     return np.array([known[str(arch)] for arch in archs])
+
+
+def _zero_cost(
+    evaluator: SupernetEvaluator, archs: Sequence[AnyArch], seed: int, path: Path
+) -> dict[str, Floats]:
+    """The zero-cost scores of each arch; those that `path` holds are not computed again."""
+    if not path.exists():
+        # Distinct images: naswot is undefined where two are equal, as they may be in real data.
+        images = torch.unique(evaluator.calibration_images(_IMAGES), dim=0)
+        scores = zero_cost_scores(evaluator.untrained, archs, images, seed)
+        write_json(path, {name: values.tolist() for name, values in scores.items()})
+    return {name: np.array(values) for name, values in read_json(path).items()}

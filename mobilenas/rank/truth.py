@@ -173,7 +173,7 @@ _FILES = {  # under the data root, and where each comes from
     ),
     "nb101": (
         "nas_bench_101/mixpath_subset.json",
-        "the cells with params and mean accuracy, from github.com/google-research/nasbench",
+        "made from github.com/google-research/nasbench as docs/ranking.md says",
     ),
 }
 
@@ -237,7 +237,10 @@ def _macro(path: Path, space: AnySpace) -> Truth:
 
 def _plan(space: Space) -> list[tuple[Any, ...]]:
     """All that spaces share whose archs are the same but for the width and the resolution."""
-    return [(b.candidates, b.searchable, b.stride, b.keeps_shape) for b in space.layers]
+    return [
+        (b.candidates, b.searchable, b.stride, b.keeps_shape, b.activation, b.squeeze_excite)
+        for b in space.layers
+    ]
 
 
 class _NB101Cell(_Published):

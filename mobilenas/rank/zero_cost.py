@@ -81,7 +81,7 @@ def synflow(network: nn.Module, image_shape: tuple[int, ...]) -> float:
     all weights replaced by their absolute values. Higher is better.
 
     Activations are left out. All their inputs are positive here, so that is what ReLU does, whereas
-    ReLU6 and gates saturate at such inputs and would stop the flow.
+    ReLU6 saturates at such inputs and would stop the flow. The gate of a squeeze-excite stays.
     """
     fresh = _fresh_copy(network).double()
     for parent in list(fresh.modules()):

@@ -1,6 +1,6 @@
 """A ranking for a reader: how each predictor orders archs, what it costs to trust it, a scatter."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -9,6 +9,8 @@ from mobilenas.report.plots import AXES, INK, new_figure, save_png
 from mobilenas.report.text import table as text_table
 from mobilenas.units import format_size
 
+COUNTS = {"top_quarter": "top_quarter_archs", "near_flops": "near_flops_pairs"}
+FEWEST = {"top_quarter": 8, "near_flops": 30}  # archs and pairs below which no value is shown
 CORRELATIONS = ("kendall", "spearman", "pearson")
 
 
@@ -30,7 +32,8 @@ def describe_ranking(ranking: Mapping[str, Any]) -> str:
         lines.append(f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the truth")
     lines += ["", "correlations with the truth and their 95 % intervals"]
     lines.append(_correlations(predictors, {name: name.title() for name in CORRELATIONS}))
-    lines += ["", "Kendall among some of them", _correlations(predictors, parts)]
+    few = {part for part, fewest in FEWEST.items() if supernet[COUNTS[part]] < fewest}
+    lines += ["", "Kendall among some of them", _correlations(predictors, parts, few)]
     lines += ["", "points of accuracy lost by picking the best predicted under a FLOPs budget"]
     lines.append(_regrets(ranking["regret"]))
     if not supernet["evidence"]:
@@ -65,9 +68,14 @@ def plot_ranking(path: Path, ranking: Mapping[str, Any]) -> None:
     save_png(path, figure)
 
 
-def _correlations(predictors: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]) -> str:
+def _correlations(
+    predictors: Mapping[str, Mapping[str, Any]],
+    columns: Mapping[str, str],
+    few: Collection[str] = (),
+) -> str:
     rows = [
-        {"predictor": name} | {key: _interval(found[key]) for key in columns}
+        {"predictor": name}
+        | {key: "too few" if key in few else _interval(found[key]) for key in columns}
         for name, found in predictors.items()
     ]
     return text_table(rows, {"predictor": "predictor", **columns})

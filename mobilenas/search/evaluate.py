@@ -64,8 +64,10 @@ class SupernetEvaluator:
         space = self.run.space
         if isinstance(space, CellSpace):
             parts = CellSupernet(space, generator=generator).parts(arch)  # type: ignore[arg-type]
-            return nn.Sequential(*(make() for _, make in parts))
-        return Network(space, arch, generator=generator)  # type: ignore[arg-type]
+            network: nn.Module = nn.Sequential(*(make() for _, make in parts))
+        else:
+            network = Network(space, arch, generator=generator)  # type: ignore[arg-type]
+        return network.to(next(self.supernet.parameters()).device)
 
     def calibration_images(self, count: int) -> Tensor:
         """The first images (count, channels, h, w) that batch norms are recalibrated on."""

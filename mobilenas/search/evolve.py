@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.names import format_limits
 from mobilenas.errors import BadInput, InfeasibleBudget
-from mobilenas.files import read_json, read_jsonl, write_json, write_text
+from mobilenas.files import append_jsonl, read_json, read_jsonl, write_json, write_text
 from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
@@ -192,9 +191,6 @@ class _History:
     def open(self, settings: dict[str, Any]) -> None:
         """Make the folder ready to append to; nothing is written before."""
         write_json(self.path.with_name(SETTINGS), settings)
-        if self.path.exists():
-            # A last line torn by a kill goes: what is appended must start on a line of its own.
-            os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
 
     def evaluate(
         self,
@@ -205,32 +201,25 @@ class _History:
         """The accuracies of {arch: costs}, those that are not on disk measured and written."""
         number = len(self.evaluations)
         replayed = self.replay[number : number + len(archs)]
-        new = list(archs)[len(replayed) :]
-        known = [row[ACCURACY] for row in replayed]
-        accuracies = known + [float(x) for x in (measure(new) if new else [])]
         made = [
-            Evaluation(generation, arch, accuracy, costs)
-            for (arch, costs), accuracy in zip(archs.items(), accuracies, strict=True)
+            Evaluation(generation, arch, row[ACCURACY], costs)
+            for (arch, costs), row in zip(archs.items(), replayed, strict=False)
         ]
-        for place, (evaluation, row) in enumerate(zip(made, replayed, strict=False), number + 1):
+        for place, (evaluation, row) in enumerate(zip(made, replayed, strict=True), number + 1):
             if evaluation.row() != row:
                 raise BadInput(
                     f"{self.path} line {place} is {row['arch']}, where this search comes to"
                     f" {evaluation.arch}: the file was edited, or written by other library versions"
                 )
-        for evaluation in made:
-            if not 0 <= evaluation.accuracy <= 1:
-                raise ValueError(
-                    f"the accuracy of {evaluation.arch} is {evaluation.accuracy}, not in 0..1"
-                )
-        if new:
-            with self.path.open("a", encoding="utf-8") as file:
-                for evaluation in made[len(replayed) :]:
-                    file.write(json.dumps(evaluation.row()) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+        left = list(archs)[len(made) :]
+        for arch, accuracy in zip(left, measure(left) if left else [], strict=True):
+            if not 0 <= accuracy <= 1:
+                raise ValueError(f"the accuracy of {arch} is {accuracy}, not in 0..1")
+            made.append(Evaluation(generation, arch, float(accuracy), archs[arch]))
+        if left:
+            append_jsonl(self.path, (evaluation.row() for evaluation in made[len(replayed) :]))
         self.evaluations += made
-        return accuracies
+        return [evaluation.accuracy for evaluation in made]
 
     def check_all_replayed(self) -> None:
         if len(self.evaluations) < len(self.replay):

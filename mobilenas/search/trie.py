@@ -16,7 +16,7 @@ from mobilenas.nn import AnySupernet, fold_batch_norm
 from mobilenas.space import AnyArch
 from mobilenas.train.calibrate import Batch, fresh_statistics
 
-_AT_ONCE = 64  # archs whose weights are in memory together
+AT_ONCE = 64  # archs whose weights are in memory together
 
 
 @dataclass
@@ -55,8 +55,8 @@ def accuracies(
     """
     distinct = sorted(set(archs), key=str)  # neighbours in this order share the longest prefixes
     found: dict[AnyArch, float] = {}
-    for start in range(0, len(distinct), _AT_ONCE):
-        group = distinct[start : start + _AT_ONCE]
+    for start in range(0, len(distinct), AT_ONCE):
+        group = distinct[start : start + AT_ONCE]
         root = grow(supernet, group, calibration)
         found |= zip(group, _score(root, len(group), validation()), strict=True)
     return [found[arch] for arch in archs]

@@ -124,6 +124,6 @@ def test_groups_beyond_what_is_held_at_once(
     supernet, archs = Supernet(space).eval(), alike(space, sample)
     batches = [(images, torch.arange(5)) for images in images_of(space, 2, 5)]
     whole = accuracies(supernet, archs, calibration=None, validation=lambda: batches)
-    monkeypatch.setattr("mobilenas.search.trie._AT_ONCE", 2)
+    monkeypatch.setattr("mobilenas.search.trie.AT_ONCE", 2)
     assert accuracies(supernet, archs, calibration=None, validation=lambda: batches) == whole
     assert accuracies(supernet, [], calibration=None, validation=lambda: batches) == []
