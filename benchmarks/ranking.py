@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import kendalltau
 
 from mobilenas.config import load_supernet_config
 from mobilenas.files import read_json
@@ -132,7 +133,8 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
     """
     first = found[arms[0].name, True][0]
     print(f"\nseeds {seeds}; {first['n']} of {first['networks']} networks\n")
-    head = ["supernet", "BN statistics", "Kendall [95 %]", "top quarter", "near-equal FLOPs", "min"]
+    head = ["supernet", "BN statistics", "Kendall [95 %]", "given FLOPs", "top quarter"]
+    head += ["near-equal FLOPs", "minutes"]
     print("| " + " | ".join(head) + " |\n|" + "---|" * len(head))
     for arm in arms:
         runs = [read_json(out / f"{arm.name}-s{seed}" / "timing.json") for seed in seeds]
@@ -145,6 +147,7 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
                 arm.label,
                 "recalibrated" if recalibrated else "inherited",
                 f"{spread(rows, 'kendall')} [{low:.2f}, {high:.2f}]",
+                mean_and_sd([given_flops(r["archs"]) for r in found[arm.name, recalibrated]]),
                 part(rows, "top_quarter"),
                 part(rows, "near_flops"),
                 f"{minutes[0]:.0f} to {minutes[-1]:.0f}",
@@ -154,7 +157,7 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
         row = first["predictors"][name]
         tau = "{value:.3f} [{low:.2f}, {high:.2f}]".format_map(row["kendall"])
         others = " | ".join(part([row], key) for key in FEWEST)
-        print(f"| {name} alone | | {tau} | {others} | |")
+        print(f"| {name} alone | | {tau} | | {others} | |")
     budgets = [f"{row['budget'] / 1e6:.0f}M" for row in first["regret"]["supernet"]]
     print("\n| regret in points under | " + " | ".join(budgets) + " |")
     print("|" + "---|" * (1 + len(budgets)))
@@ -177,10 +180,24 @@ def part(rows: list[dict[str, Any]], key: str) -> str:
 
 def spread(rows: list[dict[str, Any]], key: str) -> str:
     values = [row[key]["value"] for row in rows if row[key]["value"] is not None]
-    if len(values) < len(rows):
-        return "-"
+    return mean_and_sd(values) if len(values) == len(rows) else "-"
+
+
+def mean_and_sd(values: list[float]) -> str:
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
+
+
+def given_flops(archs: list[dict[str, Any]]) -> float:
+    """Kendall's partial tau (Kendall 1942) of prediction and truth with FLOPs held fixed: what the
+    supernet knows that FLOPs do not.
+    """
+    predicted, truth, flops = ([a[key] for a in archs] for key in ("supernet", "truth", "flops"))
+    both, size, merit = (
+        kendalltau(*pair).statistic
+        for pair in ((predicted, truth), (predicted, flops), (truth, flops))
+    )
+    return float((both - size * merit) / np.sqrt((1 - size**2) * (1 - merit**2)))
 
 
 def plot(path: Path, found: Found) -> None:

@@ -7,7 +7,14 @@ from typing import BinaryIO
 import pytest
 
 from mobilenas.errors import BadInput
-from mobilenas.files import read_json, read_jsonl, write_atomic, write_json, write_text
+from mobilenas.files import (
+    append_jsonl,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+    write_text,
+)
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -74,3 +81,14 @@ def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
         path.write_text(whole[:length])
         complete = (length >= first) + (length == len(whole))
         assert read_jsonl(path) == rows[:complete], length
+
+
+def test_rows_are_appended_on_lines_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    append_jsonl(path, [{"step": 1}])
+    append_jsonl(path, ({"step": i} for i in (2, 3)))
+    whole = path.read_bytes()
+    assert read_jsonl(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    path.write_bytes(whole[:-4])  # torn in the last row
+    append_jsonl(path, [{"step": 3}])
+    assert path.read_bytes() == whole
