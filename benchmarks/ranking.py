@@ -22,13 +22,14 @@ from mobilenas.config import load_supernet_config
 from mobilenas.files import read_json
 from mobilenas.pipeline import open_or_create, run_rank, run_supernet
 from mobilenas.process import tune_process
-from mobilenas.rank.run import Ranking
+from mobilenas.rank.run import NASWOT, SUPERNET, Ranking
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
 from mobilenas.report.rank import COUNTS, FEWEST
 from mobilenas.space import load_any_space
 
 NETWORKS = 200  # drawn of a benchmark that has more
 MACRO_PASSES = (1, 4, 15)
+TOGETHER = f"{SUPERNET}+{NASWOT}"
 
 Found = dict[tuple[str, bool], list[dict[str, Any]]]  # arm, recalibrated -> rank.json of each seed
 
@@ -41,6 +42,7 @@ class Arm:
     label: str
     space: str
     settings: list[str] = field(default_factory=list)
+    zero_cost: bool = False
 
 
 STUDIES: dict[str, list[Arm]] = {
@@ -50,6 +52,7 @@ STUDIES: dict[str, list[Arm]] = {
             f"{sampler}, {passes} passes",
             "macro:width=0.25",
             [f"sampler={sampler}", f"passes={passes}"],
+            zero_cost=passes == MACRO_PASSES[-1],
         )
         for passes in MACRO_PASSES
         for sampler in ("uniform", "fair")
@@ -95,7 +98,7 @@ def main() -> None:
             folder = options.out / f"{arm.name}-s{seed}"
             train(folder, arm, options.data, seed)
             for recalibrated in (True, False):
-                result = ranking(folder, options, recalibrated)
+                result = ranking(folder, arm, options, recalibrated)
                 found.setdefault((arm.name, recalibrated), []).append(result)
     for networks in dict.fromkeys(found[arm.name, True][0]["networks"] for arm in arms):
         same = [arm for arm in arms if found[arm.name, True][0]["networks"] == networks]
@@ -111,7 +114,9 @@ def train(folder: Path, arm: Arm, data: str, seed: int) -> None:
         run_supernet(run)
 
 
-def ranking(folder: Path, options: argparse.Namespace, recalibrated: bool) -> dict[str, Any]:
+def ranking(
+    folder: Path, arm: Arm, options: argparse.Namespace, recalibrated: bool
+) -> dict[str, Any]:
     """Of a run that is there, by the predictions that are there."""
     alone = options.study == "s1"
     return run_rank(
@@ -119,7 +124,7 @@ def ranking(folder: Path, options: argparse.Namespace, recalibrated: bool) -> di
         options.out / "s1-alone" / "truth.csv" if alone else None,
         None if alone else options.study,
         options.data_root,
-        Ranking(NETWORKS, 0, recalibrated, zero_cost=False),
+        Ranking(NETWORKS, 0, recalibrated, zero_cost=arm.zero_cost and recalibrated),
         folder / ("rank" if recalibrated else "rank-inherited"),
         resume=True,
     )
@@ -131,7 +136,8 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
     Mean ± sd over seeds; in brackets the widest reach of the seeds' 95 % intervals. Minutes
     from the fastest to the slowest seed.
     """
-    first = found[arms[0].name, True][0]
+    # With the zero-cost scores, where an arm has them; else all arms have the same baselines.
+    first = found[max(arms, key=lambda arm: arm.zero_cost).name, True][0]
     print(f"\nseeds {seeds}; {first['n']} of {first['networks']} networks\n")
     head = ["supernet", "BN statistics", "Kendall [95 %]", "given FLOPs", "top quarter"]
     head += ["near-equal FLOPs", "minutes"]
@@ -140,42 +146,45 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
         runs = [read_json(out / f"{arm.name}-s{seed}" / "timing.json") for seed in seeds]
         minutes = sorted(run["seconds"] / 60 for run in runs)
         for recalibrated in (False, True):
-            rows = [r["predictors"]["supernet"] for r in found[arm.name, recalibrated]]
-            low = min(row["kendall"]["low"] for row in rows)
-            high = max(row["kendall"]["high"] for row in rows)
-            cells = [
-                arm.label,
-                "recalibrated" if recalibrated else "inherited",
-                f"{spread(rows, 'kendall')} [{low:.2f}, {high:.2f}]",
-                mean_and_sd([given_flops(r["archs"]) for r in found[arm.name, recalibrated]]),
-                part(rows, "top_quarter"),
-                part(rows, "near_flops"),
-                f"{minutes[0]:.0f} to {minutes[-1]:.0f}",
-            ]
-            print("| " + " | ".join(cells) + " |")
-    for name in ("flops", "params"):
-        row = first["predictors"][name]
-        tau = "{value:.3f} [{low:.2f}, {high:.2f}]".format_map(row["kendall"])
-        others = " | ".join(part([row], key) for key in FEWEST)
-        print(f"| {name} alone | | {tau} | | {others} | |")
+            label = f"{arm.label} | {'recalibrated' if recalibrated else 'inherited'}"
+            row = figures(found[arm.name, recalibrated], "supernet")
+            print(f"| {label} | {row} | {minutes[0]:.0f} to {minutes[-1]:.0f} |")
+        if arm.zero_cost:
+            row = figures(found[arm.name, True], TOGETHER)
+            print(f"| {arm.label}, + NASWOT | recalibrated | {row} | |")
+    alone = [name for name in first["predictors"] if not name.startswith(SUPERNET)]
+    for name in alone:
+        print(f"| {name} alone | | {figures([first], name)} | |")
     budgets = [f"{row['budget'] / 1e6:.0f}M" for row in first["regret"]["supernet"]]
     print("\n| regret in points under | " + " | ".join(budgets) + " |")
     print("|" + "---|" * (1 + len(budgets)))
     for arm in arms:
-        points = [[row["points"] for row in r["regret"]["supernet"]] for r in found[arm.name, True]]
-        print(f"| {arm.label} | " + " | ".join(f"{x:.2f}" for x in np.mean(points, axis=0)) + " |")
-    for label, name, key in (
-        ("FLOPs alone", "flops", "points"),
-        ("random", "supernet", "random_points"),
-    ):
-        row = [f"{x[key]:.2f}" for x in first["regret"][name]]
-        print(f"| {label} | " + " | ".join(row) + " |")
+        print(f"| {arm.label} | {points(found[arm.name, True], 'supernet')} |")
+        if arm.zero_cost:
+            print(f"| {arm.label}, + NASWOT | {points(found[arm.name, True], TOGETHER)} |")
+    for name in alone:
+        print(f"| {name} alone | {points([first], name)} |")
+    row = [f"{x['random_points']:.2f}" for x in first["regret"][SUPERNET]]
+    print("| random | " + " | ".join(row) + " |")
 
 
-def part(rows: list[dict[str, Any]], key: str) -> str:
-    """A correlation among some of the networks, unless these are too few."""
-    few = rows[0][COUNTS[key]] < FEWEST[key]
-    return "too few" if few else spread(rows, key)
+def figures(runs: list[dict[str, Any]], predictor: str) -> str:
+    """The correlations of a predictor, the runs of all seeds together, as cells."""
+    rows = [run["predictors"][predictor] for run in runs]
+    low = min(row["kendall"]["low"] for row in rows)
+    high = max(row["kendall"]["high"] for row in rows)
+    partial = [given_flops(run["archs"], predictor) for run in runs]
+    parts = [
+        "too few" if rows[0][COUNTS[key]] < FEWEST[key] else spread(rows, key) for key in FEWEST
+    ]
+    cells = [f"{spread(rows, 'kendall')} [{low:.2f}, {high:.2f}]", mean_and_sd(partial), *parts]
+    return " | ".join(cells)
+
+
+def points(runs: list[dict[str, Any]], predictor: str) -> str:
+    """The mean regret under each budget, as cells."""
+    regret = [[row["points"] for row in run["regret"][predictor]] for run in runs]
+    return " | ".join(f"{value:.2f}" for value in np.mean(regret, axis=0))
 
 
 def spread(rows: list[dict[str, Any]], key: str) -> str:
@@ -184,20 +193,22 @@ def spread(rows: list[dict[str, Any]], key: str) -> str:
 
 
 def mean_and_sd(values: list[float]) -> str:
+    if not np.isfinite(values).all():
+        return "-"
     mean = f"{np.mean(values):.3f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.3f}"
 
 
-def given_flops(archs: list[dict[str, Any]]) -> float:
-    """Kendall's partial tau (Kendall 1942) of prediction and truth with FLOPs held fixed: what the
-    supernet knows that FLOPs do not.
+def given_flops(archs: list[dict[str, Any]], predictor: str) -> float:
+    """Kendall's partial tau (Kendall 1942) of prediction and truth with FLOPs held fixed: what a
+    predictor knows that FLOPs do not.
     """
-    predicted, truth, flops = ([a[key] for a in archs] for key in ("supernet", "truth", "flops"))
+    predicted, truth, flops = ([a[key] for a in archs] for key in (predictor, "truth", "flops"))
     both, size, merit = (
         kendalltau(*pair).statistic
         for pair in ((predicted, truth), (predicted, flops), (truth, flops))
     )
-    return float((both - size * merit) / np.sqrt((1 - size**2) * (1 - merit**2)))
+    return float((both - size * merit) / np.sqrt((1 - size**2) * (1 - merit**2) or np.nan))
 
 
 def plot(path: Path, found: Found) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from mobilenas.errors import BadInput
 from mobilenas.files import append_jsonl, read_json, read_jsonl, write_json
@@ -30,7 +31,7 @@ from mobilenas.space import AnyArch
 
 SETTINGS, PREDICTIONS, RANK = "settings.json", "predictions.jsonl", "rank.json"
 ZERO_COST = "zero_cost.json"
-SUPERNET = "supernet"  # the predictor's name in rank.json
+SUPERNET, NASWOT = "supernet", "naswot"  # names of predictors in rank.json
 _IMAGES = 64  # that the zero-cost predictors see
 
 Floats = NDArray[np.float64]
@@ -60,7 +61,8 @@ def rank(
     """Compare a supernet's accuracies with true ones; the figures are also written to `out`.
 
     The archs are drawn from those of the truth, stratified over FLOPs, whatever their accuracy.
-    FLOPs, params and, if asked for, two zero-cost scores are predictors beside the supernet.
+    FLOPs and params are predictors beside the supernet; if asked for, also two zero-cost scores and
+    the sum of the supernet's and NASWOT's ranks.
     Raises BadInput for a folder that holds another ranking.
     """
     rows = stratified(truth.costs["flops"], asked.n, asked.seed)
@@ -79,7 +81,10 @@ def rank(
     costs = {name: values[rows].astype(float) for name, values in truth.costs.items()}
     predictors = {SUPERNET: predicted, **costs}
     if asked.zero_cost:
-        predictors |= _zero_cost(evaluator, archs, asked.seed, out / ZERO_COST)
+        scores = _zero_cost(evaluator, archs, asked.seed, out / ZERO_COST)
+        # The two err on different networks: one knows the trained weights, one the structure.
+        together = rankdata(predicted) + rankdata(scores[NASWOT])
+        predictors |= scores | {f"{SUPERNET}+{NASWOT}": together}
     flops = costs["flops"]
     result = {
         "space": evaluator.run.space.name,
