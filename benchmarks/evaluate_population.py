@@ -27,10 +27,10 @@ from mobilenas.search.trie import accuracies
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 
-SPACES = ("macro:width=0.5", "s1:width=0.25,resolution=16")
+SPACES = ("macro:width=0.25", "s1:width=0.125,resolution=16")
 POPULATION = 64
-GENERATIONS = (1, 8, 16, 24)  # those that are evaluated
-BATCH, CALIBRATION, VALIDATION = 128, 2, 4  # images a batch, batches
+GENERATIONS = (1, 8, 24)  # those that are evaluated
+BATCH, CALIBRATION, VALIDATION = 128, 1, 2  # images a batch, batches
 
 
 def populations(space: Space, seed: int) -> list[list[Arch]]:
