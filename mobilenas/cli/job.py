@@ -89,8 +89,8 @@ def supernet_train(
     print(table(rows, columns))
     print(f"accuracy on {len(run.splits.validate)} validation images")
     cells = isinstance(run.space, CellSpace)
-    following = "rank --truth <file>" if cells else "evolve --flops <budget>"
-    print(f"supernet in {out}; next: mobilenas {following} --supernet {out}")
+    verb, flag = ("rank", "--truth <file>") if cells else ("evolve", "--flops <budget>")
+    print(f"supernet in {out}; next: mobilenas {verb} --supernet {out} {flag}")
 
 
 def quickstart(
