@@ -235,7 +235,7 @@ def plot(path: Path, found: Found) -> None:
     axes.minorticks_off()
     axes.set_xlabel("training budget (passes over the images)")
     axes.set_ylabel("Kendall's tau-b with the truth")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(0, 0.86))
     save_png(path, figure)
 
 
