@@ -111,14 +111,14 @@ def main() -> None:
         name: measure(folder, options.archs, options.images, options.seed)
         for name, folder in folders.items()
     }
-    print("| supernet | measure | 1 path | 2 | 3 | 4 |\n|---|---|---|---|---|---|")
+    print(f"{options.archs} archs, {options.images} images, seed {options.seed}; medians")
     for name, values in found.items():
         for measured in ("mean", "variance", "normalised"):
-            cells = " | ".join(f"{value:.2f}" for value in row(values, measured))
-            print(f"| {name} | {measured} | {cells} |")
+            cells = ", ".join(f"{value:.2f}" for value in row(values, measured))
+            print(f"{name}: {measured} for 1, 2, ... paths: {cells}")
         for measured in ("cosine", "correlation"):
             low, middle, high = np.percentile(values[measured, 2], [10, 50, 90])
-            print(f"| {name} | {measured} of two paths | {middle:.2f} ({low:.2f} to {high:.2f}) |")
+            print(f"{name}: {measured} of two paths {middle:.2f} (80 %: {low:.2f} to {high:.2f})")
     plot(options.png, found)
 
 
