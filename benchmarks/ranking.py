@@ -49,7 +49,7 @@ STUDIES: dict[str, list[Arm]] = {
     "macro": [
         Arm(
             f"macro-{sampler}-{passes}",
-            f"{sampler}, {passes} passes",
+            f"{sampler}, {passes} pass{'es' if passes > 1 else ''}",
             "macro:width=0.25",
             [f"sampler={sampler}", f"passes={passes}"],
             zero_cost=sampler == "fair" and passes == MACRO_PASSES[-1],
