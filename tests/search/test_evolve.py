@@ -217,6 +217,9 @@ def test_edited_evaluations_are_refused(tmp_path):
     file.write_text("".join([lines[1], lines[0], *lines[2:]]))
     with pytest.raises(BadInput, match="line 1 is"):
         search(tmp_path, resume=True)
+    file.write_text("".join([lines[1], lines[0]]))  # seen before the rest is measured
+    with pytest.raises(BadInput, match="line 1 is"):
+        search(tmp_path, Counting(fail_at=0), resume=True)
     file.write_text("".join([*lines, lines[0]]))
     with pytest.raises(BadInput, match="more lines"):
         search(tmp_path, resume=True)
