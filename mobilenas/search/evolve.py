@@ -206,6 +206,10 @@ class _History:
             for (arch, costs), row in zip(archs.items(), replayed, strict=False)
         ]
         for place, (evaluation, row) in enumerate(zip(made, replayed, strict=True), number + 1):
+            if not isinstance(row[ACCURACY], int | float) or not 0 <= row[ACCURACY] <= 1:
+                raise BadInput(
+                    f"{self.path} line {place}: accuracy {row[ACCURACY]} is no number in 0..1"
+                )
             if evaluation.row() != row:
                 raise BadInput(
                     f"{self.path} line {place} is {row['arch']}, where this search comes to"

@@ -220,6 +220,11 @@ def test_edited_evaluations_are_refused(tmp_path):
     file.write_text("".join([lines[1], lines[0]]))  # seen before the rest is measured
     with pytest.raises(BadInput, match="line 1 is"):
         search(tmp_path, Counting(fail_at=0), resume=True)
+    for wrong in (87.5, -0.1, float("nan"), "high"):
+        row = json.dumps(json.loads(lines[0]) | {"accuracy": wrong}) + "\n"
+        file.write_text("".join([row, *lines[1:]]))
+        with pytest.raises(BadInput, match=r"line 1: accuracy .* is no number in 0\.\.1"):
+            search(tmp_path, resume=True)
     file.write_text("".join([*lines, lines[0]]))
     with pytest.raises(BadInput, match="more lines"):
         search(tmp_path, resume=True)
