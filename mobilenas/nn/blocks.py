@@ -10,7 +10,7 @@ from mobilenas.nn.depthwise import DepthwiseConv2d
 from mobilenas.nn.relu6 import ReLU6
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
-from mobilenas.space.spec import Activation
+from mobilenas.space.spec import BN_EPS, Activation
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -23,38 +23,52 @@ _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
 class ConvBN(nn.Sequential):
     """Convolution without bias, batch norm and, unless linear, an activation."""
 
-    def __init__(self, conv: nn.Conv2d, activation: Activation | None) -> None:
+    def __init__(self, conv: nn.Conv2d, activation: Activation | None, eps: float = BN_EPS) -> None:
         super().__init__()
         self.conv = conv
-        self.bn = nn.BatchNorm2d(conv.out_channels)
+        self.bn = nn.BatchNorm2d(conv.out_channels, eps)
         if activation is not None:
             self.act = _ACTIVATIONS[activation](inplace=True)
 
 
-def conv_bn(cin: int, cout: int, kernel: int, stride: int, activation: Activation | None) -> ConvBN:
+def conv_bn(
+    cin: int,
+    cout: int,
+    kernel: int,
+    stride: int,
+    activation: Activation | None,
+    eps: float = BN_EPS,
+) -> ConvBN:
     """A dense convolution that keeps the size (up to the stride), with batch norm."""
     conv = nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, bias=False)
-    return ConvBN(conv, activation)
+    return ConvBN(conv, activation, eps)
 
 
 def stem(space: Space) -> ConvBN:
     """The first convolution of a space."""
     spec = space.spec.stem
     channels = space.spec.in_channels
-    return conv_bn(channels, space.stem_channels, spec.kernel, spec.stride, space.stem_activation)
+    return conv_bn(
+        channels,
+        space.stem_channels,
+        spec.kernel,
+        spec.stride,
+        space.stem_activation,
+        space.spec.bn_eps,
+    )
 
 
 def conv_head(space: Space) -> ConvBN:
     """The last convolution, 1x1, before the pooling."""
     channels = space.layers[-1].out_channels
-    return conv_bn(channels, space.head_channels, 1, 1, space.head_activation)
+    return conv_bn(channels, space.head_channels, 1, 1, space.head_activation, space.spec.bn_eps)
 
 
 def identity(block: Block) -> nn.Module:
     """Nothing, or the 1x1 convolution with batch norm where the shape changes."""
     if block.keeps_shape:
         return nn.Identity()
-    return conv_bn(block.in_channels, block.out_channels, 1, block.stride, None)
+    return conv_bn(block.in_channels, block.out_channels, 1, block.stride, None, block.bn_eps)
 
 
 class InvertedBottleneck(nn.Module):
@@ -73,21 +87,21 @@ class InvertedBottleneck(nn.Module):
     ) -> None:
         super().__init__()
         hidden = block.in_channels * expansion
-        act = block.activation
+        act, eps = block.activation, block.bn_eps
         self.kernels = kernels
         self.widths = split_channels(hidden, len(kernels))
         self.expand = (
-            conv_bn(block.in_channels, hidden, 1, 1, act) if expansion > 1 else nn.Identity()
+            conv_bn(block.in_channels, hidden, 1, 1, act, eps) if expansion > 1 else nn.Identity()
         )
         self.groups = nn.ModuleList(
             nn.ModuleDict(
-                {f"k{k}": ConvBN(DepthwiseConv2d(width, k, block.stride), act) for k in group}
+                {f"k{k}": ConvBN(DepthwiseConv2d(width, k, block.stride), act, eps) for k in group}
             )
             for width, group in zip(self.widths, kernels, strict=True)
         )
         self.squeeze_excite = _squeeze_excite(block, hidden)
         self.project = nn.Conv2d(hidden, block.out_channels, 1, bias=False)
-        self.bns = nn.ModuleList(nn.BatchNorm2d(block.out_channels) for _ in range(num_bn))
+        self.bns = nn.ModuleList(nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn))
         self.residual = block.keeps_shape
 
     def forward(self, x: Tensor, kernels: tuple[tuple[int, ...], ...] | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mobilenas.errors import BadInput
 from mobilenas.space.arch import IDENTITY, Arch, Candidate
-from mobilenas.space.spec import Activation, ProductSpec, SpaceSpec, StageSpec
+from mobilenas.space.spec import BN_EPS, Activation, ProductSpec, SpaceSpec, StageSpec
 
 Genes = NDArray[np.int64]
 
@@ -36,6 +36,7 @@ class Block:
     searchable: bool
     activation: Activation
     squeeze_excite: float
+    bn_eps: float = BN_EPS
 
     @property
     def out_size(self) -> int:
@@ -227,6 +228,7 @@ class Space:
                         if stage.squeeze_excite is None
                         else stage.squeeze_excite
                     ),
+                    bn_eps=spec.bn_eps,
                 )
                 layers.append(block)
                 channels, size = out, block.out_size

@@ -8,6 +8,8 @@ Activation = Literal["relu", "relu6", "swish", "hard_swish"]
 Kernel = Literal[1, 3, 5, 7, 9]
 Positive = Annotated[int, Field(ge=1)]
 
+BN_EPS = 1e-5  # what batch norms add to the variance; torch's default
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -85,7 +87,8 @@ class SpaceSpec(_Strict):
     """A whole space. `width` multiplies all channels but the classes, rounded to `divisor`.
 
     squeeze_excite is the squeezed width as a share of the block's input channels; 0 means none.
-    Stem, head and stages may have an activation of their own.
+    Stem, head and stages may have an activation of their own. bn_eps is what batch norms add to the
+    variance.
     """
 
     name: str
@@ -97,6 +100,7 @@ class SpaceSpec(_Strict):
     width: Annotated[float, Field(gt=0)] = 1.0
     divisor: Positive = 8
     squeeze_excite: Annotated[float, Field(ge=0)] = 0.0
+    bn_eps: Annotated[float, Field(gt=0)] = BN_EPS
     stem: StemSpec
     candidates: ProductSpec | tuple[str, ...]
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
