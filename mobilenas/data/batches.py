@@ -1,4 +1,4 @@
-"""Batches as a function of (seed, step).
+"""Batches of images in memory as a function of (seed, step), by operations on whole batches.
 
 No generator lives between two batches, so a killed run that continues at step s sees the very
 batches of an unbroken one, and nothing about the data has to be saved.
@@ -8,48 +8,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mobilenas.data.augment import Augment
+from mobilenas.data.order import EpochOrder
+from mobilenas.data.pixels import Channels
 from mobilenas.data.sources import Images
+from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
-
-Channels = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """Random changes of a training image; 0 or False turns one off.
-
-    crop_padding: black pixels added on each side before a crop back to the size of the image.
-    flip: left to right, with probability one half.
-    cutout: side in pixels of a square, centred anywhere in the image, that is set to the mean.
-
-    Raises BadInput where a number is negative.
-    """
-
-    crop_padding: int = 4
-    flip: bool = True
-    cutout: int = 16
-
-    def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise BadInput(f"{name} {getattr(self, name)}: 0 or more pixels are wanted")
 
 
 class TrainBatches:
     """Shuffled, augmented, normalised training batches; call it with the number of the step.
 
-    `steps_per_epoch` leaves out the last partial batch, so an epoch shows an image at most once.
-    Raises BadInput where `batch_size` is less than 1 or more than the number of `indices`.
+    rows: the positions in the batch that this process takes, None for all; what an image looks
+    like depends on its position in the whole batch only. `augment` has to be `in_memory`. Raises
+    BadInput as `EpochOrder` does.
     """
 
     def __init__(
         self,
         images: Images,
-        indices: npt.NDArray[np.int64],
+        indices: Indices,
         *,
         batch_size: int,
         seed: int,
@@ -57,44 +38,40 @@ class TrainBatches:
         std: Channels,
         augment: Augment,
         device: torch.device | str = "cpu",
+        rows: Indices | None = None,
     ) -> None:
-        if not 1 <= batch_size <= len(indices):
-            raise BadInput(
-                f"batch_size {batch_size}: 1..{len(indices)} is wanted, "
-                f"as there are {len(indices)} training images"
-            )
         self.images = images
-        self.indices = indices
-        self.batch_size = batch_size
         self.seed = seed
         self.mean = mean
         self.std = std
         self.augment = augment
         self.device = torch.device(device)
-        self.steps_per_epoch = len(indices) // batch_size
-        # The order of one epoch, kept only because shuffling anew for each batch is slow.
-        self._order = (-1, indices)
+        self.rows = np.arange(batch_size) if rows is None else rows
+        self._order = EpochOrder(indices, batch_size, seed)
+        self.steps_per_epoch = self._order.steps_per_epoch
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (batch_size, 3, H, W), float32, channels last, and labels (batch_size,), int64."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if self._order[0] != epoch:
-            rng = np.random.default_rng([self.seed, 1, epoch])
-            self._order = (epoch, rng.permutation(self.indices))
-        start = position * self.batch_size
-        rows = self._order[1][start : start + self.batch_size]
+        """Images (len(rows), 3, H, W), float32, channels last, and labels (len(rows),), int64."""
+        chosen = self._order(step)
+        shape = (len(chosen), *self.images.pixels.shape[1:])
+        rng = np.random.default_rng([self.seed, 2, step])
+        draws = _draw(rng, shape, self.augment).at(torch.from_numpy(self.rows))
 
-        pixels = torch.from_numpy(self.images.pixels[rows]).to(self.device)
-        labels = torch.from_numpy(self.images.labels[rows]).to(self.device)
-        draws = _draw(np.random.default_rng([self.seed, 2, step]), pixels.shape, self.augment)
+        chosen = chosen[self.rows]
+        pixels = torch.from_numpy(self.images.pixels[chosen]).to(self.device)
+        labels = torch.from_numpy(self.images.labels[chosen]).to(self.device)
         moved = _crop_and_flip(pixels, draws, self.augment)
-        normalised = _normalise(moved, self.mean, self.std)
+        normalised = normalise(moved, self.mean, self.std)
         return _cut_out(normalised, draws, self.augment.cutout), labels
+
+    def iterate(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of the steps `start` to `stop` - 1."""
+        return map(self, range(start, stop))
 
 
 def eval_batches(
     images: Images,
-    indices: npt.NDArray[np.int64],
+    indices: Indices,
     batch_size: int,
     mean: Channels,
     std: Channels,
@@ -110,7 +87,7 @@ def eval_batches(
         rows = indices[start : start + batch_size]
         pixels = torch.from_numpy(images.pixels[rows]).to(device)
         labels = torch.from_numpy(images.labels[rows]).to(device)
-        yield _normalise(pixels, mean, std), labels
+        yield normalise(pixels, mean, std), labels
 
 
 @dataclass(frozen=True)
@@ -123,8 +100,12 @@ class _Draws:
     centre_y: Tensor  # of the cutout
     centre_x: Tensor
 
+    def at(self, rows: Tensor) -> "_Draws":
+        """The draws of some images of the batch."""
+        return _Draws(*(draw[rows] for draw in vars(self).values()))
 
-def _draw(rng: np.random.Generator, shape: torch.Size, augment: Augment) -> _Draws:
+
+def _draw(rng: np.random.Generator, shape: tuple[int, ...], augment: Augment) -> _Draws:
     count, height, width, _ = shape
     # All are drawn, used or not: turning one augmentation off leaves the others as they were.
     offsets = rng.integers(0, 2 * augment.crop_padding + 1, size=(2, count))
@@ -149,7 +130,7 @@ def _crop_and_flip(pixels: Tensor, draws: _Draws, augment: Augment) -> Tensor:
     return padded.view(-1, 3).index_select(0, source).view(pixels.shape)
 
 
-def _normalise(pixels: Tensor, mean: Channels, std: Channels) -> Tensor:
+def normalise(pixels: Tensor, mean: Channels, std: Channels) -> Tensor:
     """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 in channels-last memory, zero mean, unit std."""
     count, height, width, _ = pixels.shape
     # Whole lines of pixels: three times as fast on a CPU as an inner loop over three channels.

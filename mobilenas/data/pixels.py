@@ -3,10 +3,9 @@
 import io
 import logging
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,46 +13,43 @@ from PIL import Image, UnidentifiedImageError
 
 from mobilenas.errors import BadInput
 
+if TYPE_CHECKING:
+    from mobilenas.data.parts import EncodedImages
+
 logger = logging.getLogger(__name__)
 
+BLOCK = 1024  # images that are held encoded at a time
 TASK = 16  # images that a thread decodes in one go: one at a time is slower for small images
 
+Channels = tuple[float, float, float]
 Encoded = Path | bytes | None  # an image file, its bytes, or a parquet row without an image
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Train or test before decoding: labels, and in the same order blocks of (name, image)."""
-
-    labels: npt.NDArray[np.int64]
-    blocks: Iterable[list[tuple[str, Encoded]]]
-
-
-def decode_all(part: Part, resolution: int) -> npt.NDArray[np.uint8]:
+def decode_all(part: "EncodedImages", resolution: int) -> npt.NDArray[np.uint8]:
     """The images of a part, (N, resolution, resolution, 3); BadInput names one that is damaged."""
-    pixels = np.empty((len(part.labels), resolution, resolution, 3), dtype=np.uint8)
+    pixels = np.empty((len(part), resolution, resolution, 3), dtype=np.uint8)
 
-    def fill(task: tuple[int, list[tuple[str, Encoded]]]) -> None:
-        for row, (name, encoded) in enumerate(task[1], start=task[0]):
-            pixels[row] = _decode(name, encoded, resolution)
+    def fill(task: list[tuple[int, Encoded]]) -> None:
+        for index, encoded in task:
+            pixels[index] = _fit(decode(part.name(index), encoded), resolution)
 
-    row = 0
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for block in part.blocks:
-            tasks = [(row + i, block[i : i + TASK]) for i in range(0, len(block), TASK)]
+        for start in range(0, len(part), BLOCK):
+            block = [(i, part.read(i)) for i in range(start, min(start + BLOCK, len(part)))]
+            tasks = [block[i : i + TASK] for i in range(0, len(block), TASK)]
             list(pool.map(fill, tasks))  # raises the error of the first bad image
-            row += len(block)
     return pixels
 
 
-def _decode(name: str, encoded: Encoded, resolution: int) -> npt.NDArray[np.uint8]:
+def decode(name: str, encoded: Encoded) -> Image.Image:
+    """An RGB image. Raises BadInput with this name where it is damaged or missing."""
     if encoded is None:
         raise BadInput(f"{name}: no image bytes; every row needs an image")
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             if image.mode[0] in "IF":  # convert("RGB") would clip these to white
                 raise ValueError(f"pixels of type {image.mode}; 8 bits a channel are wanted")
-            return _fit(image.convert("RGB"), resolution)
+            return image.convert("RGB")
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadInput(f"{name}: cannot read the image ({reason})") from error
@@ -93,7 +89,7 @@ def check_memory(source: str, images: int, resolution: int) -> None:
 
 def channel_statistics(
     pixels: npt.NDArray[np.uint8],
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+) -> tuple[Channels, Channels]:
     """Mean and population standard deviation per channel of (N, H, W, 3), in units of 0..1."""
     # From counts of the 256 values: exact, whatever the number of images.
     values = np.arange(256) / 255

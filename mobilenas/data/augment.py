@@ -1,0 +1,130 @@
+"""What is done to training images by chance, and timm's transforms that do it."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from mobilenas.data.pixels import Channels
+from mobilenas.errors import BadInput
+
+Transform = Callable[[Image.Image], Tensor]
+
+CROPS = ("pad", "resize")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
+# timm ignores sections without a number, and unknown sets of operations.
+_POLICY = re.compile(
+    r"(rand|augmix|original|originalr|v0|v0r|3a)(-[a-z]+[0-9.]+|-t(weights|3aw?))*"
+)
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training image, in this order but for `flip`, which follows the crop.
+
+    crop: "pad" shifts the image: black pixels are added on each side before a crop back to its
+    size; "resize" takes a window of random area and aspect ratio 3/4 to 4/3 (Szegedy et al. 2015).
+    crop_padding: pixels on each side, of "pad".
+    flip: left to right, with probability one half.
+    cutout: side in pixels of a square, centred anywhere in the image, that is set to the mean;
+    the last of all changes.
+    min_area: smallest share of the image that "resize" shows.
+    auto_augment: a policy in timm's notation, `rand-m9-mstd0.5-inc1` (timm.data.auto_augment).
+    color_jitter: strength of random changes of brightness, contrast and saturation.
+    random_erasing: probability that a rectangle is replaced by noise (Zhong et al. 2017).
+    interpolation: of "resize" and of the operations of `auto_augment`.
+
+    0, False or None turns a change off. Raises BadInput where a value is out of its range.
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+    cutout: int = 16
+    crop: str = "pad"
+    min_area: float = 0.08
+    auto_augment: str | None = None
+    color_jitter: float = 0.0
+    random_erasing: float = 0.0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        for name in ("crop_padding", "cutout"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"{name} {getattr(self, name)}: 0 or more pixels are wanted")
+        for name, among in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, name) not in among:
+                raise BadInput(f"{name} {getattr(self, name)}: choose one of {', '.join(among)}")
+        if not 0 < self.min_area <= 1:
+            raise BadInput(f"min_area {self.min_area}: more than 0, at most 1 is wanted")
+        for name in ("color_jitter", "random_erasing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} {getattr(self, name)}: 0 to 1 is wanted")
+        if self.auto_augment is not None:
+            _check_policy(self.auto_augment)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether only what `TrainBatches` does to whole batches is asked for."""
+        return self.crop == "pad" and not (
+            self.auto_augment or self.color_jitter or self.random_erasing
+        )
+
+    def transform(self, resolution: int, mean: Channels, std: Channels) -> Transform:
+        """RGB image of any size -> (3, resolution, resolution), normalised, float32.
+
+        It draws from the global generators of random, numpy and torch (mobilenas.randomness). With
+        crop "pad" the short side is first scaled to `resolution` and the long side cropped.
+        """
+        from timm.data.transforms_factory import transforms_imagenet_train  # slow to import
+        from torchvision import transforms
+
+        composed = transforms_imagenet_train(
+            resolution,
+            scale=(self.min_area, 1.0),
+            hflip=0.5 * self.flip,
+            color_jitter=self.color_jitter or None,
+            force_color_jitter=True,  # also beside auto_augment, where timm leaves it out
+            auto_augment=self.auto_augment,
+            interpolation=self.interpolation,
+            mean=mean,
+            std=std,
+            re_prob=self.random_erasing,
+            re_mode="pixel",
+        )
+        if self.crop == "pad":
+            centred = [transforms.Resize(resolution), transforms.CenterCrop(resolution)]
+            shifted = transforms.RandomCrop(resolution, padding=self.crop_padding)
+            composed.transforms[0] = transforms.Compose([*centred, shifted])
+        if self.cutout:
+            composed.transforms.append(_Cutout(self.cutout))
+        return composed
+
+
+@dataclass(frozen=True)
+class _Cutout:
+    """A square of 0 in a normalised image (DeVries and Taylor 2017), as `TrainBatches` cuts it."""
+
+    side: int
+
+    def __call__(self, image: Tensor) -> Tensor:
+        corner = [np.random.randint(size) - self.side // 2 for size in image.shape[1:]]  # noqa: NPY002
+        lines, columns = (slice(max(start, 0), max(start + self.side, 0)) for start in corner)
+        image[:, lines, columns] = 0
+        return image
+
+
+def _check_policy(text: str) -> None:
+    from timm.data.transforms_factory import transforms_imagenet_train
+
+    try:
+        if not _POLICY.fullmatch(text):
+            raise ValueError("unknown policy or section")
+        transforms_imagenet_train(auto_augment=text)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise BadInput(
+            f"auto_augment {text!r}: a policy of timm is wanted, such as rand-m9-mstd0.5-inc1 "
+            f"({error})"
+        ) from error

@@ -1,0 +1,114 @@
+"""Index WebDataset shards: uncompressed tar files with KEY.jpg and KEY.cls for each sample.
+
+The format: https://github.com/webdataset/webdataset. A file classes.txt beside the shards, one
+name a line, names the classes.
+"""
+
+import logging
+import os
+import re
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
+from mobilenas.data.pixels import one_line
+from mobilenas.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = ("jpg", "jpeg", "png", "webp")
+_KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first dot; then the suffix
+
+
+class TarImages(EncodedImages):
+    """The samples of shards, in their order. The headers are read once, images by their offset."""
+
+    def __init__(self, files: list[Path]) -> None:
+        self._files = files
+        samples = [(shard, *sample) for shard, file in enumerate(files) for sample in _index(file)]
+        shards, names, offsets, sizes, labels = zip(*samples, strict=True)
+        self.labels = np.array(labels, dtype=np.int64)
+        # Arrays: lists are larger, and each worker process would come to copy them.
+        self._names = np.array(names)
+        self._places: npt.NDArray[np.int64] = np.array([shards, offsets, sizes], dtype=np.int64)
+
+    def name(self, index: int) -> str:
+        return f"{self._files[self._places[0, index]]}, {os.fsdecode(self._names[index])}"
+
+    def read(self, index: int) -> bytes:
+        shard, offset, size = self._places[:, index].tolist()
+        # Opened for each image: a handle shared with worker processes has one position for all.
+        try:
+            with self._files[shard].open("rb") as opened:
+                opened.seek(offset)
+                return opened.read(size)
+        except OSError as error:
+            raise BadInput(f"{self.name(index)}: cannot be read ({one_line(error)})") from error
+
+
+def index_tars(files: list[Path]) -> Indexed:
+    """Raises BadInput where a file is no whole tar, or a sample lacks its image or its class."""
+    train_files, test_files = split_files(files)
+    if not train_files:
+        logger.warning("%s: no training files beside it, so this is the training part", files[0])
+        train_files, test_files = files, []
+    listed = files[0].parent / "classes.txt"
+    names = None
+    if listed.is_file():
+        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = tuple(line.strip() for line in lines if line.strip())
+    train = TarImages(train_files)
+    test = TarImages(test_files) if test_files else None
+    return name_classes(names, train, test), train, test
+
+
+def _index(file: Path) -> list[tuple[bytes, int, int, int]]:
+    """Per sample the name of the image, its offset and size in bytes, and the label."""
+    images: dict[str, tarfile.TarInfo] = {}
+    classes: dict[str, str] = {}
+    try:
+        with tarfile.open(file, "r:") as opened:
+            for member in opened:
+                match = _KEY.fullmatch(member.name)
+                if not member.isreg() or not match:
+                    continue
+                key, suffix = match[1], match[2].lower()
+                if suffix in SUFFIXES:
+                    if key in images:
+                        raise BadInput(f"{file}: two images {images[key].name} and {member.name}")
+                    images[key] = member
+                elif suffix == "cls":
+                    content = opened.extractfile(member)
+                    assert content is not None  # it is a regular file
+                    classes[key] = content.read(100).decode("utf-8", "replace").strip()
+            end = opened.offset
+        _check_end(file, end)
+    except (tarfile.TarError, OSError) as error:
+        raise BadInput(f"{file}: cannot be read as a tar file ({one_line(error)})") from error
+    if not images:
+        raise BadInput(f"{file}: no images in it ({', '.join(SUFFIXES)})")
+    for key in sorted(images.keys() ^ classes.keys()):
+        if key in images:
+            raise BadInput(f"{file}, {images[key].name}: no {key}.cls beside it")
+        raise BadInput(f"{file}, {key}.cls: no image beside it ({', '.join(SUFFIXES)})")
+    return [
+        (os.fsencode(image.name), image.offset_data, image.size, _label(file, key, classes[key]))
+        for key, image in images.items()
+    ]
+
+
+def _label(file: Path, key: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise BadInput(f"{file}, {key}.cls: {text!r} is no class; an integer from 0 is wanted")
+    return int(text)
+
+
+def _check_end(file: Path, offset: int) -> None:
+    """tarfile takes a damaged header for the end of the file; the end is a block of zeros."""
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        if opened.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("damaged or cut off: the block of zeros at its end is missing")
