@@ -205,6 +205,93 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     )
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a stand-alone training is asked for; None where the user left it to the rest.
+
+    search: run folder of a finished search, whose `pick` is trained on its data. inherit: supernet
+    run. weights: saved network. resolution: side of the images.
+    """
+
+    space: str | None = None
+    arch: str | None = None
+    search: Path | None = None
+    pick: str = "best"
+    data: str | None = None
+    inherit: Path | None = None
+    weights: Path | None = None
+    resolution: int | None = None
+    seed: int = 0
+
+
+def training_settings(asked: Training, config: TrainConfig) -> TrainSettings:
+    """Which network is trained, on what and from which weights. Raises BadInput.
+
+    Space and data are those of the search, the supernet or the saved network where they are not
+    given; without any of these the data are the built-in digits.
+    """
+    if asked.inherit and asked.weights:
+        raise BadInput("--inherit and --weights: a network starts from one of them")
+    space, arch, data = asked.space, asked.arch, asked.data
+    known: dict[str, Any] | None = None  # the space that comes with what training starts from
+    supernet = asked.inherit
+    if asked.search is not None:
+        found = read_search(asked.search)
+        arch, supernet = arch or found.pick(asked.pick), supernet or found.supernet
+    if supernet is not None:
+        settings = read_settings(supernet)
+        known, data = settings.space, data or settings.data
+    if asked.weights is not None:
+        saved, _ = load_network(asked.weights)
+        known, arch = saved.space.to_dict(), arch or str(saved.arch)
+    if arch is None:
+        raise BadInput("which network? give --arch (of --space), --search or --weights")
+    if space is not None:
+        known = load_space(space).to_dict()
+    elif known is None:
+        raise BadInput(f"arch {arch}: of which --space?")
+    if asked.resolution is not None:
+        known = known | {"resolution": asked.resolution}
+    return TrainSettings(
+        space=space_from_dict(known).to_dict(),
+        arch=arch,
+        data=data or "digits",
+        seed=asked.seed,
+        config=config,
+        inherit=str(asked.inherit.resolve()) if asked.inherit else None,
+        weights=str(asked.weights.resolve()) if asked.weights else None,
+    )
+
+
+def run_train(run: TrainRun) -> dict[str, Any]:
+    """Train a network to its end in this process; returns what `finish_train` does."""
+    train_network(run)
+    return finish_train(run)
+
+
+def finish_train(run: TrainRun) -> dict[str, Any]:
+    """Measure the best network of a finished training on the test images; stores the result."""
+    network, info = load_network(run.network)
+    costs = CostModel(run.space, known_tables(run.space)).of(run.arch)
+    latency = {
+        table.name: costs.pop(latency_cost(table.name)) for table in known_tables(run.space)
+    }
+    result = {
+        "space": run.space.name,
+        "arch": str(run.arch),
+        "accuracy": info.accuracy,
+        "validation_images": len(run.splits.validate),
+        "test_accuracy": test_accuracy(run, network),
+        "test_images": 0 if run.data.test is None else len(run.data.test.labels),
+        **training_facts(run),
+        **costs,
+        "latency_ms": latency,
+        "network": str(run.network),
+    }
+    write_json(run.folder / "result.json", result)
+    return result
+
+
 def _check_trained(supernet: Path) -> None:
     if not (supernet / "result.json").exists():
         raise BadInput(

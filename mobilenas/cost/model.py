@@ -1,6 +1,6 @@
 """All costs of the archs of a space, as tables of block x candidate: vectorised, without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -123,6 +123,18 @@ class CostModel:
             column.total([f(row) for row in column.blocks]).item() for f in (np.min, np.max)
         )
         return CostRange(low, type(low)(np.median(drawn)), high)
+
+    def smallest(self, cost: str) -> Arch:
+        """The arch of the least cost; of several the first."""
+        return self._extreme(cost, np.argmin)
+
+    def largest(self, cost: str) -> Arch:
+        """The arch of the greatest cost; of several the first."""
+        return self._extreme(cost, np.argmax)
+
+    def _extreme(self, cost: str, place: Callable[[NDArray[Any]], Any]) -> Arch:
+        self.check(cost)
+        return self.space.decode(np.array([place(row) for row in self._columns[cost].blocks]))
 
     def feasible_share(self, limits: dict[str, float], n: int = 20_000, seed: int = 0) -> float:
         """Share of `n` uniformly drawn archs that meet every limit {cost: largest value}."""

@@ -110,18 +110,10 @@ def anchor_archs(space: AnySpace) -> dict[str, AnyArch]:
     cost_model = CostModel(space)
     drawn = space.sample_genes(1001, np.random.default_rng(0))
     median = drawn[np.argsort(cost_model.flops_batch(drawn), kind="stable")[500]]
-    smallest, largest = [], []
-    base = np.zeros(len(space.blocks), dtype=np.int64)
-    for i, count in enumerate(space.num_candidates):
-        variants = np.tile(base, (count, 1))
-        variants[:, i] = np.arange(count)
-        flops = cost_model.flops_batch(variants)
-        smallest.append(int(flops.argmin()))
-        largest.append(int(flops.argmax()))
     return {
-        "smallest": space.decode(np.array(smallest)),
+        "smallest": cost_model.smallest("flops"),
         "median": space.decode(median),
-        "largest": space.decode(np.array(largest)),
+        "largest": cost_model.largest("flops"),
     }
 
 

@@ -1,0 +1,87 @@
+"""The command `train`: one network alone. Heavy imports live inside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import Json, Seed, is_given, print_json
+
+
+def train(
+    context: typer.Context,
+    space: Annotated[
+        str | None, typer.Option(help="Shipped space or YAML file, with overrides.")
+    ] = None,
+    arch: Annotated[str | None, typer.Option(help="Arch of the space, by its text form.")] = None,
+    search: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of evolve: train what it found, on the data it used."),
+    ] = None,
+    pick: Annotated[
+        str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of --search.")
+    ] = "best",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder of class folders, parquet or WebDataset files, cifar10:DIR, cifar100:DIR, "
+            "or digits (built in, the default)."
+        ),
+    ] = None,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Preset of configs/train or YAML file.")
+    ] = "cifar10",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a key of the preset: epochs=20.")
+    ] = None,
+    inherit: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of supernet-train: start from the weights it has."),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Saved network to start from; its space and arch are the default."),
+    ] = None,
+    resolution: Annotated[
+        int | None, typer.Option(min=1, help="Side of the images, if not the space's.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/train"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train one network alone. Kill it at any time; --resume continues to the same result.
+
+    The network of the best validation accuracy is in RUN/network, which timm loads too. Several
+    processes: torchrun --nproc-per-node N -m mobilenas train ...
+
+    Example: mobilenas train --search runs/evolve --preset cifar10-quick --inherit runs/supernet
+    """
+    from mobilenas.config import load_train_config
+    from mobilenas.pipeline import Training, finish_train, training_settings
+    from mobilenas.report.text import describe_training
+    from mobilenas.train.alone import train_network
+    from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
+    from mobilenas.train.distributed import joined
+
+    def start() -> TrainRun:
+        config = load_train_config(preset, settings or [])
+        asked = Training(space, arch, search, pick, data, inherit, weights, resolution, seed)
+        if not resume:
+            processes.share(config.batch_size)
+            return create_train_run(out, training_settings(asked, config))
+        run = open_train_run(out)
+        kept = {name: is_given(context, name) for name in TRAIN_OPTIONS}
+        run.check_unchanged(kept)
+        return run
+
+    with joined() as processes:
+        run = processes.main_first(start, lambda: open_train_run(out))
+        train_network(run, processes)
+    if not processes.is_main:
+        return
+    result = finish_train(run)
+    print_json({"run": str(out), **result}) if as_json else print(describe_training(out, result))

@@ -1,0 +1,272 @@
+"""The folder of a stand-alone training: its settings, splits and weights, all plain data.
+
+run.json        settings from which everything else follows, and what the data was
+splits.json     indices of the train and validate images
+log.jsonl       one row now and then: step, epoch, loss, lr; with accuracy where it was validated
+tensorboard/    the same for TensorBoard
+checkpoint.pt   all that a resumed run needs (weights_only loadable)
+network/        the network of the best validation accuracy so far
+last/           the network of the last step
+timing.json     seconds of work so far, hardware
+result.json     accuracies, costs
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from mobilenas import __version__
+from mobilenas.config import TrainConfig
+from mobilenas.data import (
+    Augment,
+    Batches,
+    ImageData,
+    ImageFiles,
+    Part,
+    Splits,
+    load_data,
+    make_batches,
+    make_eval_batches,
+    make_splits,
+    open_data,
+)
+from mobilenas.data.splits import Indices
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, write_json
+from mobilenas.nn import Network, Supernet
+from mobilenas.nn.saved import NetworkInfo, load_network
+from mobilenas.space import Arch, Space, space_from_dict
+from mobilenas.train.calibrate import Batch
+from mobilenas.train.distributed import SINGLE, Processes
+from mobilenas.train.recipe import make_optimizer
+from mobilenas.train.run import (
+    check_data,
+    checksum,
+    open_run,
+    pick_device,
+    read_settings,
+    read_splits,
+    validation_size,
+)
+
+log = logging.getLogger(__name__)
+
+_EVAL_BATCH = 256
+
+
+class TrainSettings(BaseModel):
+    """What the user chose. `space` is a whole space as plain data, its classes those of `data`.
+
+    The weights to start from are those that a supernet run has for the arch (inherit), those of a
+    saved network (weights), or fresh ones.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    space: dict[str, Any]
+    arch: str
+    data: str
+    seed: int
+    config: TrainConfig
+    inherit: str | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """A run folder in memory: settings, space, arch, data and splits."""
+
+    folder: Path
+    settings: TrainSettings
+    space: Space
+    arch: Arch
+    data: ImageData | ImageFiles
+    splits: Splits
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def network(self) -> Path:
+        """Where the best network is saved."""
+        return self.folder / "network"
+
+    def info(self, accuracy: float) -> NetworkInfo:
+        """What is saved beside a network of this run; accuracy: on the validation images."""
+        return NetworkInfo(
+            classes=self.data.classes,
+            mean=self.data.mean,
+            std=self.data.std,
+            crop=self.settings.config.eval_crop,
+            accuracy=accuracy,
+            accuracy_on=f"{len(self.splits.validate)} validation images",
+        )
+
+    def supernet(self) -> Supernet | None:
+        """The supernet whose weights are inherited, if any."""
+        if self.settings.inherit is None:
+            return None
+        supernet = open_run(Path(self.settings.inherit)).load_supernet()
+        assert isinstance(supernet, Supernet), "only a space of blocks gets this far"
+        return supernet
+
+    def check_unchanged(self, given: dict[str, Any]) -> None:
+        """Raise BadInput when a setting that was given again is another one now."""
+        for name, value in given.items():
+            if value != getattr(self.settings, name):
+                raise BadInput(
+                    f"{self.folder} was started with another {name}: leave it out to resume, or "
+                    "choose another --out"
+                )
+
+
+def new_network(run: TrainRun) -> Network:
+    """The network as training starts, from the seed and the weights that the settings name.
+
+    Raises BadInput for weights that do not fit.
+    """
+    settings = run.settings
+    config = settings.config
+    network = Network(
+        run.space,
+        run.arch,
+        drop_rate=config.drop_rate,
+        drop_path_rate=config.drop_path_rate,
+        generator=torch.Generator().manual_seed(settings.seed),
+    )
+    supernet = run.supernet()
+    if supernet is not None:
+        return network.load_from(supernet)
+    if settings.weights is not None:
+        _start_from(network, Path(settings.weights), run.data.classes)
+    return network
+
+
+def _start_from(network: Network, path: Path, classes: tuple[str, ...]) -> None:
+    saved, info = load_network(path)
+    if saved.arch != network.arch:
+        raise BadInput(f"{path} holds {saved.arch}, another arch than {network.arch}")
+    state = saved.state_dict()
+    if info.classes != classes:
+        log.info("%s was trained on other classes: the classifier starts anew", path)
+        state = {key: x for key, x in state.items() if not key.startswith("classifier.")}
+    own = network.state_dict()
+    odd = [key for key, x in state.items() if key not in own or own[key].shape != x.shape]
+    if odd:
+        raise BadInput(f"{path} does not fit space {network.space.name} (first: {odd[0]})")
+    network.load_state_dict(own | state)
+
+
+def create_train_run(folder: Path, settings: TrainSettings) -> TrainRun:
+    """Load the data, draw the splits and write splits.json and, last, run.json.
+
+    The classes of `settings.space` become those of the data. Raises BadInput when the folder
+    already holds a run, and, before anything is written, when settings, data and weights do not fit.
+    """
+    if (folder / "run.json").exists():
+        raise BadInput(
+            f"{folder} already holds a run: --resume continues it, or choose another --out"
+        )
+    config = settings.config
+    _augment(config)
+    data = _read_data(settings)
+    labels = data.train.labels
+    validate = validation_size(config, len(labels))
+    splits = make_splits(
+        labels, seed=settings.seed, validate=validate, calibrate=0, limit=config.limit
+    )
+    named = settings.space | {"num_classes": len(data.classes)}
+    run = _joined(folder, settings.model_copy(update={"space": named}), data, splits)
+    make_optimizer(config, new_network(run))
+    train_batches(run, pick_device(config.device))
+    write_json(folder / "splits.json", splits.to_json())
+    about = {"mobilenas": __version__, "data_checksum": checksum(data)}
+    write_json(folder / "run.json", run.settings.model_dump(mode="json") | about)
+    return run
+
+
+def open_train_run(folder: Path) -> TrainRun:
+    """Open a run folder and load its data. Raises BadInput naming what is missing or changed."""
+    if not (folder / "run.json").exists():
+        raise BadInput(f"{folder} holds no training; `mobilenas train` makes one")
+    settings = read_settings(folder, TrainSettings)
+    data = _read_data(settings)
+    check_data(folder, data, settings.data)
+    return _joined(folder, settings, data, read_splits(folder, len(data.train)))
+
+
+def is_train_run(folder: Path) -> bool:
+    """Whether a folder holds a stand-alone training, rather than another kind of run."""
+    path = folder / "run.json"
+    return path.exists() and "arch" in read_json(path)
+
+
+def train_batches(
+    run: TrainRun, device: torch.device, processes: Processes = SINGLE
+) -> Batches:
+    """The augmented training batches of a run, of each the rows of this process."""
+    config, data = run.settings.config, run.data
+    return make_batches(
+        data.train,
+        run.splits.train,
+        resolution=run.space.resolution,
+        batch_size=config.batch_size,
+        seed=run.settings.seed,
+        mean=data.mean,
+        std=data.std,
+        augment=_augment(config),
+        device=device,
+        rows=processes.share(config.batch_size),
+        workers=config.workers,
+    )
+
+
+def eval_batches(
+    run: TrainRun, part: Part, device: torch.device, indices: Indices | None = None
+) -> Iterator[Batch]:
+    """The images of a part (those of `indices`, all if None) as evaluation sees them."""
+    config = run.settings.config
+    return make_eval_batches(
+        part,
+        np.arange(len(part)) if indices is None else indices,
+        resolution=run.space.resolution,
+        batch_size=_EVAL_BATCH,
+        mean=run.data.mean,
+        std=run.data.std,
+        device=device,
+        crop=config.eval_crop,
+        workers=config.workers,
+    )
+
+
+def _augment(config: TrainConfig) -> Augment:
+    names = (field.name for field in fields(Augment))
+    return Augment(**{name: getattr(config, name) for name in names if hasattr(config, name)})
+
+
+def _read_data(settings: TrainSettings) -> ImageData | ImageFiles:
+    """The images, with the mean and std that the weights to start from were trained with."""
+    config = settings.config
+    if config.stream:
+        data: ImageData | ImageFiles = open_data(settings.data)
+    else:
+        resolution = space_from_dict(settings.space).resolution
+        data = load_data(settings.data, resolution, config.eval_crop)
+    if settings.weights is None:
+        return data
+    _, info = load_network(Path(settings.weights))
+    return replace(data, mean=info.mean, std=info.std)
+
+
+def _joined(
+    folder: Path, settings: TrainSettings, data: ImageData | ImageFiles, splits: Splits
+) -> TrainRun:
+    space = space_from_dict(settings.space)
+    return TrainRun(folder, settings, space, space.parse(settings.arch), data, splits)

@@ -1,0 +1,84 @@
+"""Knowledge distillation (Hinton et al. 2015): the softened predictions of a teacher as targets."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.cost import CostModel
+from mobilenas.errors import BadInput
+from mobilenas.nn import Supernet
+from mobilenas.nn.saved import load_network
+from mobilenas.train.calibrate import inherit
+
+Channels = tuple[float, float, float]
+
+
+class Teacher(nn.Module):
+    """A network with fixed weights that takes images as the student does.
+
+    Images come normalised by the student's mean and std; where the teacher's own differ they are
+    normalised anew.
+    """
+
+    def __init__(
+        self, network: nn.Module, own: tuple[Channels, Channels], given: tuple[Channels, Channels]
+    ) -> None:
+        super().__init__()
+        self.network = network
+        (mean, std), (given_mean, given_std) = (
+            tuple(torch.tensor(values)[:, None, None] for values in pair) for pair in (own, given)
+        )
+        self.register_buffer("scale", given_std / std)
+        self.register_buffer("shift", (given_mean - mean) / std)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes)."""
+        return self.network(images * self.scale + self.shift)
+
+
+def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(teacher / T || student / T), mean over the images (Hinton et al. 2015, section 2)."""
+    student = nn.functional.log_softmax(logits / temperature, dim=1)
+    target = nn.functional.log_softmax(teacher / temperature, dim=1)
+    divergence = nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
+    return divergence * temperature**2
+
+
+def load_teacher(
+    name: str, classes: tuple[str, ...], given: tuple[Channels, Channels], supernet: Supernet | None
+) -> Teacher:
+    """The teacher that a config names (`TrainConfig.teacher`).
+
+    classes, given: the class names, and mean and std of the images, of the student. supernet: what
+    `supernet` stands for. Raises BadInput for one that cannot be had or has other classes.
+    """
+    if name == "supernet":
+        if supernet is None:
+            raise BadInput("teacher supernet: it is the largest arch of a supernet run; add --inherit")
+        arch = CostModel(supernet.space).largest("flops")
+        return Teacher(inherit(supernet, arch), given, given)
+    if name.startswith("timm:"):
+        return _timm_teacher(name, len(classes), given)
+    network, info = load_network(Path(name))
+    if info.classes != classes:
+        raise BadInput(f"teacher {name} has other classes than the images")
+    return Teacher(network, (info.mean, info.std), given)
+
+
+def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels]) -> Teacher:
+    import timm
+
+    model, at, file = name.removeprefix("timm:").partition("@")
+    if at and not Path(file).is_file():
+        raise BadInput(f"teacher {name}: no such file: {file}")
+    try:
+        network = timm.create_model(
+            model, pretrained=not at, num_classes=num_classes, checkpoint_path=file or None
+        )
+    except Exception as error:  # an unknown name, no network, weights of another model
+        raise BadInput(f"teacher {name}: {' '.join(str(error).split())}") from None
+    config = network.pretrained_cfg
+    return Teacher(network, (tuple(config["mean"]), tuple(config["std"])), given)
