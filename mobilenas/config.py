@@ -19,7 +19,8 @@ class SupernetConfig(BaseModel):
     passes too. limit: training images used at most. Where they are not set, validate_images is a
     fifth of the training images, 5,000 at most, and calibrate_images 2,016 at most. cutout and
     crop_padding are in pixels. precision auto: bfloat16 autocast on accelerators, float32 on the
-    CPU, where autocast measured slower.
+    CPU, where autocast measured slower. batch_size counts the images of all processes, and with
+    sync_bn batch norms normalise by all of them rather than by those of each process.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -43,6 +44,7 @@ class SupernetConfig(BaseModel):
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    sync_bn: bool = False
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
 
 

@@ -43,6 +43,7 @@ class TrainBatches:
     """Shuffled, augmented, normalised training batches; call it with the number of the step.
 
     `steps_per_epoch` leaves out the last partial batch, so an epoch shows an image at most once.
+    `rows` keeps only those of each batch, as they are in the whole one.
     Raises BadInput where `batch_size` is less than 1 or more than the number of `indices`.
     """
 
@@ -57,6 +58,7 @@ class TrainBatches:
         std: Channels,
         augment: Augment,
         device: torch.device | str = "cpu",
+        rows: npt.NDArray[np.int64] | None = None,
     ) -> None:
         if not 1 <= batch_size <= len(indices):
             raise BadInput(
@@ -71,22 +73,25 @@ class TrainBatches:
         self.std = std
         self.augment = augment
         self.device = torch.device(device)
+        self.rows = np.arange(batch_size) if rows is None else rows
         self.steps_per_epoch = len(indices) // batch_size
         # The order of one epoch, kept only because shuffling anew for each batch is slow.
         self._order = (-1, indices)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (batch_size, 3, H, W), float32, channels last, and labels (batch_size,), int64."""
+        """Images (rows, 3, H, W), float32, channels last, and labels (rows,), int64."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             rng = np.random.default_rng([self.seed, 1, epoch])
             self._order = (epoch, rng.permutation(self.indices))
         start = position * self.batch_size
-        rows = self._order[1][start : start + self.batch_size]
+        rows = self._order[1][start : start + self.batch_size][self.rows]
 
         pixels = torch.from_numpy(self.images.pixels[rows]).to(self.device)
         labels = torch.from_numpy(self.images.labels[rows]).to(self.device)
-        draws = _draw(np.random.default_rng([self.seed, 2, step]), pixels.shape, self.augment)
+        rng = np.random.default_rng([self.seed, 2, step])
+        all_draws = _draw(rng, (self.batch_size, *pixels.shape[1:]), self.augment)
+        draws = _Draws(*(drawn[self.rows] for drawn in vars(all_draws).values()))
         moved = _crop_and_flip(pixels, draws, self.augment)
         normalised = _normalise(moved, self.mean, self.std)
         return _cut_out(normalised, draws, self.augment.cutout), labels
@@ -124,7 +129,7 @@ class _Draws:
     centre_x: Tensor
 
 
-def _draw(rng: np.random.Generator, shape: torch.Size, augment: Augment) -> _Draws:
+def _draw(rng: np.random.Generator, shape: tuple[int, ...], augment: Augment) -> _Draws:
     count, height, width, _ = shape
     # All are drawn, used or not: turning one augmentation off leaves the others as they were.
     offsets = rng.integers(0, 2 * augment.crop_padding + 1, size=(2, count))
