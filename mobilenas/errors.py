@@ -15,3 +15,7 @@ class VerificationFailed(RuntimeError):
 
 class Diverged(RuntimeError):
     """Training met a loss or gradient that is not finite; the message names step and arch."""
+
+
+class ProcessesDiffer(RuntimeError):
+    """Processes of one training were about to do different things; the message names the step."""

@@ -38,6 +38,11 @@ _VERIFY_IMAGES = 64
 def run_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     """Train a run to its end; returns and stores the accuracy of three archs."""
     train_supernet(run)
+    return score_supernet(run)
+
+
+def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
+    """Measure and store the accuracy of three archs of a trained run."""
     rows = check_anchors(run)
     write_json(run.folder / "result.json", {"validation": rows})
     return rows

@@ -9,7 +9,13 @@ import typer
 from mobilenas import __version__
 from mobilenas.cli import job, latency, spaces
 from mobilenas.cli.rank import rank
-from mobilenas.errors import BadInput, Diverged, InfeasibleBudget, VerificationFailed
+from mobilenas.errors import (
+    BadInput,
+    Diverged,
+    InfeasibleBudget,
+    ProcessesDiffer,
+    VerificationFailed,
+)
 from mobilenas.process import tune_process
 
 app = typer.Typer(
@@ -45,7 +51,7 @@ def main() -> None:
         _fail(f"not exported: {error}", 1)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _fail(error, 2)
-    except (Diverged, OSError) as error:
+    except (Diverged, ProcessesDiffer, OSError) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if stop.code != 130:  # what typer makes of an interrupt, without a word

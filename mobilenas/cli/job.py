@@ -54,18 +54,26 @@ def supernet_train(
 ) -> None:
     """Train a supernet. Kill it at any time; --resume continues to the same result.
 
+    Several processes: torchrun --nproc-per-node N -m mobilenas supernet-train ...
+
     Example: mobilenas supernet-train --space s1:width=0.25 --data digits --config quick
     """
     from mobilenas.config import load_supernet_config
-    from mobilenas.pipeline import run_supernet
+    from mobilenas.pipeline import score_supernet
     from mobilenas.report.text import table
     from mobilenas.space import CellSpace, load_any_space
-    from mobilenas.train.run import create_run, open_run
+    from mobilenas.train.distributed import joined
+    from mobilenas.train.loop import train_supernet
+    from mobilenas.train.run import SupernetRun, create_run, open_run
 
     given = {"sampler": sampler, "bn": bn, "passes": passes}
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
-    chosen = load_supernet_config(config, (settings or []) + flags)
-    if resume:
+
+    def start() -> SupernetRun:
+        chosen = load_supernet_config(config, (settings or []) + flags)
+        if not resume:
+            processes.share(chosen.batch_size)
+            return create_run(out, load_any_space(space), data, seed, chosen)
         run = open_run(out)
         config_given = flags or settings or is_given(context, "config")
         run.check_unchanged(
@@ -74,9 +82,14 @@ def supernet_train(
             seed=seed if is_given(context, "seed") else None,
             config=chosen if config_given else None,
         )
-    else:
-        run = create_run(out, load_any_space(space), data, seed, chosen)
-    rows = run_supernet(run)
+        return run
+
+    with joined() as processes:
+        run = processes.main_first(start, lambda: open_run(out))
+        train_supernet(run, processes)
+    if not processes.is_main:
+        return
+    rows = score_supernet(run)
     if as_json:
         print_json({"run": str(out), "validation": rows})
         return

@@ -19,6 +19,7 @@ from mobilenas.nn import AnySupernet
 from mobilenas.progress import ProgressBar
 from mobilenas.space import AnyArch
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.run import SupernetRun, new_supernet, pick_device, train_batches
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
@@ -36,42 +37,50 @@ class Progress:
     log: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train_supernet(run: SupernetRun) -> AnySupernet:
+def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupernet:
     """Train from the last checkpoint of the run folder, or from the start, to the end.
 
     Everything random is a function of (seed, step), so a killed run continues to the same weights
-    and log as an unbroken one (on the CPU). Raises Diverged, leaving the last good checkpoint.
+    and log as an unbroken one (on the CPU, with the same number of processes). Raises Diverged,
+    leaving the last good checkpoint, and ProcessesDiffer.
     """
     config, seed = run.settings.config, run.settings.seed
-    device = pick_device(config.device)
-    sampler = make_sampler(config.sampler, run.space, seed)
-    batches = train_batches(run, device)
+    with processes.together():
+        device = pick_device(config.device)
+        sampler = make_sampler(config.sampler, run.space, seed)
+        batches = train_batches(run, device, processes.share(config.batch_size))
+        supernet, optimizer, scaler, progress = _restore(run, device)
+    if config.sync_bn:
+        processes.join_batch_norms(supernet)
     steps = total_steps(config, len(run.splits.train), sampler)
-    supernet, optimizer, scaler, progress = _restore(run, device)
     images_a_step = config.batch_size * sampler.passes_per_step
     log_every = max(1, steps // _LOG_ROWS)
     started, saved = time.monotonic(), time.monotonic()
     before = _seconds(run)
+    about = hardware(device) | {"processes": processes.world}
 
     def save() -> None:
         write_text(run.folder / "log.jsonl", _rows(progress.log))
         _save(run, supernet, optimizer, scaler, progress)
         seconds = before + time.monotonic() - started
-        write_json(run.folder / "timing.json", {"seconds": seconds} | hardware(device))
+        write_json(run.folder / "timing.json", {"seconds": seconds} | about)
 
     with ProgressBar("supernet", steps, progress.step) as bar:
         while progress.step < steps:
             lr = learning_rate(config, progress.step, steps, len(run.splits.train), images_a_step)
             for group in optimizer.param_groups:
                 group["lr"] = lr
+            archs = sampler(progress.step)
+            processes.check_same(progress.step, archs)
             try:
                 losses = train_step(
                     supernet,
                     optimizer,
                     scaler,
                     batches(progress.step),
-                    sampler(progress.step),
+                    archs,
                     config,
+                    processes,
                 )
             except Diverged as error:
                 raise Diverged(f"step {progress.step}: {error}; a lower lr may help") from None
@@ -84,6 +93,8 @@ def train_supernet(run: SupernetRun) -> AnySupernet:
                 row = {"step": progress.step, "passes": passes, "loss": loss, "lr": lr}
                 progress.log.append(row)
                 progress.loss_sum, progress.loss_passes = 0.0, 0
+            if not processes.is_main:
+                continue
             if time.monotonic() - saved >= config.checkpoint_seconds or progress.step == steps:
                 save()
                 saved = time.monotonic()
@@ -99,12 +110,14 @@ def train_step(
     batch: tuple[Tensor, Tensor],
     archs: Sequence[AnyArch],
     config: SupernetConfig,
+    processes: Processes = SINGLE,
 ) -> list[float]:
     """One optimizer step on the summed gradients of all archs, each on the same batch.
 
     Gradients are summed as in FairNAS; weights in no arch have grad None and do not move. The
-    gradient norm over the weights in use is clipped. Returns the loss of each pass.
-    Raises Diverged before any weight is updated.
+    gradient norm over the weights in use is clipped. With several processes, `batch` is the share
+    of this one, and losses and gradients are those of the joint batch. Returns the loss of each
+    pass. Raises Diverged before any weight is updated.
     """
     images, labels = batch
     supernet.train()
@@ -119,12 +132,14 @@ def train_step(
             )
         scaler.scale(loss).backward()
         losses.append(loss.detach())
-    values: list[float] = torch.stack(losses).tolist()
+    values: list[float] = processes.mean(torch.stack(losses)).tolist()
     for arch, value in zip(archs, values, strict=True):
         if not math.isfinite(value):
             raise Diverged(f"the loss is {value} for arch {arch}")
-    scaler.unscale_(optimizer)
     used = [p for p in supernet.parameters() if p.grad is not None]
+    processes.average_gradients(used)
+    processes.average_statistics(supernet)
+    scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(used, config.clip)
     if not scaler.is_enabled() and not torch.isfinite(norm):
         raise Diverged(f"the gradient norm is {norm.item()} for archs {', '.join(map(str, archs))}")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -103,8 +105,10 @@ def pick_device(name: str) -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def train_batches(run: SupernetRun, device: torch.device) -> TrainBatches:
-    """The augmented training batches of a run. Raises BadInput."""
+def train_batches(
+    run: SupernetRun, device: torch.device, rows: npt.NDArray[np.int64] | None = None
+) -> TrainBatches:
+    """The augmented training batches of a run, or these rows of each. Raises BadInput."""
     config = run.settings.config
     return TrainBatches(
         run.data.train,
@@ -115,6 +119,7 @@ def train_batches(run: SupernetRun, device: torch.device) -> TrainBatches:
         std=run.data.std,
         augment=Augment(config.crop_padding, config.flip, config.cutout),
         device=device,
+        rows=rows,
     )
 
 

@@ -1,0 +1,256 @@
+"""Training with several processes, started by torchrun: same archs and weights, shared batches.
+
+The batch of the config is the joint batch. Every process runs the same archs on its own rows,
+gradients are averaged, and so every process has the same weights after every step: one of them
+writes, and a checkpoint knows nothing of their number. (DistributedDataParallel would give weights
+that no arch uses a gradient of zero, and momentum and weight decay would move them.)
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mobilenas.errors import BadInput, Diverged, ProcessesDiffer
+from mobilenas.space import AnyArch
+
+T = TypeVar("T")
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_PATIENCE = timedelta(hours=2)  # for the main process to prepare data; torchrun ends lost ones
+_GRACE_SECONDS = 5.0  # for the one process that reports an error
+_PR_SET_PDEATHSIG = 1  # prctl.h
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `world` equal ones; by default the only one. Every method that takes
+    part in something joint has to be called by all of them, in the same order.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that prints and writes files."""
+        return self.rank == 0
+
+    def share(self, count: int) -> npt.NDArray[np.int64]:
+        """The rows of a joint batch of `count` images that this process takes.
+
+        A slice of the first half and its mirror image: mixup pairs row i with row count - 1 - i,
+        and both stay together. Raises BadInput where not all processes would get equally many.
+        """
+        if self.world == 1:
+            return np.arange(count)
+        if count % (2 * self.world):
+            raise BadInput(
+                f"batch_size {count}: with {self.world} processes a multiple of {2 * self.world} "
+                "is wanted, as each takes the same number of pairs of images"
+            )
+        size = count // (2 * self.world)
+        front = np.arange(self.rank * size, (self.rank + 1) * size)
+        return np.concatenate([front, count - 1 - front[::-1]])
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is done here can fail in some processes alone: then all of them end.
+
+        The first that failed raises its error, the others end without a word. Nothing joint
+        may be done inside.
+        """
+        if self.world == 1:
+            yield
+            return
+        error = None
+        try:
+            yield
+        except Exception as caught:
+            error = caught
+        first_failed = torch.tensor([self.world if error is None else self.rank])
+        dist.all_reduce(first_failed, dist.ReduceOp.MIN)
+        if first_failed.item() == self.world:
+            return
+        dist.destroy_process_group()
+        if error is not None and first_failed.item() == self.rank:
+            raise error
+        _end_quietly()
+
+    def main_first(self, make: Callable[[], T], read: Callable[[], T]) -> T:
+        """`make()` in the main process and, once that is done, `read()` in the others."""
+        with self.together():
+            made = make() if self.is_main else None
+        with self.together():
+            return read() if made is None else made
+
+    def check_same(self, step: int, archs: Iterable[AnyArch]) -> None:
+        """Raise ProcessesDiffer unless all processes are about to train these archs in this step.
+
+        They would wait for each other forever, or average gradients of different weights.
+        """
+        if self.world == 1:
+            return
+        digest = zlib.crc32(" ".join([str(step), *map(str, archs)]).encode())
+        ends = torch.tensor([digest, -digest])
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        if ends.sum() != 0:
+            raise ProcessesDiffer(
+                f"step {step}: the processes are not at the same step with the same archs; start "
+                "all of them by the same command, with a run folder that all of them see"
+            )
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes."""
+        if self.world == 1:
+            return values
+        return _sum(values.detach()) / self.world
+
+    def average_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace the gradients that there are by their mean over the processes."""
+        self._average([p.grad for p in parameters if p.grad is not None])
+
+    def average_statistics(self, module: nn.Module) -> None:
+        """Replace the running statistics of batch norms by their mean over the processes.
+
+        Those that saw no image in this step (their weight has no gradient) stay untouched, and
+        those of `join_batch_norms` are the same everywhere already.
+        """
+        norms = [m for m in module.modules() if type(m) is nn.BatchNorm2d]
+        used = [norm for norm in norms if norm.weight.grad is not None]
+        statistics = [s for norm in used for s in (norm.running_mean, norm.running_var)]
+        self._average([s for s in statistics if s is not None])
+
+    def join_batch_norms(self, module: nn.Module) -> None:
+        """Let all batch norms of a module normalise by the joint batch, in place."""
+        if self.world == 1:
+            return
+        for part in module.modules():
+            if type(part) is nn.BatchNorm2d:
+                part.__class__ = JointBatchNorm2d  # parameters and state keep their identity
+
+    def _average(self, tensors: list[Tensor]) -> None:
+        if self.world == 1:
+            return
+        kinds = defaultdict(list)
+        for tensor in tensors:
+            kinds[tensor.dtype].append(tensor)
+        for same in kinds.values():  # one buffer a type: one message in place of hundreds
+            mean = self.mean(torch.cat([tensor.reshape(-1) for tensor in same]))
+            for tensor, part in zip(same, mean.split([t.numel() for t in same]), strict=True):
+                tensor.copy_(part.view(tensor.shape))
+
+
+SINGLE = Processes()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """The processes that torchrun started, connected; without torchrun, the single one.
+
+    Tensors on the CPU travel by gloo, those on CUDA devices by NCCL, and the default device of
+    each process is its own. Only the main process logs, and reports what all of them meet.
+    """
+    if any(name not in os.environ for name in _VARIABLES):
+        yield SINGLE
+        return
+    rank, world, local = (int(os.environ[name]) for name in _VARIABLES[:3])
+    _end_with_parent()
+    if local < torch.accelerator.device_count():
+        torch.accelerator.set_device_index(local)
+    if rank != 0:
+        logging.getLogger("mobilenas").setLevel(logging.ERROR)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield Processes(rank, world)
+    except (Diverged, ProcessesDiffer):
+        dist.destroy_process_group()
+        if rank == 0:
+            raise
+        _end_quietly()
+    # Not after an error of one process alone: it could wait for the others.
+    dist.destroy_process_group()
+
+
+class JointBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose training statistics are those of the joint batch, on any device.
+
+    Every process has equally many images, so the joint mean is the mean of the means, and the
+    joint variance the mean of the variances plus the variance of the means. torch's SyncBatchNorm
+    is for accelerators only.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, channels, h, w), of the joint batch the rows of this process."""
+        if not self.training:
+            return super().forward(x)
+        world = dist.get_world_size()
+        wide = x.to(self.weight.dtype)  # under autocast too
+        var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
+        all_statistics = mean.new_zeros(world, 2, self.num_features)
+        all_statistics[dist.get_rank()] = torch.stack([mean, var])
+        means, variances = _JointSum.apply(all_statistics).unbind(1)
+        mean = means.mean(0)
+        var = variances.mean(0) + means.var(0, correction=0)
+        self._track(mean.detach(), var.detach(), world * x.numel() // self.num_features)
+        scale = self.weight * torch.rsqrt(var + self.eps)
+        centred = wide - mean[:, None, None]
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+    def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.mul_(1 - share).add_(mean, alpha=share)
+        self.running_var.mul_(1 - share).add_(var, alpha=share * count / (count - 1))  # unbiased
+
+
+class _JointSum(torch.autograd.Function):
+    """Sum over the processes; each one's loss depends on it, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _sum(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _sum(gradients[0])
+
+
+def _sum(values: Tensor) -> Tensor:
+    total = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
+
+
+def _end_quietly() -> NoReturn:
+    """End without a word, but after the process that reports the error: as soon as one has ended,
+    torchrun ends all others, this one too.
+    """
+    time.sleep(_GRACE_SECONDS)
+    raise SystemExit(1)
+
+
+def _end_with_parent() -> None:
+    """Be killed when torchrun is: it ends its processes unless it is killed itself, and a run
+    that is resumed then would have two writers (Linux only).
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
