@@ -17,9 +17,9 @@ class RunConfig(BaseModel):
     """What every training has: the images that it may use, and where and how it computes.
 
     limit: training images used at most. Where it is not set, validate_images is a fifth of the
-    training images, 5,000 at most. batch_size is that of all processes together; sync_bn makes their
-    batch norms see the joint batch. precision auto: bfloat16 autocast on accelerators, float32 on
-    the CPU, where autocast measured slower.
+    training images, 5,000 at most. batch_size counts the images of all processes, and with sync_bn
+    batch norms normalise by all of them rather than by those of each process. precision auto:
+    bfloat16 autocast on accelerators, float32 on the CPU, where autocast measured slower.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

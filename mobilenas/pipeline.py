@@ -24,14 +24,14 @@ from mobilenas.rank.truth import read_benchmark, read_truth
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
-from mobilenas.search.problem import ACCURACY, default_objectives, parse_objectives
+from mobilenas.search.found import read_search
+from mobilenas.search.problem import default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 
 log = logging.getLogger(__name__)
 
-PICKS = ("best", "knee", "cheapest")
 _VERIFY_IMAGES = 64
 
 
@@ -172,21 +172,13 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     The accuracy in the file is that on the test images, which no stage before has seen; without
     test images it is that on the validation images.
     """
-    if not (run / "front.json").exists():
-        raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
-    found = read_json(run / "front.json")
-    try:
-        settings, front = found["settings"], found["front"]
-        folder, weights = Path(settings["places"]["supernet"]), settings["evaluator"]["weights"]
-        cost = next(name for name in settings["objectives"] if name != ACCURACY)
-    except (KeyError, TypeError):
-        raise BadInput(f"{run / 'front.json'} is not the result of a search") from None
-    name = arch or pick_arch(front, pick, cost)
+    found = read_search(run)
+    folder = found.supernet
     supernet = open_run(folder)
     space = space_from_dict(supernet.settings.space)
-    chosen = space.parse(name)
+    chosen = space.parse(arch or found.pick(pick))
     evaluator = SupernetEvaluator(supernet)
-    if evaluator.describe()["weights"] != weights:
+    if evaluator.describe()["weights"] != found.weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
     data = supernet.data
     shuffled = np.random.default_rng(0).permutation(supernet.splits.validate)
@@ -210,119 +202,12 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     )
 
 
-@dataclass(frozen=True)
-class Training:
-    """What a stand-alone training is asked for; None where the user left it to the rest.
-
-    search: run folder of a finished search, whose `pick` is trained on its data. inherit: supernet
-    run. weights: saved network. resolution: side of the images.
-    """
-
-    space: str | None = None
-    arch: str | None = None
-    search: Path | None = None
-    pick: str = "best"
-    data: str | None = None
-    inherit: Path | None = None
-    weights: Path | None = None
-    resolution: int | None = None
-    seed: int = 0
-
-
-def training_settings(asked: Training, config: TrainConfig) -> TrainSettings:
-    """Which network is trained, on what and from which weights. Raises BadInput.
-
-    Space and data are those of the search, the supernet or the saved network where they are not
-    given; without any of these the data are the built-in digits.
-    """
-    if asked.inherit and asked.weights:
-        raise BadInput("--inherit and --weights: a network starts from one of them")
-    space, arch, data = asked.space, asked.arch, asked.data
-    known: dict[str, Any] | None = None  # the space that comes with what training starts from
-    supernet = asked.inherit
-    if asked.search is not None:
-        found = read_search(asked.search)
-        arch, supernet = arch or found.pick(asked.pick), supernet or found.supernet
-    if supernet is not None:
-        settings = read_settings(supernet)
-        known, data = settings.space, data or settings.data
-    if asked.weights is not None:
-        saved, _ = load_network(asked.weights)
-        known, arch = saved.space.to_dict(), arch or str(saved.arch)
-    if arch is None:
-        raise BadInput("which network? give --arch (of --space), --search or --weights")
-    if space is not None:
-        known = load_space(space).to_dict()
-    elif known is None:
-        raise BadInput(f"arch {arch}: of which --space?")
-    if asked.resolution is not None:
-        known = known | {"resolution": asked.resolution}
-    return TrainSettings(
-        space=space_from_dict(known).to_dict(),
-        arch=arch,
-        data=data or "digits",
-        seed=asked.seed,
-        config=config,
-        inherit=str(asked.inherit.resolve()) if asked.inherit else None,
-        weights=str(asked.weights.resolve()) if asked.weights else None,
-    )
-
-
-def run_train(run: TrainRun) -> dict[str, Any]:
-    """Train a network to its end in this process; returns what `finish_train` does."""
-    train_network(run)
-    return finish_train(run)
-
-
-def finish_train(run: TrainRun) -> dict[str, Any]:
-    """Measure the best network of a finished training on the test images; stores the result."""
-    network, info = load_network(run.network)
-    costs = CostModel(run.space, known_tables(run.space)).of(run.arch)
-    latency = {
-        table.name: costs.pop(latency_cost(table.name)) for table in known_tables(run.space)
-    }
-    result = {
-        "space": run.space.name,
-        "arch": str(run.arch),
-        "accuracy": info.accuracy,
-        "validation_images": len(run.splits.validate),
-        "test_accuracy": test_accuracy(run, network),
-        "test_images": 0 if run.data.test is None else len(run.data.test.labels),
-        **training_facts(run),
-        **costs,
-        "latency_ms": latency,
-        "network": str(run.network),
-    }
-    write_json(run.folder / "result.json", result)
-    return result
-
-
 def _check_trained(supernet: Path) -> None:
     if not (supernet / "result.json").exists():
         raise BadInput(
             f"{supernet} is not trained to its end: `mobilenas supernet-train --resume --out "
             f"{supernet}` does it"
         )
-
-
-def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:
-    """The text form of an arch of a front: best accuracy, cheapest, or the knee.
-
-    The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
-    """
-    if pick not in PICKS:
-        raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
-    cheapest = min(front, key=lambda row: (row[cost], -row["accuracy"]))
-    best = max(front, key=lambda row: (row["accuracy"], -row[cost]))
-    width = best[cost] - cheapest[cost] or 1
-    height = best["accuracy"] - cheapest["accuracy"] or 1
-
-    def above_line(row: dict[str, Any]) -> float:
-        gain = (row["accuracy"] - cheapest["accuracy"]) / height
-        return float(gain - (row[cost] - cheapest[cost]) / width)
-
-    rows = dict(zip(PICKS, (best, max(front, key=above_line), cheapest), strict=True))
-    return str(rows[pick]["arch"])
 
 
 def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:

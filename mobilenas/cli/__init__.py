@@ -9,6 +9,7 @@ import typer
 from mobilenas import __version__
 from mobilenas.cli import job, latency, spaces
 from mobilenas.cli.rank import rank
+from mobilenas.cli.train import train
 from mobilenas.errors import (
     BadInput,
     Diverged,
@@ -34,6 +35,7 @@ app.command("supernet-train")(job.supernet_train)
 app.command()(job.quickstart)
 app.command()(rank)
 app.command()(job.evolve)
+app.command()(train)
 app.command()(job.export)
 
 

@@ -1,5 +1,6 @@
 """The command `train`: one network alone. Heavy imports live inside."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -61,21 +62,23 @@ def train(
     Example: mobilenas train --search runs/evolve --preset cifar10-quick --inherit runs/supernet
     """
     from mobilenas.config import load_train_config
-    from mobilenas.pipeline import Training, finish_train, training_settings
     from mobilenas.report.text import describe_training
+    from mobilenas.retrain import Training, check_asked, finish_train, training_settings
     from mobilenas.train.alone import train_network
     from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
     from mobilenas.train.distributed import joined
 
+    asked = Training(space, arch, search, pick, data, inherit, weights, resolution, seed)
+
     def start() -> TrainRun:
         config = load_train_config(preset, settings or [])
-        asked = Training(space, arch, search, pick, data, inherit, weights, resolution, seed)
+        processes.share(config.batch_size)
         if not resume:
-            processes.share(config.batch_size)
             return create_train_run(out, training_settings(asked, config))
         run = open_train_run(out)
-        kept = {name: is_given(context, name) for name in TRAIN_OPTIONS}
-        run.check_unchanged(kept)
+        given = {field.name for field in fields(asked) if is_given(context, field.name)}
+        of_config = {"config"} if settings or is_given(context, "preset") else set()
+        check_asked(run, asked, config, given | of_config)
         return run
 
     with joined() as processes:
@@ -84,4 +87,7 @@ def train(
     if not processes.is_main:
         return
     result = finish_train(run)
-    print_json({"run": str(out), **result}) if as_json else print(describe_training(out, result))
+    if as_json:
+        print_json({"run": str(out), **result})
+    else:
+        print(describe_training(result, out))

@@ -1,6 +1,7 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mobilenas.cost import CostModel, supernet_params
@@ -137,4 +138,20 @@ def describe_export(report: dict[str, Any]) -> str:
     )
     nodes = ", ".join(f"{count} {op}" for op, count in check["nodes"].items())
     lines += [f"  on {check['images']} images; nodes: {nodes}"]
+    return "\n".join(lines)
+
+
+def describe_training(result: dict[str, Any], out: Path) -> str:
+    """The result of a stand-alone training, from its result.json."""
+    lines = [
+        f"{result['arch']}, {format_size(result['flops'])} FLOPs, "
+        f"{format_size(result['params'])} params, {result['seconds'] / 60:.1f} minutes",
+        f"accuracy {100 * result['accuracy']:.2f} % on {result['validation_images']} validation "
+        f"images, of the best epoch (last: {100 * result['last_accuracy']:.2f} %)",
+    ]
+    if result["test_images"]:
+        share = 100 * result["test_accuracy"]
+        lines.append(f"accuracy {share:.2f} % on {result['test_images']} test images")
+    lines += [f"{ms:.2f} ms on {device}" for device, ms in result["latency_ms"].items()]
+    lines.append(f"network in {result['network']}; next: mobilenas export --onnx --run {out}")
     return "\n".join(lines)

@@ -17,7 +17,8 @@ from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
 from mobilenas.search.trie import accuracies
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
-from mobilenas.train.run import SupernetRun, pick_device
+from mobilenas.train.device import pick_device
+from mobilenas.train.run import SupernetRun
 
 _BATCH = 256
 _STREAM = 21  # keeps the order of calibration images apart from the other draws of the seed

@@ -1,6 +1,5 @@
 """Training one network alone, with the recipe of a config; resume bit for bit."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,22 +8,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mobilenas.errors import BadInput, Diverged
-from mobilenas.files import read_jsonl, write_json, write_text
+from mobilenas.files import read_jsonl, write_json, write_jsonl
 from mobilenas.nn import Network
 from mobilenas.nn.saved import save_network
 from mobilenas.progress import ProgressBar
 from mobilenas.randomness import fixed_generators
 from mobilenas.train.alone_run import TrainRun, eval_batches, new_network, train_batches
-from mobilenas.train.calibrate import Batch
+from mobilenas.train.calibrate import Batch, accuracy
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.device import autocast_dtype, hardware, pick_device
 from mobilenas.train.distill import Teacher, distillation, load_teacher
-from mobilenas.train.distributed import Processes
-from mobilenas.train.loop import autocast_dtype, hardware, worked_seconds
+from mobilenas.train.distributed import SINGLE, Processes
+from mobilenas.train.folder import worked_seconds
 from mobilenas.train.recipe import Mixer, cross_entropy, make_average, make_optimizer, make_schedule
-from mobilenas.train.run import pick_device
 
 _STREAM = 32  # keeps dropout and drop path apart from the other draws of the seed
 _PARTS = ("network", "average", "optimizer", "scaler")  # of Training, in a checkpoint
@@ -63,39 +62,43 @@ class Training:
         return kept
 
 
-def train_network(run: TrainRun, processes: Processes) -> Progress:
+def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
     """Train from the last checkpoint of the run folder, or from the start, to the end.
 
     Everything random is a function of (seed, step), so a killed run continues to the same weights
     and log as an unbroken one (on the CPU). Raises Diverged, leaving the last good checkpoint.
     """
     config, seed = run.settings.config, run.settings.seed
-    device = pick_device(config.device)
-    batches = train_batches(run, device, processes)
+    with processes.together():
+        device = pick_device(config.device)
+        batches = train_batches(run, device, processes)
+        training = _restore(run, device)
+        teacher = _teacher(run, device)
+    if config.sync_bn:
+        processes.join_batch_norms(training.network)
+    progress = training.progress
     per_epoch = batches.steps_per_epoch
     steps = max(1, round(config.epochs * per_epoch))
-    training = _restore(run, device)
-    progress = training.progress
     schedule = make_schedule(config, training.optimizer, steps, per_epoch)
     mixer = Mixer(config, run.space.num_classes, seed)
-    teacher = _teacher(run, device)
     validate_every = max(1, round(config.validate_every * per_epoch))
     log_every = max(1, steps // _LOG_ROWS)
     started = saved = time.monotonic()
     first, before = progress.step, worked_seconds(run.folder) if progress.step else 0.0
 
+    about = hardware(device) | {"processes": processes.world}
+
     def save() -> None:
-        if not processes.is_main:
-            return
-        write_text(run.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in training.log))
+        write_jsonl(run.folder / "log.jsonl", training.log)
         _save(run, training)
         seconds = before + time.monotonic() - started
-        write_json(run.folder / "timing.json", {"seconds": seconds} | hardware(device))
+        write_json(run.folder / "timing.json", {"seconds": seconds} | about)
 
     with ProgressBar("train", steps, first) as bar, _board(run, first, processes) as board:
         for images, labels in batches.iterate(first, steps):
             schedule.set(progress.step)
-            with fixed_generators(seed, _STREAM, progress.step, processes.rank):
+            processes.check_same(progress.step, [run.arch])
+            with fixed_generators(seed, _STREAM, progress.step, processes.rank, device=device):
                 loss = train_step(training, mixer, teacher, (images, labels), run, processes)
             progress.loss_sum += loss
             progress.loss_steps += 1
@@ -105,11 +108,15 @@ def train_network(run: TrainRun, processes: Processes) -> Progress:
                 validate(run, training, processes)
             if validated or progress.step % log_every == 0:
                 board(_log(training, per_epoch, validated))
+            if not processes.is_main:
+                continue
             if validated or time.monotonic() - saved >= config.checkpoint_seconds:
                 save()
                 saved = time.monotonic()
             rate = (progress.step - first) * config.batch_size / (time.monotonic() - started)
             bar.advance(1, _note(training, per_epoch, loss, rate))
+    if processes.is_main:
+        save_network(training.kept, run.last, run.info(progress.last_accuracy))
     return progress
 
 
@@ -139,10 +146,11 @@ def train_step(
         softened = distillation(logits.float(), taught.float(), config.distill_temperature)
         loss = torch.lerp(loss, softened, config.distill_weight)
     scaler.scale(loss).backward()
-    (value,) = processes.mean([float(loss.detach())])
+    value = processes.mean(loss.detach()).item()
     if not math.isfinite(value):
         raise Diverged(f"step {step}: the loss is {value}; a lower lr may help")
-    processes.average_gradients(network)
+    processes.average_gradients(network.parameters())
+    processes.average_statistics(network)
     scaler.unscale_(optimizer)
     if config.clip is not None:
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -159,24 +167,14 @@ def validate(run: TrainRun, training: Training, processes: Processes) -> None:
     """Measure the kept network on the validation images; save it if it is the best so far."""
     progress = training.progress
     device = next(training.network.parameters()).device
-    batches = eval_batches(run, run.data.train, run.splits.validate, device, processes)
-    progress.last_accuracy = joint_accuracy(training.kept, batches, processes)
+    mine = run.splits.validate[processes.rank :: processes.world]
+    right = accuracy(training.kept, eval_batches(run, run.data.train, device, mine)) * len(mine)
+    all_right = processes.mean(torch.tensor(right, dtype=torch.float64)) * processes.world
+    progress.last_accuracy = round(all_right.item()) / len(run.splits.validate)
     if progress.last_accuracy > progress.best_accuracy:
         progress.best_accuracy, progress.best_step = progress.last_accuracy, progress.step
         if processes.is_main:
             save_network(training.kept, run.network, run.info(progress.best_accuracy))
-
-
-@torch.no_grad()
-def joint_accuracy(network: Network, batches: Any, processes: Processes) -> float:
-    """Top-1 in 0..1 over the batches of all processes."""
-    network.eval()
-    right = total = 0
-    for images, labels in batches:
-        right += int((network(images).argmax(dim=1) == labels).sum())
-        total += len(labels)
-    joint_right, joint_total = processes.sum([float(right), float(total)])
-    return joint_right / joint_total
 
 
 def _teacher(run: TrainRun, device: torch.device) -> Teacher | None:
@@ -234,8 +232,6 @@ def _restore(run: TrainRun, device: torch.device) -> Training:
     state = load_checkpoint(run.checkpoint, *_STATE) if resumed else {}
     layout = torch.channels_last if config.memory_format == "channels_last" else None
     network = new_network(run)
-    if config.sync_bn:
-        sync_batch_norm(network)
     network.to(device, memory_format=layout)  # type: ignore[call-overload]
     training = Training(
         network,

@@ -15,11 +15,9 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from mobilenas import __version__
 from mobilenas.config import TrainConfig
@@ -40,39 +38,35 @@ from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.nn import Network, Supernet
-from mobilenas.nn.saved import NetworkInfo, load_network
+from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.space import Arch, Space, space_from_dict
 from mobilenas.train.calibrate import Batch
+from mobilenas.train.device import pick_device
 from mobilenas.train.distributed import SINGLE, Processes
-from mobilenas.train.recipe import make_optimizer
-from mobilenas.train.run import (
+from mobilenas.train.folder import (
+    RunSettings,
     check_data,
     checksum,
-    open_run,
-    pick_device,
-    read_settings,
+    read_run_json,
     read_splits,
     validation_size,
 )
+from mobilenas.train.recipe import make_optimizer
+from mobilenas.train.run import open_run
 
 log = logging.getLogger(__name__)
 
 _EVAL_BATCH = 256
 
 
-class TrainSettings(BaseModel):
-    """What the user chose. `space` is a whole space as plain data, its classes those of `data`.
+class TrainSettings(RunSettings):
+    """What the user chose.
 
     The weights to start from are those that a supernet run has for the arch (inherit), those of a
     saved network (weights), or fresh ones.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    space: dict[str, Any]
     arch: str
-    data: str
-    seed: int
     config: TrainConfig
     inherit: str | None = None
     weights: str | None = None
@@ -95,8 +89,13 @@ class TrainRun:
 
     @property
     def network(self) -> Path:
-        """Where the best network is saved."""
+        """Where the network of the best validation accuracy is saved."""
         return self.folder / "network"
+
+    @property
+    def last(self) -> Path:
+        """Where the network of the last step is saved."""
+        return self.folder / "last"
 
     def info(self, accuracy: float) -> NetworkInfo:
         """What is saved beside a network of this run; accuracy: on the validation images."""
@@ -105,8 +104,7 @@ class TrainRun:
             mean=self.data.mean,
             std=self.data.std,
             crop=self.settings.config.eval_crop,
-            accuracy=accuracy,
-            accuracy_on=f"{len(self.splits.validate)} validation images",
+            accuracy=Accuracy(accuracy, f"{len(self.splits.validate)} validation images"),
         )
 
     def supernet(self) -> Supernet | None:
@@ -116,15 +114,6 @@ class TrainRun:
         supernet = open_run(Path(self.settings.inherit)).load_supernet()
         assert isinstance(supernet, Supernet), "only a space of blocks gets this far"
         return supernet
-
-    def check_unchanged(self, given: dict[str, Any]) -> None:
-        """Raise BadInput when a setting that was given again is another one now."""
-        for name, value in given.items():
-            if value != getattr(self.settings, name):
-                raise BadInput(
-                    f"{self.folder} was started with another {name}: leave it out to resume, or "
-                    "choose another --out"
-                )
 
 
 def new_network(run: TrainRun) -> Network:
@@ -168,7 +157,8 @@ def create_train_run(folder: Path, settings: TrainSettings) -> TrainRun:
     """Load the data, draw the splits and write splits.json and, last, run.json.
 
     The classes of `settings.space` become those of the data. Raises BadInput when the folder
-    already holds a run, and, before anything is written, when settings, data and weights do not fit.
+    already holds a run, and, before anything is written, when settings, data and weights do not
+    fit.
     """
     if (folder / "run.json").exists():
         raise BadInput(
@@ -196,7 +186,7 @@ def open_train_run(folder: Path) -> TrainRun:
     """Open a run folder and load its data. Raises BadInput naming what is missing or changed."""
     if not (folder / "run.json").exists():
         raise BadInput(f"{folder} holds no training; `mobilenas train` makes one")
-    settings = read_settings(folder, TrainSettings)
+    settings = read_run_json(folder / "run.json", TrainSettings)
     data = _read_data(settings)
     check_data(folder, data, settings.data)
     return _joined(folder, settings, data, read_splits(folder, len(data.train)))
@@ -208,9 +198,7 @@ def is_train_run(folder: Path) -> bool:
     return path.exists() and "arch" in read_json(path)
 
 
-def train_batches(
-    run: TrainRun, device: torch.device, processes: Processes = SINGLE
-) -> Batches:
+def train_batches(run: TrainRun, device: torch.device, processes: Processes = SINGLE) -> Batches:
     """The augmented training batches of a run, of each the rows of this process."""
     config, data = run.settings.config, run.data
     return make_batches(
@@ -244,6 +232,14 @@ def eval_batches(
         crop=config.eval_crop,
         workers=config.workers,
     )
+
+
+def saved_accuracy(run: TrainRun, path: Path) -> float:
+    """The validation accuracy in 0..1 that is noted in a saved network of a run."""
+    _, info = load_network(path)
+    if info.accuracy is None:
+        raise BadInput(f"{path} was not saved by this training: it has no accuracy")
+    return info.accuracy.top1
 
 
 def _augment(config: TrainConfig) -> Augment:

@@ -29,6 +29,8 @@ class Teacher(nn.Module):
         (mean, std), (given_mean, given_std) = (
             tuple(torch.tensor(values)[:, None, None] for values in pair) for pair in (own, given)
         )
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", given_std / std)
         self.register_buffer("shift", (given_mean - mean) / std)
         self.requires_grad_(False).eval()
@@ -57,7 +59,9 @@ def load_teacher(
     """
     if name == "supernet":
         if supernet is None:
-            raise BadInput("teacher supernet: it is the largest arch of a supernet run; add --inherit")
+            raise BadInput(
+                "teacher supernet: it is the largest arch of a supernet run; add --inherit"
+            )
         arch = CostModel(supernet.space).largest("flops")
         return Teacher(inherit(supernet, arch), given, given)
     if name.startswith("timm:"):

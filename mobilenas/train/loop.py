@@ -1,9 +1,6 @@
 """Training a supernet: accumulate the passes of a step, clip, update; resume bit for bit."""
 
-import json
 import math
-import os
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +11,15 @@ from torch import Tensor, nn
 
 from mobilenas.config import SupernetConfig
 from mobilenas.errors import Diverged
-from mobilenas.files import read_json, read_jsonl, write_json, write_text
+from mobilenas.files import read_jsonl, write_json, write_jsonl
 from mobilenas.nn import AnySupernet
 from mobilenas.progress import ProgressBar
 from mobilenas.space import AnyArch
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.device import autocast_dtype, hardware, pick_device
 from mobilenas.train.distributed import SINGLE, Processes
-from mobilenas.train.run import SupernetRun, new_supernet, pick_device, train_batches
+from mobilenas.train.folder import worked_seconds
+from mobilenas.train.run import SupernetRun, new_supernet, train_batches
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 _STATE = ("step", "loss_sum", "loss_passes", "model", "optimizer", "scaler")
@@ -56,11 +55,11 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
     images_a_step = config.batch_size * sampler.passes_per_step
     log_every = max(1, steps // _LOG_ROWS)
     started, saved = time.monotonic(), time.monotonic()
-    before = _seconds(run)
+    before = worked_seconds(run.folder) if progress.step else 0.0
     about = hardware(device) | {"processes": processes.world}
 
     def save() -> None:
-        write_text(run.folder / "log.jsonl", _rows(progress.log))
+        write_jsonl(run.folder / "log.jsonl", progress.log)
         _save(run, supernet, optimizer, scaler, progress)
         seconds = before + time.monotonic() - started
         write_json(run.folder / "timing.json", {"seconds": seconds} | about)
@@ -168,24 +167,6 @@ def learning_rate(
     return 1e-8 + (config.lr - 1e-8) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, None for plain float32."""
-    if precision == "auto":
-        precision = "fp32" if device.type == "cpu" else "bf16"
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-
-
-def hardware(device: torch.device) -> dict[str, Any]:
-    """What a timing was measured on."""
-    return {
-        "device": str(device),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-    }
-
-
 def _restore(
     run: SupernetRun, device: torch.device
 ) -> tuple[AnySupernet, torch.optim.SGD, torch.amp.GradScaler, Progress]:
@@ -230,16 +211,3 @@ def _save(
         "scaler": scaler.state_dict(),
     }
     save_checkpoint(run.checkpoint, state)
-
-
-def _seconds(run: SupernetRun) -> float:
-    path = run.folder / "timing.json"
-    return (
-        float(read_json(path, "seconds")["seconds"])
-        if run.checkpoint.exists() and path.exists()
-        else 0.0
-    )
-
-
-def _rows(log: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in log)

@@ -1,4 +1,4 @@
-"""What a recipe is made of, from timm's parts: optimizer, schedule, moving average, mixed images."""
+"""The parts of a recipe, from timm: optimizer, schedule, moving average, mixed images."""
 
 import difflib
 from dataclasses import dataclass

@@ -8,7 +8,6 @@ timing.json     seconds of work so far, hardware
 result.json     validation accuracy of the smallest, median and largest arch
 """
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,27 +15,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilenas import __version__
 from mobilenas.config import SupernetConfig
-from mobilenas.data import Augment, ImageData, Splits, TrainBatches, load_data, make_splits
+from mobilenas.data import (
+    Augment,
+    ImageData,
+    Splits,
+    TrainBatches,
+    load_data,
+    make_splits,
+)
 from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_json
+from mobilenas.files import write_json
 from mobilenas.nn import AnySupernet, CellSupernet, Supernet
 from mobilenas.space import AnySpace, CellSpace, any_space_from_dict
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.device import pick_device
+from mobilenas.train.folder import (
+    RunSettings,
+    check_data,
+    check_unchanged,
+    checksum,
+    read_run_json,
+    read_splits,
+    validation_size,
+)
 from mobilenas.train.sampling import make_sampler
 
 
-class RunSettings(BaseModel):
-    """What the user chose. `space` is a whole space as plain data, its classes those of `data`."""
+class SupernetSettings(RunSettings):
+    """What the user chose."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    space: dict[str, Any]
-    data: str
-    seed: int
     config: SupernetConfig
 
 
@@ -45,7 +55,7 @@ class SupernetRun:
     """A run folder in memory: settings, space, data and splits."""
 
     folder: Path
-    settings: RunSettings
+    settings: SupernetSettings
     space: AnySpace
     data: ImageData
     splits: Splits
@@ -69,12 +79,7 @@ class SupernetRun:
         given: dict[str, object] = {"data": data, "seed": seed, "config": config}
         if space is not None:
             given["space"] = _with_classes(space, self.space.num_classes)
-        for name, value in given.items():
-            if value is not None and value != getattr(self.settings, name):
-                raise BadInput(
-                    f"{self.folder} was started with another {name}: leave it out to resume, or "
-                    "choose another --out"
-                )
+        check_unchanged(self.folder, self.settings, given)
 
     def restore(self, state: dict[str, Any]) -> AnySupernet:
         """A supernet of this run with the weights of a checkpoint. Raises BadInput."""
@@ -86,23 +91,13 @@ class SupernetRun:
         return supernet
 
 
-def new_supernet(space: AnySpace, settings: RunSettings) -> AnySupernet:
+def new_supernet(space: AnySpace, settings: SupernetSettings) -> AnySupernet:
     """A fresh supernet, initialised from the seed."""
     generator = torch.Generator().manual_seed(settings.seed)
     shadow_bn = settings.config.bn == "shadow"
     if isinstance(space, CellSpace):
         return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
     return Supernet(space, shadow_bn=shadow_bn, generator=generator)
-
-
-def pick_device(name: str) -> torch.device:
-    """The named device; auto takes an accelerator where there is one."""
-    if name != "auto":
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise BadInput(f"device {name}: {str(error).splitlines()[0]}") from None
-    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def train_batches(
@@ -136,40 +131,32 @@ def create_run(
             f"{folder} already holds a supernet run: --resume continues it, or choose another --out"
         )
     images = load_data(data, space.resolution)
-    validate, calibrate = _split_sizes(config, len(images.train.labels))
+    count = len(images.train)
+    validate = validation_size(config, count)
     splits = make_splits(
         images.train.labels,
         seed=seed,
         validate=validate,
-        calibrate=calibrate,
+        calibrate=_calibration_size(config, count, validate),
         limit=config.limit,
     )
     named = _with_classes(space, len(images.classes))
-    settings = RunSettings(space=named, data=data, seed=seed, config=config)
+    settings = SupernetSettings(space=named, data=data, seed=seed, config=config)
     run = SupernetRun(folder, settings, any_space_from_dict(named), images, splits)
     make_sampler(config.sampler, run.space, seed)
     train_batches(run, pick_device(config.device))
     write_json(folder / "splits.json", splits.to_json())
-    about = {"mobilenas": __version__, "data_checksum": _checksum(images)}
+    about = {"mobilenas": __version__, "data_checksum": checksum(images)}
     write_json(folder / "run.json", settings.model_dump(mode="json") | about)
     return run
 
 
-def read_settings(folder: Path) -> RunSettings:
-    """The settings of a run folder. Raises BadInput naming what is missing or wrong."""
+def read_settings(folder: Path) -> SupernetSettings:
+    """The settings of a supernet run. Raises BadInput naming what is missing or wrong."""
     path = folder / "run.json"
     if not path.exists():
         raise BadInput(f"{folder} holds no supernet run; `mobilenas supernet-train` makes one")
-    stored = read_json(path, *RunSettings.model_fields)
-    try:
-        settings = RunSettings.model_validate({k: stored[k] for k in RunSettings.model_fields})
-        any_space_from_dict(settings.space)
-        return settings
-    except BadInput as error:
-        raise BadInput(f"{path}: space: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return read_run_json(path, SupernetSettings)
 
 
 def open_run(folder: Path) -> SupernetRun:
@@ -177,28 +164,14 @@ def open_run(folder: Path) -> SupernetRun:
     settings = read_settings(folder)
     space = any_space_from_dict(settings.space)
     data = load_data(settings.data, space.resolution)
-    if _checksum(data) != read_json(folder / "run.json").get("data_checksum"):
-        raise BadInput(f"the images of {settings.data} are not those that {folder} was made from")
-    splits = Splits.from_json(read_json(folder / "splits.json"))
-    for name, indices in vars(splits).items():
-        if len(indices) and indices[-1] >= len(data.train.labels):
-            raise BadInput(
-                f"{folder / 'splits.json'}: {name} has image {indices[-1]}, "
-                f"there are {len(data.train.labels)}"
-            )
-    return SupernetRun(folder, settings, space, data, splits)
+    check_data(folder, data, settings.data)
+    return SupernetRun(folder, settings, space, data, read_splits(folder, len(data.train)))
 
 
-def _split_sizes(config: SupernetConfig, num_images: int) -> tuple[int, int]:
-    """Images to validate and to calibrate on: as set, else a fifth and 5,000 or 2,016 at most."""
-    validate = config.validate_images or min(5000, num_images // 5)
+def _calibration_size(config: SupernetConfig, num_images: int, validate: int) -> int:
     train = min(config.limit or num_images, num_images - validate)
-    return validate, config.calibrate_images or min(2016, train)
+    return config.calibrate_images or min(2016, train)
 
 
 def _with_classes(space: AnySpace, num_classes: int) -> dict[str, Any]:
     return space.to_dict() | {"num_classes": num_classes}
-
-
-def _checksum(data: ImageData) -> int:
-    return zlib.crc32(data.train.labels.tobytes(), zlib.crc32(data.train.pixels.data))

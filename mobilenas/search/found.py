@@ -1,0 +1,67 @@
+"""A finished search: its front, and which arch of it a user means."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json
+from mobilenas.search.problem import ACCURACY
+
+PICKS = ("best", "knee", "cheapest")
+
+
+@dataclass(frozen=True)
+class FoundSearch:
+    """What a search folder says.
+
+    front: rows of arch, accuracy and costs. cost: the first objective beside accuracy. supernet:
+    the run folder of the supernet. weights: the fingerprint of its weights then.
+    """
+
+    front: list[dict[str, Any]]
+    cost: str
+    supernet: Path
+    weights: int
+
+    def pick(self, which: str) -> str:
+        """The text form of the arch that `which`, one of PICKS, stands for. Raises BadInput."""
+        return pick_arch(self.front, which, self.cost)
+
+
+def read_search(run: Path) -> FoundSearch:
+    """The finished search in a run folder. Raises BadInput where there is none."""
+    path = run / "front.json"
+    if not path.exists():
+        raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
+    found = read_json(path)
+    try:
+        settings = found["settings"]
+        return FoundSearch(
+            found["front"],
+            next(name for name in settings["objectives"] if name != ACCURACY),
+            Path(settings["places"]["supernet"]),
+            settings["evaluator"]["weights"],
+        )
+    except (KeyError, TypeError):
+        raise BadInput(f"{path} is not the result of a search") from None
+
+
+def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:
+    """The text form of an arch of a front: best accuracy, cheapest, or the knee.
+
+    The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
+    """
+    if pick not in PICKS:
+        raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
+    cheapest = min(front, key=lambda row: (row[cost], -row["accuracy"]))
+    best = max(front, key=lambda row: (row["accuracy"], -row[cost]))
+    width = best[cost] - cheapest[cost] or 1
+    height = best["accuracy"] - cheapest["accuracy"] or 1
+
+    def above_line(row: dict[str, Any]) -> float:
+        gain = (row["accuracy"] - cheapest["accuracy"]) / height
+        return float(gain - (row[cost] - cheapest[cost]) / width)
+
+    rows = dict(zip(PICKS, (best, max(front, key=above_line), cheapest), strict=True))
+    return str(rows[pick]["arch"])

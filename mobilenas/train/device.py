@@ -1,0 +1,37 @@
+"""Where training computes, and in what precision."""
+
+import os
+import platform
+from typing import Any
+
+import torch
+
+from mobilenas.errors import BadInput
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; auto takes an accelerator where there is one."""
+    if name != "auto":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise BadInput(f"device {name}: {str(error).splitlines()[0]}") from None
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type, None for plain float32."""
+    if precision == "auto":
+        precision = "fp32" if device.type == "cpu" else "bf16"
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """What a timing was measured on."""
+    return {
+        "device": str(device),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+    }
