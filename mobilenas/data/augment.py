@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from mobilenas.data.pixels import Channels
@@ -94,6 +95,8 @@ class Augment:
             re_prob=self.random_erasing,
             re_mode="pixel",
         )
+        for change in composed.transforms:
+            _mend_posterize(change)
         if self.crop == "pad":
             centred = [transforms.Resize(resolution), transforms.CenterCrop(resolution)]
             shifted = transforms.RandomCrop(resolution, padding=self.crop_padding)
@@ -114,6 +117,21 @@ class _Cutout:
         lines, columns = (slice(max(start, 0), max(start + self.side, 0)) for start in corner)
         image[:, lines, columns] = 0
         return image
+
+
+def _mend_posterize(policy: Any) -> None:
+    """Let the operations of a policy of timm keep 0 bits, which Pillow 13 refuses."""
+    # RandAugment and AugMix have a list of operations, AutoAugment lists of them.
+    operations = getattr(policy, "ops", None) or sum(getattr(policy, "policy", []), [])
+    for operation in operations:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = _posterize
+
+
+def _posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    if bits < 1:
+        return Image.new("RGB", image.size)  # black, as timm's on earlier versions of Pillow
+    return ImageOps.posterize(image, min(bits, 8))
 
 
 def _check_policy(text: str) -> None:

@@ -1,0 +1,112 @@
+"""`torchrun --nproc-per-node 2 -m mobilenas ...`: the folders that one process writes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ENVIRONMENT, TINY, TINY_SPACE, contents
+
+from mobilenas.config import load_supernet_config
+from mobilenas.files import read_json, read_jsonl
+from mobilenas.pipeline import run_supernet
+from mobilenas.space import load_space
+from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.loop import train_supernet
+from mobilenas.train.run import create_run, open_run
+
+STEPS = 8  # 1 pass over 200 images in steps of 3 * 16, in whole super-steps of 4
+# A small rate: in float32, rounding grows by orders of magnitude within a few large steps.
+SETTINGS = [*(item.removeprefix("--set=") for item in TINY[1:]), "passes=1", "lr=0.002", "warmup=0"]
+TRAIN = ["supernet-train", f"--space={TINY_SPACE}", "--config=quick", "--seed=3"]
+
+
+def torchrun(*arguments: object) -> list[str]:
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [sys.executable, *start, "-m", "mobilenas", *map(str, arguments)]
+
+
+def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        torchrun(*arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+
+
+def train(folder: Path, *settings: str) -> list[str]:
+    chosen = [*SETTINGS, "sync_bn=true", *settings]
+    return [*TRAIN, *(f"--set={item}" for item in chosen), f"--out={folder}"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A supernet that two processes have trained in one go."""
+    folder = tmp_path_factory.mktemp("two") / "supernet"
+    done = run(*train(folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: mobilenas evolve") == 1
+    assert done.stderr.count("supernet 100%") == 1
+    return folder
+
+
+def check_weights(found: Path, expected: Path) -> None:
+    ours, theirs = (load_checkpoint(path / "checkpoint.pt")["model"] for path in (found, expected))
+    assert list(ours) == list(theirs)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_write_what_one_does(unbroken: Path, tmp_path: Path) -> None:
+    config = load_supernet_config("quick", [*SETTINGS, "sync_bn=true"])
+    single = create_run(tmp_path / "one", load_space(TINY_SPACE), "digits", 3, config)
+    run_supernet(single)
+    check_weights(unbroken, single.folder)
+    ours, theirs = contents(unbroken), contents(single.folder)
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] == theirs[name] for name in ("run.json", "splits.json"))
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (unbroken, single.folder)]
+    assert [row["step"] for row in logs[0]] == list(range(1, STEPS + 1))
+    for row, expected in zip(*logs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    assert read_json(unbroken / "timing.json")["processes"] == 2
+
+
+def test_torchrun_killed_and_resumed_ends_with_the_same_bytes(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "supernet"
+    deadline = time.monotonic() + 60
+    with subprocess.Popen(torchrun(*train(folder)), env=ENVIRONMENT, stderr=subprocess.PIPE) as job:
+        assert job.stderr is not None
+        while len(read_jsonl(folder / "log.jsonl")) < 2:
+            assert job.poll() is None, job.stderr.read().decode()
+            assert time.monotonic() < deadline, "no step within 60 s"
+            time.sleep(0.002)
+        os.kill(job.pid, signal.SIGKILL)
+        job.stderr.read()  # its processes hold the other end: they have ended too
+    assert load_checkpoint(folder / "checkpoint.pt")["step"] < STEPS
+    shutil.copytree(folder, tmp_path / "one")
+
+    done = run("supernet-train", "--resume", f"--out={folder}")
+    assert done.returncode == 0, done.stderr
+    ours, theirs = contents(folder), contents(unbroken)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == ["timing.json"]
+
+    train_supernet(open_run(tmp_path / "one"))  # with another number of processes
+    check_weights(tmp_path / "one", unbroken)
+
+
+def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
+    done = run(*train(tmp_path / "supernet", "batch_size=18"))
+    assert done.returncode != 0
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.startswith("mobilenas: ")]
+    assert len(lines) == 1
+    assert "batch_size 18: with 2 processes a multiple of 4 is wanted" in lines[0]
+    assert "exitcode  : 2" in done.stderr
+    assert not (tmp_path / "supernet").exists()
