@@ -85,7 +85,9 @@ def work(options: argparse.Namespace) -> float:
     shape = (options.batch, 3, options.size, options.size)
     images = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
     labels = torch.randint(1000, (options.batch,), generator=generator)
-    space, arch = NAMED["mobilenas_mobilenetv2_100" if options.worker != "fairnas_a" else "fairnas_a"]
+    space, arch = NAMED[
+        "mobilenas_mobilenetv2_100" if options.worker != "fairnas_a" else "fairnas_a"
+    ]
     gmacs = CostModel(space).flops(arch) / 1e9 * (options.size / space.resolution) ** 2
     step = timm_step() if options.worker == "timm" else own_step(Network(space, arch))
     for _ in range(2):

@@ -20,7 +20,7 @@ from mobilenas.train.alone import train_network
 from mobilenas.train.alone_run import TrainRun, TrainSettings, eval_batches, saved_accuracy
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.device import pick_device
-from mobilenas.train.folder import check_unchanged, worked_seconds
+from mobilenas.train.folder import check_unchanged
 from mobilenas.train.run import read_settings
 
 
@@ -125,8 +125,6 @@ def finish_train(run: TrainRun) -> dict[str, Any]:
         "test_images": 0 if test is None else len(test),
         **costs,
         "latency_ms": latency,
-        "seconds": worked_seconds(run.folder),
-        "network": str(run.network),
     }
     write_json(run.folder / "result.json", result)
     return result

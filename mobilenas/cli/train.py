@@ -67,6 +67,7 @@ def train(
     from mobilenas.train.alone import train_network
     from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
     from mobilenas.train.distributed import joined
+    from mobilenas.train.folder import worked_seconds
 
     asked = Training(space, arch, search, pick, data, inherit, weights, resolution, seed)
 
@@ -90,4 +91,4 @@ def train(
     if as_json:
         print_json({"run": str(out), **result})
     else:
-        print(describe_training(result, out))
+        print(describe_training(result, worked_seconds(out), out))

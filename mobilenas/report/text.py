@@ -141,11 +141,11 @@ def describe_export(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe_training(result: dict[str, Any], out: Path) -> str:
-    """The result of a stand-alone training, from its result.json."""
+def describe_training(result: dict[str, Any], seconds: float, out: Path) -> str:
+    """The result of a stand-alone training in the folder `out`, from its result.json."""
     lines = [
         f"{result['arch']}, {format_size(result['flops'])} FLOPs, "
-        f"{format_size(result['params'])} params, {result['seconds'] / 60:.1f} minutes",
+        f"{format_size(result['params'])} params, {seconds / 60:.1f} minutes",
         f"accuracy {100 * result['accuracy']:.2f} % on {result['validation_images']} validation "
         f"images, of the best epoch (last: {100 * result['last_accuracy']:.2f} %)",
     ]
@@ -153,5 +153,5 @@ def describe_training(result: dict[str, Any], out: Path) -> str:
         share = 100 * result["test_accuracy"]
         lines.append(f"accuracy {share:.2f} % on {result['test_images']} test images")
     lines += [f"{ms:.2f} ms on {device}" for device, ms in result["latency_ms"].items()]
-    lines.append(f"network in {result['network']}; next: mobilenas export --onnx --run {out}")
+    lines.append(f"network in {out / 'network'}; next: mobilenas export --onnx --run {out}")
     return "\n".join(lines)

@@ -10,17 +10,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from mobilenas.config import TrainConfig
 from mobilenas.errors import BadInput, Diverged
 from mobilenas.files import read_jsonl, write_json, write_jsonl
 from mobilenas.nn import Network
 from mobilenas.nn.saved import save_network
 from mobilenas.progress import ProgressBar
 from mobilenas.randomness import fixed_generators
-from mobilenas.train.alone_run import TrainRun, eval_batches, new_network, train_batches
+from mobilenas.train.alone_run import (
+    TrainRun,
+    eval_batches,
+    make_teacher,
+    new_network,
+    train_batches,
+)
 from mobilenas.train.calibrate import Batch, accuracy
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.device import autocast_dtype, hardware, pick_device
-from mobilenas.train.distill import Teacher, distillation, load_teacher
+from mobilenas.train.distill import Teacher, distillation
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import worked_seconds
 from mobilenas.train.recipe import Mixer, cross_entropy, make_average, make_optimizer, make_schedule
@@ -73,12 +80,14 @@ def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
         device = pick_device(config.device)
         batches = train_batches(run, device, processes)
         training = _restore(run, device)
-        teacher = _teacher(run, device)
+        teacher = make_teacher(run)
     if config.sync_bn:
         processes.join_batch_norms(training.network)
     progress = training.progress
     per_epoch = batches.steps_per_epoch
     steps = max(1, round(config.epochs * per_epoch))
+    if teacher is not None:
+        teacher.to(device)
     schedule = make_schedule(config, training.optimizer, steps, per_epoch)
     mixer = Mixer(config, run.space.num_classes, seed)
     validate_every = max(1, round(config.validate_every * per_epoch))
@@ -99,7 +108,7 @@ def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
             schedule.set(progress.step)
             processes.check_same(progress.step, [run.arch])
             with fixed_generators(seed, _STREAM, progress.step, processes.rank, device=device):
-                loss = train_step(training, mixer, teacher, (images, labels), run, processes)
+                loss = train_step(training, config, mixer, teacher, (images, labels), processes)
             progress.loss_sum += loss
             progress.loss_steps += 1
             progress.step += 1
@@ -122,17 +131,18 @@ def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
 
 def train_step(
     training: Training,
+    config: TrainConfig,
     mixer: Mixer,
     teacher: Teacher | None,
     batch: Batch,
-    run: TrainRun,
     processes: Processes,
 ) -> float:
     """One optimizer step; returns the loss of the joint batch.
 
-    Raises Diverged before any weight is updated.
+    With several processes `batch` is the share of this one. Raises Diverged before any weight is
+    updated.
     """
-    config, step = run.settings.config, training.progress.step
+    step = training.progress.step
     network, optimizer, scaler = training.network, training.optimizer, training.scaler
     network.train()
     optimizer.zero_grad(set_to_none=True)
@@ -175,14 +185,6 @@ def validate(run: TrainRun, training: Training, processes: Processes) -> None:
         progress.best_accuracy, progress.best_step = progress.last_accuracy, progress.step
         if processes.is_main:
             save_network(training.kept, run.network, run.info(progress.best_accuracy))
-
-
-def _teacher(run: TrainRun, device: torch.device) -> Teacher | None:
-    name, data = run.settings.config.teacher, run.data
-    if name is None:
-        return None
-    supernet = run.supernet() if name == "supernet" else None
-    return load_teacher(name, data.classes, (data.mean, data.std), supernet).to(device)
 
 
 def _log(training: Training, per_epoch: int, validated: bool) -> dict[str, Any]:

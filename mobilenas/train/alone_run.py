@@ -42,6 +42,7 @@ from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.space import Arch, Space, space_from_dict
 from mobilenas.train.calibrate import Batch
 from mobilenas.train.device import pick_device
+from mobilenas.train.distill import Teacher, load_teacher
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import (
     RunSettings,
@@ -127,7 +128,7 @@ def new_network(run: TrainRun) -> Network:
         run.space,
         run.arch,
         drop_rate=config.drop_rate,
-        drop_path_rate=config.drop_path_rate,
+        # DP
         generator=torch.Generator().manual_seed(settings.seed),
     )
     supernet = run.supernet()
@@ -136,6 +137,15 @@ def new_network(run: TrainRun) -> Network:
     if settings.weights is not None:
         _start_from(network, Path(settings.weights), run.data.classes)
     return network
+
+
+def make_teacher(run: TrainRun) -> Teacher | None:
+    """The teacher that the settings name, if they do. Raises BadInput."""
+    name, data = run.settings.config.teacher, run.data
+    if name is None:
+        return None
+    supernet = run.supernet() if name == "supernet" else None
+    return load_teacher(name, data.classes, (data.mean, data.std), supernet)
 
 
 def _start_from(network: Network, path: Path, classes: tuple[str, ...]) -> None:
@@ -175,6 +185,7 @@ def create_train_run(folder: Path, settings: TrainSettings) -> TrainRun:
     named = settings.space | {"num_classes": len(data.classes)}
     run = _joined(folder, settings.model_copy(update={"space": named}), data, splits)
     make_optimizer(config, new_network(run))
+    make_teacher(run)
     train_batches(run, pick_device(config.device))
     write_json(folder / "splits.json", splits.to_json())
     about = {"mobilenas": __version__, "data_checksum": checksum(data)}
@@ -254,7 +265,7 @@ def _read_data(settings: TrainSettings) -> ImageData | ImageFiles:
         data: ImageData | ImageFiles = open_data(settings.data)
     else:
         resolution = space_from_dict(settings.space).resolution
-        data = load_data(settings.data, resolution, config.eval_crop)
+        data = load_data(settings.data, resolution)
     if settings.weights is None:
         return data
     _, info = load_network(Path(settings.weights))

@@ -1,4 +1,4 @@
-"""The parts of a recipe: rates by hand, weights that decay, mixed images as functions of the step."""
+"""The parts of a recipe: rates by hand, which weights decay, mixing as a function of the step."""
 
 import math
 
