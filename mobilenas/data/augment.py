@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,7 @@ class _Cutout:
 def _mend_posterize(policy: Any) -> None:
     """Let the operations of a policy of timm keep 0 bits, which Pillow 13 refuses."""
     # RandAugment and AugMix have a list of operations, AutoAugment lists of them.
-    operations = getattr(policy, "ops", None) or sum(getattr(policy, "policy", []), [])
-    for operation in operations:
+    for operation in chain(getattr(policy, "ops", []), *getattr(policy, "policy", [])):
         if operation.name.startswith("Posterize"):
             operation.aug_fn = _posterize
 

@@ -30,8 +30,7 @@ class _Index:
     column: str  # of the encoded images, as parquet names it
     labels: npt.NDArray[np.int64]  # (N,)
     names: tuple[str, ...] | None  # of the classes
-    rows: list[int]  # of each row group
-    sizes: list[int]  # of each row group in bytes, not compressed
+    metadata: Any  # pyarrow's, kept because reading it again for each row group is slow
 
 
 class ParquetImages(EncodedImages):
@@ -44,11 +43,12 @@ class ParquetImages(EncodedImages):
         index = 0
         for file in files:
             row = 0
-            for group, (rows, size) in enumerate(zip(file.rows, file.sizes, strict=True)):
+            for number in range(file.metadata.num_row_groups):
+                group = file.metadata.row_group(number)
                 starts.append(index + row)
-                sizes.append(size)
-                self._groups.append((file, group, row))
-                row += rows
+                sizes.append(group.total_byte_size)  # not compressed
+                self._groups.append((file, number, row))
+                row += group.num_rows
             index += row
         self.blocks = Blocks(np.array(starts), np.array(sizes))
         self._kept: OrderedDict[int, Any] = OrderedDict()  # columns of row groups, last used last
@@ -106,7 +106,7 @@ def _index_file(file: Path) -> _Index:
         schema = opened.schema_arrow
         column = _image_column(file, schema)
         labels = opened.read(columns=["label"], use_threads=False)["label"]
-        groups = [opened.metadata.row_group(i) for i in range(opened.num_row_groups)]
+        metadata = opened.metadata
     if not len(labels):
         raise BadInput(f"{file}: no rows; at least one image is wanted")
     if labels.null_count:
@@ -119,8 +119,7 @@ def _index_file(file: Path) -> _Index:
         column=column,
         labels=labels.to_numpy().astype(np.int64),
         names=tuple(names) if names else None,
-        rows=[group.num_rows for group in groups],
-        sizes=[group.total_byte_size for group in groups],
+        metadata=metadata,
     )
 
 
@@ -145,7 +144,10 @@ def _image_column(file: Path, schema: Any) -> str:
 def _read_group(index: _Index, group: int) -> Any:
     """The encoded images of a row group, an arrow column of bytes."""
     # Opened for each: a handle would not survive the fork to a worker process, nor would threads.
-    with _damage_named(index.file), pq.ParquetFile(index.file) as opened:
+    with (
+        _damage_named(index.file),
+        pq.ParquetFile(index.file, metadata=index.metadata) as opened,
+    ):
         table = opened.read_row_group(group, columns=[index.column], use_threads=False)
     return table.flatten().column(0)
 
