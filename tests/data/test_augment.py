@@ -24,7 +24,16 @@ BAD = [
     ({"color_jitter": -0.1}, r"color_jitter -0\.1: 0 to 1"),
     ({"random_erasing": 1.1}, r"random_erasing 1\.1: 0 to 1"),
 ]
-BAD_POLICIES = ["", "random-m9", "rand-m9-inc", "rand-x9", "rand-m9-tfoo", "rand-m9.5", "v1-mstd1"]
+BAD_POLICIES = [
+    "",
+    "random-m9",
+    "rand-m9-inc",
+    "rand-x9",
+    "rand-m9-tfoo",
+    "v0-t3a",
+    "rand-m9.5",
+    "v1-mstd1",
+]
 
 
 @pytest.mark.parametrize(("settings", "message"), BAD)
