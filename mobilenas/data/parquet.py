@@ -1,7 +1,6 @@
 """Index parquet files as Hugging Face data sets have them: an image column and `label`."""
 
 import json
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +17,6 @@ from mobilenas.data.order import WINDOW_BYTES, Blocks
 from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
 from mobilenas.data.pixels import one_line
 from mobilenas.errors import BadInput
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +85,6 @@ class ParquetImages(EncodedImages):
 def index_parquet(files: list[Path]) -> Indexed:
     """Raises BadInput where a file is damaged, or has other columns or classes than are wanted."""
     train_files, test_files = split_files(files)
-    if not train_files:
-        logger.warning("%s: no training files beside it, so this is the training part", files[0])
-        train_files, test_files = files, []
     read = {file: _index_file(file) for file in files}
     names = read[train_files[0]].names
     for file in files:
