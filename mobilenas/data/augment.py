@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,19 @@ CROPS = ("pad", "resize")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "random")
 # timm ignores sections without a number, and unknown sets of operations.
 _POLICY = re.compile(
-    r"(rand|augmix|original|originalr|v0|v0r|3a)(-[a-z]+[0-9.]+|-t(weights|3aw?))*"
+    r"rand(-[a-z]+[0-9.]+|-t(weights|3aw?))*|(augmix|originalr?|v0r?|3a)(-[a-z]+[0-9.]+)*"
 )
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of a training image, in this order but for `flip`, which follows the crop.
+    """Random changes of a training image: crop, flip, policy, colours, erasing, cutout.
 
     crop: "pad" shifts the image: black pixels are added on each side before a crop back to its
     size; "resize" takes a window of random area and aspect ratio 3/4 to 4/3 (Szegedy et al. 2015).
     crop_padding: pixels on each side, of "pad".
     flip: left to right, with probability one half.
-    cutout: side in pixels of a square, centred anywhere in the image, that is set to the mean;
-    the last of all changes.
+    cutout: side in pixels of a square, centred anywhere in the image, that is set to the mean.
     min_area: smallest share of the image that "resize" shows.
     auto_augment: a policy in timm's notation, `rand-m9-mstd0.5-inc1` (timm.data.auto_augment).
     color_jitter: strength of random changes of brightness, contrast and saturation.
@@ -122,8 +122,7 @@ class _Cutout:
 def _mend_posterize(policy: Any) -> None:
     """Let the operations of a policy of timm keep 0 bits, which Pillow 13 refuses."""
     # RandAugment and AugMix have a list of operations, AutoAugment lists of them.
-    operations = getattr(policy, "ops", None) or sum(getattr(policy, "policy", []), [])
-    for operation in operations:
+    for operation in chain(getattr(policy, "ops", []), *getattr(policy, "policy", [])):
         if operation.name.startswith("Posterize"):
             operation.aug_fn = _posterize
 

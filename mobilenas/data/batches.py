@@ -40,6 +40,7 @@ class TrainBatches:
         device: torch.device | str = "cpu",
         rows: Indices | None = None,
     ) -> None:
+        assert augment.in_memory
         self.images = images
         self.seed = seed
         self.mean = mean

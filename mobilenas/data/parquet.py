@@ -1,7 +1,6 @@
 """Index parquet files as Hugging Face data sets have them: an image column and `label`."""
 
 import json
-import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,6 @@ from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_fil
 from mobilenas.data.pixels import one_line
 from mobilenas.errors import BadInput
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, eq=False)
 class _Index:
@@ -30,8 +27,7 @@ class _Index:
     column: str  # of the encoded images, as parquet names it
     labels: npt.NDArray[np.int64]  # (N,)
     names: tuple[str, ...] | None  # of the classes
-    rows: list[int]  # of each row group
-    sizes: list[int]  # of each row group in bytes, not compressed
+    metadata: Any  # pyarrow's, kept because reading it again for each row group is slow
 
 
 class ParquetImages(EncodedImages):
@@ -44,11 +40,12 @@ class ParquetImages(EncodedImages):
         index = 0
         for file in files:
             row = 0
-            for group, (rows, size) in enumerate(zip(file.rows, file.sizes, strict=True)):
+            for number in range(file.metadata.num_row_groups):
+                group = file.metadata.row_group(number)
                 starts.append(index + row)
-                sizes.append(size)
-                self._groups.append((file, group, row))
-                row += rows
+                sizes.append(group.total_byte_size)  # not compressed
+                self._groups.append((file, number, row))
+                row += group.num_rows
             index += row
         self.blocks = Blocks(np.array(starts), np.array(sizes))
         self._kept: OrderedDict[int, Any] = OrderedDict()  # columns of row groups, last used last
@@ -88,9 +85,6 @@ class ParquetImages(EncodedImages):
 def index_parquet(files: list[Path]) -> Indexed:
     """Raises BadInput where a file is damaged, or has other columns or classes than are wanted."""
     train_files, test_files = split_files(files)
-    if not train_files:
-        logger.warning("%s: no training files beside it, so this is the training part", files[0])
-        train_files, test_files = files, []
     read = {file: _index_file(file) for file in files}
     names = read[train_files[0]].names
     for file in files:
@@ -106,7 +100,7 @@ def _index_file(file: Path) -> _Index:
         schema = opened.schema_arrow
         column = _image_column(file, schema)
         labels = opened.read(columns=["label"], use_threads=False)["label"]
-        groups = [opened.metadata.row_group(i) for i in range(opened.num_row_groups)]
+        metadata = opened.metadata
     if not len(labels):
         raise BadInput(f"{file}: no rows; at least one image is wanted")
     if labels.null_count:
@@ -119,8 +113,7 @@ def _index_file(file: Path) -> _Index:
         column=column,
         labels=labels.to_numpy().astype(np.int64),
         names=tuple(names) if names else None,
-        rows=[group.num_rows for group in groups],
-        sizes=[group.total_byte_size for group in groups],
+        metadata=metadata,
     )
 
 
@@ -145,7 +138,10 @@ def _image_column(file: Path, schema: Any) -> str:
 def _read_group(index: _Index, group: int) -> Any:
     """The encoded images of a row group, an arrow column of bytes."""
     # Opened for each: a handle would not survive the fork to a worker process, nor would threads.
-    with _damage_named(index.file), pq.ParquetFile(index.file) as opened:
+    with (
+        _damage_named(index.file),
+        pq.ParquetFile(index.file, metadata=index.metadata) as opened,
+    ):
         table = opened.read_row_group(group, columns=[index.column], use_threads=False)
     return table.flatten().column(0)
 

@@ -1,5 +1,6 @@
 """The parts of a data set, train and test, as they lie on disk; what all file formats share."""
 
+import logging
 import re
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -11,6 +12,8 @@ from PIL import Image
 from mobilenas.data.order import Blocks
 from mobilenas.data.pixels import Encoded, decode
 from mobilenas.errors import BadInput
+
+logger = logging.getLogger(__name__)
 
 
 class EncodedImages(ABC):
@@ -43,8 +46,14 @@ Indexed = tuple[tuple[str, ...], EncodedImages, EncodedImages | None]  # classes
 
 
 def split_files(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Training and test files: test is where a word of the name begins with test or val."""
+    """Training and test files: test is where a word of the name begins with test or val.
+
+    Where all are so, they are the training files.
+    """
     test = [file for file in files if re.search(r"(^|[-_.])(test|val)", file.name)]
+    if len(test) == len(files):
+        logger.warning("%s: no training files beside it, so this is the training part", files[0])
+        return files, []
     return [file for file in files if file not in test], test
 
 

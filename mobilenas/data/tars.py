@@ -4,7 +4,6 @@ The format: https://github.com/webdataset/webdataset. A file classes.txt beside 
 name a line, names the classes.
 """
 
-import logging
 import os
 import re
 import tarfile
@@ -16,8 +15,6 @@ import numpy.typing as npt
 from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
 from mobilenas.data.pixels import one_line
 from mobilenas.errors import BadInput
-
-logger = logging.getLogger(__name__)
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first dot; then the suffix
@@ -52,9 +49,6 @@ class TarImages(EncodedImages):
 def index_tars(files: list[Path]) -> Indexed:
     """Raises BadInput where a file is no whole tar, or a sample lacks its image or its class."""
     train_files, test_files = split_files(files)
-    if not train_files:
-        logger.warning("%s: no training files beside it, so this is the training part", files[0])
-        train_files, test_files = files, []
     listed = files[0].parent / "classes.txt"
     names = None
     if listed.is_file():

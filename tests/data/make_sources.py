@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import pickle
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,27 @@ def write_parquet(
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, row_group_size=3)
     return path
+
+
+def write_tar(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    """A shard as WebDataset writes it: the members in their order."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as opened:
+        for name, content in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            opened.addfile(header, io.BytesIO(content))
+    return path
+
+
+def samples(
+    images: Sequence[bytes], labels: Sequence[int], first: int = 0
+) -> list[tuple[str, bytes]]:
+    """The members of a shard with these images and labels, numbered from `first`."""
+    members = []
+    for i, (image, label) in enumerate(zip(images, labels, strict=True), start=first):
+        members += [(f"{i:06d}.cls", b"%d" % label), (f"{i:06d}.png", image)]
+    return members
 
 
 def write_cifar10(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:

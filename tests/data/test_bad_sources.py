@@ -1,5 +1,6 @@
 """Bad sources: the one line that each kind of damage gets."""
 
+import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_sources import encode, noise, plain_folders, save, write_cifar10, write_parquet
+from make_sources import (
+    encode,
+    noise,
+    plain_folders,
+    samples,
+    save,
+    write_cifar10,
+    write_parquet,
+    write_tar,
+)
 from PIL import Image
 
-from mobilenas.data import load_data
+from mobilenas.data import load_data, open_data
 from mobilenas.errors import BadInput
 
 GOOD = [encode(image) for image in noise(4)]
@@ -84,6 +94,50 @@ def truncated_parquet(root: Path) -> str:
     return str(file)
 
 
+def tar(*members: tuple[str, bytes], classes: str | None = None) -> Callable[[Path], str]:
+    """Two good samples, then these members."""
+
+    def build(root: Path) -> str:
+        if classes:
+            (root / "classes.txt").write_text(classes)
+        return str(write_tar(root / "a.tar", [*samples(GOOD[:2], [0, 1]), *members]))
+
+    return build
+
+
+def tar_without_its_end(keep: int) -> Callable[[Path], str]:
+    """A shard of which only the first bytes are left."""
+
+    def build(root: Path) -> str:
+        file = root / "a.tar"
+        write_tar(file, samples(GOOD, [0, 1, 0, 1]))
+        file.write_bytes(file.read_bytes()[:keep])
+        return str(root)
+
+    return build
+
+
+def tar_with_damaged_header(root: Path) -> str:
+    file = write_tar(root / "a.tar", samples(GOOD, [0, 1, 0, 1]))
+    content = bytearray(file.read_bytes())
+    place = content.index(b"000002.cls")
+    content[place : place + 8] = b"\xff" * 8
+    file.write_bytes(content)
+    return str(root)
+
+
+def compressed_tar(root: Path) -> str:
+    file = write_tar(root / "a.tar", samples(GOOD, [0, 1, 0, 1]))
+    file.write_bytes(gzip.compress(file.read_bytes()))
+    return str(root)
+
+
+def tar_pair(root: Path) -> str:
+    write_tar(root / "train-0.tar", samples(GOOD[:2], [0, 1]))
+    write_tar(root / "val-0.tar", samples(GOOD[2:], [0, 2]))
+    return str(root)
+
+
 ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (lambda root: f"{root}/none", r"data '.*/none' does not exist; wanted digits, a folder"),
     (lambda root: "", "data '' does not exist"),
@@ -113,6 +167,29 @@ ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (parquet_pair([0, 1, 0, 1], ["ant", "cow"]), r"test\.parquet: class names differ .*train\.par"),
     (not_parquet, r"a\.parquet: cannot be read as parquet"),
     (truncated_parquet, r"a\.parquet: cannot be read as parquet"),
+    (tar(("x.png", GOOD[0])), r"a\.tar, x\.png: no x\.cls beside it"),
+    (tar(("d/x.cls", b"0")), r"a\.tar, d/x\.cls: no image beside it \(jpg"),
+    (tar(("x.png", GOOD[0]), ("x.cls", b"cat")), r"a\.tar, x\.cls: 'cat' is no class; an integer"),
+    (tar(("x.png", GOOD[0]), ("x.cls", b"-1")), r"a\.tar, x\.cls: '-1' is no class; an integer"),
+    (
+        tar(("x.png", GOOD[0]), ("x.cls", b"3")),
+        r"a\.tar, x\.png: label 3 is out of range; .* 3 cla",
+    ),
+    (
+        tar(("x.png", GOOD[0]), ("x.cls", b"2"), classes="ant\nbee\n"),
+        r"a\.tar, x\.png: label 2 is out of range; there are 2 classes",
+    ),
+    (tar(("x.png", GOOD[0]), ("x.jpg", GOOD[1])), r"a\.tar: two images x\.png and x\.jpg"),
+    (tar(("x.png", b"no"), ("x.cls", b"1")), r"a\.tar, x\.png: cannot read .*\(not an image\)"),
+    (lambda root: str(write_tar(root / "a.tar", [("x.txt", b"")])), r"a\.tar: no images in it"),
+    (tar_without_its_end(0), r"a\.tar: cannot be read as a tar file \(empty file\)"),
+    (tar_without_its_end(100), r"a\.tar: cannot be read as a tar file \(truncated header\)"),
+    (tar_without_its_end(1600), r"a\.tar: cannot be read as a tar file \(unexpected end"),
+    (tar_without_its_end(2148), r"a\.tar: cannot be read as a tar file \(damaged or cut off"),
+    (tar_without_its_end(4 * 2048), r"a\.tar: cannot be read as a tar file \(damaged or cut off"),
+    (tar_with_damaged_header, r"a\.tar: cannot be read as a tar file \(damaged or cut off"),
+    (compressed_tar, r"a\.tar: cannot be read as a tar file"),
+    (tar_pair, r"val-0\.tar, 000001\.png: label 2 is out of range"),
     (lambda root: f"{parquet(GOOD, [0, 1, 0, 1])(root)},b.parquet", r"data 'b\.parquet' does not"),
     (
         lambda root: f"cifar10:{root}",
@@ -129,6 +206,31 @@ def test_bad_sources_get_one_line_that_names_them(
     with pytest.raises(BadInput, match=message) as caught:
         load_data(build(tmp_path), 8)
     assert "\n" not in str(caught.value)
+
+
+ON_DISK = [(build, message) for build, message in ERRORS if not message.startswith("cifar-")]
+
+
+@pytest.mark.parametrize(("build", "message"), ON_DISK, ids=[message for _, message in ON_DISK])
+def test_an_index_refuses_the_same_and_a_damaged_image_when_it_is_read(
+    tmp_path: Path, build: Callable[[Path], str], message: str
+) -> None:
+    def read_all(source: str) -> None:
+        data = open_data(source)
+        for part in (data.train, data.test):
+            for index in range(len(part) if part else 0):
+                part.image(index)
+
+    source = build(tmp_path)
+    with pytest.raises(BadInput, match=message) as caught:
+        read_all(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_always_in_memory_is_not_opened() -> None:
+    for source in ("digits", "cifar10:somewhere"):
+        with pytest.raises(BadInput, match=f"{source} is always held in memory; class folders"):
+            open_data(source)
 
 
 def test_an_image_column_of_another_type_is_refused(tmp_path: Path) -> None:

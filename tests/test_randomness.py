@@ -1,0 +1,71 @@
+"""Lent generators: the same draws for the same key, and no trace afterwards."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from mobilenas.randomness import borrowed_generators, fixed_generators
+
+
+def draws() -> tuple[float, float, float, float]:
+    uniform = float(np.random.random())  # noqa: NPY002 - the global generators are what is tested
+    normal = float(np.random.standard_normal())  # noqa: NPY002 - leaves a second one for later
+    return random.random(), uniform, normal, float(torch.rand(()))
+
+
+def states() -> tuple[object, ...]:
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
+
+
+def test_a_key_gives_its_draws_whatever_was_before() -> None:
+    with fixed_generators(3, 4, 5):
+        first = draws()
+    draws()
+    with fixed_generators(3, 4, 5):
+        assert draws() == first
+
+
+def test_keys_differ_in_every_generator() -> None:
+    keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 2**40), (2**33, 0, 0)]
+    with borrowed_generators() as seed:
+        drawn = []
+        for key in keys:
+            seed(*key)
+            drawn.append(draws())
+    for column in zip(*drawn, strict=True):
+        assert len(set(column)) == len(keys)
+
+
+def test_the_generators_stand_where_they_stood_even_after_an_error() -> None:
+    draws()  # numpy keeps the second of a pair of normal numbers
+    before = states()
+    with fixed_generators(1):
+        draws()
+    assert states() == before
+    with pytest.raises(ZeroDivisionError), borrowed_generators() as seed:
+        seed(2)
+        draws()
+        raise ZeroDivisionError
+    assert states() == before
+
+
+def test_accelerators_that_are_not_named_are_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(seed: int) -> None:
+        raise AssertionError(f"seeded with {seed}")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    with fixed_generators(1):
+        draws()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_generator_of_a_named_accelerator_is_lent_too() -> None:
+    before = torch.cuda.get_rng_state().tolist()
+    drawn = []
+    for _ in range(2):
+        with fixed_generators(1, device="cuda"):
+            drawn.append(torch.rand(3, device="cuda").tolist())
+    assert drawn[0] == drawn[1]
+    assert torch.cuda.get_rng_state().tolist() == before
