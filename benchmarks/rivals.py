@@ -20,9 +20,11 @@ from mobilenas.config import load_train_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.files import read_json
-from mobilenas.pipeline import Search, pick_arch, run_evolve, run_train
+from mobilenas.pipeline import Search, run_evolve
+from mobilenas.retrain import run_train
 from mobilenas.process import tune_process
 from mobilenas.search.evolve import SETTINGS
+from mobilenas.search.found import pick_arch
 from mobilenas.space import Arch, Candidate, Space, space_from_dict
 from mobilenas.train.alone_run import TrainSettings, create_train_run, open_train_run
 from mobilenas.train.run import read_settings
@@ -59,7 +61,7 @@ def main() -> None:
 
 def winner(supernet: Path, budget: int, space: Space, out: Path) -> Arch:
     """What the search finds, in a run folder that is continued."""
-    search = Search(supernet, Budget({"flops": budget}), population=40, generations=20)
+    search = Search(supernet, Budget({"flops": budget}), population=20, generations=16)
     result = run_evolve(search, out, resume=(out / SETTINGS).exists())
     return space.parse(pick_arch([evaluation.row() for evaluation in result.front], "best"))
 

@@ -176,7 +176,8 @@ def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
     from mobilenas.train.loop import train_supernet
     from mobilenas.train.run import create_run
 
-    quick = ["passes=1", "limit=160", "validate_images=60", "batch_size=16", "device=cpu"]
+    quick = ["passes=1", "limit=160", "validate_images=60", "calibrate_images=32"]
+    quick += ["batch_size=16", "device=cpu"]
     supernet = create_run(tmp_path / "s", SPACE, "digits", 0, load_supernet_config("quick", quick))
     trained = train_supernet(supernet)
     run = create(tmp_path / "run", inherit=str(tmp_path / "s"))
