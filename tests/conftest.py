@@ -22,6 +22,7 @@ OVERRIDES = {
     "fairnas": f"{AT_64},squeeze_excite=0.5,activation=hard_swish",
     "macro": "width=0.25,resolution=16",
     "proxyless": AT_64,
+    "mobilenetv2": AT_64,
     "fbnet_cifar": "width=0.25,resolution=16,num_classes=10",
 }
 SMALL_SPACES = [f"{name}:{OVERRIDES.get(name, 'width=0.25')}" for name in list_spaces()]

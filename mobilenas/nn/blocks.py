@@ -1,6 +1,8 @@
 """The inverted bottleneck with parallel depthwise paths; supernet and network share this code."""
 
 import math
+from collections.abc import Iterable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from mobilenas.nn.relu6 import ReLU6
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
 from mobilenas.space.spec import BN_EPS, Activation
+
+Kernels = tuple[tuple[int, ...], ...]
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -44,12 +48,11 @@ def conv_bn(
     return ConvBN(conv, activation, eps)
 
 
-def stem(space: Space) -> ConvBN:
-    """The first convolution of a space."""
+def stem(space: Space, in_chans: int | None = None) -> ConvBN:
+    """The first convolution of a space; in_chans: of the images, if not those of the space."""
     spec = space.spec.stem
-    channels = space.spec.in_channels
     return conv_bn(
-        channels,
+        space.spec.in_channels if in_chans is None else in_chans,
         space.stem_channels,
         spec.kernel,
         spec.stride,
@@ -71,65 +74,126 @@ def identity(block: Block) -> nn.Module:
     return conv_bn(block.in_channels, block.out_channels, 1, block.stride, None, block.bn_eps)
 
 
+class Paths(nn.ModuleDict):
+    """Parallel depthwise convolutions `k3`, `k5`, ... of one channel group, summed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Tensor | None = None
+        for path in self.values():
+            y = path(x)
+            total = y if total is None else total + y
+        assert total is not None, "there is at least one path"
+        return total
+
+
+class ChannelGroups(nn.ModuleList):
+    """Splits the channels into groups of `widths`, one `Paths` each, and concatenates (MixNet)."""
+
+    def __init__(self, widths: list[int], groups: Iterable[Paths]) -> None:
+        super().__init__(groups)
+        self.widths = widths
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.widths) == 1:
+            return self[0](x)
+        parts = x.split(self.widths, dim=1)
+        # By index: neither TorchScript nor fx can iterate over modules and tensors together.
+        return torch.cat([paths(parts[i]) for i, paths in enumerate(self)], dim=1)
+
+
 class InvertedBottleneck(nn.Module):
     """1x1 expand, parallel depthwise paths, sum, 1x1 project, batch norm, residual.
 
-    As in the released MixPath code every path has its own batch norm and activation, and the
-    batch norm after the projection is chosen by the number of active paths (shadow batch norm,
-    Chu et al. 2020) when there are several; a single one serves all numbers.
-
-    kernels: per channel group the depthwise kernels that are there. The hidden channels are split
-    among the groups and concatenated again (MixNet).
+    As in the released MixPath code every path has its own batch norm and activation. All paths
+    run; `Branch` is the block of a supernet, which chooses among them. drop_path acts on what is
+    added to the input.
     """
 
     def __init__(
-        self, block: Block, expansion: int, kernels: tuple[tuple[int, ...], ...], num_bn: int
+        self,
+        expand: nn.Module,
+        groups: ChannelGroups,
+        squeeze_excite: nn.Module,
+        project: nn.Conv2d,
+        bns: Iterable[nn.Module],
+        drop_path: nn.Module,
+        residual: bool,
     ) -> None:
         super().__init__()
+        self.expand = expand
+        self.groups = groups
+        self.squeeze_excite = squeeze_excite
+        self.project = project
+        self.bns = nn.ModuleList(bns)
+        self.drop_path = drop_path
+        self.residual = residual
+
+    @classmethod
+    def of(
+        cls, block: Block, expansion: int, kernels: Kernels, num_bn: int = 1, drop_path: float = 0.0
+    ) -> Self:
+        """A new block. kernels: per channel group the depthwise kernels that are there."""
         hidden = block.in_channels * expansion
         act, eps = block.activation, block.bn_eps
-        self.kernels = kernels
-        self.widths = split_channels(hidden, len(kernels))
-        self.expand = (
-            conv_bn(block.in_channels, hidden, 1, 1, act, eps) if expansion > 1 else nn.Identity()
+        widths = split_channels(hidden, len(kernels))
+        return cls(
+            conv_bn(block.in_channels, hidden, 1, 1, act, eps) if expansion > 1 else nn.Identity(),
+            ChannelGroups(
+                widths,
+                (
+                    Paths(
+                        {
+                            f"k{k}": ConvBN(DepthwiseConv2d(width, k, block.stride), act, eps)
+                            for k in group
+                        }
+                    )
+                    for width, group in zip(widths, kernels, strict=True)
+                ),
+            ),
+            _squeeze_excite(block, hidden),
+            nn.Conv2d(hidden, block.out_channels, 1, bias=False),
+            (nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn)),
+            _drop_path(drop_path),
+            block.keeps_shape,
         )
-        self.groups = nn.ModuleList(
-            nn.ModuleDict(
-                {f"k{k}": ConvBN(DepthwiseConv2d(width, k, block.stride), act, eps) for k in group}
-            )
-            for width, group in zip(self.widths, kernels, strict=True)
-        )
-        self.squeeze_excite = _squeeze_excite(block, hidden)
-        self.project = nn.Conv2d(hidden, block.out_channels, 1, bias=False)
-        self.bns = nn.ModuleList(nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn))
-        self.residual = block.keeps_shape
 
-    def forward(self, x: Tensor, kernels: tuple[tuple[int, ...], ...] | None = None) -> Tensor:
-        """x (n, in_channels, h, w); kernels: the active paths of each group, all if None."""
-        active = self.kernels if kernels is None else kernels
-        hidden = self.expand(x)
-        parts = hidden.split(self.widths, dim=1) if len(self.widths) > 1 else (hidden,)
-        sums = [
-            _path_sum(paths, part, group)
-            for paths, part, group in zip(self.groups, parts, active, strict=True)
-        ]
-        y = torch.cat(sums, dim=1) if len(sums) > 1 else sums[0]
-        y = self.bn_for(len(active[0]))(self.project(self.squeeze_excite(y)))
-        return x + y if self.residual else y
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride))."""
+        y = self.project(self.squeeze_excite(self.groups(self.expand(x))))
+        y = self.bns[0](y)
+        return x + self.drop_path(y) if self.residual else y
+
+
+class Branch(InvertedBottleneck):
+    """The weights of all paths of one expansion in a supernet.
+
+    The batch norm after the projection is chosen by the number of active paths (shadow batch norm,
+    Chu et al. 2020) when there are several; a single one serves all numbers.
+    """
+
+    def forward(self, x: Tensor, kernels: Kernels) -> Tensor:  # type: ignore[override]
+        """Run the paths with these kernels, per channel group."""
+        return self.chosen(kernels)(x)
+
+    def chosen(self, kernels: Kernels) -> InvertedBottleneck:
+        """The plain block of these kernels over the own weights, which it shares."""
+        groups = (
+            Paths({name: paths[name] for name in (f"k{k}" for k in group)})  # type: ignore[index]
+            for paths, group in zip(self.groups, kernels, strict=True)
+        )
+        return InvertedBottleneck(
+            self.expand,
+            ChannelGroups(self.groups.widths, groups),
+            self.squeeze_excite,
+            self.project,
+            [self.bn_for(len(kernels[0]))],
+            self.drop_path,
+            self.residual,
+        )
 
     def bn_for(self, num_paths: int) -> nn.Module:
         """The batch norm after the projection for that many active paths."""
         return self.bns[num_paths - 1 if len(self.bns) > 1 else 0]
-
-    def load_from(self, branch: "InvertedBottleneck") -> None:
-        """Copy the weights of the own paths out of a supernet branch of the same expansion."""
-        self.expand.load_state_dict(branch.expand.state_dict())
-        for own, paths, group in zip(self.groups, branch.groups, self.kernels, strict=True):
-            for k in group:
-                own[f"k{k}"].load_state_dict(paths[f"k{k}"].state_dict())  # type: ignore[index]
-        self.squeeze_excite.load_state_dict(branch.squeeze_excite.state_dict())
-        self.project.load_state_dict(branch.project.state_dict())
-        self.bns[0].load_state_dict(branch.bn_for(len(self.kernels[0])).state_dict())
 
 
 class ChoiceBlock(nn.Module):
@@ -140,30 +204,34 @@ class ChoiceBlock(nn.Module):
         kernels = (block.kernels,) * block.groups
         num_bn = block.max_paths if shadow_bn else 1
         self.branches = nn.ModuleDict(
-            {f"e{e}": InvertedBottleneck(block, e, kernels, num_bn) for e in block.expansions}
+            {f"e{e}": Branch.of(block, e, kernels, num_bn) for e in block.expansions}
         )
         if any(c.is_identity for c in block.candidates):
             self.identity = identity(block)
 
     def forward(self, x: Tensor, candidate: Candidate) -> Tensor:
         """Run the one candidate; nothing else is executed, so nothing else gets a gradient."""
+        return self.chosen(candidate)(x)
+
+    def chosen(self, candidate: Candidate) -> nn.Module:
+        """The plain module of a candidate over the own weights, which it shares."""
         if candidate.is_identity:
-            return self.identity(x)
-        return self.branches[f"e{candidate.expansion}"](x, candidate.kernels)
+            return self.identity
+        branch = self.branches[f"e{candidate.expansion}"]
+        assert isinstance(branch, Branch)
+        return branch.chosen(candidate.kernels)
 
     def copy_to(self, built: nn.Module, candidate: Candidate) -> None:
         """Copy the candidate's weights to a block that was built as this candidate."""
-        if isinstance(built, InvertedBottleneck):
-            built.load_from(self.branches[f"e{candidate.expansion}"])  # type: ignore[arg-type]
-        else:
-            built.load_state_dict(self.identity.state_dict())
+        built.load_state_dict(self.chosen(candidate).state_dict())
 
 
-def build(block: Block, candidate: Candidate) -> nn.Module:
-    """The plain module of one candidate."""
+def build(block: Block, candidate: Candidate, drop_path: float = 0.0) -> nn.Module:
+    """The plain module of one candidate. drop_path: how often a residual block is skipped."""
     if candidate.is_identity:
         return identity(block)
-    return InvertedBottleneck(block, candidate.expansion, candidate.kernels, num_bn=1)
+    rate = drop_path if block.keeps_shape else 0.0
+    return InvertedBottleneck.of(block, candidate.expansion, candidate.kernels, drop_path=rate)
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
@@ -188,17 +256,17 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
             nn.init.zeros_(part.bias)
 
 
-def _path_sum(paths: nn.Module, x: Tensor, kernels: tuple[int, ...]) -> Tensor:
-    first, *others = (paths[f"k{k}"] for k in kernels)  # type: ignore[index]
-    total: Tensor = first(x)
-    for path in others:
-        total = total + path(x)
-    return total
-
-
 def _squeeze_excite(block: Block, hidden: int) -> nn.Module:
     if not block.squeeze_excite:
         return nn.Identity()
     from timm.layers import SqueezeExcite  # timm takes a second to import and few spaces need it
 
     return SqueezeExcite(hidden, rd_channels=squeezed_channels(block))
+
+
+def _drop_path(rate: float) -> nn.Module:
+    if not rate:
+        return nn.Identity()
+    from timm.layers import DropPath
+
+    return DropPath(rate)

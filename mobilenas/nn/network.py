@@ -1,12 +1,16 @@
 """The plain module of one arch, with the verbs of a timm model."""
 
 import copy
-from typing import TypeVar
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils.checkpoint import checkpoint
 
+from mobilenas.errors import BadInput
 from mobilenas.nn.blocks import (
     ChoiceBlock,
     ConvBN,
@@ -21,10 +25,15 @@ from mobilenas.space import Arch, Space
 
 
 class Network(nn.Module):
-    """One arch of a space: images (n, channels, h, w) to logits (n, num_classes).
+    """One arch of a space: images (n, in_chans, h, w) to logits (n, num_classes).
+
+    num_classes, in_chans, drop_rate: the space's own if None; num_classes 0 takes the classifier
+    away. drop_rate: of the dropout before the classifier. drop_path_rate: stochastic depth (Huang
+    et al. 2016) of the residual blocks, growing linearly from 0 at the first block towards this
+    rate, as timm has it. global_pool: `avg`, or empty for none, which needs num_classes 0.
 
     feature_info: the last layer of each resolution, as timm lists it (num_chs, reduction, module).
-    Raises BadInput when the arch is not of the space.
+    Raises BadInput when the arch is not of the space, and for another global_pool.
     """
 
     def __init__(
@@ -33,7 +42,10 @@ class Network(nn.Module):
         arch: Arch,
         *,
         num_classes: int | None = None,
+        in_chans: int | None = None,
         drop_rate: float | None = None,
+        drop_path_rate: float = 0.0,
+        global_pool: str = "avg",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -41,44 +53,127 @@ class Network(nn.Module):
         self.space = space
         self.arch = arch
         self.num_classes = space.num_classes if num_classes is None else num_classes
+        self.in_chans = space.spec.in_channels if in_chans is None else in_chans
         self.num_features = self.head_hidden_size = space.head_channels
         self.drop_rate = space.spec.head.dropout if drop_rate is None else drop_rate
-        self.stem = stem(space)
-        self.blocks = nn.ModuleList(
-            build(block, candidate)
-            for block, candidate in zip(space.layers, space.candidates_of(arch), strict=True)
+        self.drop_path_rate = drop_path_rate
+        self.global_pool = global_pool
+        self.grad_checkpointing = False
+        self.stem = stem(space, self.in_chans)
+        depth = len(space.layers)
+        self.blocks = nn.Sequential(
+            *(
+                build(block, candidate, drop_path_rate * i / depth)
+                for i, (block, candidate) in enumerate(
+                    zip(space.layers, space.candidates_of(arch), strict=True)
+                )
+            )
         )
-        self.conv_head = conv_head(space)
+        self.conv_head: nn.Module = conv_head(space)
         self.dropout = nn.Dropout(self.drop_rate)
         self.classifier = self._linear()
-        self.feature_info = _feature_info(space)
+        self.feature_info = feature_info(space)
         init_weights(self, generator)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Feature map (n, num_features, h, w) after the 1x1 head convolution."""
         x = self.stem(x)
-        for block in self.blocks:
-            x = block(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            x = _checkpointed(self.blocks, x)
+        else:
+            x = self.blocks(x)
         return self.conv_head(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""
-        x = self.dropout(x.mean(dim=(2, 3)))
+        if self.global_pool:
+            x = x.mean(dim=(2, 3))
+        x = self.dropout(x)
         return x if pre_logits else self.classifier(x)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """What `forward_features` gives, and feature maps of `feature_info` on the way.
+
+        indices: which rows, the last ones if an int, all if None. norm: without effect, as there is
+        no last norm. stop_early: run no block after the last row asked for; the feature map is then
+        that row's. intermediates_only: the list of maps alone. Raises BadInput for another
+        output_fmt than NCHW.
+        """
+        if output_fmt != "NCHW":
+            raise BadInput(f"output_fmt {output_fmt!r}: feature maps are NCHW")
+        taken, last = self._ends(indices)
+        x = self.stem(x)
+        intermediates = [x] if 0 in taken else []
+        for end, block in enumerate(self.blocks[:last] if stop_early else self.blocks, start=1):
+            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
+            if end in taken:
+                intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        whole = not stop_early or last == len(self.blocks)
+        return (self.conv_head(x) if whole else x), intermediates
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what the feature maps of these rows of `feature_info` do not need: later blocks, the
+        head convolution (if blocks or the head go) and the classifier (prune_head, or with the head
+        convolution). Returns the rows, counted from the first.
+        """
+        rows = self._rows(indices)
+        _, last = self._ends(indices)
+        if prune_norm or prune_head or last < len(self.blocks):
+            self.blocks = self.blocks[:last]
+            self.conv_head = nn.Identity()
+            self.num_features = self.head_hidden_size = self.feature_info[max(rows)]["num_chs"]
+            self.reset_classifier(0, "")
+        return rows
+
     def get_classifier(self) -> nn.Module:
         """The last layer: linear, or identity when num_classes is 0."""
         return self.classifier
 
-    def reset_classifier(self, num_classes: int) -> None:
-        """A fresh last layer for another number of classes; 0 takes it away."""
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh last layer for another number of classes; 0 takes it away.
+
+        global_pool: another pooling, as in the constructor.
+        """
+        weight = next(self.parameters())
         self.num_classes = num_classes
-        self.classifier = self._linear()
+        self.global_pool = self.global_pool if global_pool is None else global_pool
+        self.classifier = self._linear().to(weight.device, weight.dtype).train(self.training)
         init_weights(self.classifier)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+        """Patterns that group parameters by depth, for timm's layer-wise learning rates: a group a
+        block; coarse: a group a resolution.
+        """
+        ends = [0, *(end for end in self._ends(None)[0] if end)]
+        stages = [
+            (rf"^blocks\.(?:{'|'.join(map(str, range(a, b)))})\.", (stage,))
+            for stage, (a, b) in enumerate(pairwise(ends))
+        ]
+        blocks = stages if coarse else [(r"^blocks\.(\d+)", None)]
+        return {"stem": r"^stem", "blocks": [*blocks, (r"^conv_head", (99999,))]}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
 
     def load_from(self, supernet: Supernet) -> "Network":
         """Inherit the weights and batch norm statistics of a supernet; returns itself."""
@@ -90,9 +185,29 @@ class Network(nn.Module):
             choice.copy_to(built, candidate)
         return self
 
+    def _rows(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Which rows of feature_info are meant: all (None), the last ones (int) or these."""
+        count = len(self.feature_info)
+        if isinstance(indices, int):
+            indices = range(-indices, 0)
+        rows = list(range(count) if indices is None else indices)
+        if not rows or not all(-count <= row < count for row in rows):
+            raise BadInput(f"indices {rows}: there are {count} feature maps, 0 to {count - 1}")
+        return [row % count for row in rows]
+
+    def _ends(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+        """After how many blocks each of these rows of feature_info is there, and the last of it."""
+        names = [str(self.feature_info[row]["module"]) for row in self._rows(indices)]
+        ends = [int(name[7:]) + 1 if name.startswith("blocks.") else 0 for name in names]
+        return ends, max(ends)
+
     def _linear(self) -> nn.Module:
+        if self.global_pool not in ("avg", ""):
+            raise BadInput(f"global_pool {self.global_pool!r}: it is 'avg', or '' for none")
         if self.num_classes == 0:
             return nn.Identity()
+        if not self.global_pool:
+            raise BadInput("global_pool '' leaves a feature map: it needs num_classes 0")
         return nn.Linear(self.num_features, self.num_classes)
 
 
@@ -116,14 +231,23 @@ def fold_batch_norm(module: Module) -> Module:
     return folded
 
 
-def _feature_info(space: Space) -> list[dict[str, object]]:
-    rows: dict[int, dict[str, object]] = {}
+def feature_info(space: Space) -> list[dict[str, Any]]:
+    """The last layer of each resolution of the networks of a space, as timm lists it."""
     reduction: int = space.spec.stem.stride
+    rows: dict[int, dict[str, Any]] = {}
+
+    def add(num_chs: int, module: str) -> None:
+        rows[reduction] = {"num_chs": num_chs, "reduction": reduction, "module": module}
+
+    if reduction > 1:
+        add(space.stem_channels, "stem.act")  # its last layer: timm's lists take a sequence apart
     for number, block in enumerate(space.layers):
         reduction *= block.stride
-        rows[reduction] = {
-            "num_chs": block.out_channels,
-            "reduction": reduction,
-            "module": f"blocks.{number}",
-        }
+        add(block.out_channels, f"blocks.{number}")
     return list(rows.values())
+
+
+def _checkpointed(blocks: nn.Sequential, x: Tensor) -> Tensor:
+    for block in blocks:
+        x = checkpoint(block, x, use_reentrant=False)
+    return x

@@ -17,20 +17,15 @@ from mobilenas.cost import CostModel, supernet_params
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.space import Arch, Space, load_space, space_from_dict
+from mobilenas.space.published import PUBLISHED
 
-# expansion.kernel of the 18 searched blocks (models/FairNAS_{A,B,C}.py of the released code)
-FAIRNAS = {
-    "A": "3.7 3.3 3.7 6.3 6.7 3.3 3.3 6.7 6.7 3.5 6.3 3.5 3.5 6.3 6.3 6.7 6.3 6.7",
-    "B": "3.5 3.3 3.5 3.3 6.3 3.5 3.7 3.3 6.3 3.5 3.3 6.3 3.7 3.3 6.7 6.5 6.7 6.3",
-    "C": "3.5 3.3 3.7 3.3 3.3 3.3 3.3 3.3 3.3 6.3 3.3 3.3 3.3 3.3 6.7 6.7 6.3 6.3",
-}
+FAIRNAS = ("fairnas_a", "fairnas_b", "fairnas_c")
 MACRO = load_space("macro")
 MACRO_OPS = ("id", "e3k3", "e6k5")
 
 
 def fairnas_arch(name: str) -> Arch:
-    blocks = (part.split(".") for part in FAIRNAS[name].split())
-    return Arch.parse("_".join(f"e{expansion}k{kernel}" for expansion, kernel in blocks))
+    return Arch.parse(PUBLISHED[name][1])
 
 
 def macro_arch(code: str) -> Arch:
@@ -74,9 +69,9 @@ def test_s1_supernet_params() -> None:
 @pytest.mark.parametrize(
     ("name", "flops", "params", "published"),
     [
-        ("A", 388_122_848, 4_651_352, (388, 4.6)),
-        ("B", 345_297_632, 4_506_272, (345, 4.5)),
-        ("C", 321_024_992, 4_397_864, (321, 4.4)),
+        ("fairnas_a", 388_122_848, 4_651_352, (388, 4.6)),
+        ("fairnas_b", 345_297_632, 4_506_272, (345, 4.5)),
+        ("fairnas_c", 321_024_992, 4_397_864, (321, 4.4)),
     ],
 )
 def test_published_fairnas_networks(
@@ -280,7 +275,7 @@ def test_an_unknown_cost_is_answered_with_the_known_ones(
 
 def test_an_arch_of_another_space_is_refused() -> None:
     with pytest.raises(BadInput, match="block"):
-        CostModel(MACRO).flops(fairnas_arch("A"))
+        CostModel(MACRO).flops(fairnas_arch("fairnas_a"))
 
 
 def test_spaces_and_costs_import_none_of_the_heavy_libraries() -> None:
