@@ -102,7 +102,7 @@ class InvertedBottleneck(nn.Module):
         self.squeeze_excite = _squeeze_excite(block, hidden)
         self.project = nn.Conv2d(hidden, block.out_channels, 1, bias=False)
         self.bns = nn.ModuleList(nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn))
-        self.residual = block.keeps_shape
+        self.residual = block.adds_input
 
     def forward(self, x: Tensor, kernels: tuple[tuple[int, ...], ...] | None = None) -> Tensor:
         """x (n, in_channels, h, w); kernels: the active paths of each group, all if None."""
