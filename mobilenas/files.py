@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -11,16 +12,31 @@ from mobilenas.errors import BadInput
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, then put it in place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(temporary, write)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files that belong together, the one that readers rely on last.
+
+    All are written under temporary names first, so a full disk (OSError) leaves every old file as
+    it was. The last one is taken away while the others are put in place: after a kill it may be
+    missing, but never stands beside files that it does not belong to.
+    """
+    temporaries = {path: _temporary(path) for path in contents}
+    try:
+        for path, content in contents.items():
+            _write_synced(temporaries[path], methodcaller("write", content))
+        list(contents)[-1].unlink(missing_ok=True)
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -68,6 +84,18 @@ def append_jsonl(path: Path, rows: Iterable[object]) -> None:
         os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _write_synced(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    with path.open("wb") as file:
+        write(file)
         file.flush()
         os.fsync(file.fileno())
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mobilenas import __version__
-from mobilenas.cli import job, latency, spaces
+from mobilenas.cli import job, latency, networks, spaces
 from mobilenas.cli.rank import rank
 from mobilenas.errors import BadInput, Diverged, InfeasibleBudget, VerificationFailed
 from mobilenas.process import tune_process
@@ -29,6 +29,8 @@ app.command()(job.quickstart)
 app.command()(rank)
 app.command()(job.evolve)
 app.command()(job.export)
+app.command("eval")(networks.evaluate)
+app.command()(networks.convert)
 
 
 def main() -> None:

@@ -29,13 +29,18 @@ class Part:
     blocks: Iterable[list[tuple[str, Encoded]]]
 
 
-def decode_all(part: Part, resolution: int) -> npt.NDArray[np.uint8]:
+def short_side(resolution: int, crop: float) -> int:
+    """Pixels of an image's short side before the share `crop` of it is cut out."""
+    return round(resolution / crop)
+
+
+def decode_all(part: Part, resolution: int, crop: float = 1.0) -> npt.NDArray[np.uint8]:
     """The images of a part, (N, resolution, resolution, 3); BadInput names one that is damaged."""
     pixels = np.empty((len(part.labels), resolution, resolution, 3), dtype=np.uint8)
 
     def fill(task: tuple[int, list[tuple[str, Encoded]]]) -> None:
         for row, (name, encoded) in enumerate(task[1], start=task[0]):
-            pixels[row] = _decode(name, encoded, resolution)
+            pixels[row] = _decode(name, encoded, resolution, crop)
 
     row = 0
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -46,34 +51,37 @@ def decode_all(part: Part, resolution: int) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _decode(name: str, encoded: Encoded, resolution: int) -> npt.NDArray[np.uint8]:
+def _decode(name: str, encoded: Encoded, resolution: int, crop: float) -> npt.NDArray[np.uint8]:
     if encoded is None:
         raise BadInput(f"{name}: no image bytes; every row needs an image")
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             if image.mode[0] in "IF":  # convert("RGB") would clip these to white
                 raise ValueError(f"pixels of type {image.mode}; 8 bits a channel are wanted")
-            return _fit(image.convert("RGB"), resolution)
+            return _fit(image.convert("RGB"), resolution, crop)
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadInput(f"{name}: cannot read the image ({reason})") from error
 
 
-def _fit(image: Image.Image, resolution: int) -> npt.NDArray[np.uint8]:
+def _fit(image: Image.Image, resolution: int, crop: float) -> npt.NDArray[np.uint8]:
     # Rounded as torchvision's Resize and CenterCrop do, so that the pixels are the same.
-    width, height = (resolution * side // min(image.size) for side in image.size)
+    short = short_side(resolution, crop)
+    width, height = (short * side // min(image.size) for side in image.size)
     scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
     return np.asarray(scaled.crop((left, top, left + resolution, top + resolution)))
 
 
-def fit_all(pixels: npt.NDArray[np.uint8], resolution: int) -> npt.NDArray[np.uint8]:
+def fit_all(
+    pixels: npt.NDArray[np.uint8], resolution: int, crop: float = 1.0
+) -> npt.NDArray[np.uint8]:
     """(N, H, W, 3) -> (N, resolution, resolution, 3)."""
-    if pixels.shape[1:3] == (resolution, resolution):
+    if pixels.shape[1:3] == (resolution, resolution) and short_side(resolution, crop) == resolution:
         return np.ascontiguousarray(pixels)  # torchvision holds CIFAR as a transposed view
     fitted = np.empty((len(pixels), resolution, resolution, 3), dtype=np.uint8)
     for row, image in enumerate(pixels):
-        fitted[row] = _fit(Image.fromarray(image), resolution)
+        fitted[row] = _fit(Image.fromarray(image), resolution, crop)
     return fitted
 
 

@@ -110,10 +110,9 @@ class Space:
         self.name = spec.name
         self.resolution = spec.resolution
         self.num_classes = spec.num_classes
-        plan = spec.channels or [
-            self.scaled(layer.channels) for layer in (spec.stem, *spec.stages, spec.head)
-        ]
-        self.stem_channels, *self._stage_channels, self.head_channels = plan
+        plan = (spec.stem.channels, *(s.channels for s in spec.stages), spec.head.channels)
+        own = spec.channels or map(self.scaled, plan)
+        self.stem_channels, *self._stage_channels, self.head_channels = own
         self.stem_activation: Activation = spec.stem.activation or spec.activation
         self.head_activation: Activation = spec.head.activation or spec.activation
         self.layers = self._resolve()

@@ -1,0 +1,186 @@
+"""Networks on disk: a safetensors file that is all one needs, and a config.json for timm beside it.
+
+The header of the safetensors file holds the space, the arch and what a consumer has to know, as
+JSON under the key `mobilenas`. config.json says the same in the layout of timm and the Hugging Face
+hub, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` works too.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mobilenas import __version__
+from mobilenas.errors import BadInput
+from mobilenas.files import write_together
+from mobilenas.nn.network import Network
+from mobilenas.space import Space, space_from_dict
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"  # what timm and the hub look for
+_KEY = "mobilenas"
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 in 0..1 and what it was measured on, such as `1000 test images`."""
+
+    top1: float
+    images: str
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a consumer of a network has to know beside its weights.
+
+    classes: their names, in the order of the logits. mean, std: per channel, in units of 0..1, that
+    the network was trained with. crop: share of the short side that is kept at evaluation (timm's
+    crop_pct): an image's short side becomes resolution / crop, then the centre is cut out.
+    accuracy: None where it is not known.
+
+    Raises BadInput naming what is out of range.
+    """
+
+    classes: tuple[str, ...]
+    mean: Channels
+    std: Channels
+    crop: float = 1.0
+    accuracy: Accuracy | None = None
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, self.mean)):
+            raise BadInput(f"mean {self.mean}: finite numbers are wanted")
+        if not all(math.isfinite(value) and value > 0 for value in self.std):
+            raise BadInput(f"std {self.std}: finite numbers above 0 are wanted")
+        if not 0 < self.crop <= 1:
+            raise BadInput(f"crop {self.crop}: a share above 0, up to 1, is wanted")
+        if self.accuracy is not None and not 0 <= self.accuracy.top1 <= 1:
+            raise BadInput(f"accuracy {self.accuracy.top1}: 0..1 is wanted")
+
+
+class _Header(BaseModel):
+    """What the safetensors file says of itself. mobilenas: the version that wrote it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mobilenas: str
+    space: dict[str, Any]
+    arch: str
+    info: NetworkInfo
+
+
+def own_space(network: Network) -> Space:
+    """The space of a network with the network's number of classes. BadInput for less than two."""
+    if network.num_classes == network.space.num_classes:
+        return network.space
+    return space_from_dict(network.space.to_dict() | {"num_classes": network.num_classes})
+
+
+def save_network(network: Network, folder: Path, info: NetworkInfo) -> None:
+    """Write folder/model.safetensors and folder/config.json; equal networks give equal bytes.
+
+    A kill at any instant leaves the old network, the new one, or one of them without config.json,
+    which `load_network` does not need. Raises BadInput when `info` does not fit the network, and
+    OSError when the folder cannot be written; the old files are as they were then.
+    """
+    space = own_space(network)
+    _check_fits(space, info)
+    header = _Header(
+        mobilenas=__version__, space=space.to_dict(), arch=str(network.arch), info=info
+    )
+    tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+    # One key: safetensors writes several in the order of a hash table.
+    weights = save(tensors, {_KEY: header.model_dump_json()})
+    config = json.dumps(_timm_config(network, space, info), indent=1, allow_nan=False) + "\n"
+    write_together({folder / WEIGHTS: weights, folder / CONFIG: config.encode()})
+
+
+def load_network(path: Path) -> tuple[Network, NetworkInfo]:
+    """The network of a folder of `save_network`, or of its .safetensors file alone, in eval mode.
+
+    Raises BadInput naming the file when it is missing, damaged, of another program, or when its
+    arch or its tensors are not those of its space.
+    """
+    file = path / WEIGHTS if path.is_dir() else path
+    header, tensors = _read(file)
+    try:
+        space = space_from_dict(header.space)
+        _check_fits(space, header.info)
+        network = Network(space, space.parse(header.arch))
+        _check_tensors(network.state_dict(), tensors)
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from None
+    network.load_state_dict(tensors)
+    return network.eval(), header.info
+
+
+def _read(file: Path) -> tuple[_Header, dict[str, Tensor]]:
+    if not file.is_file():
+        raise BadInput(f"no saved network at {file}")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            header = (opened.metadata() or {}).get(_KEY)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # damaged bytes make safetensors raise errors of several classes
+        reason = " ".join(str(error).split())
+        raise BadInput(f"{file} is not a readable safetensors file: {reason}") from None
+    if header is None:
+        raise BadInput(f"{file} is not of mobilenas: its header has no key {_KEY!r}")
+    try:
+        return _Header.model_validate_json(header), tensors
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, (_KEY, *first["loc"])))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadInput(f"{file}: header {key}: {reason}") from None
+
+
+def _check_fits(space: Space, info: NetworkInfo) -> None:
+    if len(info.classes) != space.num_classes:
+        raise BadInput(
+            f"{len(info.classes)} class names; the network has {space.num_classes} classes"
+        )
+    if space.spec.in_channels != len(info.mean):
+        raise BadInput(
+            f"mean and std of {len(info.mean)} channels; the network takes {space.spec.in_channels}"
+        )
+
+
+def _check_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found:
+            raise BadInput(f"tensor {name} is missing")
+        if name not in wanted:
+            raise BadInput(f"tensor {name} is none of the network's")
+        if found[name].shape != wanted[name].shape:
+            shapes = [list(tensors[name].shape) for tensors in (found, wanted)]
+            raise BadInput(f"tensor {name} is {shapes[0]}; the network has {shapes[1]}")
+
+
+def _timm_config(network: Network, space: Space, info: NetworkInfo) -> dict[str, Any]:
+    """As timm's `save_for_hf` lays it out."""
+    return {
+        "architecture": "mobilenas",
+        "num_classes": network.num_classes,
+        "num_features": network.num_features,
+        "model_args": {"space": space.to_dict(), "arch": str(network.arch)},
+        "pretrained_cfg": {
+            "num_classes": network.num_classes,
+            "input_size": [space.spec.in_channels, space.resolution, space.resolution],
+            "interpolation": "bilinear",
+            "crop_pct": info.crop,
+            "crop_mode": "center",
+            "mean": info.mean,
+            "std": info.std,
+            "label_names": info.classes,
+            "first_conv": "stem.conv",
+            "classifier": "classifier",
+        },
+    }
