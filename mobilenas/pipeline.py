@@ -15,9 +15,11 @@ from mobilenas.config import SupernetConfig, load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.names import latency_cost
+from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
-from mobilenas.export import Accuracy, Report, export_onnx
+from mobilenas.export import Report, evaluation_images, export_onnx
 from mobilenas.files import read_json, write_json
+from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.progress import ProgressBar
 from mobilenas.rank.run import Ranking, rank
 from mobilenas.rank.truth import read_benchmark, read_truth
@@ -181,25 +183,36 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
     if evaluator.describe()["weights"] != found.weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
     data = supernet.data
-    shuffled = np.random.default_rng(0).permutation(supernet.splits.validate)
-    rows = shuffled[:_VERIFY_IMAGES]  # of all classes, also where the images came sorted
     if data.test is not None:
         accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
     else:
         count = len(supernet.splits.validate)
         (share,) = evaluator([chosen])
         accuracy = Accuracy(share, f"{count} validation images, used in the search")
+    info = NetworkInfo(data.classes, data.mean, data.std, accuracy=accuracy)
+    images, rows = data.train, _verification_rows(supernet.splits.validate)
     return export_onnx(
         evaluator.network(chosen),
+        info,
         out or run / f"{chosen}.onnx",
-        data.train.pixels[rows],
-        labels=data.train.labels[rows],
-        mean=data.mean,
-        std=data.std,
-        classes=data.classes,
-        accuracy=accuracy,
-        flops=CostModel(space).flops(chosen),
+        images.pixels[rows],
+        images.labels[rows],
     )
+
+
+def run_export_saved(path: Path, data: str, out: Path | None) -> Report:
+    """Export a saved network; the images of `data` prove the file, and nothing is tuned on them."""
+    network, info = load_network(path)
+    images, _ = evaluation_images(data, network.space.resolution, info)
+    rows = _verification_rows(np.arange(len(images.labels)))
+    folder = path if path.is_dir() else path.parent
+    target = out or folder / f"{network.arch}.onnx"
+    return export_onnx(network, info, target, images.pixels[rows], images.labels[rows])
+
+
+def _verification_rows(rows: Indices) -> Indices:
+    """Some of the rows, of all classes also where the images came sorted."""
+    return np.random.default_rng(0).permutation(rows)[:_VERIFY_IMAGES]
 
 
 def _check_trained(supernet: Path) -> None:

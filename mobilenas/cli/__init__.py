@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mobilenas import __version__
-from mobilenas.cli import job, latency, spaces
+from mobilenas.cli import job, latency, networks, spaces
 from mobilenas.cli.rank import rank
 from mobilenas.cli.train import train
 from mobilenas.errors import (
@@ -37,6 +37,8 @@ app.command()(rank)
 app.command()(job.evolve)
 app.command()(train)
 app.command()(job.export)
+app.command("eval")(networks.evaluate)
+app.command()(networks.convert)
 
 
 def main() -> None:

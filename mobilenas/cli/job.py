@@ -204,8 +204,19 @@ def evolve(
 
 
 def export(
+    context: typer.Context,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
-    run: Annotated[Path, typer.Option(help="Run folder of evolve.")] = Path("runs/evolve"),
+    run: Annotated[
+        Path, typer.Option(help="Run folder of evolve, or one that holds a network/.")
+    ] = Path("runs/evolve"),
+    network: Annotated[
+        Path | None,
+        typer.Option(help="Saved network in place of a run: its folder or .safetensors file."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images that the export of a saved network is verified on."),
+    ] = None,
     arch: Annotated[
         str | None,
         typer.Option(help="Arch of the space, by its text form; else --pick chooses one."),
@@ -214,19 +225,37 @@ def export(
         str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of the front.")
     ] = "best",
     out: Annotated[
-        Path | None, typer.Option(help="File to write; RUN/<arch>.onnx by default.")
+        Path | None,
+        typer.Option(help="File to write; <arch>.onnx in the folder exported from by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a searched network with its inherited weights; verified, or nothing is written.
+    """Export a searched network with its inherited weights, or a saved network; verified, or
+    nothing is written.
 
     Example: mobilenas export --onnx --pick knee
+
+    Example: mobilenas export --onnx --network FOLDER --data DIR
     """
     if not onnx:
         raise BadInput("choose a format: --onnx")
-    from mobilenas.pipeline import run_export
+    if network is not None and is_given(context, "run"):
+        raise BadInput("choose one: --network, or --run")
+    if network is None and (run / "network").is_dir():
+        network = run / "network"
+    from mobilenas.pipeline import run_export, run_export_saved
 
-    report = run_export(run, arch=arch, pick=pick, out=out).to_dict()
+    if network is None:
+        if data is not None:
+            raise BadInput("--data is for a saved network; a search has images of its own")
+        report = run_export(run, arch=arch, pick=pick, out=out).to_dict()
+    else:
+        for name in ("arch", "pick"):
+            if is_given(context, name):
+                raise BadInput(f"--{name} is for a search; {network} is one network")
+        if data is None:
+            raise BadInput("--data is wanted: images that the exported network is verified on")
+        report = run_export_saved(network, data, out).to_dict()
     if as_json:
         print_json(report)
     else:

@@ -36,7 +36,7 @@ def candidate_memory(block: Block, candidate: Candidate) -> int:
     hidden = block.in_channels * candidate.expansion
     summed = hidden * block.out_size**2
     # The block's input waits for the residual sum.
-    kept = before if block.keeps_shape else 0
+    kept = before if block.adds_input else 0
     peaks = [kept + summed + after, _paths(block, candidate, hidden, kept)]
     if candidate.expansion > 1:
         peaks.append(before + hidden * block.in_size**2)

@@ -5,6 +5,7 @@ share one row of a table:
 
     stem-3x224x224-32x112x112-k3-relu6
     block-40x28x28-80x14x14-e6k35-relu6       with squeeze-excite: ...-e6k35-swish-se0.5
+    block-24x7x7-24x7x7-e6k5-relu6-noresidual keeps the shape, but its input is not added
     block-32x32x32-64x16x16-id                the 1x1 convolution in place of a block
     head-320x7x7-1280-1000-relu6              1x1 convolution, pooling, classifier
 """
@@ -96,7 +97,9 @@ def block_key(block: Block, candidate: Candidate) -> str | None:
     if candidate.is_identity:
         return key
     key += f"-{block.activation}"
-    return f"{key}-se{block.squeeze_excite:g}" if block.squeeze_excite else key
+    if block.squeeze_excite:
+        key += f"-se{block.squeeze_excite:g}"
+    return f"{key}-noresidual" if block.keeps_shape and not block.residual else key
 
 
 def head_key(space: Space) -> str:

@@ -25,13 +25,18 @@ Channels = tuple[float, float, float]
 Encoded = Path | bytes | None  # an image file, its bytes, or a parquet row without an image
 
 
-def decode_all(part: "EncodedImages", resolution: int) -> npt.NDArray[np.uint8]:
+def short_side(resolution: int, crop: float) -> int:
+    """Pixels of an image's short side before the share `crop` of it is cut out."""
+    return round(resolution / crop)
+
+
+def decode_all(part: "EncodedImages", resolution: int, crop: float = 1.0) -> npt.NDArray[np.uint8]:
     """The images of a part, (N, resolution, resolution, 3); BadInput names one that is damaged."""
     pixels = np.empty((len(part), resolution, resolution, 3), dtype=np.uint8)
 
     def fill(task: list[tuple[int, Encoded]]) -> None:
         for index, encoded in task:
-            pixels[index] = _fit(decode(part.name(index), encoded), resolution)
+            pixels[index] = _fit(decode(part.name(index), encoded), resolution, crop)
 
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for start in range(0, len(part), BLOCK):
@@ -55,21 +60,24 @@ def decode(name: str, encoded: Encoded) -> Image.Image:
         raise BadInput(f"{name}: cannot read the image ({reason})") from error
 
 
-def _fit(image: Image.Image, resolution: int) -> npt.NDArray[np.uint8]:
+def _fit(image: Image.Image, resolution: int, crop: float) -> npt.NDArray[np.uint8]:
     # Rounded as torchvision's Resize and CenterCrop do, so that the pixels are the same.
-    width, height = (resolution * side // min(image.size) for side in image.size)
+    short = short_side(resolution, crop)
+    width, height = (short * side // min(image.size) for side in image.size)
     scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
     return np.asarray(scaled.crop((left, top, left + resolution, top + resolution)))
 
 
-def fit_all(pixels: npt.NDArray[np.uint8], resolution: int) -> npt.NDArray[np.uint8]:
+def fit_all(
+    pixels: npt.NDArray[np.uint8], resolution: int, crop: float = 1.0
+) -> npt.NDArray[np.uint8]:
     """(N, H, W, 3) -> (N, resolution, resolution, 3)."""
-    if pixels.shape[1:3] == (resolution, resolution):
+    if pixels.shape[1:3] == (resolution, resolution) and short_side(resolution, crop) == resolution:
         return np.ascontiguousarray(pixels)  # torchvision holds CIFAR as a transposed view
     fitted = np.empty((len(pixels), resolution, resolution, 3), dtype=np.uint8)
     for row, image in enumerate(pixels):
-        fitted[row] = _fit(Image.fromarray(image), resolution)
+        fitted[row] = _fit(Image.fromarray(image), resolution, crop)
     return fitted
 
 

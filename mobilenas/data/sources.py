@@ -64,7 +64,7 @@ class ImageFiles:
 Loaded = tuple[tuple[str, ...], Images, Images | None]  # classes, train, test
 
 
-def load_data(source: str, resolution: int) -> ImageData:
+def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
     """Load the data set that `source` names, as images of `resolution` x `resolution` pixels.
 
     `source` is one of
@@ -78,20 +78,24 @@ def load_data(source: str, resolution: int) -> ImageData:
       from 0; a file classes.txt beside them, one name a line, names the classes;
     - `cifar10:DIR` or `cifar100:DIR`: the python version that torchvision reads.
 
-    Other sizes are scaled (short side to `resolution`, antialiased) and cropped at the centre;
+    Other sizes are scaled (short side to `resolution`, antialiased) and cropped at the centre; with
+    `crop` below 1 all are, and of the short side this share is kept (`short_side` of pixels.py);
     grey, palette and alpha images become RGB, the alpha is dropped.
 
     Raises BadInput where the source is missing, damaged, inconsistent or larger than memory.
     """
     if resolution < 1:
         raise BadInput(f"resolution {resolution}: at least 1 pixel is wanted")
+    if not 0 < crop <= 1:
+        raise BadInput(f"crop {crop}: a share above 0, up to 1, is wanted")
     kind, colon, folder = source.partition(":")
     if source == "digits":
-        name, (classes, train, test) = source, _digits(resolution)
+        name, (classes, train, test) = source, _digits(resolution, crop)
     elif colon and kind in ("cifar10", "cifar100"):
-        name, (classes, train, test) = kind, _cifar(kind, Path(folder).expanduser(), resolution)
+        root = Path(folder).expanduser()
+        name, (classes, train, test) = kind, _cifar(kind, root, resolution, crop)
     else:
-        name, (classes, train, test) = _name(source), _files(source, resolution)
+        name, (classes, train, test) = _name(source), _files(source, resolution, crop)
     _check_classes(source, train)
     mean, std = channel_statistics(train.pixels)
     return ImageData(name, train, test, classes, mean, std)
@@ -129,7 +133,7 @@ def _check_classes(source: str, train: Part) -> None:
 # --- built-in and torchvision -------------------------------------------------------------------
 
 
-def _digits(resolution: int) -> Loaded:
+def _digits(resolution: int, crop: float) -> Loaded:
     from sklearn.datasets import load_digits  # here: it takes a second to import
 
     digits = load_digits()
@@ -139,13 +143,13 @@ def _digits(resolution: int) -> Loaded:
     for label in range(10):
         is_test[np.flatnonzero(labels == label)[4::5]] = True
     check_memory("digits", len(labels), resolution)
-    pixels = fit_all(np.repeat(grey[..., None], 3, axis=3), resolution)
+    pixels = fit_all(np.repeat(grey[..., None], 3, axis=3), resolution, crop)
     classes = tuple(str(name) for name in digits.target_names)
     train, test = (Images(pixels[part], labels[part]) for part in (~is_test, is_test))
     return classes, train, test
 
 
-def _cifar(kind: str, root: Path, resolution: int) -> Loaded:
+def _cifar(kind: str, root: Path, resolution: int, crop: float) -> Loaded:
     from torchvision.datasets import CIFAR10, CIFAR100  # here: it takes a second to import
 
     reader = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
@@ -163,7 +167,7 @@ def _cifar(kind: str, root: Path, resolution: int) -> Loaded:
         ) from error
     check_memory(f"{kind}:{root}", len(train.data) + len(test.data), resolution)
     images = [
-        Images(fit_all(part.data, resolution), np.array(part.targets, dtype=np.int64))
+        Images(fit_all(part.data, resolution, crop), np.array(part.targets, dtype=np.int64))
         for part in (train, test)
     ]
     return tuple(train.classes), images[0], images[1]
@@ -172,10 +176,12 @@ def _cifar(kind: str, root: Path, resolution: int) -> Loaded:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _files(source: str, resolution: int) -> Loaded:
+def _files(source: str, resolution: int, crop: float) -> Loaded:
     classes, train, test = _index(source)
     check_memory(source, len(train) + (len(test) if test else 0), resolution)
-    decoded = [Images(decode_all(part, resolution), part.labels) for part in (train, test) if part]
+    decoded = [
+        Images(decode_all(part, resolution, crop), part.labels) for part in (train, test) if part
+    ]
     return classes, decoded[0], decoded[1] if test else None
 
 

@@ -17,7 +17,7 @@ from mobilenas.data.augment import Augment
 from mobilenas.data.batches import TrainBatches, eval_batches, normalise
 from mobilenas.data.order import EpochOrder
 from mobilenas.data.parts import EncodedImages
-from mobilenas.data.pixels import Channels
+from mobilenas.data.pixels import Channels, short_side
 from mobilenas.data.sources import Images, Part
 from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
@@ -152,7 +152,7 @@ def _centres(part: Part, resolution: int, crop: float, indices: Indices) -> Batc
     """Images (b, R, R, 3), uint8, and labels (b,)."""
     from torchvision import transforms  # here: it takes a second to import
 
-    scale = transforms.Resize(round(resolution / crop))
+    scale = transforms.Resize(short_side(resolution, crop))
     centre = transforms.CenterCrop(resolution)
     pixels = np.stack([np.asarray(centre(scale(part.image(index)))) for index in indices])
     return torch.from_numpy(pixels), torch.from_numpy(part.labels[indices])

@@ -18,24 +18,17 @@ import onnx
 import torch
 
 import mobilenas
+from mobilenas.cost import CostModel
+from mobilenas.data.pixels import short_side
 from mobilenas.errors import BadInput
 from mobilenas.export.verify import INPUT, OUTPUT, Floats, Labels, Verification, verify_onnx
 from mobilenas.files import write_atomic
 from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn.saved import Channels, NetworkInfo, own_space
 
 # What the exporter itself writes: a newer one would need a conversion, an older one is not offered.
 OPSET = 18
 MIN_IMAGES = 8  # so that the largest batch of the verification is a full one
-
-Channels = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 in 0..1 and what it was measured on, such as `1000 test images`."""
-
-    top1: float
-    images: str
 
 
 @dataclass(frozen=True)
@@ -55,37 +48,31 @@ class Report:
 
 def export_onnx(
     network: Network,
+    info: NetworkInfo,
     path: Path,
     images: npt.NDArray[np.uint8],
-    *,
     labels: Labels | None,
-    mean: Channels,
-    std: Channels,
-    classes: tuple[str, ...],
-    accuracy: Accuracy | None,
-    flops: int,
 ) -> Report:
     """Write `network` to `path` as ONNX, after proof that the file computes the same.
 
     Batch norms are folded into the convolutions. The model takes `image`, float32 (batch, 3, R, R)
     with any batch size and R the resolution of the space, and gives `logits`, (batch, classes). The
-    file carries what a consumer needs to know (`metadata_of`). The same network and arguments give
-    the same bytes.
+    file carries what a consumer needs to know (`metadata_of`), all of `info` included. The same
+    network and arguments give the same bytes.
 
-    images: at least 8 real images (N, R, R, 3), RGB, for the verification; labels (N,): their
-    classes. mean, std: per channel, in units of 0..1, that the network was trained with. accuracy:
-    stated in the file, None if unknown. flops: multiply-adds of conv and linear layers for one
-    image.
+    images: at least 8 real images (N, R, R, 3), RGB, resized and cropped as `info` has it, for the
+    verification; labels (N,): their classes.
 
     Raises BadInput when an argument does not fit the network or `path` cannot be written, and
     VerificationFailed when the model is not the network. Nothing is written then, and a file that
     was there stays.
     """
     _check_target(path)
-    _check_arguments(network, images, labels, classes)
-    metadata = metadata_of(network, mean, std, classes, accuracy, flops)
+    _check_arguments(network, images, labels, info.classes)
+    metadata = metadata_of(network, info)
     model = to_onnx(network, metadata)
-    verification = verify_onnx(model, network, normalise(images, mean, std), labels)
+    inputs = normalise(images, info.mean, info.std)
+    verification = verify_onnx(model, network, inputs, labels)
     try:
         write_atomic(path, lambda file: file.write(model))
     except OSError as error:
@@ -100,29 +87,26 @@ def normalise(images: npt.NDArray[np.uint8], mean: Channels, std: Channels) -> F
     return np.ascontiguousarray(((pixels - centre) / spread).transpose(0, 3, 1, 2))
 
 
-def metadata_of(
-    network: Network,
-    mean: Channels,
-    std: Channels,
-    classes: tuple[str, ...],
-    accuracy: Accuracy | None,
-    flops: int,
-) -> dict[str, str]:
+def metadata_of(network: Network, info: NetworkInfo) -> dict[str, str]:
     """The metadata of an exported file, free of time stamps; export/README.md lists the keys."""
+    resolution = network.space.resolution
+    short = short_side(resolution, info.crop)
     metadata = {
         "mobilenas_version": mobilenas.__version__,
         "space": network.space.name,
         "arch": str(network.arch),
-        "flops_multiply_adds": str(flops),
-        "input_resolution": str(network.space.resolution),
+        "flops_multiply_adds": str(CostModel(own_space(network)).flops(network.arch)),
+        "input_resolution": str(resolution),
+        "input_short_side": str(short),
         "input_layout": "NCHW, RGB, float32",
-        "input_resize": "short side to the resolution (bilinear, antialiased), centre crop",
-        "input_normalisation": json.dumps({"mean": list(mean), "std": list(std)}),
-        "classes": json.dumps(classes),
+        "input_resize": f"short side to {short} (bilinear, antialiased), centre crop of "
+        f"{resolution} x {resolution}",
+        "input_normalisation": json.dumps({"mean": list(info.mean), "std": list(info.std)}),
+        "classes": json.dumps(info.classes),
     }
-    if accuracy is not None:
-        metadata["top1_accuracy"] = str(accuracy.top1)
-        metadata["top1_accuracy_on"] = accuracy.images
+    if info.accuracy is not None:
+        metadata["top1_accuracy"] = str(info.accuracy.top1)
+        metadata["top1_accuracy_on"] = info.accuracy.images
     return metadata
 
 

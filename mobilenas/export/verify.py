@@ -83,7 +83,7 @@ def verify_onnx(
     """
     nodes = check_structure(model)
     expected = _torch_logits(network, inputs)
-    session = _session(model)
+    session = make_session(model)
     parity, actual = [], expected
     for size in BATCH_SIZES:
         actual = _onnx_logits(session, inputs, size)
@@ -161,7 +161,8 @@ def _torch_logits(network: nn.Module, inputs: Floats) -> Floats:
         return np.concatenate([original(batch).numpy() for batch in batches])
 
 
-def _session(model: bytes) -> ort.InferenceSession:
+def make_session(model: bytes) -> ort.InferenceSession:
+    """ONNX Runtime's session on the CPU, with torch's number of threads. VerificationFailed."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # errors are raised as well; do not print them too

@@ -154,7 +154,7 @@ class InvertedBottleneck(nn.Module):
             nn.Conv2d(hidden, block.out_channels, 1, bias=False),
             (nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn)),
             _drop_path(drop_path),
-            block.keeps_shape,
+            block.adds_input,
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -238,7 +238,10 @@ def _macro(path: Path, space: AnySpace) -> Truth:
 def _plan(space: Space) -> list[tuple[Any, ...]]:
     """All that spaces share whose archs are the same but for the width and the resolution."""
     return [
-        (b.candidates, b.searchable, b.stride, b.keeps_shape, b.activation, b.squeeze_excite)
+        (
+            *(b.candidates, b.searchable, b.stride, b.keeps_shape),
+            *(b.adds_input, b.activation, b.squeeze_excite),
+        )
         for b in space.layers
     ]
 

@@ -132,7 +132,9 @@ def describe_export(report: dict[str, Any]) -> str:
         for p in check["parity"]
     ]
     about = report["metadata"]
-    accuracy = f"{100 * float(about['top1_accuracy']):.2f} % on {about['top1_accuracy_on']}"
+    accuracy = "accuracy not stated"
+    if "top1_accuracy" in about:
+        accuracy = f"{100 * float(about['top1_accuracy']):.2f} % on {about['top1_accuracy_on']}"
     lines.insert(
         1, f"  {about['arch']}: {format_size(int(about['flops_multiply_adds']))} FLOPs, {accuracy}"
     )
@@ -154,4 +156,19 @@ def describe_training(result: dict[str, Any], seconds: float, out: Path) -> str:
         lines.append(f"accuracy {share:.2f} % on {result['test_images']} test images")
     lines += [f"{ms:.2f} ms on {device}" for device, ms in result["latency_ms"].items()]
     lines.append(f"network in {out / 'network'}; next: mobilenas export --onnx --run {out}")
+    return "\n".join(lines)
+
+
+def describe_evaluation(result: dict[str, Any]) -> str:
+    """Accuracies with their intervals and what they are of, from `Evaluation.to_dict()`."""
+    lines = []
+    for name in ("top1", "top5"):
+        if result[name] is not None:
+            low, high = (100 * end for end in result[f"{name}_interval"])
+            title = f"top-{name[-1]}"
+            lines.append(f"{title}  {100 * result[name]:.2f} %  ({low:.1f} to {high:.1f} %)")
+    lines.append(
+        f"{result['images']}; short side to {result['short_side']} px, centre "
+        f"{result['resolution']} px; {result['runtime']}; 95 % intervals (Wilson)"
+    )
     return "\n".join(lines)

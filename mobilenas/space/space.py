@@ -25,7 +25,10 @@ def split_channels(channels: int, groups: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Block:
-    """Geometry and candidates of one block. Sizes are the side of the square feature map."""
+    """Geometry and candidates of one block. Sizes are the side of the square feature map.
+
+    residual: whether the input is added where the shape is kept.
+    """
 
     name: str
     in_channels: int
@@ -37,6 +40,7 @@ class Block:
     activation: Activation
     squeeze_excite: float
     bn_eps: float = BN_EPS
+    residual: bool = True
 
     @property
     def out_size(self) -> int:
@@ -45,6 +49,10 @@ class Block:
     @property
     def keeps_shape(self) -> bool:
         return self.stride == 1 and self.in_channels == self.out_channels
+
+    @property
+    def adds_input(self) -> bool:
+        return self.residual and self.keeps_shape
 
     @cached_property
     def expansions(self) -> tuple[int, ...]:
@@ -78,7 +86,7 @@ class Block:
         if candidate.is_identity and self.keeps_shape:
             return None
         channels, shape = (self.in_channels, self.out_channels), (self.stride, self.in_size)
-        geometry = (*channels, *shape, self.activation, self.squeeze_excite)
+        geometry = (*channels, *shape, self.adds_input, self.activation, self.squeeze_excite)
         if candidate.expansion < 2:  # without a 1x1 expansion the channels are those of the input
             return geometry, candidate
         # The order of hidden channels is free, as the 1x1 expansion, the squeeze-excite and the
@@ -102,8 +110,9 @@ class Space:
         self.name = spec.name
         self.resolution = spec.resolution
         self.num_classes = spec.num_classes
-        self.stem_channels = self.scaled(spec.stem.channels)
-        self.head_channels = self.scaled(spec.head.channels)
+        plan = (spec.stem.channels, *(s.channels for s in spec.stages), spec.head.channels)
+        own = spec.channels or map(self.scaled, plan)
+        self.stem_channels, *self._stage_channels, self.head_channels = own
         self.stem_activation: Activation = spec.stem.activation or spec.activation
         self.head_activation: Activation = spec.head.activation or spec.activation
         self.layers = self._resolve()
@@ -207,8 +216,7 @@ class Space:
         channels = self.stem_channels
         size = math.ceil(spec.resolution / spec.stem.stride)
         layers: list[Block] = []
-        for stage in spec.stages:
-            out = self.scaled(stage.channels)
+        for stage, out in zip(spec.stages, self._stage_channels, strict=True):
             for position in range(stage.blocks):
                 stride = stage.stride if position == 0 else 1
                 shape_kept = stride == 1 and channels == out
@@ -229,6 +237,7 @@ class Space:
                         else stage.squeeze_excite
                     ),
                     bn_eps=spec.bn_eps,
+                    residual=position > 0 or spec.residual_across_stages,
                 )
                 layers.append(block)
                 channels, size = out, block.out_size

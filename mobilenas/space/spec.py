@@ -89,6 +89,10 @@ class SpaceSpec(_Strict):
     squeeze_excite is the squeezed width as a share of the block's input channels; 0 means none.
     Stem, head and stages may have an activation of their own. bn_eps is what batch norms add to the
     variance.
+
+    channels, of the stem, every stage and the head, replace theirs and are used as they are (width
+    is 1 then). residual_across_stages: whether the first block of a stage, too, adds its input
+    where the shape is kept; ProxylessNAS networks of any width do not.
     """
 
     name: str
@@ -101,7 +105,22 @@ class SpaceSpec(_Strict):
     divisor: Positive = 8
     squeeze_excite: Annotated[float, Field(ge=0)] = 0.0
     bn_eps: Annotated[float, Field(gt=0)] = BN_EPS
+    residual_across_stages: bool = True
+    channels: tuple[Positive, ...] | None = None
     stem: StemSpec
     candidates: ProductSpec | tuple[str, ...]
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     head: HeadSpec
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SpaceSpec":
+        if self.channels is None:
+            return self
+        if len(self.channels) != len(self.stages) + 2:
+            raise ValueError(
+                f"channels {list(self.channels)}: {len(self.stages) + 2} numbers are wanted, of "
+                f"the stem, {len(self.stages)} stages and the head"
+            )
+        if self.width != 1:
+            raise ValueError(f"width {self.width:g} must be 1 where channels are given")
+        return self

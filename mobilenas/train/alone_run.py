@@ -128,7 +128,7 @@ def new_network(run: TrainRun) -> Network:
         run.space,
         run.arch,
         drop_rate=config.drop_rate,
-        # DP
+        drop_path_rate=config.drop_path_rate,
         generator=torch.Generator().manual_seed(settings.seed),
     )
     supernet = run.supernet()
@@ -265,7 +265,7 @@ def _read_data(settings: TrainSettings) -> ImageData | ImageFiles:
         data: ImageData | ImageFiles = open_data(settings.data)
     else:
         resolution = space_from_dict(settings.space).resolution
-        data = load_data(settings.data, resolution)
+        data = load_data(settings.data, resolution, config.eval_crop)
     if settings.weights is None:
         return data
     _, info = load_network(Path(settings.weights))

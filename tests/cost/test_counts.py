@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import product
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from fvcore.nn import FlopCountAnalysis
 from mobilenas.cost import CostModel, supernet_params
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network
-from mobilenas.space import Arch, Space, load_space, space_from_dict
+from mobilenas.space import Arch, Space, load_space
 from mobilenas.space.published import PUBLISHED
 
 FAIRNAS = ("fairnas_a", "fairnas_b", "fairnas_c")
@@ -108,13 +108,13 @@ def test_published_proxyless_networks(
 ) -> None:
     networks = json.loads((data_root / "latency" / "published_nets.json").read_text())
     network = next(network for network in networks if network["name"] == name)
-    blocks = [(b["cout"], b["s"], f"e{b['t']}k{b['k']}") for b in network["blocks"]]
-    stages = [{"channels": c, "stride": s, "candidates": [text]} for c, s, text in blocks]
-    data = load_space("proxyless").to_dict() | {"stages": stages}
-    data["stem"]["channels"] = network["first_conv"]
-    data["head"]["channels"] = network["feature_mix"]["cout"]
-    space = space_from_dict(data)
-    cost, arch = CostModel(space), space.parse("_".join(text for *_, text in blocks))
+    stages = [list(blocks) for _, blocks in groupby(network["blocks"], key=lambda b: b["cout"])]
+    texts = [[f"e{b['t']}k{b['k']}" for b in blocks] for blocks in stages[1:]]  # the first is fixed
+    channels = [network["first_conv"], *dict.fromkeys(b["cout"] for b in network["blocks"])]
+    space = load_space(f"proxyless:channels={[*channels, network['feature_mix']['cout']]}")
+    counts = (stage.blocks for stage in space.spec.stages[1:])
+    whole = [(t + ["id"] * 4)[:count] for t, count in zip(texts, counts, strict=True)]
+    cost, arch = CostModel(space), space.parse("_".join(chain(*whole)))
     assert cost.params(arch) == params
     assert mflops is None or round(cost.flops(arch) / 1e6) == mflops
 

@@ -66,6 +66,15 @@ def test_a_key_tells_apart_what_takes_another_time() -> None:
         assert not blocks & other
 
 
+def test_a_block_without_its_residual_has_a_row_of_its_own() -> None:
+    plain = rows_of(load_space("proxyless:width=0.25"))
+    everywhere = rows_of(load_space("proxyless:width=0.25,residual_across_stages=true"))
+    key = "block-24x14x14-24x14x14-e6k5-relu6"
+    assert key in plain.choices[13] and key in everywhere.choices[12]
+    assert f"{key}-noresidual" in plain.choices[12]
+    assert plain.fixed[1] == f"{everywhere.fixed[1]}-noresidual"
+
+
 def test_the_identity_of_a_kept_shape_costs_nothing() -> None:
     macro = load_space("macro")
     rows = rows_of(macro)

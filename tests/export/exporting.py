@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobilenas.export import Accuracy, export_onnx
+from mobilenas.export import export_onnx
 from mobilenas.export.onnx import normalise
 from mobilenas.nn import Network
+from mobilenas.nn.saved import Accuracy, NetworkInfo
 from mobilenas.space import load_space
 
 TINY = "macro:width=0.125,resolution=16"
 CLASSES = tuple(f"class {i}" for i in range(10))
 MEAN, STD = (0.5, 0.45, 0.4), (0.2, 0.25, 0.3)
+INFO = NetworkInfo(CLASSES, MEAN, STD, accuracy=Accuracy(0.875, "32 test images"))
 
 
 def make_images(resolution: int, count: int = 20) -> np.ndarray:
@@ -47,15 +49,11 @@ def build(reference: str) -> Network:
 
 def export(network: Network, path: Path, **changes: Any) -> Any:
     arguments: dict[str, Any] = {
+        "info": INFO,
         "images": make_images(network.space.resolution),
         "labels": np.arange(20) % 10,
-        "mean": MEAN,
-        "std": STD,
-        "classes": CLASSES,
-        "accuracy": Accuracy(0.875, "32 test images"),
-        "flops": 123_456,
     }
-    return export_onnx(network, path, **{**arguments, **changes})
+    return export_onnx(network, path=path, **{**arguments, **changes})
 
 
 @dataclass

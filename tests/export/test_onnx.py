@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from exporting import CLASSES, MEAN, STD, TINY, Exported, build, export, make, make_images
+from exporting import CLASSES, INFO, MEAN, STD, TINY, Exported, build, export, make, make_images
 from PIL import Image
 from torch import nn
 
 import mobilenas
+from mobilenas.cost import CostModel
 from mobilenas.data import load_data
 from mobilenas.errors import BadInput, VerificationFailed
 from mobilenas.export.onnx import normalise, to_onnx
@@ -80,7 +82,8 @@ def test_metadata(exported: Exported) -> None:
     assert tuple(json.loads(about["classes"])) == CLASSES
     assert about["top1_accuracy"] == "0.875"
     assert about["top1_accuracy_on"] == "32 test images"
-    assert about["flops_multiply_adds"] == "123456"
+    assert int(about["flops_multiply_adds"]) == CostModel(space).flops(exported.network.arch)
+    assert about["input_short_side"] == about["input_resolution"]
     assert about["mobilenas_version"] == mobilenas.__version__
     assert about == exported.report.metadata
 
@@ -92,7 +95,9 @@ def test_network_is_left_as_it_is_and_nothing_is_printed(
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        report = export(network, tmp_path / "model.onnx", accuracy=None, labels=None)
+        report = export(
+            network, tmp_path / "model.onnx", info=replace(INFO, accuracy=None), labels=None
+        )
         logging.getLogger("after").warning("logs again")
     shown = [record for record in caplog.records if record.levelno >= logging.INFO]
     assert [record.message for record in shown] == ["logs again"]
@@ -188,7 +193,10 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"images": make_images(16) / 255}, "images are float64"),
         ({"images": make_images(16, 7)}, "7 images; at least 8 are wanted"),
         ({"labels": np.zeros(3, np.int64)}, r"labels are \(3,\) for 20 images"),
-        ({"classes": CLASSES[:-1]}, "9 class names; the network has 10 classes"),
+        (
+            {"info": replace(INFO, classes=CLASSES[:-1])},
+            "9 class names; the network has 10 classes",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -200,7 +208,12 @@ def test_arguments_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], mess
 # --- the consumer -------------------------------------------------------------------------------
 
 
-def test_consumer_agrees_with_the_network(tiny: Exported, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crop", [1.0, 0.8])
+def test_consumer_agrees_with_the_network(tiny: Exported, tmp_path: Path, crop: float) -> None:
+    model = tmp_path / "model.onnx"
+    about = export(tiny.network, model, info=replace(INFO, crop=crop)).metadata
+    assert about["input_short_side"] == str(round(16 / crop))
+    assert f"short side to {round(16 / crop)} (" in about["input_resize"]
     rng = np.random.default_rng(2)
     for name, size in (("a/1", (16, 16)), ("a/2", (40, 30)), ("b/1", (23, 50)), ("b/2", (9, 12))):
         path = tmp_path / f"{name}.png"
@@ -208,7 +221,7 @@ def test_consumer_agrees_with_the_network(tiny: Exported, tmp_path: Path) -> Non
         noise = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
         Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
     files = sorted(str(path) for path in tmp_path.rglob("*.png"))
-    inputs = normalise(load_data(str(tmp_path), 16).train.pixels, MEAN, STD)
+    inputs = normalise(load_data(str(tmp_path), 16, crop).train.pixels, MEAN, STD)
     with torch.inference_mode():
         likely = tiny.network.eval()(torch.from_numpy(inputs)).softmax(1).topk(3)
     expected = [
@@ -217,7 +230,7 @@ def test_consumer_agrees_with_the_network(tiny: Exported, tmp_path: Path) -> Non
         for line in (file, *(f"  {v:.4f}  class {i}" for v, i in zip(values, indices, strict=True)))
     ]
     ran = subprocess.run(
-        [sys.executable, str(CONSUMER), str(tiny.path), *files],
+        [sys.executable, str(CONSUMER), str(model), *files],
         capture_output=True,
         text=True,
         check=True,

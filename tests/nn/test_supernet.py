@@ -276,4 +276,4 @@ def test_residual_blocks_start_as_the_identity(small_space: Space) -> None:
     supernet = Supernet(small_space)
     for block, choice in zip(small_space.layers, supernet.blocks, strict=True):
         last = torch.cat([n.weight for b in choice.branches.values() for n in b.bns])
-        assert torch.equal(last, torch.full_like(last, 0.0 if block.keeps_shape else 1.0))
+        assert torch.equal(last, torch.full_like(last, 0.0 if block.adds_input else 1.0))

@@ -44,6 +44,7 @@ UNEVEN = {
     "squeeze-excite": uneven([{}, {"squeeze_excite": 0.5}, {}]),
     "other channels": uneven([{"blocks": 2}, {"channels": 16, "blocks": 2}, {"channels": 16}]),
     "a stride": uneven([{}, {"stride": 2}, {}, {"channels": 8}]),
+    "no residual": uneven([{"blocks": 2}, {"blocks": 2}], residual_across_stages=False),
 }
 GROUPED = {"expansions": [2, 3], "kernels": [3, 5], "groups": 3, "skip": True}
 SPACES = {
@@ -86,8 +87,9 @@ def test_archs_have_one_name_exactly_if_their_layers_are_the_same(name: str) -> 
     space = UNEVEN[name]
     names = defaultdict(set)
     for arch in all_archs(space):
-        blocks = [repr(b) for b in Network(space, arch).blocks if not isinstance(b, nn.Identity)]
-        names[tuple(blocks)].add(space.canonical(arch))
+        blocks = [b for b in Network(space, arch).blocks if not isinstance(b, nn.Identity)]
+        forms = tuple((repr(block), getattr(block, "residual", None)) for block in blocks)
+        names[forms].add(space.canonical(arch))
     assert all(len(found) == 1 for found in names.values())
     assert len(set.union(*names.values())) == len(names) < space.num_archs
 

@@ -146,6 +146,47 @@ def test_width_scales_all_channels_but_the_classes_and_one_changes_nothing() -> 
     assert space_from_dict(data).stem_channels == 32
 
 
+def test_channels_are_used_as_they_are() -> None:
+    plain, narrow = load_space("proxyless"), load_space("proxyless:width=0.25")
+    given = load_space("proxyless:channels=[8,8,8,16,24,24,48,80,320]")
+    assert given.layers == narrow.layers != plain.layers
+    assert (given.stem_channels, given.head_channels) == (8, 320)
+    odd = load_space("proxyless:channels=[3,5,7,11,13,17,19,23,29],divisor=8")
+    assert (odd.stem_channels, odd.head_channels) == (3, 29)
+    counts = zip((5, 7, 11, 13, 17, 19, 23), (1, 4, 4, 4, 4, 4, 1), strict=True)
+    assert [b.out_channels for b in odd.layers] == [c for c, n in counts for _ in range(n)]
+    assert space_from_dict(odd.to_dict()).layers == odd.layers
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("channels=[8,8]", "channels [8, 8]: 9 numbers are wanted, of the stem, 7 stages and the"),
+        ("channels=[8,8,8,8,8,8,8,8,8],width=0.5", "width 0.5 must be 1 where channels are given"),
+        ("channels=[8,8,8,8,0,8,8,8,8]", "channels.4: "),
+        ("channels=[8,8,8,8,8.5,8,8,8,8]", "channels.4: "),
+        ("channels=8", "channels: "),
+        ("residual_across_stages=maybe", "residual_across_stages: "),
+    ],
+)
+def test_bad_channels_are_refused(override: str, message: str) -> None:
+    with pytest.raises(BadInput) as error:
+        load_space(f"proxyless:{override}")
+    assert f"space proxyless:{override}: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_the_first_block_of_a_stage_may_be_without_a_residual() -> None:
+    """Stages 1 and 5 of ProxylessNAS at a quarter of the width keep 8 and 24 channels."""
+    space = load_space("proxyless:width=0.25")
+    kept = [b for b in space.layers if b.keeps_shape]
+    odd = [b for b in kept if not b.adds_input]
+    assert [(b.name, b.in_channels) for b in odd] == [("fixed layer 1", 8), ("block 13", 24)]
+    assert IDENTITY in odd[1].candidates
+    everywhere = load_space("proxyless:width=0.25,residual_across_stages=true")
+    assert all(b.adds_input == b.keeps_shape for b in everywhere.layers)
+
+
 def test_inline_overrides_replace_keys_and_are_part_of_the_name() -> None:
     space = load_space("s1:width=0.25,candidates.max_paths=2,head.dropout=0.1")
     assert space.name == "s1:width=0.25,candidates.max_paths=2,head.dropout=0.1"

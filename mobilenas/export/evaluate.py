@@ -1,0 +1,179 @@
+"""Accuracy on images of a saved network (torch) or of an exported file (ONNX Runtime), on CPUs."""
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mobilenas.data import Images, load_data
+from mobilenas.data.pixels import short_side
+from mobilenas.errors import BadInput, VerificationFailed
+from mobilenas.export.onnx import normalise
+from mobilenas.export.verify import INPUT, OUTPUT, Floats, Labels, make_session
+from mobilenas.nn.saved import NetworkInfo, load_network
+
+log = logging.getLogger(__name__)
+
+_BATCH = 64
+_Z = 1.959964  # of the normal distribution, two-sided 95 %
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares (0..1) of right images with their 95 % intervals (Wilson 1927).
+
+    runtime: torch or onnxruntime. images: what they are, in words; short_side: their preparation.
+    top5: None where there are no more than five classes.
+    """
+
+    network: str
+    runtime: str
+    images: str
+    n: int
+    resolution: int
+    short_side: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    top5_interval: tuple[float, float] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network that is ready to run: normalised images (n, 3, R, R) to logits (n, classes)."""
+
+    runtime: str
+    resolution: int
+    info: NetworkInfo
+    logits: Callable[[Floats], Floats]
+
+
+def evaluate(path: Path, source: str) -> Evaluation:
+    """Top-1 and top-5 of a network on the images that `source` names, as `load_data` reads them.
+
+    path: a saved network (folder or .safetensors file), or an .onnx file of `export_onnx`. The
+    images are those of the test part, all where there is none. Raises BadInput naming what is
+    missing, damaged or does not fit.
+    """
+    network = open_classifier(path)
+    images, words = evaluation_images(source, network.resolution, network.info)
+    top1, top5 = ranked_right(all_logits(network, images), images.labels)
+    n = len(images.labels)
+    few = len(network.info.classes) <= 5
+    return Evaluation(
+        network=str(path),
+        runtime=network.runtime,
+        images=words,
+        n=n,
+        resolution=network.resolution,
+        short_side=short_side(network.resolution, network.info.crop),
+        top1=top1 / n,
+        top1_interval=wilson(top1, n),
+        top5=None if few else top5 / n,
+        top5_interval=None if few else wilson(top5, n),
+    )
+
+
+def evaluation_images(source: str, resolution: int, info: NetworkInfo) -> tuple[Images, str]:
+    """The images to evaluate a network on, prepared as it wants them, and what they are in words.
+
+    Raises BadInput as `load_data` does, and where the number of classes is another one.
+    """
+    data = load_data(source, resolution, info.crop)
+    if len(data.classes) != len(info.classes):
+        raise BadInput(
+            f"{source} has {len(data.classes)} classes; the network has {len(info.classes)}"
+        )
+    unnamed = tuple(map(str, range(len(info.classes))))
+    if data.classes != info.classes and unnamed not in (data.classes, info.classes):
+        pairs = zip(data.classes, info.classes, strict=True)
+        odd = next((theirs, ours) for theirs, ours in pairs if theirs != ours)
+        log.warning(
+            "%s: class names are not those of the network (%s, not %s); their order counts",
+            *(source, *odd),
+        )
+    if data.test is not None:
+        return data.test, f"{len(data.test.labels)} test images"
+    return data.train, f"all {len(data.train.labels)} images, as there is no test part"
+
+
+def open_classifier(path: Path) -> Classifier:
+    """A saved network, or an exported file by what its metadata say. Raises BadInput."""
+    if path.suffix == ".onnx":
+        return _exported(path)
+    network, info = load_network(path)
+    network = network.to(memory_format=torch.channels_last)
+
+    def logits(inputs: Floats) -> Floats:
+        with torch.inference_mode():
+            result: Floats = network(torch.from_numpy(inputs)).numpy()
+        return result
+
+    return Classifier("torch", network.space.resolution, info, logits)
+
+
+def _exported(path: Path) -> Classifier:
+    if not path.is_file():
+        raise BadInput(f"no such file: {path}")
+    try:
+        session = make_session(path.read_bytes())
+    except VerificationFailed as error:
+        raise BadInput(f"{path}: {error}") from None
+    about = session.get_modelmeta().custom_metadata_map
+    try:
+        resolution = int(about["input_resolution"])
+        short = int(about.get("input_short_side", resolution))  # older files do not say it
+        scale = json.loads(about["input_normalisation"])
+        info = NetworkInfo(
+            classes=tuple(json.loads(about["classes"])),
+            mean=tuple(scale["mean"]),
+            std=tuple(scale["std"]),
+            crop=resolution / short,
+        )
+    except KeyError as error:
+        raise BadInput(f"{path} is not an export of mobilenas: no metadata {error}") from None
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise BadInput(f"{path}: metadata: {error}") from None
+
+    def logits(inputs: Floats) -> Floats:
+        result: Floats = session.run([OUTPUT], {INPUT: inputs})[0]
+        return result
+
+    return Classifier("onnxruntime", resolution, info, logits)
+
+
+def all_logits(network: Classifier, images: Images) -> Floats:
+    """Logits (N, classes) of all images. Raises BadInput where one is not finite."""
+    pixels, info = images.pixels, network.info
+    batches = (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
+    logits = np.concatenate([network.logits(normalise(b, info.mean, info.std)) for b in batches])
+    if not np.isfinite(logits).all():
+        raise BadInput("the network gives logits that are not finite: its weights are damaged")
+    return logits
+
+
+def ranked_right(logits: Floats, labels: Labels) -> tuple[int, int]:
+    """Numbers of images whose label is the first, and among the first five, of logits (N, classes).
+
+    Of equal logits the first counts as the larger one.
+    """
+    hits = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]
+    return int(hits[:, 0].sum()), int(hits.any(axis=1).sum())
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval (0..1) of a share: Wilson 1927, J. Am. Stat. Assoc. 22, p. 209."""
+    share, weight = right / n, _Z**2 / n
+    centre = share + weight / 2
+    spread = _Z * math.sqrt(share * (1 - share) / n + weight / (4 * n))
+    return (centre - spread) / (1 + weight), (centre + spread) / (1 + weight)
