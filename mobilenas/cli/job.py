@@ -59,8 +59,6 @@ def supernet_train(
     Example: mobilenas supernet-train --space s1:width=0.25 --data digits --config quick
     """
     from mobilenas.config import load_supernet_config
-    from mobilenas.pipeline import score_supernet
-    from mobilenas.report.text import table
     from mobilenas.space import CellSpace, load_any_space
     from mobilenas.train.distributed import joined
     from mobilenas.train.loop import train_supernet
@@ -89,6 +87,9 @@ def supernet_train(
         train_supernet(run, processes)
     if not processes.is_main:
         return
+    from mobilenas.pipeline import score_supernet
+    from mobilenas.report.text import table
+
     rows = score_supernet(run)
     if as_json:
         print_json({"run": str(out), "validation": rows})
