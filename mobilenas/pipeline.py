@@ -15,6 +15,7 @@ from mobilenas.config import SupernetConfig, load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.names import latency_cost
+from mobilenas.data import centres
 from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
 from mobilenas.export import Report, evaluation_images, export_onnx
@@ -29,6 +30,7 @@ from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.found import read_search
 from mobilenas.search.problem import default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
+from mobilenas.train.alone_run import open_train_run
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 
@@ -198,6 +200,40 @@ def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> R
         images.pixels[rows],
         images.labels[rows],
     )
+
+
+def run_export_trained(folder: Path, out: Path | None) -> Report:
+    """Export the best network of a finished training; its validation images prove the file.
+
+    The accuracy in the file is that on the test images; without these it is that on the validation
+    images, by which the best epoch was chosen.
+    """
+    run = open_train_run(folder)
+    if not (folder / "result.json").exists():
+        raise BadInput(
+            f"{folder} is not trained to its end: `mobilenas train --resume --out {folder}` does it"
+        )
+    network, info = load_network(run.network)
+    result = read_json(folder / "result.json", "test_accuracy", "test_images")
+    if result["test_images"]:
+        tested = Accuracy(result["test_accuracy"], f"{result['test_images']} test images")
+        info = replace(info, accuracy=tested)
+    rows = _verification_rows(run.splits.validate)
+    images, labels = centres(run.data.train, run.space.resolution, info.crop, rows)
+    target = out or folder / f"{run.arch}.onnx"
+    return export_onnx(network, info, target, images.numpy(), labels.numpy())
+
+
+def newest_run(*folders: Path) -> Path:
+    """The one of these run folders whose result is the newest. Raises BadInput if none has one."""
+    results = [folder / name for folder in folders for name in ("result.json", "front.json")]
+    there = [path for path in results if path.exists()]
+    if not there:
+        raise BadInput(
+            f"no finished run in {' or '.join(map(str, folders))}: `mobilenas train` and "
+            "`mobilenas evolve` make one; --run names another folder"
+        )
+    return max(there, key=lambda path: path.stat().st_mtime).parent
 
 
 def run_export_saved(path: Path, data: str, out: Path | None) -> Report:

@@ -208,8 +208,11 @@ def export(
     context: typer.Context,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
     run: Annotated[
-        Path, typer.Option(help="Run folder of evolve, or one that holds a network/.")
-    ] = Path("runs/evolve"),
+        Path | None,
+        typer.Option(
+            help="Run folder of train or evolve; by default the newer of runs/train, runs/evolve."
+        ),
+    ] = None,
     network: Annotated[
         Path | None,
         typer.Option(help="Saved network in place of a run: its folder or .safetensors file."),
@@ -231,31 +234,37 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a searched network with its inherited weights, or a saved network; verified, or
-    nothing is written.
+    """Export a trained network, a searched one with its inherited weights, or a saved one;
+    verified, or nothing is written.
 
-    Example: mobilenas export --onnx --pick knee
+    Example: mobilenas export --onnx --run runs/train
+
+    Example: mobilenas export --onnx --run runs/evolve --pick knee
 
     Example: mobilenas export --onnx --network FOLDER --data DIR
     """
     if not onnx:
         raise BadInput("choose a format: --onnx")
-    if network is not None and is_given(context, "run"):
+    if network is not None and run is not None:
         raise BadInput("choose one: --network, or --run")
-    if network is None and (run / "network").is_dir():
-        network = run / "network"
-    from mobilenas.pipeline import run_export, run_export_saved
+    from mobilenas.pipeline import newest_run, run_export, run_export_saved, run_export_trained
+    from mobilenas.train.alone_run import is_train_run
 
-    if network is None:
-        if data is not None:
-            raise BadInput("--data is for a saved network; a search has images of its own")
-        report = run_export(run, arch=arch, pick=pick, out=out).to_dict()
-    else:
+    source = network or run or newest_run(Path("runs/train"), Path("runs/evolve"))
+    of_search = network is None and not is_train_run(source)
+    if not of_search:
         for name in ("arch", "pick"):
             if is_given(context, name):
-                raise BadInput(f"--{name} is for a search; {network} is one network")
-        if data is None:
-            raise BadInput("--data is wanted: images that the exported network is verified on")
+                raise BadInput(f"--{name} is for a search; {source} is one network")
+    if network is None and data is not None:
+        raise BadInput("--data is for a saved network; a run has images of its own")
+    if of_search:
+        report = run_export(source, arch=arch, pick=pick, out=out).to_dict()
+    elif network is None:
+        report = run_export_trained(source, out).to_dict()
+    elif data is None:
+        raise BadInput("--data is wanted: images that the exported network is verified on")
+    else:
         report = run_export_saved(network, data, out).to_dict()
     if as_json:
         print_json(report)

@@ -5,7 +5,7 @@ from mobilenas.data.batches import TrainBatches, eval_batches
 from mobilenas.data.parts import EncodedImages
 from mobilenas.data.sources import ImageData, ImageFiles, Images, Part, load_data, open_data
 from mobilenas.data.splits import Splits, make_splits
-from mobilenas.data.stream import Batches, StreamBatches, make_batches, make_eval_batches
+from mobilenas.data.stream import Batches, StreamBatches, centres, make_batches, make_eval_batches
 
 __all__ = [
     "Augment",
@@ -18,6 +18,7 @@ __all__ = [
     "Splits",
     "StreamBatches",
     "TrainBatches",
+    "centres",
     "eval_batches",
     "load_data",
     "make_batches",

@@ -90,7 +90,7 @@ def make_eval_batches(
         raise BadInput(f"crop {crop}: more than 0, at most 1 is wanted")
     starts = range(0, len(indices), batch_size)
     batches = [indices[start : start + batch_size] for start in starts]
-    make = partial(_centres, part, resolution, crop)
+    make = partial(centres, part, resolution, crop)
     for pixels, labels in _load(make, batches, workers, torch.device(device)):
         yield normalise(pixels, mean, std), labels
 
@@ -148,14 +148,17 @@ def _fits(part: Part, resolution: int) -> TypeGuard[Images]:
     return isinstance(part, Images) and part.pixels.shape[1:3] == (resolution, resolution)
 
 
-def _centres(part: Part, resolution: int, crop: float, indices: Indices) -> Batch:
-    """Images (b, R, R, 3), uint8, and labels (b,)."""
+def centres(part: Part, resolution: int, crop: float, indices: Indices) -> Batch:
+    """Images (b, R, R, 3), uint8, as `make_eval_batches` takes them, and labels (b,)."""
+    labels = torch.from_numpy(part.labels[indices])
+    if _fits(part, resolution):
+        return torch.from_numpy(part.pixels[indices]), labels
     from torchvision import transforms  # here: it takes a second to import
 
     scale = transforms.Resize(short_side(resolution, crop))
     centre = transforms.CenterCrop(resolution)
     pixels = np.stack([np.asarray(centre(scale(part.image(index)))) for index in indices])
-    return torch.from_numpy(pixels), torch.from_numpy(part.labels[indices])
+    return torch.from_numpy(pixels), labels
 
 
 class _Made(Dataset[Batch | BadInput]):
