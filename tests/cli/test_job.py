@@ -15,6 +15,7 @@ from helpers import ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents
 from mobilenas import pipeline
 from mobilenas.config import load_supernet_config
 from mobilenas.cost import CostModel
+from mobilenas.search.found import pick_arch
 from mobilenas.space import load_space
 
 LIMIT = 1_200_000
@@ -93,7 +94,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
 
     path = Path(job.exported["path"])
     front = json.loads((job.search / "front.json").read_text())["front"]
-    chosen = pipeline.pick_arch(front, "knee")
+    chosen = pick_arch(front, "knee")
     assert path == job.search / f"{chosen}.onnx"
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map

@@ -20,8 +20,6 @@ from helpers import (
     mobilenas,
 )
 
-from mobilenas.config import SupernetConfig
-
 SPACES = {
     "no space": (["space", "show", "s9"], ["space s9: 's9' is neither", "digits", "macro", "s1"]),
     "no override": (["space", "show", "s1:width"], ["space s1:width", "key=value"]),
@@ -55,7 +53,7 @@ TRAINING = {
     "data": (["--data=/no/such/folder"], ["/no/such/folder", "digits"]),
     "config": (["--config=fast"], ["config fast: 'fast' is neither", "quick"]),
     "config no YAML": ([f"--config={ROOT / 'LICENSE'}"], ["LICENSE is not YAML"]),
-    "key": (["--set=lrr=0.1"], ["lrr", *SupernetConfig.model_fields]),
+    "key": (["--set=lrr=0.1"], ["lrr", "did you mean lr?"]),
     "no value": (["--set=lr"], ["override 'lr' ", "key=value"]),
     "value": (["--set=lr=fast"], ["lr: "]),
     "value no YAML": (["--set=lr=[1"], ["override 'lr=[1'"]),

@@ -7,8 +7,8 @@ import pytest
 
 from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput
-from mobilenas.pipeline import pick_arch
 from mobilenas.report.text import cost_lines, describe_space, front_table, space_facts, table
+from mobilenas.search.found import pick_arch
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.units import format_size
 
