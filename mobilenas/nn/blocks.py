@@ -86,81 +86,80 @@ class Paths(nn.ModuleDict):
         return total
 
 
-class ChannelGroups(nn.ModuleList):
-    """Splits the channels into groups of `widths`, one `Paths` each, and concatenates (MixNet)."""
-
-    def __init__(self, widths: list[int], groups: Iterable[Paths]) -> None:
-        super().__init__(groups)
-        self.widths = widths
-
-    def forward(self, x: Tensor) -> Tensor:
-        if len(self.widths) == 1:
-            return self[0](x)
-        parts = x.split(self.widths, dim=1)
-        # By index: neither TorchScript nor fx can iterate over modules and tensors together.
-        return torch.cat([paths(parts[i]) for i, paths in enumerate(self)], dim=1)
-
-
 class InvertedBottleneck(nn.Module):
     """1x1 expand, parallel depthwise paths, sum, 1x1 project, batch norm, residual.
 
     As in the released MixPath code every path has its own batch norm and activation. All paths
     run; `Branch` is the block of a supernet, which chooses among them. drop_path acts on what is
     added to the input.
+
+    kernels: per channel group the depthwise kernels that are there. The hidden channels are split
+    among the groups, `widths`, and concatenated again (MixNet).
     """
 
     def __init__(
         self,
+        kernels: Kernels,
+        widths: list[int],
+        residual: bool,
+        *,
         expand: nn.Module,
-        groups: ChannelGroups,
+        groups: Iterable[Paths],
         squeeze_excite: nn.Module,
         project: nn.Conv2d,
         bns: Iterable[nn.Module],
         drop_path: nn.Module,
-        residual: bool,
     ) -> None:
         super().__init__()
+        self.kernels = kernels
+        self.widths = widths
+        self.residual = residual
         self.expand = expand
-        self.groups = groups
+        self.groups = nn.ModuleList(groups)
         self.squeeze_excite = squeeze_excite
         self.project = project
         self.bns = nn.ModuleList(bns)
         self.drop_path = drop_path
-        self.residual = residual
 
     @classmethod
-    def of(
+    def new(
         cls, block: Block, expansion: int, kernels: Kernels, num_bn: int = 1, drop_path: float = 0.0
     ) -> Self:
-        """A new block. kernels: per channel group the depthwise kernels that are there."""
+        """The block with fresh weights. drop_path: the rate at which a residual one is skipped."""
         hidden = block.in_channels * expansion
         act, eps = block.activation, block.bn_eps
+
+        def path(width: int, kernel: int) -> ConvBN:
+            return ConvBN(DepthwiseConv2d(width, kernel, block.stride), act, eps)
+
         widths = split_channels(hidden, len(kernels))
+        pairs = zip(widths, kernels, strict=True)
         return cls(
-            conv_bn(block.in_channels, hidden, 1, 1, act, eps) if expansion > 1 else nn.Identity(),
-            ChannelGroups(
-                widths,
-                (
-                    Paths(
-                        {
-                            f"k{k}": ConvBN(DepthwiseConv2d(width, k, block.stride), act, eps)
-                            for k in group
-                        }
-                    )
-                    for width, group in zip(widths, kernels, strict=True)
-                ),
-            ),
-            _squeeze_excite(block, hidden),
-            nn.Conv2d(hidden, block.out_channels, 1, bias=False),
-            (nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn)),
-            _drop_path(drop_path),
+            kernels,
+            widths,
             block.adds_input,
+            expand=(
+                conv_bn(block.in_channels, hidden, 1, 1, act, eps)
+                if expansion > 1
+                else nn.Identity()
+            ),
+            groups=(Paths({f"k{k}": path(width, k) for k in group}) for width, group in pairs),
+            squeeze_excite=_squeeze_excite(block, hidden),
+            project=nn.Conv2d(hidden, block.out_channels, 1, bias=False),
+            bns=(nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn)),
+            drop_path=_drop_path(drop_path),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         """x (n, in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride))."""
-        y = self.project(self.squeeze_excite(self.groups(self.expand(x))))
-        y = self.bns[0](y)
+        hidden = self.expand(x)
+        if len(self.widths) > 1:
+            parts = hidden.split(self.widths, dim=1)
+            # By index: neither TorchScript nor fx iterates over modules and tensors together.
+            y = torch.cat([paths(parts[i]) for i, paths in enumerate(self.groups)], dim=1)
+        else:
+            y = self.groups[0](hidden)
+        y = self.bns[0](self.project(self.squeeze_excite(y)))
         return x + self.drop_path(y) if self.residual else y
 
 
@@ -177,18 +176,17 @@ class Branch(InvertedBottleneck):
 
     def chosen(self, kernels: Kernels) -> InvertedBottleneck:
         """The plain block of these kernels over the own weights, which it shares."""
-        groups = (
-            Paths({name: paths[name] for name in (f"k{k}" for k in group)})  # type: ignore[index]
-            for paths, group in zip(self.groups, kernels, strict=True)
-        )
+        pairs = zip(self.groups, kernels, strict=True)
         return InvertedBottleneck(
-            self.expand,
-            ChannelGroups(self.groups.widths, groups),
-            self.squeeze_excite,
-            self.project,
-            [self.bn_for(len(kernels[0]))],
-            self.drop_path,
+            kernels,
+            self.widths,
             self.residual,
+            expand=self.expand,
+            groups=(Paths({f"k{k}": paths[f"k{k}"] for k in group}) for paths, group in pairs),  # type: ignore[index]
+            squeeze_excite=self.squeeze_excite,
+            project=self.project,
+            bns=[self.bn_for(len(kernels[0]))],
+            drop_path=self.drop_path,
         )
 
     def bn_for(self, num_paths: int) -> nn.Module:
@@ -204,7 +202,7 @@ class ChoiceBlock(nn.Module):
         kernels = (block.kernels,) * block.groups
         num_bn = block.max_paths if shadow_bn else 1
         self.branches = nn.ModuleDict(
-            {f"e{e}": Branch.of(block, e, kernels, num_bn) for e in block.expansions}
+            {f"e{e}": Branch.new(block, e, kernels, num_bn) for e in block.expansions}
         )
         if any(c.is_identity for c in block.candidates):
             self.identity = identity(block)
@@ -231,7 +229,7 @@ def build(block: Block, candidate: Candidate, drop_path: float = 0.0) -> nn.Modu
     if candidate.is_identity:
         return identity(block)
     rate = drop_path if block.keeps_shape else 0.0
-    return InvertedBottleneck.of(block, candidate.expansion, candidate.kernels, drop_path=rate)
+    return InvertedBottleneck.new(block, candidate.expansion, candidate.kernels, drop_path=rate)
 
 
 def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
