@@ -180,7 +180,8 @@ def _network(path: Path) -> Network:
             raise BadInput(mismatch)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"])) or "the config"
+        raise BadInput(f"{path}: {key}: {first['msg']}") from None
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     return Network(space, arch)
