@@ -159,12 +159,8 @@ CONFIGS: dict[str, tuple[Callable[[Config], object], str]] = {
         "arch block 5: the identity is not offered here",
     ),
 }
-SHORT = {
-    "shortcut": {
-        **{"name": "IdentityLayer", "in_channels": 8, "out_channels": 16},
-        "ops_order": "weight_bn_act",
-    }
-}
+SIDES = {"in_channels": 8, "out_channels": 16}
+SHORT = {"shortcut": {"name": "IdentityLayer", "ops_order": "weight_bn_act"} | SIDES}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -236,7 +232,9 @@ def test_files_of_another_kind_are_refused(network: Network, tmp_path: Path) -> 
 def test_the_published_networks(
     data_root: Path, name: str, params: int, flops: int, width: float | None
 ) -> None:
-    files = [data_root / "pretrained" / f"proxyless-{name}_imagenet.{end}" for end in ("json", "npz")]
+    files = [
+        data_root / "pretrained" / f"proxyless-{name}_imagenet.{end}" for end in ("json", "npz")
+    ]
     network, _ = convert(*files)
     cost = CostModel(network.space)
     assert sum(p.numel() for p in network.parameters()) == params == cost.params(network.arch)

@@ -21,7 +21,7 @@ import mobilenas
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network, save_network
-from mobilenas.space import Space, load_space
+from mobilenas.space import Space, load_any_space, load_space
 
 SPACE = load_space("macro:width=0.125,resolution=16")
 CLASSES = tuple(f"class {i}" for i in range(10))
@@ -103,7 +103,11 @@ def test_config_is_what_timm_reads(folder: Path) -> None:
     assert arguments == {"space": SPACE.to_dict(), "arch": str(network.arch)}
     assert (config.num_classes, config.input_size) == (10, [3, 16, 16])
     assert (config.mean, config.std) == (list(INFO.mean), list(INFO.std))
-    assert (config.crop_pct, config.interpolation, config.crop_mode) == (0.875, "bilinear", "center")
+    assert (config.crop_pct, config.interpolation, config.crop_mode) == (
+        0.875,
+        "bilinear",
+        "center",
+    )
     assert config.label_names == list(CLASSES)
     for module in (config.first_conv, config.classifier):
         assert isinstance(network.get_submodule(str(module)), nn.Conv2d | nn.Linear)
@@ -231,10 +235,7 @@ CHANGES: dict[str, tuple[Callable[[Tensors, Header], object], str]] = {
     "bad crop": (lambda t, h: h["info"].update(crop=2), r"header mobilenas\.info: crop 2\.0: "),
     "classes": (lambda t, h: h["info"].update(classes=["a"]), "1 class names; the network has 10"),
 }
-CELLS = {
-    **{"name": "c", "description": "cells", "resolution": 32, "num_classes": 10},
-    **{"channels": 8, "stacks": 1, "cells": 1, "max_paths": 2},
-}
+CELLS = load_any_space("nb101").to_dict()
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -271,5 +272,5 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"model\.safetensors: header mobilenas: Invalid JSON"):
         load_network(tmp_path)
     for missing in (tmp_path / "none", tmp_path / "none.safetensors"):
-        with pytest.raises(BadInput, match="no saved network at .*none"):
+        with pytest.raises(BadInput, match=r"no saved network at .*none"):
             load_network(missing)
