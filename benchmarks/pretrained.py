@@ -24,7 +24,7 @@ from mobilenas.data import Images, load_data
 from mobilenas.data.pixels import short_side
 from mobilenas.export import export_onnx
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right
-from mobilenas.nn.published import CROP, convert
+from mobilenas.nn.proxyless import CROP, convert
 from mobilenas.nn.saved import save_network
 from mobilenas.process import tune_process
 

@@ -14,7 +14,7 @@ from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import ConvBN, InvertedBottleneck
-from mobilenas.nn.published import convert
+from mobilenas.nn.proxyless import convert
 from mobilenas.space import load_space
 
 NARROW = "proxyless:channels=[8,8,8,16,24,24,40,48,64],resolution=32,bn_eps=0.001,num_classes=7"
@@ -103,6 +103,8 @@ def test_a_published_network_is_ours(network: Network, tmp_path: Path) -> None:
     torch.testing.assert_close(found(images), network(images))
     assert (info.classes, info.crop) == (tuple("0123456"), 0.875)
     assert (info.mean, info.std, info.accuracy) == ((0.5,) * 3, (0.5,) * 3, None)
+    counted = arrays | {"first_conv.bn.num_batches_tracked": np.array(5)}  # as in whole state dicts
+    assert convert(*write(tmp_path, config, counted))[0].stem.bn.num_batches_tracked == 5
     named = tuple("abcdefg")
     assert convert(tmp_path / "net.json", tmp_path / "net.npz", named)[1].classes == named
     with pytest.raises(BadInput, match=r"6 class names; .*net\.json has 7 classes"):
