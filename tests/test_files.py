@@ -14,6 +14,7 @@ from mobilenas.files import (
     write_atomic,
     write_json,
     write_text,
+    write_together,
 )
 
 
@@ -46,6 +47,13 @@ def test_the_file_appears_whole(tmp_path: Path) -> None:
     write_atomic(path, lambda file: file.write(b"two"))
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_belong_together_are_replaced_together(tmp_path: Path) -> None:
+    one, two = tmp_path / "deep" / "one", tmp_path / "deep" / "two"
+    for contents in ({one: b"1", two: b"2"}, {one: b"longer", two: b""}):
+        write_together(contents)
+        assert {path: path.read_bytes() for path in (tmp_path / "deep").iterdir()} == contents
 
 
 def test_a_leftover_of_a_killed_write_does_not_matter(tmp_path: Path) -> None:

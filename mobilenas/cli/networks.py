@@ -61,7 +61,7 @@ def convert(
     Example: mobilenas convert w0.3-r176.json w0.3-r176.npz --out runs/w0.3
     """
     from mobilenas.cost import CostModel
-    from mobilenas.nn.published import convert
+    from mobilenas.nn.proxyless import convert
     from mobilenas.nn.saved import WEIGHTS, save_network
     from mobilenas.units import format_size
 

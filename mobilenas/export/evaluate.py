@@ -144,6 +144,12 @@ def _exported(path: Path) -> Classifier:
         raise BadInput(f"{path} is not an export of mobilenas: no metadata {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise BadInput(f"{path}: metadata: {error}") from None
+    image, logit = (part[0].shape[1:] for part in (session.get_inputs(), session.get_outputs()))
+    if (image, logit) != ([3, resolution, resolution], [len(info.classes)]):
+        raise BadInput(
+            f"{path}: metadata: {resolution} px and {len(info.classes)} classes, but the graph "
+            f"takes {image} and gives {logit}"
+        )
 
     def logits(inputs: Floats) -> Floats:
         result: Floats = session.run([OUTPUT], {INPUT: inputs})[0]

@@ -247,6 +247,9 @@ def test_more_than_the_memory_is_refused_before_anything_is_decoded(tmp_path: Pa
         load_data(str(root), 1_000_000)
     with pytest.raises(BadInput, match="resolution 0"):
         load_data(str(root), 0)
+    for crop in (0.0, -0.5, 1.5, float("nan")):
+        with pytest.raises(BadInput, match=f"crop {crop}: a share above 0, up to 1"):
+            load_data(str(root), 8, crop)
 
 
 def test_damaged_cifar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,14 +121,25 @@ def test_other_files_are_skipped_and_named_once(
     assert [record.message.count("notes.txt") for record in caplog.records] == [1]
 
 
+@pytest.mark.parametrize("crop", [1.0, 0.875, 0.5])
 @pytest.mark.parametrize("size", [(40, 24), (24, 41), (10, 7), (7, 11), (16, 16), (19, 16), (1, 5)])
-def test_scale_and_crop_as_torchvision_does(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_scale_and_crop_as_torchvision_does(
+    tmp_path: Path, size: tuple[int, int], crop: float
+) -> None:
     plain_folders(tmp_path)
     image = Image.fromarray(RNG.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
     save(tmp_path / "cat" / "a.png", image)
-    ours = load_data(str(tmp_path), 16).train.pixels[3]
-    theirs = transforms.CenterCrop(16)(transforms.Resize(16)(image))
+    ours = load_data(str(tmp_path), 16, crop).train.pixels[3]
+    short = {1.0: 16, 0.875: 18, 0.5: 32}[crop]
+    theirs = transforms.CenterCrop(16)(transforms.Resize(short)(image))
     np.testing.assert_array_equal(ours, np.asarray(theirs))
+
+
+def test_images_in_memory_are_cropped_too() -> None:
+    whole, centre = load_data("digits", 32), load_data("digits", 16, 0.5)
+    assert whole.train.pixels.shape[1:3] == (32, 32)
+    np.testing.assert_array_equal(centre.train.pixels, whole.train.pixels[:, 8:24, 8:24])
+    assert load_data("digits", 8, 0.5).train.pixels.shape[1:3] == (8, 8)  # of 8 x 8 originals
 
 
 # --- parquet ------------------------------------------------------------------------------------

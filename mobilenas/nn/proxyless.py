@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ _NAMES = (
     (r"\.bns\.0\.", ".point_linear.bn."),
 )
 
-Arrays = dict[str, NDArray[np.float32]]
+Arrays = dict[str, NDArray[Any]]
 
 
 class _Published(BaseModel):
@@ -180,7 +180,8 @@ def _network(path: Path) -> Network:
             raise BadInput(mismatch)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        key = ".".join(map(str, first["loc"])) or "the config"
+        raise BadInput(f"{path}: {key}: {first['msg']}") from None
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     return Network(space, arch)
@@ -231,18 +232,18 @@ def _load(network: Network, path: Path) -> None:
     arrays = _read(path)
     state = network.state_dict()
     for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):  # left out of the publication; not used here
-            continue
         theirs = name
         for ours, replacement in _NAMES:
             theirs = re.sub(ours, replacement, theirs)
         if theirs not in arrays:
+            if theirs.endswith("num_batches_tracked"):
+                continue  # not used by networks whose batch norms have a momentum
             raise BadInput(f"{path}: array {theirs} is missing")
-        array = arrays.pop(theirs)
-        if array.dtype != np.float32 or array.shape != tensor.shape:
+        array, wanted = arrays.pop(theirs), tensor.numpy()
+        if (array.dtype, array.shape) != (wanted.dtype, wanted.shape):
             raise BadInput(
                 f"{path}: array {theirs} is {array.dtype} {array.shape}, "
-                f"float32 {tuple(tensor.shape)} is wanted"
+                f"{wanted.dtype} {wanted.shape} is wanted"
             )
         tensor.copy_(torch.from_numpy(array))
     if arrays:
