@@ -32,8 +32,9 @@ def read_run_json(path: Path, kind: type[Settings]) -> Settings:
     stored = read_json(path, *kind.model_fields)
     try:
         settings = kind.model_validate({key: stored[key] for key in kind.model_fields})
-        any_space_from_dict(settings.space)
-        return settings
+        # Spaces that were written before a key was added get its default.
+        space = any_space_from_dict(settings.space).to_dict()
+        return settings.model_copy(update={"space": space})
     except BadInput as error:
         raise BadInput(f"{path}: space: {error}") from None
     except ValidationError as error:
