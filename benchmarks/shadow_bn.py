@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mobilenas.data import eval_batches
 from mobilenas.nn import Supernet
-from mobilenas.nn.blocks import ChoiceBlock, InvertedBottleneck
+from mobilenas.nn.blocks import Branch, ChoiceBlock
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
 from mobilenas.train.run import open_run
 
@@ -47,13 +47,13 @@ def measure(folder: Path, archs: int, images: int, seed: int) -> Values:
         for block, candidate in zip(supernet.blocks, candidates, strict=True):
             assert isinstance(block, ChoiceBlock)
             for branch in block.branches.values():
-                assert isinstance(branch, InvertedBottleneck)
+                assert isinstance(branch, Branch)
                 look_into(branch, branch.expand(x), values)
             x = block(x, candidate)
     return values
 
 
-def look_into(branch: InvertedBottleneck, hidden: Tensor, values: Values) -> None:
+def look_into(branch: Branch, hidden: Tensor, values: Values) -> None:
     """Add the measures of one branch whose depthwise paths all get `hidden`."""
     outputs = [path(hidden) for path in branch.groups[0].values()]  # type: ignore[operator, union-attr]
 

@@ -39,7 +39,7 @@ def default_cfg(space: Space) -> dict[str, Any]:
     """What timm's `pretrained_cfg` says of an untrained network of a space.
 
     Images are prepared as everywhere in this project: the short side scaled to the resolution
-    (bilinear), then the centre. mean and std are ImageNet's, 0.5 unless there are three channels.
+    (bilinear), then the centre. mean and std are ImageNet's, or 0.5 unless channels are three.
     """
     channels, size = space.spec.in_channels, space.resolution
     rgb = channels == 3

@@ -186,6 +186,30 @@ def test_torchscript_and_fx_train_alike(form: str, unlike_fresh: Change) -> None
         torch.testing.assert_close(parameter.grad, expected[name], rtol=0, atol=bound)
 
 
+def test_the_fast_depthwise_gradient_survives_fx(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr("mobilenas.nn.depthwise._MIN_ELEMENTS", 0)
+    monkeypatch.setattr(
+        "mobilenas.nn.depthwise.depthwise_weight_grad",
+        lambda x, grad, k, stride: taken.append(k) or x.new_zeros(x.shape[1], 1, k, k),
+    )
+    model = create(features_only=True, feature_cls="fx").train()
+    model(images(S2))[-1].sum().backward()
+    # e3k35, e6k3579 and e3k9 six times each (3 takes the ordinary one), and the e6k5 at the end
+    assert sorted(taken) == [5] * 13 + [7] * 6 + [9] * 12
+
+
+@torch.no_grad()
+def test_weights_for_features_come_from_a_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "model.safetensors")
+    whole = create().eval()
+    save_file(whole.state_dict(), path)
+    overlay = {"file": path}
+    model = create(pretrained=True, pretrained_cfg_overlay=overlay, features_only=True).eval()
+    expected = whole.forward_intermediates(images(S2), intermediates_only=True)
+    assert all(torch.equal(a, b) for a, b in zip(model(images(S2)), expected, strict=True))
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_features_script() -> None:
     model = create(features_only=True).eval()
