@@ -37,8 +37,8 @@ class Apart(nn.ModuleList):
 class Siblings(nn.Module):
     """Candidates of a block with the same expansion, over the convolutions of their branch.
 
-    Their 1x1 expansion and each depthwise path, with its batch norm, are the same modules. The sum
-    over paths and all that follows are a candidate's own.
+    They share the 1x1 expansion and the depthwise paths, batch norms included, whose statistics
+    depend on the input only. The sum over paths and all that follows are a candidate's own.
     """
 
     def __init__(self, branch: InvertedBottleneck, candidates: Sequence[Candidate]) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn import Supernet, fold_batch_norm
+from mobilenas.nn import CellSupernet, Supernet, fold_batch_norm
 from mobilenas.nn.blocks import ConvBN
 from mobilenas.nn.siblings import Apart, Siblings
 from mobilenas.search.trie import accuracies, grow
-from mobilenas.space import Arch, Space, load_space
+from mobilenas.space import Arch, CellSpace, Space, load_any_space, load_space
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 
 Change = Callable[..., nn.Module]
@@ -20,8 +20,9 @@ SPACES = [
     "macro:width=0.125,resolution=16",
     "s1:width=0.125,resolution=8",
     "s2:width=0.125,resolution=32",
-    "s3:width=0.25,resolution=32",
+    "s3:width=0.125,resolution=32",
 ]
+FAST = [SPACES[1], "mixed"]
 
 
 def alike(space: Space, sample: Sample) -> list[Arch]:
@@ -83,6 +84,28 @@ def test_logits_and_accuracies_are_those_of_one_arch_at_a_time(
     )
 
 
+@torch.no_grad()
+def test_cells_score_as_each_does_alone(unlike_fresh: Change) -> None:
+    space = load_any_space("nb101:channels=4,resolution=8")
+    assert isinstance(space, CellSpace)
+    supernet = CellSupernet(space)
+    unlike_fresh(supernet)
+    cells = space.distinct()[:5]
+    generator = torch.Generator().manual_seed(0)
+    calibration = [torch.randn(6, 3, 8, 8, generator=generator) for _ in range(2)]
+    alone = []
+    for cell in cells:
+        network = nn.Sequential(*(make() for _, make in supernet.parts(cell)))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        recalibrate(network, calibration)
+        alone.append(fold_batch_norm(network)(calibration[0]))
+    together: dict[int, Tensor] = {}
+    grow(supernet, cells, lambda: calibration).walk(calibration[0], together.__setitem__)
+    for number, logits in enumerate(alone):
+        torch.testing.assert_close(together[number], logits, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("supernet", FAST, indirect=True)
 def test_the_supernet_is_left_as_it_is(supernet: Supernet, sample: Sample) -> None:
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     images = images_of(supernet.space, 2, 4)
@@ -96,6 +119,7 @@ def test_the_supernet_is_left_as_it_is(supernet: Supernet, sample: Sample) -> No
     assert not any(part.training for part in supernet.modules())
 
 
+@pytest.mark.parametrize("supernet", FAST, indirect=True)
 def test_what_archs_have_in_common_is_computed_once(supernet: Supernet, sample: Sample) -> None:
     """Stem and heads, then behind each prefix: an expansion, a path, the end of a candidate."""
     space = supernet.space
