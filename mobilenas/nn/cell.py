@@ -1,15 +1,20 @@
 """The supernet of a space of cells: MixPath's multi-path cell in NAS-Bench-101's networks."""
 
 import copy
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mobilenas.nn.blocks import conv_bn, init_weights
-from mobilenas.nn.supernet import Part, Pool
+from mobilenas.nn.siblings import Apart, with_own_norms
+from mobilenas.nn.supernet import Pool, Step
 from mobilenas.space import Cell, CellSpace
 from mobilenas.space.cell import ABSENT, CellShape
+
+Part = tuple[str, Callable[[], nn.Module]]
 
 
 class PathSum(nn.ModuleList):
@@ -100,8 +105,10 @@ class CellSupernet(nn.Module):
         return self.classifier(x.mean(dim=(2, 3)))
 
     def parts(self, cell: Cell) -> list[Part]:
-        """The plain modules that make up a network, in order, each with its key, as those of
-        `Supernet.parts`. The first repetition of the cell already tells two networks apart.
+        """The plain modules that make up a network, in order, each with the key that is its name.
+
+        A module is made when it is called for, with copies of the weights; one after another they
+        compute what `self(x, cell)` does.
         """
         parts: list[Part] = [("stem", partial(copy.deepcopy, self.stem))]
         for choice in self.cells:
@@ -109,3 +116,19 @@ class CellSupernet(nn.Module):
             parts.append((str(cell), partial(copy.deepcopy, choice.chosen(cell))))
         head = nn.Sequential(Pool(), self.classifier)
         return [*parts, ("head", partial(copy.deepcopy, head))]
+
+    def steps(self, cell: Cell) -> list[Step]:
+        """What a network is made of, as in `Supernet.steps`. The first repetition of the cell
+        already tells two networks apart.
+        """
+        return [Step("stem"), *(Step("cell", cell) for _ in self.cells), Step("head")]
+
+    def siblings(self, place: int, kind: str, choices: Sequence[Any]) -> nn.Module:
+        """Distinct steps of a kind as a module, as in `Supernet.siblings`."""
+        if kind == "stem":
+            return Apart([with_own_norms(self.stem)])
+        if kind == "head":
+            return Apart([nn.Sequential(Pool(), self.classifier)])
+        repetition = self.cells[place - 1]
+        assert isinstance(repetition, ChoiceCell)
+        return Apart(with_own_norms(repetition.chosen(cell)) for cell in choices)

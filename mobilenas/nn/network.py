@@ -218,8 +218,14 @@ def fold_batch_norm(module: Module) -> Module:
     """A copy of a network, or of a part of one, in eval mode with every batch norm folded into the
     convolution before it.
     """
-    folded = copy.deepcopy(module).eval()
-    for part in list(folded.modules()):
+    return fold_batch_norm_(copy.deepcopy(module).eval())
+
+
+def fold_batch_norm_(module: Module) -> Module:
+    """`fold_batch_norm` in place, of a module in eval mode. Convolutions are replaced, not changed,
+    so others may share them.
+    """
+    for part in list(module.modules()):
         if isinstance(part, ConvBN):
             part.conv = fuse_conv_bn_eval(part.conv, part.bn)
             part.bn = nn.Identity()  # type: ignore[assignment]
@@ -228,7 +234,7 @@ def fold_batch_norm(module: Module) -> Module:
             assert isinstance(norm, nn.BatchNorm2d)
             part.project = fuse_conv_bn_eval(part.project, norm)
             part.bns[0] = nn.Identity()
-    return folded
+    return module
 
 
 def feature_info(space: Space) -> list[dict[str, Any]]:

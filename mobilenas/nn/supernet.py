@@ -1,16 +1,23 @@
 """All weights of a space in one module; the arch is an argument, never hidden state."""
 
-import copy
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import ChoiceBlock, build, conv_head, init_weights, stem
-from mobilenas.space import Arch, Block, Candidate, Space
+from mobilenas.nn.blocks import ChoiceBlock, conv_head, init_weights, stem
+from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
+from mobilenas.space import IDENTITY, Arch, Space
 
-Part = tuple[str, Callable[[], nn.Module]]
+
+class Step(NamedTuple):
+    """What leads from one activation of an arch to the next; steps of one kind, from the same
+    activation, have work in common.
+    """
+
+    kind: str
+    choice: Hashable = None
 
 
 class Pool(nn.Module):
@@ -46,27 +53,27 @@ class Supernet(nn.Module):
             x = block(x, candidate)
         return self.classifier(self.conv_head(x).mean(dim=(2, 3)))
 
-    def parts(self, arch: Arch) -> list[Part]:
-        """The plain modules that make up an arch, in order, each with the key that is its name.
+    def steps(self, arch: Arch) -> list[Step]:
+        """What an arch is made of, from images to logits.
 
-        A module is made when it is called for, with copies of the weights; one after another they
-        compute what `self(x, arch)` does. Archs that agree in their first keys agree in these
-        modules too, so activations up to there can be shared.
+        Archs that agree in their first steps agree in the activations and, recalibrated, in the
+        batch norm statistics up to there.
         """
-        parts: list[Part] = [("stem", lambda: copy.deepcopy(self.stem))]
-        candidates = self.space.candidates_of(arch)
-        for block, choice, candidate in zip(
-            self.space.layers, self.blocks, candidates, strict=True
-        ):
-            assert isinstance(choice, ChoiceBlock)
-            parts.append((str(candidate), partial(_built, block, choice, candidate)))
-        return [*parts, ("head", self._head)]
+        blocks = [Step(f"e{c.expansion}", c) for c in self.space.candidates_of(arch)]
+        return [Step("stem"), *blocks, Step("head")]
 
-    def _head(self) -> nn.Module:
-        return nn.Sequential(copy.deepcopy(self.conv_head), Pool(), copy.deepcopy(self.classifier))
-
-
-def _built(block: Block, choice: ChoiceBlock, candidate: Candidate) -> nn.Module:
-    built = build(block, candidate)
-    choice.copy_to(built, candidate)
-    return built
+    def siblings(self, place: int, kind: str, choices: Sequence[Any]) -> nn.Module:
+        """Distinct steps of a kind, `place` steps from the images, as a module: of an activation
+        the list of what each step makes of it. Convolutions are the supernet's own, batch norms
+        copies.
+        """
+        if kind == "stem":
+            return Apart([with_own_norms(self.stem)])
+        if kind == "head":
+            conv_head = with_own_norms(self.conv_head)
+            return Apart([nn.Sequential(conv_head, Pool(), self.classifier)])
+        block = self.blocks[place - 1]
+        assert isinstance(block, ChoiceBlock)
+        if choices == [IDENTITY]:
+            return Apart([with_own_norms(block.identity)])
+        return Siblings(block.branches[kind], choices)  # type: ignore[arg-type]

@@ -1,43 +1,51 @@
 """Scores of many archs at once: archs that start alike share what they have in common.
 
-Archs are words over their parts (stem, blocks or cells, head), and a trie holds the prefixes that
+Archs are words over their steps (stem, blocks or cells, head), and a trie holds the prefixes that
 occur. The activations behind a prefix, and so its batch norm statistics, do not depend on what
-follows; each is computed once, for all the archs that go on from there. The work on an image is
-that of the trie's nodes instead of that of every arch; the results are those of one arch at a time.
+follows; each is computed once, for all the archs that go on from there. So is what the next steps
+have in common, as the 1x1 expansion and the depthwise paths of a block's candidates. The results
+are those of one arch at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn import AnySupernet, fold_batch_norm
+from mobilenas.nn import AnySupernet
+from mobilenas.nn.network import fold_batch_norm_
+from mobilenas.nn.supernet import Step
 from mobilenas.space import AnyArch
 from mobilenas.train.calibrate import Batch, fresh_statistics
 
 AT_ONCE = 64  # archs whose weights are in memory together
 
 
-@dataclass
-class Node:
-    """A prefix: the module that it ends with, and how it goes on."""
+class Node(nn.Module):
+    """A prefix of some archs: for each kind of next step the module that takes all steps of this
+    kind, and the nodes that they lead to; at the end of an arch its number.
+    """
 
-    module: nn.Module
-    children: dict[str, "Node"] = field(default_factory=dict)
-    arch: int | None = None  # the number of the arch that ends here
+    def __init__(self, arch: int | None = None) -> None:
+        super().__init__()
+        self.arch = arch
+        self.steps = nn.ModuleList()
+        self.nodes = nn.ModuleList()
 
     def walk(self, x: Tensor, on_logits: Callable[[int, Tensor], None]) -> None:
-        """Run images through all archs; calls on_logits(number of the arch, its logits)."""
-        x = self.module(x)
+        """Run an activation through the rest of all archs; calls on_logits(arch, its logits).
+
+        Depth first. What siblings share within a block is dropped before the first of them goes on,
+        so in memory are the activations of one path, of siblings on it that wait (at most one for
+        each arch), and the hidden maps of one block.
+        """
         if self.arch is not None:
             on_logits(self.arch, x)
-        for child in self.children.values():
-            child.walk(x, on_logits)
-
-    def nodes(self) -> list["Node"]:
-        """This node and all below it."""
-        return [self, *(node for child in self.children.values() for node in child.nodes())]
+        for steps, nodes in zip(self.steps, self.nodes, strict=True):
+            activations = steps(x)
+            for node in nodes:  # type: ignore[attr-defined]
+                node.walk(activations.pop(0), on_logits)
 
 
 def accuracies(
@@ -69,15 +77,14 @@ def grow(
     calibration: Callable[[], Iterable[Tensor]] | None,
 ) -> Node:
     """The trie of distinct archs, ready to evaluate: recalibrated as asked, batch norms folded."""
-    root = _trie(supernet, archs)
-    nodes = root.nodes()
+    copied = copy.deepcopy(supernet).to(memory_format=torch.channels_last)
+    words = {number: copied.steps(arch) for number, arch in enumerate(archs)}  # type: ignore[arg-type]
+    root = _node(copied, words, 0).eval()
     if calibration is not None:
-        with fresh_statistics(nn.ModuleList(node.module for node in nodes)):
+        with fresh_statistics(root):
             for images in calibration():
                 root.walk(images, lambda arch, logits: None)
-    for node in nodes:
-        node.module = fold_batch_norm(node.module)
-    return root
+    return fold_batch_norm_(root)
 
 
 @torch.no_grad()
@@ -93,21 +100,20 @@ def _score(root: Node, count: int, batches: Iterable[Batch]) -> list[float]:
     return [float(x) for x in right.double() / total]
 
 
-def _trie(supernet: AnySupernet, archs: Sequence[AnyArch]) -> Node:
-    device = next(supernet.parameters()).device
-
-    def node(make: Callable[[], nn.Module]) -> Node:
-        module = make().eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Node(module)
-
-    root: Node | None = None
-    for number, arch in enumerate(archs):
-        (_, first), *others = supernet.parts(arch)  # type: ignore[arg-type]  # of its own space
-        root = end = root or node(first)
-        for key, make in others:
-            if key not in end.children:
-                end.children[key] = node(make)
-            end = end.children[key]
-        end.arch = number
-    assert root is not None, "there is at least one arch"
-    return root
+def _node(supernet: AnySupernet, words: dict[int, list[Step]], place: int) -> Node:
+    """The trie below a prefix of `place` steps. words: the steps of all archs that start with it,
+    by number.
+    """
+    number, word = next(iter(words.items()))
+    if place == len(word):
+        return Node(number)
+    node = Node()
+    kinds: dict[str, dict[Hashable, dict[int, list[Step]]]] = {}
+    for number, word in words.items():
+        kind, choice = word[place]
+        kinds.setdefault(kind, {}).setdefault(choice, {})[number] = word
+    for kind, choices in kinds.items():
+        node.steps.append(supernet.siblings(place, kind, list(choices)))
+        rest = [_node(supernet, below, place + 1) for below in choices.values()]
+        node.nodes.append(nn.ModuleList(rest))
+    return node

@@ -1,14 +1,17 @@
 """Archs evaluated together score as each does alone."""
 
+import weakref
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn import Supernet, fold_batch_norm
+from mobilenas.nn import CellSupernet, Supernet, fold_batch_norm
+from mobilenas.nn.blocks import ConvBN
+from mobilenas.nn.siblings import Apart, Siblings
 from mobilenas.search.trie import accuracies, grow
-from mobilenas.space import Arch, Space, load_space
+from mobilenas.space import Arch, CellSpace, Space, load_any_space, load_space
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 
 Change = Callable[..., nn.Module]
@@ -17,8 +20,9 @@ SPACES = [
     "macro:width=0.125,resolution=16",
     "s1:width=0.125,resolution=8",
     "s2:width=0.125,resolution=32",
-    "s3:width=0.25,resolution=32",
+    "s3:width=0.125,resolution=32",
 ]
+FAST = [SPACES[1], "mixed"]
 
 
 def alike(space: Space, sample: Sample) -> list[Arch]:
@@ -38,9 +42,9 @@ def images_of(space: Space, count: int, size: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) * (1 + i) for i in range(count)]
 
 
-@pytest.fixture(params=SPACES)
-def supernet(request: pytest.FixtureRequest, unlike_fresh: Change) -> Supernet:
-    supernet = Supernet(load_space(request.param))
+@pytest.fixture(params=[*SPACES, "mixed"])
+def supernet(request: pytest.FixtureRequest, mixed_space: Space, unlike_fresh: Change) -> Supernet:
+    supernet = Supernet(mixed_space if request.param == "mixed" else load_space(request.param))
     unlike_fresh(supernet)
     return supernet.eval()
 
@@ -80,16 +84,28 @@ def test_logits_and_accuracies_are_those_of_one_arch_at_a_time(
     )
 
 
-def test_parts_one_after_another_are_the_arch(supernet: Supernet, sample: Sample) -> None:
-    (images,) = images_of(supernet.space, 1, 3)
-    for arch in sample(supernet.space, 4):
-        x = images
-        with torch.no_grad():
-            for _, make in supernet.parts(arch):
-                x = make().eval()(x)
-            torch.testing.assert_close(x, supernet(images, arch), rtol=1e-6, atol=1e-6)
+@torch.no_grad()
+def test_cells_score_as_each_does_alone(unlike_fresh: Change) -> None:
+    space = load_any_space("nb101:channels=4,resolution=8")
+    assert isinstance(space, CellSpace)
+    supernet = CellSupernet(space)
+    unlike_fresh(supernet)
+    cells = space.distinct()[:5]
+    generator = torch.Generator().manual_seed(0)
+    calibration = [torch.randn(6, 3, 8, 8, generator=generator) for _ in range(2)]
+    alone = []
+    for cell in cells:
+        network = nn.Sequential(*(make() for _, make in supernet.parts(cell)))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        recalibrate(network, calibration)
+        alone.append(fold_batch_norm(network)(calibration[0]))
+    together: dict[int, Tensor] = {}
+    grow(supernet, cells, lambda: calibration).walk(calibration[0], together.__setitem__)
+    for number, logits in enumerate(alone):
+        torch.testing.assert_close(together[number], logits, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("supernet", FAST, indirect=True)
 def test_the_supernet_is_left_as_it_is(supernet: Supernet, sample: Sample) -> None:
     before = {name: value.clone() for name, value in supernet.state_dict().items()}
     images = images_of(supernet.space, 2, 4)
@@ -103,18 +119,52 @@ def test_the_supernet_is_left_as_it_is(supernet: Supernet, sample: Sample) -> No
     assert not any(part.training for part in supernet.modules())
 
 
-def test_what_archs_have_in_common_is_computed_once(sample: Sample) -> None:
-    space = load_space(SPACES[0])
+@pytest.mark.parametrize("supernet", FAST, indirect=True)
+def test_what_archs_have_in_common_is_computed_once(supernet: Supernet, sample: Sample) -> None:
+    """Stem and heads, then behind each prefix: an expansion, a path, the end of a candidate."""
+    space = supernet.space
+    archs = list(dict.fromkeys(alike(space, sample)))
+    convs: set[object] = {"stem"}
+    for arch in archs:
+        candidates = space.candidates_of(arch)
+        convs.add(("head", arch))
+        for i, (block, candidate) in enumerate(zip(space.layers, candidates, strict=True)):
+            prefix, expansion = tuple(candidates[:i]), candidate.expansion
+            if not (candidate.is_identity and block.keeps_shape):
+                convs.add((prefix, candidate))
+            if expansion > 1:
+                convs.add((prefix, expansion))
+            for group, kernels in enumerate(candidate.kernels):
+                convs |= {(prefix, expansion, group, kernel) for kernel in kernels}
+    root = grow(supernet, archs, None)
+    calls: list[nn.Module] = []
+    for module in root.modules():
+        if isinstance(module, ConvBN):
+            module.register_forward_hook(lambda module, *_: calls.append(module))
+    root.walk(images_of(space, 1, 2)[0], lambda arch, logits: None)
+    assert len(calls) == len(convs)
+    assert len(set(calls)) == len(calls)
+
+
+def test_no_activation_outlives_its_use(sample: Sample) -> None:
+    """Of the outputs of siblings only those wait whose turn has not come."""
+    space = load_space(SPACES[1])
     archs = alike(space, sample)
     root = grow(Supernet(space).eval(), archs, None)
-    nodes = root.nodes()
-    prefixes = {arch.blocks[:i] for arch in archs for i in range(1, len(arch) + 1)}
-    assert len(nodes) == 1 + len(prefixes) + len(archs)
-    calls: list[nn.Module] = []
-    for node in nodes:
-        node.module.register_forward_hook(lambda module, *_: calls.append(module))
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most = 0
+
+    def hook(module: nn.Module, inputs: object, outputs: list[Tensor]) -> None:
+        nonlocal most
+        most = max(most, len(alive))
+        alive.update(outputs)
+
+    for module in root.modules():
+        if isinstance(module, Siblings | Apart):
+            module.register_forward_hook(hook)
     root.walk(images_of(space, 1, 2)[0], lambda arch, logits: None)
-    assert sorted(map(id, calls)) == sorted(id(node.module) for node in nodes)
+    assert 0 < most < len(space.layers) + len(archs)
+    assert not alive
 
 
 def test_groups_beyond_what_is_held_at_once(

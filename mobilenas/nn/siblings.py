@@ -1,0 +1,77 @@
+"""Parts of several archs that have one input: what they have in common is computed once.
+
+A module made here gives a list: what each of the siblings makes of the input, in order.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import reduce
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.nn.blocks import ConvBN, InvertedBottleneck
+from mobilenas.space import Candidate
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def with_own_norms(module: Module) -> Module:
+    """A copy of a module with batch norms of its own, over the same convolutions."""
+    shared = {
+        id(part): part
+        for part in module.modules()
+        if not isinstance(part, nn.BatchNorm2d) and not any(True for _ in part.children())
+    }
+    return copy.deepcopy(module, shared)  # what counts as copied already
+
+
+class Apart(nn.ModuleList):
+    """Siblings that have nothing but their input in common."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [module(x) for module in self]
+
+
+class Siblings(nn.Module):
+    """Candidates of a block with the same expansion, over the convolutions of their branch.
+
+    They share the 1x1 expansion and the depthwise paths, batch norms included, whose statistics
+    depend on the input only. The sum over paths and all that follows are a candidate's own.
+    """
+
+    def __init__(self, branch: InvertedBottleneck, candidates: Sequence[Candidate]) -> None:
+        super().__init__()
+        self.kernels = [candidate.kernels for candidate in candidates]
+        self.widths = branch.widths
+        self.residual = branch.residual
+        self.expand = with_own_norms(branch.expand)
+        self.groups = nn.ModuleList()
+        for paths, used in zip(branch.groups, zip(*self.kernels, strict=True), strict=True):
+            names = sorted({f"k{k}" for kernels in used for k in kernels})
+            self.groups.append(nn.ModuleDict({n: with_own_norms(paths[n]) for n in names}))  # type: ignore[index]
+        self.ends = nn.ModuleList(_end(branch, c.num_paths) for c in candidates)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        parts = self.expand(x).split(self.widths, dim=1)
+        groups = [
+            {name: path(part) for name, path in paths.items()}  # type: ignore[operator]
+            for paths, part in zip(self.groups, parts, strict=True)
+        ]
+        outputs = []
+        for kernels, end in zip(self.kernels, self.ends, strict=True):
+            sums = [
+                reduce(torch.add, (paths[f"k{k}"] for k in active))
+                for paths, active in zip(groups, kernels, strict=True)
+            ]
+            y = end(torch.cat(sums, dim=1) if len(sums) > 1 else sums[0])
+            outputs.append(x + y if self.residual else y)
+        return outputs
+
+
+def _end(branch: InvertedBottleneck, num_paths: int) -> nn.Module:
+    """Squeeze-excite, projection and the batch norm after it for that many active paths."""
+    project = ConvBN(branch.project, activation=None)
+    project.bn = with_own_norms(branch.bn_for(num_paths))  # type: ignore[assignment]
+    return nn.Sequential(branch.squeeze_excite, project)
