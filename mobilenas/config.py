@@ -65,11 +65,13 @@ class TrainConfig(RunConfig):
     count likewise. optimizer: a name of timm.optim, optimizer_options what else it takes. Weight
     decay leaves out biases and batch norms. clip: largest gradient norm. ema_decay: of a moving
     average of the weights, which is then what is validated and kept; its decay rises to this as
-    training goes on. mixup, cutmix: their alphas.
+    training goes on. mixup, cutmix: their alphas. drop_rate: of the dropout before the classifier,
+    the space's own if None; drop_path_rate: as `nn.Network` has it.
 
     crop to random_erasing: see `data.Augment`. eval_crop: share of the short side that evaluation
-    keeps. stream: read images when they are needed instead of holding them in memory; workers:
-    processes that read and augment images where that is not done for whole batches.
+    keeps, and training too of images that are held in memory. stream: read images when they are
+    needed instead of holding them in memory; workers: processes that read and augment images where
+    that is not done for whole batches.
 
     teacher: `supernet` (the largest arch of --inherit), a saved network's folder, or timm:NAME with
     @FILE for its weights; its softened predictions are distill_weight of the loss.

@@ -21,21 +21,21 @@ from mobilenas.train.alone_run import TrainRun, TrainSettings, eval_batches, sav
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.device import pick_device
 from mobilenas.train.folder import check_unchanged
-from mobilenas.train.run import read_settings
+from mobilenas.train.run import check_trained, read_settings
 
 
 @dataclass(frozen=True)
 class Training:
     """What a stand-alone training is asked for; None where the user left it to the rest.
 
-    search: run folder of a finished search, whose `pick` is trained on its data. inherit: supernet
-    run. weights: saved network. resolution: side of the images.
+    search: run folder of a finished search, whose `pick` (best if None) is trained on its data.
+    inherit: supernet run. weights: saved network. resolution: side of the images.
     """
 
     space: str | None = None
     arch: str | None = None
     search: Path | None = None
-    pick: str = "best"
+    pick: str | None = None
     data: str | None = None
     inherit: Path | None = None
     weights: Path | None = None
@@ -46,19 +46,20 @@ class Training:
 def training_settings(asked: Training, config: TrainConfig) -> TrainSettings:
     """Which network is trained, on what and from which weights. Raises BadInput.
 
-    Space and data are those of the search, the supernet or the saved network where they are not
-    given; without any of these the data are the built-in digits.
+    Space and data that are not given are those of the supernet that was searched or is inherited
+    from; the space may come from the saved network. Without any of these the data are the built-in
+    digits.
     """
     if asked.inherit and asked.weights:
         raise BadInput("--inherit and --weights: a network starts from one of them")
-    space, arch, data = asked.space, asked.arch, asked.data
+    space, arch, data = asked.space, _arch(asked), asked.data
     known: dict[str, Any] | None = None  # the space that comes with what training starts from
     supernet = asked.inherit
-    if asked.search is not None:
-        found = read_search(asked.search)
-        arch, supernet = arch or found.pick(asked.pick), supernet or found.supernet
+    if asked.search is not None and supernet is None:
+        supernet = read_search(asked.search).supernet
     if supernet is not None:
         settings = read_settings(supernet)
+        check_trained(supernet)
         known, data = settings.space, data or settings.data
     if asked.weights is not None:
         saved, _ = load_network(asked.weights)
@@ -89,7 +90,7 @@ def check_asked(run: TrainRun, asked: Training, config: TrainConfig, given: set[
     """
     space, known = asked.space, run.settings.space
     wanted: dict[str, object] = {
-        "arch": read_search(asked.search).pick(asked.pick) if asked.search else asked.arch,
+        "arch": _arch(asked),
         "data": asked.data,
         "inherit": asked.inherit and str(asked.inherit.resolve()),
         "weights": asked.weights and str(asked.weights.resolve()),
@@ -101,6 +102,15 @@ def check_asked(run: TrainRun, asked: Training, config: TrainConfig, given: set[
     check_unchanged(run.folder, run.settings, wanted)
     if asked.resolution not in (None, run.space.resolution):
         raise BadInput(f"{run.folder} was started with --resolution {run.space.resolution}")
+
+
+def _arch(asked: Training) -> str | None:
+    """The arch that is asked for, if any is, by its text form or as one of a search."""
+    if asked.pick and (asked.arch or not asked.search):
+        raise BadInput(f"--pick {asked.pick}: it chooses among --search, in place of --arch")
+    if asked.arch or not asked.search:
+        return asked.arch
+    return read_search(asked.search).pick(asked.pick or "best")
 
 
 def run_train(run: TrainRun) -> dict[str, Any]:

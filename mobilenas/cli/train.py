@@ -20,8 +20,11 @@ def train(
         typer.Option(help="Run folder of evolve: train what it found, on the data it used."),
     ] = None,
     pick: Annotated[
-        str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of --search.")
-    ] = "best",
+        str | None,
+        typer.Option(
+            help="best (accuracy; the default), knee (trade-off) or cheapest of --search."
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(

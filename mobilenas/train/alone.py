@@ -20,13 +20,14 @@ from mobilenas.randomness import fixed_generators
 from mobilenas.train.alone_run import (
     TrainRun,
     eval_batches,
+    fresh_network,
     make_teacher,
     new_network,
     train_batches,
 )
 from mobilenas.train.calibrate import Batch, accuracy
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
-from mobilenas.train.device import autocast_dtype, hardware, pick_device
+from mobilenas.train.device import MEMORY_FORMATS, autocast_dtype, hardware, pick_device
 from mobilenas.train.distill import Teacher, distillation
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import worked_seconds
@@ -147,6 +148,7 @@ def train_step(
     network.train()
     optimizer.zero_grad(set_to_none=True)
     images, target = mixer(*batch, step)
+    images = images.contiguous(memory_format=MEMORY_FORMATS[config.memory_format])
     dtype = autocast_dtype(config.precision, images.device)
     with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
         logits = network(images)
@@ -162,10 +164,9 @@ def train_step(
     processes.average_gradients(network.parameters())
     processes.average_statistics(network)
     scaler.unscale_(optimizer)
-    if config.clip is not None:
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        if not scaler.is_enabled() and not torch.isfinite(norm):
-            raise Diverged(f"step {step}: the gradient norm is {norm.item()}; a lower lr may help")
+    norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
+    if not scaler.is_enabled() and not torch.isfinite(norm):  # the scaler skips such a step
+        raise Diverged(f"step {step}: the gradient norm is {norm.item()}; a lower lr may help")
     scaler.step(optimizer)
     scaler.update()
     if training.average is not None:
@@ -232,9 +233,8 @@ def _restore(run: TrainRun, device: torch.device) -> Training:
     config = run.settings.config
     resumed = run.checkpoint.exists()
     state = load_checkpoint(run.checkpoint, *_STATE) if resumed else {}
-    layout = torch.channels_last if config.memory_format == "channels_last" else None
-    network = new_network(run)
-    network.to(device, memory_format=layout)  # type: ignore[call-overload]
+    network = fresh_network(run) if resumed else new_network(run)
+    network.to(device, memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
     training = Training(
         network,
         make_average(config, network),

@@ -117,25 +117,29 @@ class TrainRun:
         return supernet
 
 
-def new_network(run: TrainRun) -> Network:
-    """The network as training starts, from the seed and the weights that the settings name.
-
-    Raises BadInput for weights that do not fit.
-    """
-    settings = run.settings
-    config = settings.config
-    network = Network(
+def fresh_network(run: TrainRun) -> Network:
+    """The network of a run, initialised from the seed."""
+    config = run.settings.config
+    return Network(
         run.space,
         run.arch,
         drop_rate=config.drop_rate,
         drop_path_rate=config.drop_path_rate,
-        generator=torch.Generator().manual_seed(settings.seed),
+        generator=torch.Generator().manual_seed(run.settings.seed),
     )
+
+
+def new_network(run: TrainRun) -> Network:
+    """The network as training starts, with the weights that the settings name.
+
+    Raises BadInput for weights that do not fit.
+    """
+    network, weights = fresh_network(run), run.settings.weights
     supernet = run.supernet()
     if supernet is not None:
         return network.load_from(supernet)
-    if settings.weights is not None:
-        _start_from(network, Path(settings.weights), run.data.classes)
+    if weights is not None:
+        _start_from(network, Path(weights), run.data.classes)
     return network
 
 

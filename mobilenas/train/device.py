@@ -8,6 +8,9 @@ import torch
 
 from mobilenas.errors import BadInput
 
+# Of weights and of images: one of them alone makes convolutions convert the other.
+MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+
 
 def pick_device(name: str) -> torch.device:
     """The named device; auto takes an accelerator where there is one."""

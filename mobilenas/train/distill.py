@@ -8,10 +8,8 @@ from torch import Tensor, nn
 from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput
 from mobilenas.nn import Supernet
-from mobilenas.nn.saved import load_network
+from mobilenas.nn.saved import Channels, load_network
 from mobilenas.train.calibrate import inherit
-
-Channels = tuple[float, float, float]
 
 
 class Teacher(nn.Module):
@@ -85,4 +83,9 @@ def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels])
     except Exception as error:  # an unknown name, no network, weights of another model
         raise BadInput(f"teacher {name}: {' '.join(str(error).split())}") from None
     config = network.pretrained_cfg
+    if not at and config["num_classes"] != num_classes:  # timm leaves the classifier untrained then
+        raise BadInput(
+            f"teacher {name} has {config['num_classes']} classes, the images have {num_classes}; "
+            "@FILE gives it weights for them"
+        )
     return Teacher(network, (tuple(config["mean"]), tuple(config["std"])), given)

@@ -16,7 +16,7 @@ from mobilenas.nn import AnySupernet
 from mobilenas.progress import ProgressBar
 from mobilenas.space import AnyArch
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
-from mobilenas.train.device import autocast_dtype, hardware, pick_device
+from mobilenas.train.device import MEMORY_FORMATS, autocast_dtype, hardware, pick_device
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import worked_seconds
 from mobilenas.train.run import SupernetRun, new_supernet, train_batches
@@ -119,6 +119,7 @@ def train_step(
     pass. Raises Diverged before any weight is updated.
     """
     images, labels = batch
+    images = images.contiguous(memory_format=MEMORY_FORMATS[config.memory_format])
     supernet.train()
     optimizer.zero_grad(set_to_none=True)
     losses = []
@@ -174,10 +175,7 @@ def _restore(
     resumed = run.checkpoint.exists()
     state = load_checkpoint(run.checkpoint, *_STATE) if resumed else {}
     supernet = run.restore(state) if resumed else new_supernet(run.space, run.settings)
-    layout = getattr(
-        torch, "channels_last" if config.memory_format == "channels_last" else "contiguous_format"
-    )
-    supernet.to(device, memory_format=layout)  # type: ignore[call-overload]
+    supernet.to(device, memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         supernet.parameters(),
         lr=config.lr,

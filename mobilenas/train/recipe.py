@@ -17,8 +17,9 @@ _STREAM = 31  # keeps these draws apart from those of the data
 class Schedule:
     """The learning rate as a function of the step, by timm's scheduler of the config's name.
 
-    Warm-up is linear from 0; `cosine` and `poly` reach min_lr at the last step, `step` multiplies
-    the rate by decay_rate every decay_epochs.
+    All count from the first step; warm-up, linear from lr / its number of steps, takes the place of
+    their first rates. `cosine` and `poly` would reach min_lr one step after the last, `step`
+    multiplies the rate by decay_rate every decay_epochs.
     """
 
     scheduler: object
