@@ -1,5 +1,6 @@
 """Stand-alone training: what a step does, what is kept, where it starts, and that it resumes."""
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mobilenas.train.alone import Training, train_network, train_step
 from mobilenas.train.alone_run import TrainRun, TrainSettings, create_train_run, open_train_run
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.device import MEMORY_FORMATS
 from mobilenas.train.distributed import SINGLE
 from mobilenas.train.recipe import Mixer, make_average, make_optimizer
 
@@ -171,6 +173,34 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
     assert all(torch.isfinite(x).all() for x in state["network"].values())
 
 
+@pytest.mark.parametrize("clip", [None, 5.0])
+def test_a_gradient_that_is_not_finite_stops_before_the_update(clip: float | None) -> None:
+    """A checkpoint after such an update could never be continued."""
+    config = TrainConfig(clip=clip)
+    training = fresh(config)
+    weight = training.network.classifier.weight
+    weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[operator]
+    before = copy.deepcopy(training.network.state_dict())
+    batch = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
+    with pytest.raises(Diverged, match="step 0: the gradient norm is"):
+        train_step(training, config, Mixer(config, 10, 0), None, batch, SINGLE)
+    for name, parameter in training.network.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
+def test_images_have_the_memory_format_of_the_weights(memory_format: str) -> None:
+    config = TrainConfig.model_validate({"memory_format": memory_format})
+    training = fresh(config)
+    seen = []
+    training.network.stem.register_forward_hook(lambda *call: seen.append(call[2]))
+    images = torch.randn(16, 3, 16, 16).to(memory_format=torch.channels_last)
+    batch = images, torch.arange(16) % 10
+    training.network.to(memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload]
+    train_step(training, config, Mixer(config, 10, 0), None, batch, SINGLE)
+    assert seen[0].is_contiguous(memory_format=MEMORY_FORMATS[memory_format])
+
+
 def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
     from mobilenas.config import load_supernet_config
     from mobilenas.train.loop import train_supernet
@@ -201,6 +231,11 @@ def test_training_starts_from_a_saved_network(tmp_path: Path) -> None:
     assert (run.data.mean, run.data.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     for name, tensor in alone.new_network(run).state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name]), name
+
+    # Only a start needs them: a resumed run has its own.
+    train_network(run)
+    (path / "model.safetensors").write_bytes(b"gone")
+    train_network(run)
 
     path, network = saved(tmp_path / "other", tuple("abc"))
     run = create(tmp_path / "run2", weights=str(path))

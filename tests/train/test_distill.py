@@ -1,6 +1,7 @@
 """Teachers: what they say of the student's images, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,6 +80,22 @@ def test_a_saved_network_and_a_timm_model_teach(tmp_path: Path) -> None:
     own = (resnet.pretrained_cfg["mean"], resnet.pretrained_cfg["std"])
     teacher = load_teacher(f"timm:resnet10t@{tmp_path / 'resnet.pth'}", TEN, own, None)
     torch.testing.assert_close(teacher(images), resnet(images))
+
+
+def test_weights_of_the_hub_have_to_be_for_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timm gives a network with other classes a classifier that knows nothing."""
+    import timm
+
+    create = timm.create_model
+
+    def without_download(*arguments: Any, pretrained: bool, **options: Any) -> nn.Module:
+        assert pretrained
+        return create(*arguments, **options)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(timm, "create_model", without_download)
+    with pytest.raises(BadInput, match=r"timm:resnet10t has 1000 classes, the images have 10"):
+        load_teacher("timm:resnet10t", TEN, STATISTICS, None)
+    load_teacher("timm:resnet10t", tuple(map(str, range(1000))), STATISTICS, None)
 
 
 def test_bad_teachers_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Stand-alone training as a stage: what `training_settings` makes of what is asked for."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import TINY_SPACE
+
+from mobilenas.config import TrainConfig
+from mobilenas.errors import BadInput
+from mobilenas.retrain import Training, training_settings
+from mobilenas.space import load_space
+from mobilenas.train.run import SupernetSettings
+
+CHEAP, BEST = "e3k3_e3k3_e3k3_e3k3_e3k3_e3k3", "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """The settings of a supernet that has been trained and of one that has not, and a search."""
+    space = load_space(TINY_SPACE).to_dict()
+    settings = SupernetSettings.model_validate(
+        {"space": space, "data": "photos", "seed": 0, "config": {}}
+    )
+    for name in ("trained", "started"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(settings.model_dump_json())
+    (tmp_path / "trained" / "result.json").write_text("{}")
+    rows = [
+        {"arch": CHEAP, "accuracy": 0.5, "flops": 1},
+        {"arch": BEST, "accuracy": 0.7, "flops": 9},
+    ]
+    about = {
+        "objectives": ["accuracy", "flops"],
+        "places": {"supernet": str(tmp_path / "trained")},
+        "evaluator": {"weights": 0},
+    }
+    (tmp_path / "search").mkdir()
+    front = json.dumps({"front": rows, "settings": about})
+    (tmp_path / "search" / "front.json").write_text(front)
+    return tmp_path
+
+
+def test_a_search_brings_arch_space_and_data(runs: Path) -> None:
+    for pick, arch in ((None, BEST), ("cheapest", CHEAP)):
+        settings = training_settings(Training(search=runs / "search", pick=pick), TrainConfig())
+        assert (settings.arch, settings.data, settings.inherit) == (arch, "photos", None)
+        assert settings.space == load_space(TINY_SPACE).to_dict()
+    asked = Training(search=runs / "search", arch=CHEAP, data="digits", resolution=32)
+    settings = training_settings(asked, TrainConfig())
+    assert (settings.arch, settings.data, settings.space["resolution"]) == (CHEAP, "digits", 32)
+
+
+def test_a_pick_needs_a_search_to_choose_from(runs: Path) -> None:
+    for asked in (
+        Training(space=TINY_SPACE, arch=CHEAP, pick="knee"),
+        Training(search=runs / "search", arch=CHEAP, pick="knee"),
+    ):
+        with pytest.raises(BadInput, match=r"--pick knee: .* --search"):
+            training_settings(asked, TrainConfig())
+
+
+def test_only_a_finished_supernet_is_inherited(runs: Path) -> None:
+    settings = training_settings(Training(arch=BEST, inherit=runs / "trained"), TrainConfig())
+    assert settings.inherit == str(runs / "trained")
+    with pytest.raises(BadInput, match=r"started is not trained to its end: .* --resume"):
+        training_settings(Training(arch=BEST, inherit=runs / "started"), TrainConfig())
