@@ -1,8 +1,7 @@
 """The supernet of a space of cells: MixPath's multi-path cell in NAS-Bench-101's networks."""
 
 import copy
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from mobilenas.nn.siblings import Apart, with_own_norms
 from mobilenas.nn.supernet import Pool, Step
 from mobilenas.space import Cell, CellSpace
 from mobilenas.space.cell import ABSENT, CellShape
-
-Part = tuple[str, Callable[[], nn.Module]]
 
 
 class PathSum(nn.ModuleList):
@@ -104,18 +101,10 @@ class CellSupernet(nn.Module):
             x = choice(x, cell)
         return self.classifier(x.mean(dim=(2, 3)))
 
-    def parts(self, cell: Cell) -> list[Part]:
-        """The plain modules that make up a network, in order, each with the key that is its name.
-
-        A module is made when it is called for, with copies of the weights; one after another they
-        compute what `self(x, cell)` does.
-        """
-        parts: list[Part] = [("stem", partial(copy.deepcopy, self.stem))]
-        for choice in self.cells:
-            assert isinstance(choice, ChoiceCell)
-            parts.append((str(cell), partial(copy.deepcopy, choice.chosen(cell))))
-        head = nn.Sequential(Pool(), self.classifier)
-        return [*parts, ("head", partial(copy.deepcopy, head))]
+    def network(self, cell: Cell) -> nn.Sequential:
+        """The plain module of a cell, with copies of the weights: it computes `self(x, cell)`."""
+        cells = [choice.chosen(cell) for choice in self.cells]  # type: ignore[operator]
+        return copy.deepcopy(nn.Sequential(self.stem, *cells, Pool(), self.classifier))
 
     def steps(self, cell: Cell) -> list[Step]:
         """What a network is made of, as in `Supernet.steps`. The first repetition of the cell

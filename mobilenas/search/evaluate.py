@@ -64,8 +64,8 @@ class SupernetEvaluator:
         """The network of an arch with fresh weights, for scores that need no training."""
         space = self.run.space
         if isinstance(space, CellSpace):
-            parts = CellSupernet(space, generator=generator).parts(arch)  # type: ignore[arg-type]
-            network: nn.Module = nn.Sequential(*(make() for _, make in parts))
+            supernet = CellSupernet(space, generator=generator)
+            network: nn.Module = supernet.network(arch)  # type: ignore[arg-type]
         else:
             network = Network(space, arch, generator=generator)  # type: ignore[arg-type]
         return network.to(next(self.supernet.parameters()).device)

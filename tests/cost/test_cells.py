@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
-from torch import nn
 
 from mobilenas.cost.cells import cell_count
 from mobilenas.nn import CellSupernet
@@ -54,7 +53,7 @@ def test_counts_are_those_of_built_networks(overrides: str) -> None:
     supernet = CellSupernet(space)
     images = torch.zeros(1, space.spec.in_channels, space.resolution, space.resolution)
     for cell in space.distinct():
-        network = nn.Sequential(*(make() for _, make in supernet.parts(cell))).eval()
+        network = supernet.network(cell).eval()
         analysis = FlopCountAnalysis(network, images)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         by_operator = analysis.by_operator()

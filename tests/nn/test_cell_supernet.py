@@ -128,25 +128,23 @@ def test_number_of_batch_norms_after_the_sum(shadow_bn: bool, count: int) -> Non
 @torch.no_grad()
 @pytest.mark.parametrize("shadow_bn", [True, False])
 @pytest.mark.parametrize("text", CELLS)
-def test_parts_compute_what_the_supernet_does(
+def test_a_network_computes_what_the_supernet_does(
     text: str, shadow_bn: bool, unlike_fresh: Change
 ) -> None:
     supernet, cell = new(shadow_bn), SPACE.parse(text)
     unlike_fresh(supernet).eval()
-    parts = supernet.parts(cell)
-    assert [key for key, _ in parts] == ["stem", *[text] * 6, "head"]
-    plain = nn.Sequential(*(make() for _, make in parts)).eval()
+    plain = supernet.network(cell).eval()
     expected = supernet(images(), cell)
     assert torch.equal(plain(images()), expected)
     assert relative(fold_batch_norm(plain)(images()), expected) < 1e-4
 
 
 @torch.no_grad()
-def test_parts_are_copies(unlike_fresh: Change) -> None:
+def test_networks_are_copies(unlike_fresh: Change) -> None:
     supernet, cell = new(), SPACE.parse("c3.none.mp")
     unlike_fresh(supernet).eval()
     before = copy.deepcopy(supernet.state_dict())
-    plain = nn.Sequential(*(make() for _, make in supernet.parts(cell))).train()
+    plain = supernet.network(cell).train()
     plain(images())
     for tensor in plain.state_dict().values():
         tensor.zero_()
@@ -154,15 +152,15 @@ def test_parts_are_copies(unlike_fresh: Change) -> None:
 
 
 @torch.no_grad()
-def test_parts_do_not_change_the_images_that_others_share(unlike_fresh: Change) -> None:
+def test_parts_do_not_change_what_others_share(unlike_fresh: Change) -> None:
     """Archs that share a first part run the rest on the very same tensor."""
     supernet = new()
     unlike_fresh(supernet).eval()
     for text in CELLS:
         x = images()
-        for _, make in supernet.parts(SPACE.parse(text)):
+        for part in supernet.network(SPACE.parse(text)).eval():
             before = x.clone()
-            y = make().eval()(x)
+            y = part(x)
             assert torch.equal(x, before)
             x = y
 

@@ -95,7 +95,7 @@ def test_cells_score_as_each_does_alone(unlike_fresh: Change) -> None:
     calibration = [torch.randn(6, 3, 8, 8, generator=generator) for _ in range(2)]
     alone = []
     for cell in cells:
-        network = nn.Sequential(*(make() for _, make in supernet.parts(cell)))
+        network = supernet.network(cell)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         recalibrate(network, calibration)
         alone.append(fold_batch_norm(network)(calibration[0]))
