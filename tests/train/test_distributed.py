@@ -31,7 +31,9 @@ from mobilenas.train.sampling import FairSampler
 
 SPACE = load_space("digits:resolution=16")
 ARCHS = FairSampler(SPACE, 0)(0)
-CONFIG = SupernetConfig(lr=0.1, weight_decay=0.01, clip=3.0, device="cpu")
+CONFIG = SupernetConfig(
+    lr=0.1, weight_decay=0.01, clip=3.0, device="cpu", memory_format="contiguous"
+)
 Results = dict[str, dict[str, Any]]
 
 
