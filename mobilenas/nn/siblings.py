@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import ConvBN, InvertedBottleneck
+from mobilenas.nn.blocks import Branch, ConvBN
 from mobilenas.space import Candidate
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -41,7 +41,7 @@ class Siblings(nn.Module):
     depend on the input only. The sum over paths and all that follows are a candidate's own.
     """
 
-    def __init__(self, branch: InvertedBottleneck, candidates: Sequence[Candidate]) -> None:
+    def __init__(self, branch: Branch, candidates: Sequence[Candidate]) -> None:
         super().__init__()
         self.kernels = [candidate.kernels for candidate in candidates]
         self.widths = branch.widths
@@ -70,7 +70,7 @@ class Siblings(nn.Module):
         return outputs
 
 
-def _end(branch: InvertedBottleneck, num_paths: int) -> nn.Module:
+def _end(branch: Branch, num_paths: int) -> nn.Module:
     """Squeeze-excite, projection and the batch norm after it for that many active paths."""
     project = ConvBN(branch.project, activation=None)
     project.bn = with_own_norms(branch.bn_for(num_paths))  # type: ignore[assignment]
