@@ -21,8 +21,8 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.files import read_json
 from mobilenas.pipeline import Search, run_evolve
-from mobilenas.retrain import run_train
 from mobilenas.process import tune_process
+from mobilenas.retrain import run_train
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.found import pick_arch
 from mobilenas.space import Arch, Candidate, Space, space_from_dict

@@ -21,25 +21,27 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from mobilenas.process import tune_process
 
-WAYS = ("timm", "mobilenetv2_100", "fairnas_a")
-
-if any(f"--worker={way}" in sys.argv for way in WAYS[1:]):
-    tune_process()  # before torch is imported, and in these processes only
+if set(sys.argv) & {"--worker=mobilenetv2_100", "--worker=fairnas_a"}:
+    tune_process()  # before torch is imported
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mobilenas.config import TrainConfig
 from mobilenas.cost import CostModel
 from mobilenas.nn import Network
-from mobilenas.timm import NAMED
+from mobilenas.space import load_space
+from mobilenas.space.published import PUBLISHED
 from mobilenas.train.alone import Training, train_step
-from mobilenas.train.loop import hardware
+from mobilenas.train.device import hardware
+from mobilenas.train.distributed import SINGLE
 from mobilenas.train.recipe import Mixer, make_optimizer
 
+WAYS = ("timm", "mobilenetv2_100", "fairnas_a")
 CONFIG = TrainConfig(lr=0.01, weight_decay=4e-5, precision="fp32", clip=5.0)
 TUNING = ("OMP_WAIT_POLICY", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
@@ -85,9 +87,10 @@ def work(options: argparse.Namespace) -> float:
     shape = (options.batch, 3, options.size, options.size)
     images = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
     labels = torch.randint(1000, (options.batch,), generator=generator)
-    space, arch = NAMED[
-        "mobilenas_mobilenetv2_100" if options.worker != "fairnas_a" else "fairnas_a"
-    ]
+    named = "fairnas_a" if options.worker == "fairnas_a" else "mobilenetv2_100"
+    reference, text = PUBLISHED[named]
+    space = load_space(reference)
+    arch = space.parse(text)
     gmacs = CostModel(space).flops(arch) / 1e9 * (options.size / space.resolution) ** 2
     step = timm_step() if options.worker == "timm" else own_step(Network(space, arch))
     for _ in range(2):
@@ -96,3 +99,38 @@ def work(options: argparse.Namespace) -> float:
     for _ in range(options.steps):
         step(images, labels)
     return options.steps * options.batch * gmacs / (time.perf_counter() - started)
+
+
+def timm_step() -> Callable[[Tensor, Tensor], object]:
+    """A training step as one writes it by hand."""
+    import timm
+
+    model = timm.create_model("mobilenetv2_100").to(memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(CONFIG, model)
+    clip = CONFIG.clip
+    assert clip is not None
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+
+    return step
+
+
+def own_step(network: Network) -> Callable[[Tensor, Tensor], object]:
+    """The step of `mobilenas train`."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    training = Training(network, None, make_optimizer(CONFIG, network), scaler)
+    mixer = Mixer(CONFIG, network.num_classes, seed=0)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        train_step(training, CONFIG, mixer, None, (images, labels), SINGLE)
+
+    return step
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilenas.config import SupernetConfig, load_supernet_config
+from mobilenas.config import SupernetConfig, load_supernet_config, load_train_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.names import latency_cost
@@ -24,13 +24,14 @@ from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.progress import ProgressBar
 from mobilenas.rank.run import Ranking, rank
 from mobilenas.rank.truth import read_benchmark, read_truth
+from mobilenas.retrain import Training, run_train, training_settings
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.found import read_search
 from mobilenas.search.problem import default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
-from mobilenas.train.alone_run import open_train_run
+from mobilenas.train.alone_run import create_train_run, open_train_run
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, check_trained, create_run, open_run, read_settings
 
@@ -251,8 +252,11 @@ def _verification_rows(rows: Indices) -> Indices:
     return np.random.default_rng(0).permutation(rows)[:_VERIFY_IMAGES]
 
 
-def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
-    """The main job on the built-in digits; what is already in `out` is continued."""
+def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:
+    """The main job on the built-in digits; what is already in `out` is continued.
+
+    Returns the search's result, that of the winner's training, and the report of its export.
+    """
     folder = out / "supernet"
     digits = load_space("digits")
     run = open_or_create(folder, digits, "digits", seed, load_supernet_config("quick", []))
@@ -260,5 +264,12 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, Report]:
     budget = Budget({"flops": CostModel(digits).range("flops").median})
     search = Search(folder, budget, generations=8, seed=seed)
     resume = (out / "evolve" / SETTINGS).exists()
-    result = run_evolve(search, out / "evolve", resume=resume)
-    return result, run_export(out / "evolve", arch=None, pick="best", out=None)
+    found = run_evolve(search, out / "evolve", resume=resume)
+    if (out / "train" / "run.json").exists():
+        training = open_train_run(out / "train")
+    else:
+        asked = Training(search=out / "evolve", inherit=folder, seed=seed)
+        settings = training_settings(asked, load_train_config("digits", []))
+        training = create_train_run(out / "train", settings)
+    trained = run_train(training)
+    return found, trained, run_export_trained(out / "train", None)

@@ -112,31 +112,37 @@ def quickstart(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The whole job, small, on the built-in digits: supernet, search, verified ONNX.
+    """The whole job, small, on the built-in digits: supernet, search, training, verified ONNX.
 
     Takes a few minutes; run it again after a kill and it continues.
 
     Example: mobilenas quickstart
     """
     from mobilenas.pipeline import run_quickstart
-    from mobilenas.report.text import describe_export, front_table
+    from mobilenas.report.text import describe_export, describe_training, front_table
+    from mobilenas.train.folder import worked_seconds
 
-    result, report = run_quickstart(out, seed)
+    result, trained, report = run_quickstart(out, seed)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
-        print_json({"run": str(out), "front": front, "export": report.to_dict()})
+        export = report.to_dict()
+        print_json({"run": str(out), "front": front, "train": trained, "export": export})
         return
     print(front_table(front))
     print(_selected_on(out / "evolve"))
     print(f"\npicture of the front: {out / 'evolve' / 'front.png'}")
-    print("ONNX, the most accurate of them:")
+    print("\nthe most accurate of them, trained on alone from the weights it has in the supernet:")
+    print(describe_training(trained, worked_seconds(out / "train")))
+    print(f"network, which timm loads too: {out / 'train' / 'network'}")
+    print("\nONNX:")
     print(describe_export(report.to_dict()))
     print(
         "\nnext, with your own images and budget:\n"
         "  mobilenas space list\n"
-        "  mobilenas supernet-train --space s1 --data DIR --out runs/supernet\n"
-        "  mobilenas evolve --supernet runs/supernet --flops 500M --out runs/evolve\n"
-        "  mobilenas export --onnx --run runs/evolve"
+        "  mobilenas supernet-train --space s1 --data DIR\n"
+        "  mobilenas evolve --flops 500M\n"
+        "  mobilenas train --search runs/evolve --inherit runs/supernet\n"
+        "  mobilenas export --onnx"
     )
 
 

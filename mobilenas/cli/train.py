@@ -93,5 +93,6 @@ def train(
     result = finish_train(run)
     if as_json:
         print_json({"run": str(out), **result})
-    else:
-        print(describe_training(result, worked_seconds(out), out))
+        return
+    print(describe_training(result, worked_seconds(out)))
+    print(f"network in {out / 'network'}; next: mobilenas export --onnx --run {out}")

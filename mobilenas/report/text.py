@@ -1,7 +1,6 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from mobilenas.cost import CostModel, supernet_params
@@ -143,8 +142,8 @@ def describe_export(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def describe_training(result: dict[str, Any], seconds: float, out: Path) -> str:
-    """The result of a stand-alone training in the folder `out`, from its result.json."""
+def describe_training(result: dict[str, Any], seconds: float) -> str:
+    """The result of a stand-alone training, from its result.json."""
     lines = [
         f"{result['arch']}, {format_size(result['flops'])} FLOPs, "
         f"{format_size(result['params'])} params, {seconds / 60:.1f} minutes",
@@ -155,7 +154,6 @@ def describe_training(result: dict[str, Any], seconds: float, out: Path) -> str:
         share = 100 * result["test_accuracy"]
         lines.append(f"accuracy {share:.2f} % on {result['test_images']} test images")
     lines += [f"{ms:.2f} ms on {device}" for device, ms in result["latency_ms"].items()]
-    lines.append(f"network in {out / 'network'}; next: mobilenas export --onnx --run {out}")
     return "\n".join(lines)
 
 
