@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mobilenas.cli.options import (
+    DATA_HELP,
     Flops,
     Json,
     Latency,
@@ -28,10 +29,7 @@ def supernet_train(
     space: Annotated[str, typer.Option(help="Shipped space or YAML file, with overrides.")] = "s1",
     data: Annotated[
         str,
-        typer.Option(
-            help="Folder of class folders, parquet files, cifar10:DIR, cifar100:DIR, or digits "
-            "(built in)."
-        ),
+        typer.Option(help=DATA_HELP),
     ] = "digits",
     config: Annotated[
         str, typer.Option(help="Preset of configs/supernet or YAML file.")

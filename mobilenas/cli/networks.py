@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import Json, print_json
+from mobilenas.cli.options import DATA_HELP, Json, print_json
 from mobilenas.errors import BadInput
 
 
@@ -16,10 +16,7 @@ def evaluate(
     ],
     data: Annotated[
         str,
-        typer.Option(
-            help="Folder of class folders, parquet files, cifar10:DIR, cifar100:DIR, or digits "
-            "(built in)."
-        ),
+        typer.Option(help=DATA_HELP),
     ],
     as_json: Json = False,
 ) -> None:

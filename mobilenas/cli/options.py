@@ -8,6 +8,10 @@ import typer
 if TYPE_CHECKING:
     from mobilenas.cost.budget import Budget
 
+DATA_HELP = (
+    "Folder of class folders, parquet or WebDataset files, cifar10:DIR, cifar100:DIR, or digits "
+    "(built in)."
+)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 SpaceName = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import Json, Seed, is_given, print_json
+from mobilenas.cli.options import DATA_HELP, Json, Seed, is_given, print_json
 
 
 def train(
@@ -27,10 +27,7 @@ def train(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            help="Folder of class folders, parquet or WebDataset files, cifar10:DIR, cifar100:DIR, "
-            "or digits (built in, the default)."
-        ),
+        typer.Option(help=f"{DATA_HELP} By default that of the supernet, else digits."),
     ] = None,
     preset: Annotated[
         str, typer.Option("--preset", help="Preset of configs/train or YAML file.")

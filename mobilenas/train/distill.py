@@ -77,9 +77,11 @@ def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels])
     if at and not Path(file).is_file():
         raise BadInput(f"teacher {name}: no such file: {file}")
     try:
-        network = timm.create_model(
-            model, pretrained=not at, num_classes=num_classes, checkpoint_path=file or None
-        )
+        network = timm.create_model(model, pretrained=not at, num_classes=num_classes)
+        if at:
+            timm.models.load_checkpoint(
+                network, file, weights_only=True
+            )  # not every timm's default
     except Exception as error:  # an unknown name, no network, weights of another model
         raise BadInput(f"teacher {name}: {' '.join(str(error).split())}") from None
     config = network.pretrained_cfg

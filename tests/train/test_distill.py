@@ -102,7 +102,9 @@ def test_bad_teachers_are_refused(tmp_path: Path) -> None:
     space = load_space("digits:resolution=16")
     info = NetworkInfo(classes=tuple("abcdefghij"), mean=OTHERS[0], std=OTHERS[1])
     save_network(Network(space, CostModel(space).largest("flops")), tmp_path / "other", info)
+    torch.save(nn.Linear(1, 1), tmp_path / "pickled.pth")
     for name, words in {
+        f"timm:resnet10t@{tmp_path / 'pickled.pth'}": ["timm:resnet10t", "weights_only"],
         "supernet": ["--inherit"],
         "timm:resnet1000@": ["timm:resnet1000", "resnet1000"],
         "timm:resnet10t@/no/file": ["/no/file"],
