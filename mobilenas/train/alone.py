@@ -162,10 +162,9 @@ def train_step(
     processes.average_gradients(network.parameters())
     processes.average_statistics(network)
     scaler.unscale_(optimizer)
-    if config.clip is not None:
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        if not scaler.is_enabled() and not torch.isfinite(norm):
-            raise Diverged(f"step {step}: the gradient norm is {norm.item()}; a lower lr may help")
+    norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip or math.inf)
+    if not scaler.is_enabled() and not torch.isfinite(norm):
+        raise Diverged(f"step {step}: the gradient norm is {norm.item()}; a lower lr may help")
     scaler.step(optimizer)
     scaler.update()
     if training.average is not None:
