@@ -23,6 +23,19 @@ TINY = [
     "--set=device=cpu",
 ]
 
+# The smallest training of one network: 20 steps on 160 images, validated after every tenth.
+TINY_ARCH = "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
+ALONE = [
+    "--preset=digits",
+    "--set=batch_size=16",
+    "--set=limit=160",
+    "--set=validate_images=60",
+    "--set=epochs=2",
+    "--set=validate_every=1",
+    "--set=workers=0",
+    "--set=device=cpu",
+]
+
 # An arch of the space `macro`.
 MACRO_ARCH = "id_e3k3_e6k5_id_e3k3_e3k3_e6k5_id"
 
@@ -62,6 +75,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def edit(path: Path, **changes: Any) -> None:
+    """Replace keys of a JSON file; ... takes one out."""
+    value = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in value.items() if v is not ...}))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended, and what it left on the two streams."""
@@ -72,6 +91,14 @@ class Outcome:
 
 
 Call = Callable[..., Outcome]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network trained alone, and what the command printed."""
+
+    folder: Path
+    result: dict[str, Any]
 
 
 def check_refused(outcome: Outcome, *words: str, code: int = 2) -> None:

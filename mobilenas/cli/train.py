@@ -73,8 +73,8 @@ def train(
 
     def start() -> TrainRun:
         config = load_train_config(preset, settings or [])
-        processes.share(config.batch_size)
         if not resume:
+            processes.share(config.batch_size)
             return create_train_run(out, training_settings(asked, config))
         run = open_train_run(out)
         given = {field.name for field in fields(asked) if is_given(context, field.name)}

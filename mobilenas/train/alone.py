@@ -103,7 +103,8 @@ def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
         seconds = before + time.monotonic() - started
         write_json(run.folder / "timing.json", {"seconds": seconds} | about)
 
-    with ProgressBar("train", steps, first) as bar, _board(run, first, processes) as board:
+    writes = processes.is_main and first < steps  # a finished run stays as it is
+    with ProgressBar("train", steps, first) as bar, _board(run, training, writes) as board:
         for images, labels in batches.iterate(first, steps):
             schedule.set(progress.step)
             processes.check_same(progress.step, [run.arch])
@@ -177,7 +178,8 @@ def validate(run: TrainRun, training: Training, processes: Processes) -> None:
     progress = training.progress
     device = next(training.network.parameters()).device
     mine = run.splits.validate[processes.rank :: processes.world]
-    right = accuracy(training.kept, eval_batches(run, run.data.train, device, mine)) * len(mine)
+    batches = eval_batches(run, run.data.train, device, mine)
+    right = accuracy(training.kept, batches) * len(mine) if len(mine) else 0.0
     all_right = processes.mean(torch.tensor(right, dtype=torch.float64)) * processes.world
     progress.last_accuracy = round(all_right.item()) / len(run.splits.validate)
     if progress.last_accuracy > progress.best_accuracy:
@@ -210,20 +212,25 @@ def _note(training: Training, per_epoch: int, loss: float, rate: float) -> str:
 
 @contextmanager
 def _board(
-    run: TrainRun, first: int, processes: Processes
+    run: TrainRun, training: Training, writes: bool
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Writes rows of the log for TensorBoard; what a killed run wrote after `first` is dropped."""
-    if not processes.is_main:
+    """Writes rows of the log for TensorBoard; a resumed run writes those of the past anew.
+
+    A killed run lost those that it had not flushed, and wrote some that will come again.
+    """
+    if not writes:
         yield lambda row: None
         return
     from torch.utils.tensorboard import SummaryWriter  # here: it takes a second to import
 
-    with SummaryWriter(run.folder / "tensorboard", purge_step=first) as writer:
+    with SummaryWriter(run.folder / "tensorboard", purge_step=0) as writer:
 
         def write(row: dict[str, Any]) -> None:
             for name in row.keys() - {"step"}:
                 writer.add_scalar(name, row[name], row["step"])
 
+        for row in training.log:
+            write(row)
         yield write
 
 

@@ -58,6 +58,7 @@ from mobilenas.train.run import open_run
 log = logging.getLogger(__name__)
 
 _EVAL_BATCH = 256
+_OF_NO_WEIGHT = {"name", "description", "resolution"}  # keys of a space
 
 
 class TrainSettings(RunSettings):
@@ -109,11 +110,19 @@ class TrainRun:
         )
 
     def supernet(self) -> Supernet | None:
-        """The supernet whose weights are inherited, if any."""
+        """The supernet whose weights are inherited, if any. Raises BadInput for another space."""
         if self.settings.inherit is None:
             return None
-        supernet = open_run(Path(self.settings.inherit)).load_supernet()
-        assert isinstance(supernet, Supernet), "only a space of blocks gets this far"
+        run = open_run(Path(self.settings.inherit))
+        ours, theirs = self.space.to_dict(), run.space.to_dict()
+        odd = {key for key in ours | theirs if ours.get(key) != theirs.get(key)} - _OF_NO_WEIGHT
+        if odd:
+            raise BadInput(
+                f"{run.folder} is a supernet of another space than {self.space.name}: it has "
+                f"another {', '.join(sorted(odd))}"
+            )
+        supernet = run.load_supernet()
+        assert isinstance(supernet, Supernet), "a space of cells is another space"
         return supernet
 
 

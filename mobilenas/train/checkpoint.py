@@ -29,7 +29,7 @@ def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:
         raise BadInput(f"{path} is not a readable checkpoint: {reason}") from None
     for key in keys:
         if not isinstance(state, dict) or key not in state:
-            raise BadInput(f"{path} is not a checkpoint of a supernet: it lacks {key!r}")
+            raise BadInput(f"{path} is not the checkpoint of such a run: it lacks {key!r}")
     return state
 
 

@@ -70,8 +70,13 @@ def read_splits(folder: Path, images: int) -> Splits:
 
 
 def validation_size(config: RunConfig, num_images: int) -> int:
-    """Images to validate on: as set, else a fifth of all, 5,000 at most."""
-    return config.validate_images or min(5000, num_images // 5)
+    """Images to validate on: as set, else a fifth of all, 5,000 at most. BadInput for none."""
+    size = config.validate_images or min(5000, num_images // 5)
+    if not size:
+        raise BadInput(
+            f"{num_images} training images: 5 are wanted, to validate on a fifth of them"
+        )
+    return size
 
 
 def checksum(data: ImageData | ImageFiles) -> int:

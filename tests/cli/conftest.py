@@ -4,7 +4,17 @@ import logging
 import sys
 
 import pytest
-from helpers import TINY, TINY_SPACE, Call, Job, Outcome, mobilenas_json
+from helpers import (
+    ALONE,
+    TINY,
+    TINY_ARCH,
+    TINY_SPACE,
+    Call,
+    Job,
+    Outcome,
+    Trained,
+    mobilenas_json,
+)
 
 from mobilenas import cli
 
@@ -46,3 +56,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
         ),
         mobilenas_json("export", "--onnx", f"--run={search}", "--pick=knee"),
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Made once, in a process of its own; tests read it and leave it as it is."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train = ("train", f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}", *ALONE, "--seed=3")
+    return Trained(folder, mobilenas_json(*train, f"--out={folder}"))

@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import (
@@ -17,6 +16,7 @@ from helpers import (
     Outcome,
     check_refused,
     contents,
+    edit,
     mobilenas,
 )
 
@@ -142,12 +142,6 @@ def test_resume_of_nothing_is_refused(tmp_path: Path, call: Call) -> None:
     missing = tmp_path / "none"
     check_refused(call("supernet-train", "--resume", f"--out={missing}"), str(missing), "no")
     assert not missing.exists()
-
-
-def edit(path: Path, **changes: Any) -> None:
-    """Replace keys of a JSON file; ... takes one out."""
-    value = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({k: v for k, v in value.items() if v is not ...}))
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {

@@ -1,0 +1,106 @@
+"""No space left while `train` writes: one line, the old files intact, and a later run goes on.
+
+The writes that fail go to /dev/full, so the error is the kernel's.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, check_refused, contents
+
+from mobilenas import files
+from mobilenas.config import load_train_config
+from mobilenas.files import read_jsonl
+from mobilenas.nn.saved import load_network
+from mobilenas.retrain import Training, run_train, training_settings
+from mobilenas.train.alone_run import create_train_run
+from mobilenas.train.checkpoint import load_checkpoint
+
+FULL = Path("/dev/full")
+# 20 steps with a checkpoint after each, validated after every fifth.
+TRAIN = ["train", f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}", *ALONE, "--seed=3"]
+TRAIN += ["--set=checkpoint_seconds=0", "--set=validate_every=0.5", "--set=ema_decay=0.9"]
+
+pytestmark = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is a device of Linux")
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that TRAIN makes where there is space."""
+    overrides = [item.removeprefix("--set=") for item in TRAIN if item.startswith("--set=")]
+    config = load_train_config("digits", overrides)
+    settings = training_settings(Training(TINY_SPACE, TINY_ARCH, seed=3), config)
+    run = create_train_run(tmp_path_factory.mktemp("unbroken") / "run", settings)
+    run_train(run)
+    return run.folder
+
+
+def fill_the_disk(patch: pytest.MonkeyPatch, name: str, writes: int) -> None:
+    """After so many writes of files of this name, none of any file finds space."""
+    write_synced, left = files._write_synced, writes
+
+    def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+        nonlocal left
+        left -= path.name == f".{name}.tmp"
+        write_synced(path if left >= 0 else FULL, fill)
+
+    patch.setattr(files, "_write_synced", write)
+
+
+@pytest.mark.parametrize(
+    ("name", "writes"),
+    [
+        ("checkpoint.pt", 12),
+        ("checkpoint.pt", 9),  # right after the network of a validation was saved
+        ("model.safetensors", 1),
+        ("config.json", 1),
+        ("log.jsonl", 7),
+        ("log.jsonl", 0),
+    ],
+)
+def test_a_full_disk_stops_in_one_line_and_loses_nothing(
+    name: str,
+    writes: int,
+    unbroken: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        fill_the_disk(patch, name, writes)
+        outcome = call(*TRAIN, f"--out={run}")
+        check_refused(outcome, "No space left on device", code=1)
+    assert not (run / "result.json").exists()
+    assert not list(run.rglob(".*"))
+    done = 0
+    if (run / "checkpoint.pt").exists():
+        done = load_checkpoint(run / "checkpoint.pt")["progress"]["step"]
+    expected = {"checkpoint.pt": writes, "log.jsonl": writes}
+    assert done == expected.get(name, done)
+    assert 0 < done < 20 or name == "log.jsonl"
+    if done >= 5:
+        load_network(run / "network")
+    assert len(read_jsonl(run / "log.jsonl")) >= done
+
+    resumed = call("train", "--resume", f"--out={run}")
+    assert resumed.code == 0, resumed.err
+    ours, theirs = (
+        {k: v for k, v in contents(folder).items() if not k.startswith("tensorboard/")}
+        for folder in (run, unbroken)
+    )
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if ours[key] != theirs[key]] == ["timing.json"]
+
+
+def test_a_disk_that_is_full_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        fill_the_disk(patch, "run.json", 0)
+        check_refused(call(*TRAIN, f"--out={run}"), "No space left on device", code=1)
+    assert not (run / "run.json").exists()
+    assert call(*TRAIN, "--set=epochs=0.1", f"--out={run}").code == 0
