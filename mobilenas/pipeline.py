@@ -33,7 +33,7 @@ from mobilenas.search.problem import default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.alone_run import create_train_run, open_train_run
 from mobilenas.train.loop import train_supernet
-from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
+from mobilenas.train.run import SupernetRun, check_trained, create_run, open_run, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         objectives = parse_objectives(search.objectives, cost_model, latencies)
     if not resume:  # else first of all the search has to be the one that was started
         check_feasible(cost_model, limits)
-    _check_trained(supernet)
+    check_trained(supernet)
     evaluator = SupernetEvaluator(open_run(supernet))
     tables = zip(latencies, cost_model.tables, strict=True)
     places = {
@@ -167,7 +167,7 @@ def run_rank(
         known = read_truth(truth, space)
     else:
         known = read_benchmark(benchmark or "", data_root, space)
-    _check_trained(supernet)
+    check_trained(supernet)
     return rank(SupernetEvaluator(open_run(supernet)), known, asked, out, resume=resume)
 
 
@@ -250,14 +250,6 @@ def run_export_saved(path: Path, data: str, out: Path | None) -> Report:
 def _verification_rows(rows: Indices) -> Indices:
     """Some of the rows, of all classes also where the images came sorted."""
     return np.random.default_rng(0).permutation(rows)[:_VERIFY_IMAGES]
-
-
-def _check_trained(supernet: Path) -> None:
-    if not (supernet / "result.json").exists():
-        raise BadInput(
-            f"{supernet} is not trained to its end: `mobilenas supernet-train --resume --out "
-            f"{supernet}` does it"
-        )
 
 
 def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:

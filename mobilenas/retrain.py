@@ -21,7 +21,7 @@ from mobilenas.train.alone_run import TrainRun, TrainSettings, eval_batches, sav
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.device import pick_device
 from mobilenas.train.folder import check_unchanged
-from mobilenas.train.run import read_settings
+from mobilenas.train.run import check_trained, read_settings
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,9 @@ def training_settings(asked: Training, config: TrainConfig) -> TrainSettings:
     """
     if asked.inherit and asked.weights:
         raise BadInput("--inherit and --weights: a network starts from one of them")
+    if asked.inherit:
+        read_settings(asked.inherit)
+        check_trained(asked.inherit)
     space, arch, data = asked.space, asked.arch, asked.data
     known: dict[str, Any] | None = None  # the space that comes with what training starts from
     supernet = asked.inherit

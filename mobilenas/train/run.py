@@ -159,6 +159,15 @@ def read_settings(folder: Path) -> SupernetSettings:
     return read_run_json(path, SupernetSettings)
 
 
+def check_trained(folder: Path) -> None:
+    """Raise BadInput unless the supernet in a run folder is trained to its end."""
+    if not (folder / "result.json").exists():
+        raise BadInput(
+            f"{folder} is not trained to its end: `mobilenas supernet-train --resume --out "
+            f"{folder}` does it"
+        )
+
+
 def open_run(folder: Path) -> SupernetRun:
     """Open a run folder and load its data. Raises BadInput naming what is missing or changed."""
     settings = read_settings(folder)
