@@ -14,10 +14,24 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ENVIRONMENT, TINY, TINY_SPACE, command, contents, mobilenas_json
+from helpers import (
+    ALONE,
+    ENVIRONMENT,
+    TINY,
+    TINY_ARCH,
+    TINY_SPACE,
+    command,
+    contents,
+    mobilenas_json,
+)
 
 STEPS = 28  # 6 passes over 200 images in steps of 3 * 16, in whole super-steps of 4
 TRAIN = ["supernet-train", f"--space={TINY_SPACE}", *TINY, "--set=passes=6", "--seed=3"]
+# 40 steps; all that draws: policies in a worker process, mixed images, dropout, drop path.
+ALONE_TRAIN = ["train", f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}", *ALONE, "--seed=3"]
+ALONE_TRAIN += ["--set=epochs=4", "--set=checkpoint_seconds=0", "--set=ema_decay=0.9"]
+ALONE_TRAIN += ["--set=auto_augment=rand-m9-mstd0.5-inc1", "--set=workers=1"]
+ALONE_TRAIN += ["--set=mixup=0.2", "--set=drop_rate=0.2", "--set=drop_path_rate=0.1"]
 SEARCH = ["--flops=1.2M", "--population=6", "--generations=6", "--seed=5"]
 
 
@@ -134,3 +148,30 @@ def test_a_search_killed_twice_ends_with_the_same_bytes(unbroken: Path, tmp_path
     assert mobilenas_json(*arguments)["evaluations"] == total
     assert contents(killed) == contents(whole)
     assert {"front.json", "evaluations.jsonl", "history.csv"} < contents(whole).keys()
+
+
+def test_a_training_alone_killed_twice_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    result = mobilenas_json(*ALONE_TRAIN, f"--out={whole}")
+
+    moments = random.Random(1)
+    count = rows(killed / "log.jsonl")
+    arguments = [*ALONE_TRAIN, f"--out={killed}"]
+    steps = [0]
+    for wanted in (3, 22):
+        kill_when(arguments, count, wanted, delay=moments.uniform(0, 0.1))
+        steps.append(load(killed / "checkpoint.pt")["progress"]["step"])
+        arguments = ["train", "--resume", f"--out={killed}"]
+    assert 0 < steps[1] < steps[2] < 40
+    assert not (killed / "result.json").exists()
+
+    assert mobilenas_json(*arguments) == result | {"run": str(killed)}
+    states = [load(folder / "checkpoint.pt") for folder in (whole, killed)]
+    assert list(differences(*states)) == []
+    assert states[0]["progress"]["step"] == rows(whole / "log.jsonl")() == 40
+    ours, theirs = (
+        {name: x for name, x in contents(folder).items() if not name.startswith("tensorboard/")}
+        for folder in (killed, whole)
+    )
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == ["timing.json"]

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENVIRONMENT, TINY, TINY_SPACE, contents
+from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, contents
 
-from mobilenas.config import load_supernet_config
+from mobilenas.config import load_supernet_config, load_train_config
 from mobilenas.files import read_json, read_jsonl
 from mobilenas.pipeline import run_supernet
+from mobilenas.retrain import Training, run_train, training_settings
 from mobilenas.space import load_space
+from mobilenas.train.alone_run import create_train_run
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import create_run, open_run
@@ -53,8 +55,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check_weights(found: Path, expected: Path) -> None:
-    ours, theirs = (load_checkpoint(path / "checkpoint.pt")["model"] for path in (found, expected))
+def check_weights(found: Path, expected: Path, part: str = "model") -> None:
+    ours, theirs = (load_checkpoint(path / "checkpoint.pt")[part] for path in (found, expected))
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-4)
@@ -99,6 +101,33 @@ def test_torchrun_killed_and_resumed_ends_with_the_same_bytes(
 
     train_supernet(open_run(tmp_path / "one"))  # with another number of processes
     check_weights(tmp_path / "one", unbroken)
+
+
+def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None:
+    """Mixed images have their partners, and each validation image is counted once."""
+    settings = [item.removeprefix("--set=") for item in ALONE if item.startswith("--set=")]
+    settings += ["sync_bn=true", "lr=0.002", "warmup_epochs=0", "epochs=0.8", "validate_every=0.4"]
+    settings += ["mixup=0.4", "cutmix=1.0", "ema_decay=0.5", "validate_images=61"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    arch = (f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}", "--preset=digits", "--seed=3")
+    done = run("train", *arch, *(f"--set={item}" for item in settings), f"--out={two}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: mobilenas export") == 1
+
+    config = load_train_config("digits", settings)
+    asked = Training(TINY_SPACE, TINY_ARCH, seed=3)
+    run_train(create_train_run(one, training_settings(asked, config)))
+    for part in ("network", "average"):
+        check_weights(two, one, part)
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (two, one)]
+    assert [row["step"] for row in logs[0] if "accuracy" in row] == [4, 8]
+    for row, expected in zip(*logs, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    results = [read_json(folder / "result.json") for folder in (two, one)]
+    assert results[0] == results[1]
+    ours, theirs = (contents(folder) for folder in (two, one))
+    assert all(ours[name] == theirs[name] for name in ("run.json", "splits.json"))
+    assert read_json(two / "timing.json")["processes"] == 2
 
 
 def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:

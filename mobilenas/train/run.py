@@ -160,7 +160,7 @@ def read_settings(folder: Path) -> SupernetSettings:
 
 
 def check_trained(folder: Path) -> None:
-    """Raise BadInput unless the supernet run in a folder is finished."""
+    """Raise BadInput unless the supernet in a run folder is trained to its end."""
     if not (folder / "result.json").exists():
         raise BadInput(
             f"{folder} is not trained to its end: `mobilenas supernet-train --resume --out "

@@ -18,6 +18,7 @@ from mobilenas.files import read_json, read_jsonl, write_json
 from mobilenas.nn.saved import load_network
 from mobilenas.search.found import read_search
 from mobilenas.space import load_space
+from mobilenas.train.distributed import Processes
 from mobilenas.train.run import open_run
 
 FILES = {
@@ -67,6 +68,21 @@ def test_resume_of_a_finished_run_changes_nothing_and_prints_it_again(
     full = call("train", "--resume", f"--out={trained.folder}", *same)
     assert json.loads(full.out) == result | {"run": str(trained.folder)}
     assert contents(trained.folder) == before
+
+
+def test_resume_shares_the_batch_of_the_run_not_of_the_default_preset(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    shared = []
+
+    def share(processes: Processes, count: int) -> Any:
+        shared.append(count)
+        return original(processes, count)
+
+    original = Processes.share
+    monkeypatch.setattr(Processes, "share", share)
+    assert call("train", "--resume", f"--out={trained.folder}").code == 0
+    assert set(shared) == {16}
 
 
 def test_the_same_command_makes_the_same_run(trained: Trained, tmp_path: Path, call: Call) -> None:

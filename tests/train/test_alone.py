@@ -23,7 +23,7 @@ from mobilenas.train.alone_run import TrainRun, TrainSettings, create_train_run,
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.device import MEMORY_FORMATS
-from mobilenas.train.distributed import SINGLE
+from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.recipe import Mixer, make_average, make_optimizer
 
 ARCH = "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
@@ -163,6 +163,26 @@ def test_seeds_differ(tmp_path: Path) -> None:
         train_network(run)
         weights.append(load_network(run.last)[0].classifier.weight)
     assert not torch.equal(*weights)
+
+
+@pytest.mark.parametrize("world", [7, 70])
+def test_processes_count_the_validation_images_jointly(world: int, tmp_path: Path) -> None:
+    """Also where some of the processes have none of them."""
+    run = create(tmp_path / "run", limit=16)
+    training = fresh(run.settings.config)
+    alone.validate(run, training, SINGLE)
+    expected, right = training.progress.last_accuracy, []
+
+    class OneOfMany(Processes):
+        def mean(self, values: torch.Tensor) -> torch.Tensor:
+            right.append(values.item())
+            return values / self.world
+
+    for rank in range(world):
+        alone.validate(run, training, OneOfMany(rank, world))
+    assert len(run.splits.validate) == 60
+    assert sum(right) == pytest.approx(60 * expected)
+    assert len(right) == world
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path) -> None:

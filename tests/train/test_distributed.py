@@ -20,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mobilenas.config import SupernetConfig
+from mobilenas.config import SupernetConfig, TrainConfig
 from mobilenas.errors import BadInput, Diverged, ProcessesDiffer
 from mobilenas.nn import Network, Supernet
 from mobilenas.space import load_space
 from mobilenas.train import distributed
 from mobilenas.train.distributed import SINGLE, Processes, joined
 from mobilenas.train.loop import train_step
+from mobilenas.train.recipe import Mixer
 from mobilenas.train.sampling import FairSampler
 
 SPACE = load_space("digits:resolution=16")
@@ -260,6 +261,20 @@ def test_shares_are_a_partition_into_mirrored_pairs(world: int, half: int) -> No
     assert sorted(np.concatenate(shares).tolist()) == list(range(count))
     for share in shares:
         assert np.array_equal(share + share[::-1], np.full(len(share), count - 1))
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_share_is_mixed_as_in_the_joint_batch(kind: str) -> None:
+    config = TrainConfig.model_validate({kind: 1.0, "label_smoothing": 0.1})
+    images, labels = batch(SINGLE)
+    for step in range(5):
+        mixed, target = Mixer(config, 10, seed=4)(images.clone(), labels, step)
+        assert not torch.equal(mixed, images)
+        for rank in range(4):
+            rows = torch.from_numpy(Processes(rank, 4).share(16))
+            mine, my_target = Mixer(config, 10, seed=4)(images[rows], labels[rows], step)
+            assert torch.equal(mine, mixed[rows])
+            assert torch.equal(my_target, target[rows])
 
 
 @given(count=st.integers(1, 200), world=st.integers(2, 9))

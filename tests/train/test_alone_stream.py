@@ -1,0 +1,136 @@
+"""Stand-alone training on images that are read when they are wanted, from files of every kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import TINY_ARCH, TINY_SPACE, contents
+from make_sources import encode, samples, save, write_parquet, write_tar
+from PIL import Image
+
+from mobilenas.config import TrainConfig
+from mobilenas.data import ImageFiles
+from mobilenas.errors import BadInput
+from mobilenas.pipeline import run_export_trained
+from mobilenas.retrain import Training, run_train, training_settings
+from mobilenas.train import alone
+from mobilenas.train.alone import train_network
+from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
+
+SMALL: dict[str, Any] = {"batch_size": 16, "validate_images": 30, "device": "cpu", "lr": 0.05}
+SMALL |= {"stream": True, "crop": "resize", "min_area": 0.3, "eval_crop": 0.9, "epochs": 6}
+COLOURS = ((200, 60, 60), (60, 200, 60), (60, 60, 200))
+RNG = np.random.default_rng(0)
+# Noise around the colour of the class, of many sizes.
+PICTURES = [
+    np.clip(RNG.normal(COLOURS[i % 3], 40, (*RNG.integers(18, 30, 2), 3)), 0, 255).astype(np.uint8)
+    for i in range(150)
+]
+LABELS = [i % 3 for i in range(150)]
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
+
+def in_folders(root: Path) -> None:
+    for i, picture in enumerate(PICTURES):
+        part = "train" if i < 120 else "test"
+        save(root / part / "rgb"[LABELS[i]] / f"{i}.png", Image.fromarray(picture))
+
+
+def in_parquet(root: Path) -> None:
+    encoded = [encode(picture) for picture in PICTURES]
+    write_parquet(root / "train.parquet", encoded[:120], LABELS[:120])
+    write_parquet(root / "test.parquet", encoded[120:], LABELS[120:])
+
+
+def in_tars(root: Path) -> None:
+    encoded = [encode(picture) for picture in PICTURES]
+    write_tar(root / "train.tar", samples(encoded[:120], LABELS[:120]))
+    write_tar(root / "test.tar", samples(encoded[120:], LABELS[120:]))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("folders")
+    in_folders(root)
+    return root
+
+
+def create(folder: Path, data: Path, **changes: Any) -> TrainRun:
+    config = TrainConfig.model_validate(SMALL | changes)
+    asked = Training(TINY_SPACE, TINY_ARCH, data=str(data), seed=3)
+    return create_train_run(folder, training_settings(asked, config))
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """What has to be the same, however the training went."""
+    kept = ("log.jsonl", "splits.json", "checkpoint.pt", "result.json", "network/", "last/")
+    return {name: x for name, x in contents(folder).items() if name.startswith(kept)}
+
+
+def test_a_stream_trains_resumes_and_does_not_depend_on_workers(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = create(tmp_path / "whole", folders, workers=0)
+    result = run_train(whole)
+    assert isinstance(whole.data, ImageFiles)
+    assert (result["validation_images"], result["test_images"]) == (30, 30)
+    assert result["test_accuracy"] > 0.8
+
+    class Killed(Exception):
+        pass
+
+    def dies(*arguments: Any) -> float:
+        if arguments[0].progress.step == 13:
+            raise Killed
+        return original(*arguments)
+
+    original = alone.train_step
+    killed = create(tmp_path / "killed", folders, workers=1, checkpoint_seconds=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(alone, "train_step", dies)
+        with pytest.raises(Killed):
+            train_network(killed)
+    assert run_train(open_train_run(killed.folder)) == result
+    assert results(killed.folder) == results(whole.folder)
+    assert len(results(whole.folder)) == 8
+
+    report = run_export_trained(killed.folder, None).to_dict()
+    assert report["verification"]["images"] == 30
+    assert report["metadata"]["input_short_side"] == "18"  # 16 / 0.9
+    assert report["metadata"]["top1_accuracy_on"] == "30 test images"
+
+
+@pytest.mark.parametrize("write", [in_parquet, in_tars])
+def test_every_layout_is_streamed(write: Callable[[Path], None], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write(data)
+    run = create(tmp_path / "run", data, epochs=0.4, workers=1)
+    assert isinstance(run.data, ImageFiles)
+    assert train_network(run).step == 2
+    reopened = open_train_run(run.folder)
+    assert reopened.data.classes == ("0", "1", "2")
+    result = run_train(reopened)
+    assert (result["test_images"], result["validation_images"]) == (30, 30)
+
+
+def test_files_that_have_changed_since_are_refused(tmp_path: Path) -> None:
+    in_folders(tmp_path / "data")
+    run = create(tmp_path / "run", tmp_path / "data")
+    image = tmp_path / "data" / "train" / "r" / "0.png"
+    image.rename(image.with_name("new.png"))
+    with pytest.raises(BadInput, match=r"the images of .* are not those that .* was made from"):
+        open_train_run(run.folder)
+
+
+def test_an_image_that_is_damaged_stops_training_and_is_named(tmp_path: Path) -> None:
+    in_folders(tmp_path / "data")
+    run = create(tmp_path / "run", tmp_path / "data", workers=1)
+    first = run.splits.train[0]
+    path = Path(run.data.train.name(first))  # type: ignore[union-attr]
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(BadInput, match=path.name) as refused:
+        train_network(run)
+    assert "\n" not in str(refused.value)
