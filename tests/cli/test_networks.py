@@ -38,18 +38,6 @@ def test_a_saved_network_is_evaluated_and_exported(saved: Path, call: Call) -> N
     assert (again["top1"], again["runtime"]) == (result["top1"], "onnxruntime")
 
 
-def test_the_network_of_a_run_is_exported(saved: Path, tmp_path: Path, call: Call) -> None:
-    (tmp_path / "run").mkdir()
-    saved.rename(tmp_path / "run" / "network")
-    arguments = ("export", "--onnx", f"--run={tmp_path / 'run'}", f"--out={tmp_path / 'a.onnx'}")
-    check_refused(call(*arguments), "--data is wanted")
-    done = call(*arguments, "--data=digits", "--json")
-    assert done.code == 0, done.err
-    report = json.loads(done.out)
-    assert (report["path"], report["verification"]["images"]) == (str(tmp_path / "a.onnx"), 64)
-    assert report["metadata"]["input_short_side"] == "20"
-
-
 def test_what_export_and_eval_refuse(saved: Path, tmp_path: Path, call: Call) -> None:
     before = contents(saved)
     export = ("export", "--onnx", f"--network={saved}")
