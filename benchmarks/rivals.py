@@ -5,8 +5,8 @@ winner    the most accurate arch that a search through the supernet RUN found un
 random    archs drawn from the whole space with FLOPs within 2 % below the budget
 
 Every arch is trained alone from scratch with each seed; the accuracies are those of the last epoch
-on held-out training images. Runs continue where they stopped; several processes may share an OUT if
-each has seeds of its own (--seeds), and the last one prints all with --seeds of all.
+on held-out training images. Runs continue where they stopped; once the search is done, several
+processes may share an OUT if each has seeds of its own; with all --seeds the table is complete.
 
     python benchmarks/rivals.py --supernet RUN --data CIFAR10 --out runs/rivals
 """

@@ -19,3 +19,8 @@ class Diverged(RuntimeError):
 
 class ProcessesDiffer(RuntimeError):
     """Processes of one training were about to do different things; the message names the step."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

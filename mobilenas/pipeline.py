@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilenas.config import SupernetConfig, load_supernet_config, load_train_config
+from mobilenas.config import SupernetConfig, load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.names import latency_cost
@@ -24,7 +24,7 @@ from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.progress import ProgressBar
 from mobilenas.rank.run import Ranking, rank
 from mobilenas.rank.truth import read_benchmark, read_truth
-from mobilenas.retrain import Training, run_train, training_settings
+from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
@@ -268,8 +268,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
     if (out / "train" / "run.json").exists():
         training = open_train_run(out / "train")
     else:
-        asked = Training(search=out / "evolve", inherit=folder, seed=seed)
-        settings = training_settings(asked, load_train_config("digits", []))
-        training = create_train_run(out / "train", settings)
+        asked = Asked(search=out / "evolve", inherit=folder, seed=seed)
+        training = create_train_run(out / "train", training_settings(asked))
     trained = run_train(training)
     return found, trained, run_export_trained(out / "train", None)

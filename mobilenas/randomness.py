@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,27 +26,34 @@ def fixed_generators(*key: int, device: torch.device | str = "cpu") -> Iterator[
 @contextmanager
 def borrowed_generators(device: torch.device | str = "cpu") -> Iterator[Callable[..., None]]:
     """As `fixed_generators`, for many keys in turn: gives the function that starts from a key."""
-    torch_generators = [torch.default_generator]
-    device = torch.device(device)
-    if device.type != "cpu":
-        module = torch.get_device_module(device)
-        module.init()
-        index = torch.accelerator.current_device_index() if device.index is None else device.index
-        torch_generators.append(module.default_generators[index])
+    # Those of torch, on the CPU and the current accelerator; torch.manual_seed would change every
+    # accelerator for good.
+    lent: list[Any] = [_Cpu]
+    kind = torch.device(device).type
+    if kind != "cpu":
+        lent.append(torch.get_device_module(kind))
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is what is lent
-    torch_states = [generator.get_state() for generator in torch_generators]
+    torch_states = [module.get_rng_state() for module in lent]
 
     def seed(*key: int) -> None:
         words = np.random.SeedSequence(key).generate_state(8)
         random.seed(words.tobytes())
         np.random.seed(words)  # noqa: NPY002
-        for generator in torch_generators:  # torch.manual_seed changes every accelerator for good
-            generator.manual_seed(int(words[0]) << 32 | int(words[1]))
+        for module in lent:
+            module.manual_seed(int(words[0]) << 32 | int(words[1]))
 
     try:
         yield seed
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        for generator, state in zip(torch_generators, torch_states, strict=True):
-            generator.set_state(state)
+        for module, state in zip(lent, torch_states, strict=True):
+            module.set_rng_state(state)
+
+
+class _Cpu:
+    """torch's generator on the CPU with the functions that modules of accelerators have."""
+
+    get_rng_state = torch.default_generator.get_state
+    set_rng_state = torch.default_generator.set_state
+    manual_seed = torch.default_generator.manual_seed

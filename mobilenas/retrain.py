@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mobilenas.config import TrainConfig
+from mobilenas.config import TrainConfig, load_train_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import known_tables
 from mobilenas.cost.names import latency_cost
@@ -25,11 +25,13 @@ from mobilenas.train.run import check_trained, read_settings
 
 
 @dataclass(frozen=True)
-class Training:
+class Asked:
     """What a stand-alone training is asked for; None where the user left it to the rest.
 
     search: run folder of a finished search, whose `pick` (best if None) is trained on its data.
-    inherit: supernet run. weights: saved network. resolution: side of the images.
+    inherit: supernet run. weights: saved network. resolution: side of the images. preset,
+    overrides: as `load_train_config` takes them; the preset is `digits` for the digits, else
+    `cifar10`.
     """
 
     space: str | None = None
@@ -40,10 +42,17 @@ class Training:
     inherit: Path | None = None
     weights: Path | None = None
     resolution: int | None = None
-    seed: int = 0
+    seed: int | None = None
+    preset: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def config(self, data: str) -> TrainConfig:
+        """The recipe for these data. Raises BadInput."""
+        preset = self.preset or ("digits" if data == "digits" else "cifar10")
+        return load_train_config(preset, list(self.overrides))
 
 
-def training_settings(asked: Training, config: TrainConfig) -> TrainSettings:
+def training_settings(asked: Asked) -> TrainSettings:
     """Which network is trained, on what and from which weights. Raises BadInput.
 
     Space and data that are not given are those of the supernet that was searched or is inherited
@@ -76,35 +85,36 @@ def training_settings(asked: Training, config: TrainConfig) -> TrainSettings:
         space=space_from_dict(known).to_dict(),
         arch=arch,
         data=data or "digits",
-        seed=asked.seed,
-        config=config,
+        seed=asked.seed or 0,
+        config=asked.config(data or "digits"),
         inherit=str(asked.inherit.resolve()) if asked.inherit else None,
         weights=str(asked.weights.resolve()) if asked.weights else None,
     )
 
 
-def check_asked(run: TrainRun, asked: Training, config: TrainConfig, given: set[str]) -> None:
-    """Raise BadInput when a setting that was given again is another one than that of the run.
-
-    given: the names of fields of `asked`, and "config".
-    """
-    space, known = asked.space, run.settings.space
+def check_asked(run: TrainRun, asked: Asked) -> None:
+    """Raise BadInput when a setting that was given again is another one than that of the run."""
+    settings, space = run.settings, None
+    if asked.space is not None:
+        given = {"num_classes": run.space.num_classes}
+        if asked.resolution is not None:
+            given["resolution"] = asked.resolution
+        space = load_space(asked.space).to_dict() | given
     wanted: dict[str, object] = {
         "arch": _arch(asked),
         "data": asked.data,
         "inherit": asked.inherit and str(asked.inherit.resolve()),
         "weights": asked.weights and str(asked.weights.resolve()),
-        "space": space
-        and load_space(space).to_dict() | {k: known[k] for k in ("num_classes", "resolution")},
-        "seed": asked.seed if "seed" in given else None,
-        "config": config if "config" in given else None,
+        "space": space,
+        "seed": asked.seed,
+        "config": asked.config(settings.data) if asked.preset or asked.overrides else None,
     }
-    check_unchanged(run.folder, run.settings, wanted)
+    check_unchanged(run.folder, settings, wanted)
     if asked.resolution not in (None, run.space.resolution):
         raise BadInput(f"{run.folder} was started with --resolution {run.space.resolution}")
 
 
-def _arch(asked: Training) -> str | None:
+def _arch(asked: Asked) -> str | None:
     """The arch that is asked for, if any is, by its text form or as one of a search."""
     if asked.pick and (asked.arch or not asked.search):
         raise BadInput(f"--pick {asked.pick}: it chooses among --search, in place of --arch")

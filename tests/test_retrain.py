@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SPACE
 
-from mobilenas.config import TrainConfig
 from mobilenas.errors import BadInput
-from mobilenas.retrain import Training, training_settings
+from mobilenas.retrain import Asked, training_settings
 from mobilenas.space import load_space
 from mobilenas.train.run import SupernetSettings
 
@@ -43,25 +42,25 @@ def runs(tmp_path: Path) -> Path:
 
 def test_a_search_brings_arch_space_and_data(runs: Path) -> None:
     for pick, arch in ((None, BEST), ("cheapest", CHEAP)):
-        settings = training_settings(Training(search=runs / "search", pick=pick), TrainConfig())
+        settings = training_settings(Asked(search=runs / "search", pick=pick))
         assert (settings.arch, settings.data, settings.inherit) == (arch, "photos", None)
         assert settings.space == load_space(TINY_SPACE).to_dict()
-    asked = Training(search=runs / "search", arch=CHEAP, data="digits", resolution=32)
-    settings = training_settings(asked, TrainConfig())
+    asked = Asked(search=runs / "search", arch=CHEAP, data="digits", resolution=32)
+    settings = training_settings(asked)
     assert (settings.arch, settings.data, settings.space["resolution"]) == (CHEAP, "digits", 32)
 
 
 def test_a_pick_needs_a_search_to_choose_from(runs: Path) -> None:
     for asked in (
-        Training(space=TINY_SPACE, arch=CHEAP, pick="knee"),
-        Training(search=runs / "search", arch=CHEAP, pick="knee"),
+        Asked(space=TINY_SPACE, arch=CHEAP, pick="knee"),
+        Asked(search=runs / "search", arch=CHEAP, pick="knee"),
     ):
         with pytest.raises(BadInput, match=r"--pick knee: .* --search"):
-            training_settings(asked, TrainConfig())
+            training_settings(asked)
 
 
 def test_only_a_finished_supernet_is_inherited(runs: Path) -> None:
-    settings = training_settings(Training(arch=BEST, inherit=runs / "trained"), TrainConfig())
+    settings = training_settings(Asked(arch=BEST, inherit=runs / "trained"))
     assert settings.inherit == str(runs / "trained")
     with pytest.raises(BadInput, match=r"started is not trained to its end: .* --resume"):
-        training_settings(Training(arch=BEST, inherit=runs / "started"), TrainConfig())
+        training_settings(Asked(arch=BEST, inherit=runs / "started"))

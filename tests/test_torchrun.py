@@ -12,10 +12,10 @@ import pytest
 import torch
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, contents
 
-from mobilenas.config import load_supernet_config, load_train_config
+from mobilenas.config import load_supernet_config
 from mobilenas.files import read_json, read_jsonl
 from mobilenas.pipeline import run_supernet
-from mobilenas.retrain import Training, run_train, training_settings
+from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.space import load_space
 from mobilenas.train.alone_run import create_train_run
 from mobilenas.train.checkpoint import load_checkpoint
@@ -114,9 +114,8 @@ def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("next: mobilenas export") == 1
 
-    config = load_train_config("digits", settings)
-    asked = Training(TINY_SPACE, TINY_ARCH, seed=3)
-    run_train(create_train_run(one, training_settings(asked, config)))
+    asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(settings))
+    run_train(create_train_run(one, training_settings(asked)))
     for part in ("network", "average"):
         check_weights(two, one, part)
     logs = [read_jsonl(folder / "log.jsonl") for folder in (two, one)]

@@ -1,6 +1,5 @@
 """The command `train`: one network alone. Heavy imports live inside."""
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +29,11 @@ def train(
         typer.Option(help=f"{DATA_HELP} By default that of the supernet, else digits."),
     ] = None,
     preset: Annotated[
-        str, typer.Option("--preset", help="Preset of configs/train or YAML file.")
-    ] = "cifar10",
+        str | None,
+        typer.Option(
+            help="Preset of configs/train or YAML file; cifar10 by default, digits for the digits."
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Replace a key of the preset: epochs=20.")
     ] = None,
@@ -61,26 +63,27 @@ def train(
 
     Example: mobilenas train --search runs/evolve --preset cifar10-quick --inherit runs/supernet
     """
-    from mobilenas.config import load_train_config
     from mobilenas.report.text import describe_training
-    from mobilenas.retrain import Training, check_asked, finish_train, training_settings
+    from mobilenas.retrain import Asked, check_asked, finish_train, training_settings
     from mobilenas.train.alone import train_network
     from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
     from mobilenas.train.distributed import joined
     from mobilenas.train.folder import worked_seconds
 
-    asked = Training(space, arch, search, pick, data, inherit, weights, resolution, seed)
+    chosen_seed = seed if is_given(context, "seed") else None
+    recipe = (preset, tuple(settings or ()))
+    asked = Asked(
+        space, arch, search, pick, data, inherit, weights, resolution, chosen_seed, *recipe
+    )
 
     def start() -> TrainRun:
-        config = load_train_config(preset, settings or [])
-        if not resume:
-            processes.share(config.batch_size)
-            return create_train_run(out, training_settings(asked, config))
-        run = open_train_run(out)
-        given = {field.name for field in fields(asked) if is_given(context, field.name)}
-        of_config = {"config"} if settings or is_given(context, "preset") else set()
-        check_asked(run, asked, config, given | of_config)
-        return run
+        if resume:
+            run = open_train_run(out)
+            check_asked(run, asked)
+            return run
+        chosen = training_settings(asked)
+        processes.share(chosen.config.batch_size)
+        return create_train_run(out, chosen)
 
     with joined() as processes:
         run = processes.main_first(start, lambda: open_train_run(out))

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from mobilenas.data.order import WINDOW_BYTES, Blocks
 from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
-from mobilenas.data.pixels import one_line
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 
 
 @dataclass(frozen=True, eq=False)

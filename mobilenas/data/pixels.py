@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 
 if TYPE_CHECKING:
     from mobilenas.data.parts import EncodedImages
@@ -113,8 +113,3 @@ def channel_statistics(
         mean.append(average)
         std.append(max(deviation, 1 / 255))
     return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error of another library, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

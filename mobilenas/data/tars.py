@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
-from mobilenas.data.pixels import one_line
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first dot; then the suffix

@@ -16,7 +16,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from mobilenas.errors import VerificationFailed
+from mobilenas.errors import VerificationFailed, one_line
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
@@ -107,7 +107,7 @@ def check_structure(model: bytes) -> Counter[str]:
         proto = onnx.load_from_string(model)
         onnx.checker.check_model(proto, full_check=True)
     except Exception as error:  # the checker, protobuf and shape inference have their own classes
-        raise VerificationFailed(f"not a valid ONNX model: {_line(error)}") from error
+        raise VerificationFailed(f"not a valid ONNX model: {one_line(error)}") from error
     for values, name in ((proto.graph.input, INPUT), (proto.graph.output, OUTPUT)):
         if [value.name for value in values] != [name]:
             found = ", ".join(value.name for value in values)
@@ -169,7 +169,7 @@ def make_session(model: bytes) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's classes have no base of their own
-        raise VerificationFailed(f"ONNX Runtime does not load it: {_line(error)}") from error
+        raise VerificationFailed(f"ONNX Runtime does not load it: {one_line(error)}") from error
 
 
 def _onnx_logits(session: ort.InferenceSession, inputs: Floats, batch_size: int) -> Floats:
@@ -177,12 +177,10 @@ def _onnx_logits(session: ort.InferenceSession, inputs: Floats, batch_size: int)
     try:
         return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
     except Exception as error:
-        raise VerificationFailed(f"batch size {batch_size} does not run: {_line(error)}") from error
+        raise VerificationFailed(
+            f"batch size {batch_size} does not run: {one_line(error)}"
+        ) from error
 
 
 def _accuracy(logits: Floats, labels: Labels) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 from mobilenas.files import read_json
 from mobilenas.nn.network import Network
 from mobilenas.nn.saved import NetworkInfo
@@ -257,5 +257,5 @@ def _read(path: Path) -> Arrays:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise BadInput(f"{path} is not a readable .npz file: {reason}") from None

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mobilenas import __version__
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 from mobilenas.files import write_together
 from mobilenas.nn.network import Network
 from mobilenas.space import Space, space_from_dict
@@ -129,7 +129,7 @@ def _read(file: Path) -> tuple[_Header, dict[str, Tensor]]:
             header = (opened.metadata() or {}).get(_KEY)
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except Exception as error:  # damaged bytes make safetensors raise errors of several classes
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise BadInput(f"{file} is not a readable safetensors file: {reason}") from None
     if header is None:
         raise BadInput(f"{file} is not of mobilenas: its header has no key {_KEY!r}")

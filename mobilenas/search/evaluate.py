@@ -1,6 +1,5 @@
 """Accuracy of archs through the weights of a trained supernet."""
 
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
 from mobilenas.search.trie import accuracies
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
+from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.device import pick_device
 from mobilenas.train.run import SupernetRun
 
@@ -79,7 +79,7 @@ class SupernetEvaluator:
         return {
             "seed": self.run.settings.seed,
             "data": self.run.settings.data,
-            "weights": _fingerprint(self.supernet),
+            "weights": fingerprint(self.supernet),
             "validation_images": len(self.run.splits.validate),
             "calibration_images": len(self.run.splits.calibrate),
         }
@@ -135,11 +135,3 @@ def check_anchors(run: SupernetRun) -> list[dict[str, Any]]:
         }
         for i, (name, arch) in enumerate(anchors.items())
     ]
-
-
-def _fingerprint(supernet: torch.nn.Module) -> int:
-    """A checksum of all weights and batch norm statistics."""
-    crc = 0
-    for tensor in supernet.state_dict().values():
-        crc = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), crc)
-    return crc

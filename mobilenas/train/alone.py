@@ -127,7 +127,7 @@ def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
             rate = (progress.step - first) * config.batch_size / (time.monotonic() - started)
             bar.advance(1, _note(training, per_epoch, loss, rate))
     if processes.is_main:
-        save_network(training.kept, run.last, run.info(progress.last_accuracy))
+        save_network(training.kept, run.last, run.info(progress.last_accuracy, is_best=False))
     return progress
 
 
@@ -187,7 +187,7 @@ def validate(run: TrainRun, training: Training, processes: Processes) -> None:
     if progress.last_accuracy > progress.best_accuracy:
         progress.best_accuracy, progress.best_step = progress.last_accuracy, progress.step
         if processes.is_main:
-            save_network(training.kept, run.network, run.info(progress.best_accuracy))
+            save_network(training.kept, run.network, run.info(progress.best_accuracy, is_best=True))
 
 
 def _log(training: Training, per_epoch: int, validated: bool) -> dict[str, Any]:

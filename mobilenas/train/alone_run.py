@@ -41,6 +41,7 @@ from mobilenas.nn import Network, Supernet
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.space import Arch, Space, space_from_dict
 from mobilenas.train.calibrate import Batch
+from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.device import pick_device
 from mobilenas.train.distill import Teacher, load_teacher
 from mobilenas.train.distributed import SINGLE, Processes
@@ -99,14 +100,17 @@ class TrainRun:
         """Where the network of the last step is saved."""
         return self.folder / "last"
 
-    def info(self, accuracy: float) -> NetworkInfo:
+    def info(self, accuracy: float, *, is_best: bool) -> NetworkInfo:
         """What is saved beside a network of this run; accuracy: on the validation images."""
+        images = f"{len(self.splits.validate)} validation images"
         return NetworkInfo(
             classes=self.data.classes,
             mean=self.data.mean,
             std=self.data.std,
             crop=self.settings.config.eval_crop,
-            accuracy=Accuracy(accuracy, f"{len(self.splits.validate)} validation images"),
+            accuracy=Accuracy(
+                accuracy, f"{images}, by which its epoch was chosen" if is_best else images
+            ),
         )
 
     def supernet(self) -> Supernet | None:
@@ -121,6 +125,8 @@ class TrainRun:
                 f"{run.folder} is a supernet of another space than {self.space.name}: it has "
                 f"another {', '.join(sorted(odd))}"
             )
+        if run.data.classes != self.data.classes:
+            raise BadInput(f"{run.folder} is a supernet of other classes than {self.data.name} has")
         supernet = run.load_supernet()
         assert isinstance(supernet, Supernet), "a space of cells is another space"
         return supernet
@@ -153,12 +159,19 @@ def new_network(run: TrainRun) -> Network:
 
 
 def make_teacher(run: TrainRun) -> Teacher | None:
-    """The teacher that the settings name, if they do. Raises BadInput."""
+    """The teacher that the settings name, if they do.
+
+    Raises BadInput, also for one that is another than that which the run started with.
+    """
     name, data = run.settings.config.teacher, run.data
     if name is None:
         return None
     supernet = run.supernet() if name == "supernet" else None
-    return load_teacher(name, data.classes, (data.mean, data.std), supernet)
+    teacher = load_teacher(name, data.classes, (data.mean, data.std), supernet)
+    path = run.folder / "run.json"
+    if path.exists() and fingerprint(teacher) != read_json(path).get("teacher_checksum"):
+        raise BadInput(f"teacher {name} is not the one that {run.folder} was started with")
+    return teacher
 
 
 def _start_from(network: Network, path: Path, classes: tuple[str, ...]) -> None:
@@ -190,6 +203,9 @@ def create_train_run(folder: Path, settings: TrainSettings) -> TrainRun:
     config = settings.config
     _augment(config)
     data = _read_data(settings)
+    if settings.weights is not None:  # which were trained with a mean and std of their own
+        _, info = load_network(Path(settings.weights))
+        data = replace(data, mean=info.mean, std=info.std)
     labels = data.train.labels
     validate = validation_size(config, len(labels))
     splits = make_splits(
@@ -198,10 +214,16 @@ def create_train_run(folder: Path, settings: TrainSettings) -> TrainRun:
     named = settings.space | {"num_classes": len(data.classes)}
     run = _joined(folder, settings.model_copy(update={"space": named}), data, splits)
     make_optimizer(config, new_network(run))
-    make_teacher(run)
+    teacher = make_teacher(run)
     train_batches(run, pick_device(config.device))
     write_json(folder / "splits.json", splits.to_json())
-    about = {"mobilenas": __version__, "data_checksum": checksum(data)}
+    about = {
+        "mobilenas": __version__,
+        "data_checksum": checksum(data),
+        "mean": data.mean,
+        "std": data.std,
+        "teacher_checksum": None if teacher is None else fingerprint(teacher),
+    }
     write_json(folder / "run.json", run.settings.model_dump(mode="json") | about)
     return run
 
@@ -213,6 +235,8 @@ def open_train_run(folder: Path) -> TrainRun:
     settings = read_run_json(folder / "run.json", TrainSettings)
     data = _read_data(settings)
     check_data(folder, data, settings.data)
+    about = read_json(folder / "run.json", "mean", "std")
+    data = replace(data, mean=tuple(about["mean"]), std=tuple(about["std"]))
     return _joined(folder, settings, data, read_splits(folder, len(data.train)))
 
 
@@ -272,17 +296,10 @@ def _augment(config: TrainConfig) -> Augment:
 
 
 def _read_data(settings: TrainSettings) -> ImageData | ImageFiles:
-    """The images, with the mean and std that the weights to start from were trained with."""
     config = settings.config
     if config.stream:
-        data: ImageData | ImageFiles = open_data(settings.data)
-    else:
-        resolution = space_from_dict(settings.space).resolution
-        data = load_data(settings.data, resolution, config.eval_crop)
-    if settings.weights is None:
-        return data
-    _, info = load_network(Path(settings.weights))
-    return replace(data, mean=info.mean, std=info.std)
+        return open_data(settings.data)
+    return load_data(settings.data, space_from_dict(settings.space).resolution, config.eval_crop)
 
 
 def _joined(

@@ -1,10 +1,12 @@
 """Checkpoints: tensors and plain values, written atomically, read with weights_only."""
 
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mobilenas.errors import BadInput
 from mobilenas.files import write_atomic
@@ -31,6 +33,14 @@ def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:
         if not isinstance(state, dict) or key not in state:
             raise BadInput(f"{path} is not the checkpoint of such a run: it lacks {key!r}")
     return state
+
+
+def fingerprint(module: nn.Module) -> int:
+    """A checksum of all weights and batch norm statistics."""
+    crc = 0
+    for tensor in module.state_dict().values():
+        crc = zlib.crc32(tensor.detach().cpu().contiguous().numpy().tobytes(), crc)
+    return crc
 
 
 def _interned(value: Any) -> Any:

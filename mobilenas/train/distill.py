@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 from mobilenas.nn import Supernet
 from mobilenas.nn.saved import Channels, load_network
 from mobilenas.train.calibrate import inherit
@@ -83,7 +83,7 @@ def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels])
                 network, file, weights_only=True
             )  # not every timm's default
     except Exception as error:  # an unknown name, no network, weights of another model
-        raise BadInput(f"teacher {name}: {' '.join(str(error).split())}") from None
+        raise BadInput(f"teacher {name}: {one_line(error)}") from None
     config = network.pretrained_cfg
     if not at and config["num_classes"] != num_classes:  # timm leaves the classifier untrained then
         raise BadInput(

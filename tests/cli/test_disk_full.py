@@ -11,10 +11,9 @@ import pytest
 from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, check_refused, contents
 
 from mobilenas import files
-from mobilenas.config import load_train_config
 from mobilenas.files import read_jsonl
 from mobilenas.nn.saved import load_network
-from mobilenas.retrain import Training, run_train, training_settings
+from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.train.alone_run import create_train_run
 from mobilenas.train.checkpoint import load_checkpoint
 
@@ -30,8 +29,8 @@ pytestmark = pytest.mark.skipif(not FULL.exists(), reason="/dev/full is a device
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that TRAIN makes where there is space."""
     overrides = [item.removeprefix("--set=") for item in TRAIN if item.startswith("--set=")]
-    config = load_train_config("digits", overrides)
-    settings = training_settings(Training(TINY_SPACE, TINY_ARCH, seed=3), config)
+    asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(overrides))
+    settings = training_settings(asked)
     run = create_train_run(tmp_path_factory.mktemp("unbroken") / "run", settings)
     run_train(run)
     return run.folder

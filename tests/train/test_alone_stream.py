@@ -14,7 +14,7 @@ from mobilenas.config import TrainConfig
 from mobilenas.data import ImageFiles
 from mobilenas.errors import BadInput
 from mobilenas.pipeline import run_export_trained
-from mobilenas.retrain import Training, run_train, training_settings
+from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.train import alone
 from mobilenas.train.alone import train_network
 from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
@@ -60,8 +60,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def create(folder: Path, data: Path, **changes: Any) -> TrainRun:
     config = TrainConfig.model_validate(SMALL | changes)
-    asked = Training(TINY_SPACE, TINY_ARCH, data=str(data), seed=3)
-    return create_train_run(folder, training_settings(asked, config))
+    settings = training_settings(Asked(TINY_SPACE, TINY_ARCH, data=str(data), seed=3))
+    return create_train_run(folder, settings.model_copy(update={"config": config}))
 
 
 def results(folder: Path) -> dict[str, bytes]:
