@@ -147,11 +147,12 @@ def _load(kind: str, config: type[Config], reference: str, overrides: list[str])
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         message = first["msg"].removeprefix("Value error, ")
-        hint = _hint(key, config) if first["type"] == "extra_forbidden" else ""
-        raise BadInput(f"config {reference}: {f'{key}: ' if key else ''}{message}{hint}") from None
+        if first["type"] == "extra_forbidden":
+            message = _unknown(key, list(config.model_fields))
+        raise BadInput(f"config {reference}: {f'{key}: ' if key else ''}{message}") from None
 
 
-def _hint(key: str, config: type[Config]) -> str:
-    known = list(config.model_fields)
+def _unknown(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known keys are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"known keys are {', '.join(known)}"
+    return f"there is no such key; {hint}"

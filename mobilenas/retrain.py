@@ -78,7 +78,7 @@ def training_settings(asked: Asked) -> TrainSettings:
     if space is not None:
         known = load_space(space).to_dict()
     elif known is None:
-        raise BadInput(f"arch {arch}: of which --space?")
+        raise BadInput(f"arch {arch}: give its --space")
     if asked.resolution is not None:
         known = known | {"resolution": asked.resolution}
     return TrainSettings(
