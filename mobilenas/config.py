@@ -68,7 +68,7 @@ class TrainConfig(RunConfig):
     training goes on. mixup, cutmix: their alphas. drop_rate: of the dropout before the classifier,
     the space's own if None; drop_path_rate: as `nn.Network` has it.
 
-    crop to random_erasing: see `data.Augment`. eval_crop: share of the short side that evaluation
+    crop to interpolation: see `data.Augment`. eval_crop: share of the short side that evaluation
     keeps, and training too of images that are held in memory. stream: read images when they are
     needed instead of holding them in memory; workers: processes that read and augment images where
     that is not done for whole batches.
@@ -103,6 +103,7 @@ class TrainConfig(RunConfig):
     color_jitter: Annotated[float, Field(ge=0)] = 0.0
     auto_augment: str | None = None
     random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] = "bilinear"
     eval_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     validate_every: Annotated[float, Field(gt=0)] = 1
     stream: bool = False

@@ -180,7 +180,6 @@ def _start_from(network: Network, path: Path, classes: tuple[str, ...]) -> None:
         raise BadInput(f"{path} holds {saved.arch}, another arch than {network.arch}")
     state = saved.state_dict()
     if info.classes != classes:
-        log.info("%s was trained on other classes: the classifier starts anew", path)
         state = {key: x for key, x in state.items() if not key.startswith("classifier.")}
     own = network.state_dict()
     odd = [key for key, x in state.items() if key not in own or own[key].shape != x.shape]
@@ -206,6 +205,8 @@ def create_train_run(folder: Path, settings: TrainSettings) -> TrainRun:
     if settings.weights is not None:  # which were trained with a mean and std of their own
         _, info = load_network(Path(settings.weights))
         data = replace(data, mean=info.mean, std=info.std)
+        if info.classes != data.classes:
+            log.info("%s: trained on other classes, the classifier starts anew", settings.weights)
     labels = data.train.labels
     validate = validation_size(config, len(labels))
     splits = make_splits(
@@ -291,8 +292,7 @@ def saved_accuracy(run: TrainRun, path: Path) -> float:
 
 
 def _augment(config: TrainConfig) -> Augment:
-    names = (field.name for field in fields(Augment))
-    return Augment(**{name: getattr(config, name) for name in names if hasattr(config, name)})
+    return Augment(**{field.name: getattr(config, field.name) for field in fields(Augment)})
 
 
 def _read_data(settings: TrainSettings) -> ImageData | ImageFiles:
