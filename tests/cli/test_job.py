@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents
 
-from mobilenas import pipeline
+from mobilenas import pipeline, retrain
 from mobilenas.config import load_supernet_config, load_train_config
 from mobilenas.cost import CostModel
 from mobilenas.search.found import pick_arch
@@ -165,7 +165,7 @@ def test_quickstart_does_the_whole_job_and_continues(
     monkeypatch.setattr(pipeline, "load_space", lambda _: load_space(TINY_SPACE))
     monkeypatch.setattr(pipeline, "evolve", small_search)
     alone = load_train_config("digits", [item.removeprefix("--set=") for item in ALONE[1:]])
-    monkeypatch.setattr(pipeline, "load_train_config", lambda *_: alone)
+    monkeypatch.setattr(retrain, "load_train_config", lambda *_: alone)
     out = tmp_path / "quickstart"
     first = call("quickstart", f"--out={out}")
     assert first.code == 0, first.err
