@@ -17,7 +17,7 @@ from mobilenas.errors import (
     ProcessesDiffer,
     VerificationFailed,
 )
-from mobilenas.process import tune_process
+from mobilenas.process import end_at_once, is_one_of_several, tune_process
 
 app = typer.Typer(
     name="mobilenas",
@@ -43,6 +43,15 @@ app.command()(networks.convert)
 
 def main() -> None:
     """Run the command line; errors of the user are one line on stderr and an exit code."""
+    try:
+        _run()
+    except SystemExit as stop:
+        if is_one_of_several():
+            end_at_once(stop.code)
+        raise
+
+
+def _run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tune_process()
     try:

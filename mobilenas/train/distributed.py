@@ -27,10 +27,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput, Diverged, ProcessesDiffer
+from mobilenas.process import TORCHRUN, is_one_of_several
 from mobilenas.space import AnyArch
 
 T = TypeVar("T")
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _PATIENCE = timedelta(hours=2)  # for the main process to prepare data; torchrun ends lost ones
 _GRACE_SECONDS = 5.0  # for the one process that reports an error
 _PR_SET_PDEATHSIG = 1  # prctl.h
@@ -165,10 +165,10 @@ def joined() -> Iterator[Processes]:
     Tensors on the CPU travel by gloo, those on CUDA devices by NCCL, and the default device of
     each process is its own. Only the main process logs, and reports what all of them meet.
     """
-    if any(name not in os.environ for name in _VARIABLES):
+    if not is_one_of_several():
         yield SINGLE
         return
-    rank, world, local = (int(os.environ[name]) for name in _VARIABLES[:3])
+    rank, world, local = (int(os.environ[name]) for name in TORCHRUN[:3])
     _end_with_parent()
     if local < torch.accelerator.device_count():
         torch.accelerator.set_device_index(local)
