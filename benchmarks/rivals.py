@@ -5,8 +5,11 @@ winner    the most accurate arch that a search through the supernet RUN found un
 random    archs drawn from the whole space with FLOPs within 2 % below the budget
 
 Every arch is trained alone from scratch with each seed; the accuracies are those of the last epoch
-on held-out training images. Runs continue where they stopped; once the search is done, several
-processes may share an OUT if each has seeds of its own; with all --seeds the table is complete.
+on held-out training images. Beside them: what the supernet and NASWOT say of each, and what the
+supernet's accuracy depends on over random archs of the space.
+
+Runs continue where they stopped; once the search is done, several processes may share an OUT if
+each has seeds of its own, and with all --seeds the table is complete.
 
     python benchmarks/rivals.py --supernet RUN --data CIFAR10 --out runs/rivals
 """
@@ -15,6 +18,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import kendalltau
 
 from mobilenas.config import load_train_config
 from mobilenas.cost import CostModel
@@ -22,14 +26,18 @@ from mobilenas.cost.budget import Budget
 from mobilenas.files import read_json
 from mobilenas.pipeline import Search, run_evolve
 from mobilenas.process import tune_process
+from mobilenas.rank.zero_cost import zero_cost_scores
 from mobilenas.retrain import run_train
+from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.found import pick_arch
 from mobilenas.space import Arch, Candidate, Space, space_from_dict
 from mobilenas.train.alone_run import TrainSettings, create_train_run, open_train_run
-from mobilenas.train.run import read_settings
+from mobilenas.train.run import open_run, read_settings
 
 MARGIN = 0.02
+SCORED = 64  # images that NASWOT sees
+FITTED = 60  # random archs
 
 
 def main() -> None:
@@ -56,7 +64,9 @@ def main() -> None:
         for seed in options.seeds
         for name, arch in archs.items()
     }
-    print_table(archs, found, costs, options.seeds)
+    evaluator = SupernetEvaluator(open_run(options.supernet))
+    print_table(archs, found, costs, evaluator, options.seeds)
+    print_influences(space, evaluator)
 
 
 def winner(supernet: Path, budget: int, space: Space, out: Path) -> Arch:
@@ -92,20 +102,56 @@ def print_table(
     archs: dict[str, Arch],
     found: dict[tuple[str, int], float],
     costs: CostModel,
+    evaluator: SupernetEvaluator,
     seeds: list[int],
 ) -> None:
-    print(f"\nseeds {seeds}\n\n| network | FLOPs | params | accuracy, mean ± sd | by seed | arch |")
-    print("|---|---|---|---|---|---|")
+    chosen = list(archs.values())
+    inherited = np.array(evaluator(chosen))
+    images = evaluator.calibration_images(SCORED)
+    naswot = zero_cost_scores(evaluator.untrained, chosen, images, seed=0)["naswot"]
+    head = "FLOPs | params | accuracy, mean ± sd | by seed | in the supernet | NASWOT | arch"
+    print(f"\nseeds {seeds}\n\n| network | {head} |\n" + "|---" * 8 + "|")
     percent = {name: np.array([100 * found[name, seed] for seed in seeds]) for name in archs}
-    for name, arch in archs.items():
+    for (name, arch), share, score in zip(archs.items(), inherited, naswot, strict=True):
         values = percent[name]
         each = ", ".join(f"{value:.2f}" for value in values)
         size = f"{costs.flops(arch) / 1e6:.2f}M | {costs.params(arch) / 1e3:.0f}k"
-        print(f"| {name} | {size} | {spread(values)} | {each} | `{arch}` |")
+        says = f"{100 * share:.1f} | {score:.0f}"
+        print(f"| {name} | {size} | {spread(values)} | {each} | {says} | `{arch}` |")
     others = np.array([values for name, values in percent.items() if name.startswith("random")])
-    print(f"| random, all {len(others)} | | | {spread(others.mean(axis=0))} | | |")
+    print(f"| random, all {len(others)} | | | {spread(others.mean(axis=0))} | | | | |")
     for rival, values in (("uniform", percent["uniform"]), ("random", others.mean(axis=0))):
         print(f"\nwinner - {rival}, by seed: {spread(percent['winner'] - values)}")
+
+    means = [values.mean() for values in percent.values()]
+    tau = kendalltau(inherited, means).statistic
+    print(f"Kendall's tau of supernet and accuracy: {tau:.2f}, n = {len(means)}")
+
+
+def print_influences(space: Space, evaluator: SupernetEvaluator) -> None:
+    """A linear fit of the supernet's accuracy, and its accuracy for one candidate everywhere."""
+    genes = space.sample_genes(FITTED, np.random.default_rng(1))
+    drawn = [space.decode(row) for row in genes]
+    accuracies = 100 * np.array(evaluator(drawn))
+    facts = [
+        (
+            sum(block.expansion == 6 for block in arch.blocks),
+            sum(block.num_paths == 2 for block in arch.blocks),
+            np.mean([max(block.kernels[0]) for block in arch.blocks]),
+            1,
+        )
+        for arch in drawn
+    ]
+    wide, two, kernel, _ = np.linalg.lstsq(np.array(facts), accuracies, rcond=None)[0]
+    extent = f"{accuracies.min():.1f} to {accuracies.max():.1f} %"
+    print(f"\n{FITTED} random archs, {extent} in the supernet;")
+    print(f"points for a block of expansion 6: {wide:.2f}, of two paths: {two:.2f}, for a mean")
+    print(f"largest kernel wider by 1: {kernel:.2f}")
+    for expansion in (3, 6):
+        alike = [Candidate(expansion, ((k,),)) for k in space.blocks[0].kernels]
+        shares = evaluator([Arch((candidate,) * len(space.blocks)) for candidate in alike])
+        each = ", ".join(f"{c} {100 * x:.1f}" for c, x in zip(alike, shares, strict=True))
+        print(f"one candidate everywhere: {each}")
 
 
 def spread(values: np.ndarray) -> str:

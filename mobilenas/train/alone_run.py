@@ -54,7 +54,7 @@ from mobilenas.train.folder import (
     validation_size,
 )
 from mobilenas.train.recipe import make_optimizer
-from mobilenas.train.run import open_run
+from mobilenas.train.run import stored_supernet
 
 log = logging.getLogger(__name__)
 
@@ -117,17 +117,17 @@ class TrainRun:
         """The supernet whose weights are inherited, if any. Raises BadInput for another space."""
         if self.settings.inherit is None:
             return None
-        run = open_run(Path(self.settings.inherit))
-        ours, theirs = self.space.to_dict(), run.space.to_dict()
+        folder = Path(self.settings.inherit)
+        supernet, classes = stored_supernet(folder)
+        ours, theirs = self.space.to_dict(), supernet.space.to_dict()
         odd = {key for key in ours | theirs if ours.get(key) != theirs.get(key)} - _OF_NO_WEIGHT
         if odd:
             raise BadInput(
-                f"{run.folder} is a supernet of another space than {self.space.name}: it has "
+                f"{folder} is a supernet of another space than {self.space.name}: it has "
                 f"another {', '.join(sorted(odd))}"
             )
-        if run.data.classes != self.data.classes:
-            raise BadInput(f"{run.folder} is a supernet of other classes than {self.data.name} has")
-        supernet = run.load_supernet()
+        if classes != self.data.classes:
+            raise BadInput(f"{folder} is a supernet of other classes than {self.data.name} has")
         assert isinstance(supernet, Supernet), "a space of cells is another space"
         return supernet
 

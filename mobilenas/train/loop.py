@@ -19,7 +19,7 @@ from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.device import MEMORY_FORMATS, autocast_dtype, hardware, pick_device
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import worked_seconds
-from mobilenas.train.run import SupernetRun, new_supernet, train_batches
+from mobilenas.train.run import SupernetRun, new_supernet, restored, train_batches
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 _STATE = ("step", "loss_sum", "loss_passes", "model", "optimizer", "scaler")
@@ -174,7 +174,11 @@ def _restore(
     config = run.settings.config
     resumed = run.checkpoint.exists()
     state = load_checkpoint(run.checkpoint, *_STATE) if resumed else {}
-    supernet = run.restore(state) if resumed else new_supernet(run.space, run.settings)
+    supernet = (
+        restored(run.folder, run.settings, state)
+        if resumed
+        else new_supernet(run.space, run.settings)
+    )
     supernet.to(device, memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         supernet.parameters(),

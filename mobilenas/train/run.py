@@ -27,7 +27,7 @@ from mobilenas.data import (
     make_splits,
 )
 from mobilenas.errors import BadInput
-from mobilenas.files import write_json
+from mobilenas.files import read_json, write_json
 from mobilenas.nn import AnySupernet, CellSupernet, Supernet
 from mobilenas.space import AnySpace, CellSpace, any_space_from_dict
 from mobilenas.train.checkpoint import load_checkpoint
@@ -66,7 +66,7 @@ class SupernetRun:
 
     def load_supernet(self) -> AnySupernet:
         """The supernet with the weights of the last checkpoint, on the CPU."""
-        return self.restore(load_checkpoint(self.checkpoint, "model"))
+        return restored(self.folder, self.settings, load_checkpoint(self.checkpoint, "model"))
 
     def check_unchanged(
         self,
@@ -81,15 +81,6 @@ class SupernetRun:
             given["space"] = _with_classes(space, self.space.num_classes)
         check_unchanged(self.folder, self.settings, given)
 
-    def restore(self, state: dict[str, Any]) -> AnySupernet:
-        """A supernet of this run with the weights of a checkpoint. Raises BadInput."""
-        supernet = new_supernet(self.space, self.settings)
-        try:
-            supernet.load_state_dict(state["model"])
-        except (RuntimeError, TypeError, AttributeError):
-            raise BadInput(f"{self.checkpoint} does not fit the space in run.json") from None
-        return supernet
-
 
 def new_supernet(space: AnySpace, settings: SupernetSettings) -> AnySupernet:
     """A fresh supernet, initialised from the seed."""
@@ -98,6 +89,16 @@ def new_supernet(space: AnySpace, settings: SupernetSettings) -> AnySupernet:
     if isinstance(space, CellSpace):
         return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
     return Supernet(space, shadow_bn=shadow_bn, generator=generator)
+
+
+def restored(folder: Path, settings: SupernetSettings, state: dict[str, Any]) -> AnySupernet:
+    """The supernet of a run folder with the weights of a checkpoint. Raises BadInput."""
+    supernet = new_supernet(any_space_from_dict(settings.space), settings)
+    try:
+        supernet.load_state_dict(state["model"])
+    except (RuntimeError, TypeError, AttributeError):
+        raise BadInput(f"{folder / 'checkpoint.pt'} does not fit the space in run.json") from None
+    return supernet
 
 
 def train_batches(
@@ -146,7 +147,11 @@ def create_run(
     make_sampler(config.sampler, run.space, seed)
     train_batches(run, pick_device(config.device))
     write_json(folder / "splits.json", splits.to_json())
-    about = {"mobilenas": __version__, "data_checksum": checksum(images)}
+    about = {
+        "mobilenas": __version__,
+        "data_checksum": checksum(images),
+        "classes": images.classes,
+    }
     write_json(folder / "run.json", settings.model_dump(mode="json") | about)
     return run
 
@@ -157,6 +162,17 @@ def read_settings(folder: Path) -> SupernetSettings:
     if not path.exists():
         raise BadInput(f"{folder} holds no supernet run; `mobilenas supernet-train` makes one")
     return read_run_json(path, SupernetSettings)
+
+
+def stored_supernet(folder: Path) -> tuple[AnySupernet, tuple[str, ...]]:
+    """The supernet of a run folder and the names of its classes, without loading its images.
+
+    Raises BadInput naming what is missing or damaged.
+    """
+    settings = read_settings(folder)
+    classes = read_json(folder / "run.json", "classes")["classes"]
+    supernet = restored(folder, settings, load_checkpoint(folder / "checkpoint.pt", "model"))
+    return supernet, tuple(classes)
 
 
 def check_trained(folder: Path) -> None:
