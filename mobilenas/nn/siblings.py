@@ -71,7 +71,8 @@ class Siblings(nn.Module):
 
 
 def _end(branch: Branch, num_paths: int) -> nn.Module:
-    """Squeeze-excite, projection and the batch norm after it for that many active paths."""
+    """All that follows the sum of that many active paths, but for the residual."""
     project = ConvBN(branch.project, activation=None)
     project.bn = with_own_norms(branch.bn_for(num_paths))  # type: ignore[assignment]
-    return nn.Sequential(branch.squeeze_excite, project)
+    after_sum = with_own_norms(branch.after_sum_for(num_paths))
+    return nn.Sequential(after_sum, branch.squeeze_excite, project)

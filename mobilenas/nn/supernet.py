@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import ChoiceBlock, conv_head, init_weights, stem
+from mobilenas.nn.blocks import Branch, ChoiceBlock, conv_head, init_weights, stem
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
 from mobilenas.space import IDENTITY, Arch, Space
 
@@ -76,4 +76,8 @@ class Supernet(nn.Module):
         assert isinstance(block, ChoiceBlock)
         if choices == [IDENTITY]:
             return Apart([with_own_norms(block.identity)])
-        return Siblings(block.branches[kind], choices)  # type: ignore[arg-type]
+        branch = block.branches[kind]
+        assert isinstance(branch, Branch)
+        if len(choices) == 1:  # a plain block, whose linear paths can be folded
+            return Apart([with_own_norms(branch.chosen(choices[0].kernels))])
+        return Siblings(branch, choices)
