@@ -24,8 +24,8 @@ def fixed_memory(space: Space, folded: bool = True) -> int:
     before, features = (c * last.out_size**2 for c in (last.out_channels, space.head_channels))
     pooled, logits = space.head_channels, space.num_classes
     ends = max(image + stem, before + features, features + pooled, pooled + logits)
-    fixed = [b for b in space.layers if not b.searchable]
-    return max(FLOAT32 * ends, *(candidate_memory(b, b.candidates[0], folded) for b in fixed))
+    fixed = (b for b in space.layers if not b.searchable)
+    return max(FLOAT32 * ends, 0, *(candidate_memory(b, b.candidates[0], folded) for b in fixed))
 
 
 def candidate_memory(block: Block, candidate: Candidate, folded: bool = True) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn import CellSupernet, Supernet, fold_batch_norm
-from mobilenas.nn.blocks import ConvBN
+from mobilenas.nn.blocks import ConvBN, InvertedBottleneck
 from mobilenas.nn.siblings import Apart, Siblings
 from mobilenas.search.trie import accuracies, grow
 from mobilenas.space import Arch, CellSpace, Space, load_any_space, load_space
@@ -139,7 +139,7 @@ def test_what_archs_have_in_common_is_computed_once(supernet: Supernet, sample: 
     root = grow(supernet, archs, None)
     calls: list[nn.Module] = []
     for module in root.modules():
-        if isinstance(module, ConvBN):
+        if isinstance(module, ConvBN | InvertedBottleneck):  # the latter for the end of its own
             module.register_forward_hook(lambda module, *_: calls.append(module))
     root.walk(images_of(space, 1, 2)[0], lambda arch, logits: None)
     assert len(calls) == len(convs)
