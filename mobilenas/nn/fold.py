@@ -52,7 +52,7 @@ def _merge_paths_(block: InvertedBottleneck, after_sum: NormAct) -> None:
     for i, (group_scale, group_shift) in enumerate(of_groups):
         convs = [path.conv for path in block.groups[i].values()]  # type: ignore[operator]
         conv = _merged(convs, group_scale, group_shift)
-        path = nn.Sequential(OrderedDict(conv=conv, act=after_sum.act))
+        path = nn.Sequential(OrderedDict(conv=conv, act=copy.deepcopy(after_sum.act)))
         block.groups[i] = Paths({f"k{conv.kernel_size[0]}": path})
     block.kernels = tuple((max(group),) for group in block.kernels)
     block.after_sum[0] = nn.Identity()

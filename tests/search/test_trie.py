@@ -21,6 +21,8 @@ SPACES = [
     "s1:width=0.125,resolution=8",
     "s2:width=0.125,resolution=32",
     "s3:width=0.125,resolution=32",
+    "s1:width=0.125,resolution=8,squeeze_excite=0.5,path_activation=after_sum",
+    "s3:width=0.125,resolution=32,path_activation=after_sum",
 ]
 FAST = [SPACES[1], "mixed"]
 
