@@ -37,8 +37,9 @@ class Apart(nn.ModuleList):
 class Siblings(nn.Module):
     """Candidates of a block with the same expansion, over the convolutions of their branch.
 
-    They share the 1x1 expansion and the depthwise paths, batch norms included, whose statistics
-    depend on the input only. The sum over paths and all that follows are a candidate's own.
+    They share the 1x1 expansion and the depthwise paths (not linear ones, which fold), batch norms
+    included, whose statistics depend on the input only. The sum over paths and all that follows are
+    a candidate's own.
     """
 
     def __init__(self, branch: Branch, candidates: Sequence[Candidate]) -> None:
@@ -71,8 +72,7 @@ class Siblings(nn.Module):
 
 
 def _end(branch: Branch, num_paths: int) -> nn.Module:
-    """All that follows the sum of that many active paths, but for the residual."""
+    """Squeeze-excite, projection and the batch norm after it for that many active paths."""
     project = ConvBN(branch.project, activation=None)
     project.bn = with_own_norms(branch.bn_for(num_paths))  # type: ignore[assignment]
-    after_sum = with_own_norms(branch.after_sum_for(num_paths))
-    return nn.Sequential(after_sum, branch.squeeze_excite, project)
+    return nn.Sequential(branch.squeeze_excite, project)

@@ -78,6 +78,7 @@ class Supernet(nn.Module):
             return Apart([with_own_norms(block.identity)])
         branch = block.branches[kind]
         assert isinstance(branch, Branch)
-        if len(choices) == 1:  # a plain block, whose linear paths can be folded
-            return Apart([with_own_norms(branch.chosen(choices[0].kernels))])
+        if self.space.layers[place - 1].has_linear_paths:
+            # Sharing would save at most one block an arch; apart, every block can be folded.
+            return Apart(with_own_norms(branch.chosen(choice.kernels)) for choice in choices)
         return Siblings(branch, choices)

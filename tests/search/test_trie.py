@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn import CellSupernet, Supernet, fold_batch_norm
-from mobilenas.nn.blocks import ConvBN, InvertedBottleneck
+from mobilenas.nn.blocks import ConvBN
 from mobilenas.nn.siblings import Apart, Siblings
 from mobilenas.search.trie import accuracies, grow
 from mobilenas.space import Arch, CellSpace, Space, load_any_space, load_space
@@ -86,6 +86,22 @@ def test_logits_and_accuracies_are_those_of_one_arch_at_a_time(
     )
 
 
+@pytest.mark.parametrize("supernet", SPACES[-2:], indirect=True)
+def test_linear_paths_are_folded_in_any_company(supernet: Supernet, sample: Sample) -> None:
+    archs = alike(supernet.space, sample)
+    (images,) = images_of(supernet.space, 1, 6)
+
+    def logits(*company: Arch) -> Tensor:
+        found: dict[int, Tensor] = {}
+        root = grow(supernet, company, lambda: [images])
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in root.modules())
+        with torch.no_grad():
+            root.walk(images, found.__setitem__)
+        return found[0]
+
+    assert torch.equal(logits(archs[0]), logits(*archs))
+
+
 @torch.no_grad()
 def test_cells_score_as_each_does_alone(unlike_fresh: Change) -> None:
     space = load_any_space("nb101:channels=4,resolution=8")
@@ -141,7 +157,7 @@ def test_what_archs_have_in_common_is_computed_once(supernet: Supernet, sample: 
     root = grow(supernet, archs, None)
     calls: list[nn.Module] = []
     for module in root.modules():
-        if isinstance(module, ConvBN | InvertedBottleneck):  # the latter for the end of its own
+        if isinstance(module, ConvBN):
             module.register_forward_hook(lambda module, *_: calls.append(module))
     root.walk(images_of(space, 1, 2)[0], lambda arch, logits: None)
     assert len(calls) == len(convs)
