@@ -5,7 +5,7 @@ accuracy  archs of 3 or 4 paths in every block, in both variants trained alone f
 latency   every block and set of kernels of a space in both variants as it is exported, which is one
           convolution where paths are linear; all graphs of a runtime are timed in turn
 
-Both continue where they stopped. 20 minutes and 10 minutes a runtime on one core:
+Both continue where they stopped; the first takes about 20 minutes on a quiet core:
 
     python benchmarks/path_activation.py accuracy --data CIFAR10 --out runs/path_activation
     python benchmarks/path_activation.py latency --out runs/path_activation
@@ -30,6 +30,7 @@ from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 VARIANTS = ("each", "after_sum")
+SETTINGS = ["epochs=1", "validate_images=10000"]  # what --set adds to
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
     trains.add_argument("--data", required=True)
     trains.add_argument("--archs", type=int, default=2, help="how many")
     trains.add_argument("--preset", default="cifar10-quick")
-    trains.add_argument("--set", dest="settings", action="append", default=["epochs=3"])
+    trains.add_argument("--set", dest="settings", action="append", default=SETTINGS)
     trains.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
     times = commands.add_parser("latency")
     times.set_defaults(run=compare_latency)
