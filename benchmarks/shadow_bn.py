@@ -35,8 +35,10 @@ def measure(folder: Path, archs: int, images: int, seed: int) -> Values:
     supernet = run.load_supernet().eval()
     assert isinstance(supernet, Supernet)
     data, space = run.data, supernet.space
-    if any(block.groups > 1 or block.squeeze_excite for block in space.layers):
-        raise SystemExit(f"{folder}: {space.name} has channel groups or squeeze-excite")
+    if any(b.groups > 1 or b.squeeze_excite or b.has_linear_paths for b in space.layers):
+        raise SystemExit(
+            f"{folder}: {space.name} has channel groups, squeeze-excite or linear paths"
+        )
     rows = run.splits.validate[:images]
     ((x0, _),) = eval_batches(data.train, rows, images, data.mean, data.std)
     rng = np.random.default_rng(seed)

@@ -25,12 +25,16 @@ OVERRIDES = {
     "mobilenetv2": AT_64,
     "fbnet_cifar": "width=0.25,resolution=16,num_classes=10",
 }
-SMALL_SPACES = [f"{name}:{OVERRIDES.get(name, 'width=0.25')}" for name in list_spaces()]
+LINEAR_SPACE = "s1:width=0.25,resolution=16,path_activation=after_sum"
+SMALL_SPACES = [
+    *(f"{name}:{OVERRIDES.get(name, 'width=0.25')}" for name in list_spaces()),
+    LINEAR_SPACE,
+]
 
 
 @pytest.fixture(params=SMALL_SPACES)
 def small_space(request: pytest.FixtureRequest) -> Space:
-    """Each shipped space in turn, narrow and at a small resolution."""
+    """Each shipped space in turn, narrow and at a small resolution, and one of linear paths."""
     return load_space(request.param)
 
 

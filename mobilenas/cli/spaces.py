@@ -104,7 +104,8 @@ def arch_cost(
     """What one arch costs: FLOPs (multiply-adds), parameters, peak activation memory, latency.
 
     The latency is that of every known table that covers the space. Of cells only FLOPs and
-    parameters are known.
+    parameters are known. In a space of linear paths the costs are those of the folded network, and
+    beside them stands what it costs with all paths, as it is trained.
 
     Example: mobilenas arch cost macro id_e3k3_e6k5_id_e3k3_e3k3_e6k5_id
     """
@@ -115,15 +116,21 @@ def arch_cost(
     from mobilenas.space import CellSpace, load_any_space
 
     loaded = load_any_space(space)
+    all_paths: dict[str, float] = {}
     if isinstance(loaded, CellSpace):
         tables, costs = [], asdict(cell_count(loaded, loaded.parse(arch)))
     else:
         tables = known_tables(loaded)
         costs = CostModel(loaded, tables).of(loaded.parse(arch))
+        if loaded.spec.path_activation == "after_sum":
+            all_paths = CostModel(loaded, folded=False).of(loaded.parse(arch))
     if as_json:
         latency = {table.name: costs.pop(latency_cost(table.name)) for table in tables}
-        print_json({**costs, "latency_ms": latency})
+        facts = {**costs, "latency_ms": latency}
+        print_json(facts | ({"all_paths": all_paths} if all_paths else {}))
         return
-    width = max(len(cost_title(cost)) for cost in costs)
-    for cost, value in costs.items():
-        print(f"{cost_title(cost):{width}} {format_cost(cost, value)}")
+    lines = {cost_title(cost): format_cost(cost, value) for cost, value in costs.items()}
+    lines |= {f"{cost}, all paths": format_cost(cost, value) for cost, value in all_paths.items()}
+    width = max(map(len, lines))
+    for title, value in lines.items():
+        print(f"{title:{width}} {value}")

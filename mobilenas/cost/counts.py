@@ -2,7 +2,8 @@
 
 FLOPs are multiply-adds of convolution and linear layers for one image at the space's resolution
 (the count of the MobileNet papers; some tools report twice this). Params are all trainable ones,
-batch norm included.
+batch norm included. Linear paths (`path_activation: after_sum`) are counted as the one convolution
+of the largest kernel that they fold into at inference; folded=False counts all paths, as trained.
 """
 
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ def project(block: Block, hidden: int, num_bn: int = 1) -> Count:
     return weights + Count(0, 2 * block.out_channels * num_bn)
 
 
+def after_sum(block: Block, hidden: int, num_bn: int = 1) -> Count:
+    """The `num_bn` batch norms between the sum of linear paths and its activation."""
+    return Count(0, 2 * hidden * num_bn if block.has_linear_paths else 0)
+
+
 def identity(block: Block) -> Count:
     """Nothing, or the 1x1 convolution with batch norm where the shape changes."""
     if block.keeps_shape:
@@ -67,12 +73,16 @@ def identity(block: Block) -> Count:
     return conv(block.in_channels, block.out_channels, 1, block.out_size)
 
 
-def candidate_count(block: Block, candidate: Candidate) -> Count:
+def candidate_count(block: Block, candidate: Candidate, folded: bool = True) -> Count:
     """FLOPs and params of a block built as one candidate."""
     if candidate.is_identity:
         return identity(block)
     hidden = block.in_channels * candidate.expansion
     total = expand(block, candidate.expansion)
+    if folded:
+        candidate = block.folded(candidate)
+    else:
+        total += after_sum(block, hidden)
     widths = split_channels(hidden, len(candidate.kernels))
     for width, kernels in zip(widths, candidate.kernels, strict=True):
         for kernel in kernels:
@@ -80,14 +90,14 @@ def candidate_count(block: Block, candidate: Candidate) -> Count:
     return total + squeeze_excite(block, hidden) + project(block, hidden)
 
 
-def fixed_count(space: Space) -> Count:
+def fixed_count(space: Space, folded: bool = True) -> Count:
     """Stem, fixed blocks and head: what every arch has."""
     stem_size = space.layers[0].in_size
     spec, last = space.spec, space.layers[-1]
     total = conv(spec.in_channels, space.stem_channels, spec.stem.kernel, stem_size)
     for block in space.layers:
         if not block.searchable:
-            total += candidate_count(block, block.candidates[0])
+            total += candidate_count(block, block.candidates[0], folded)
     total += conv(last.out_channels, space.head_channels, 1, last.out_size)
     linear = space.head_channels * space.num_classes
     return total + Count(linear, linear + space.num_classes)
@@ -95,12 +105,14 @@ def fixed_count(space: Space) -> Count:
 
 def supernet_params(space: Space, shadow_bn: bool = True) -> int:
     """Trainable parameters of all weights of the space in one module."""
-    total = fixed_count(space)
+    total = fixed_count(space, folded=False)
     for block in space.blocks:
+        num_bn = block.max_paths if shadow_bn else 1
         for expansion in block.expansions:
             hidden = block.in_channels * expansion
             total += expand(block, expansion) + squeeze_excite(block, hidden)
-            total += project(block, hidden, block.max_paths if shadow_bn else 1)
+            total += after_sum(block, hidden, num_bn)
+            total += project(block, hidden, 1 if block.has_linear_paths else num_bn)
             for width in split_channels(hidden, block.groups):
                 for kernel in block.kernels:
                     total += path(block, width, kernel)

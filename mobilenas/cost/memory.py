@@ -6,6 +6,7 @@ activation, a sum and the gate of squeeze-excite write in place of an input that
 more. A tensor is freed after the operator that reads it last. The peak is the largest sum of bytes
 of tensors that are alive at once, the input image included, weights and the kernels' own work space
 not. Between blocks one tensor is alive, so the peak of a network is the largest one of its layers.
+Linear paths are folded into one, or with folded=False run one by one and summed, as others do.
 """
 
 from mobilenas.cost.counts import squeezed_channels
@@ -15,7 +16,7 @@ from mobilenas.space.space import split_channels
 FLOAT32 = 4
 
 
-def fixed_memory(space: Space) -> int:
+def fixed_memory(space: Space, folded: bool = True) -> int:
     """Peak bytes in the stem, the fixed blocks and the head: what every arch has."""
     last = space.layers[-1]
     image = space.spec.in_channels * space.resolution**2
@@ -23,16 +24,18 @@ def fixed_memory(space: Space) -> int:
     before, features = (c * last.out_size**2 for c in (last.out_channels, space.head_channels))
     pooled, logits = space.head_channels, space.num_classes
     ends = max(image + stem, before + features, features + pooled, pooled + logits)
-    fixed = [candidate_memory(b, b.candidates[0]) for b in space.layers if not b.searchable]
-    return max(FLOAT32 * ends, *fixed, 0)
+    fixed = (b for b in space.layers if not b.searchable)
+    return max(FLOAT32 * ends, 0, *(candidate_memory(b, b.candidates[0], folded) for b in fixed))
 
 
-def candidate_memory(block: Block, candidate: Candidate) -> int:
+def candidate_memory(block: Block, candidate: Candidate, folded: bool = True) -> int:
     """Peak bytes while a block runs; 0 for the identity that is no operator."""
     before = block.in_channels * block.in_size**2
     after = block.out_channels * block.out_size**2
     if candidate.is_identity:
         return 0 if block.keeps_shape else FLOAT32 * (before + after)
+    if folded:
+        candidate = block.folded(candidate)
     hidden = block.in_channels * candidate.expansion
     summed = hidden * block.out_size**2
     # The block's input waits for the residual sum.

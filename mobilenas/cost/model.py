@@ -48,19 +48,23 @@ class CostModel:
 
     costs: their names. "flops" and "params" are explained in `counts`, "memory" in `memory` (bytes,
     one float32 image); each latency table adds "latency_ms@TABLE" (ms, one batch of the table).
+    folded: whether linear paths are counted as the one convolution that they fold into at
+    inference, or, False, as all that are trained. Latencies are those of the folded network anyway.
     Raises BadInput for two tables of one name, or a table that does not cover the space.
     """
 
-    def __init__(self, space: Space, tables: Sequence[LatencyTable] = ()) -> None:
+    def __init__(
+        self, space: Space, tables: Sequence[LatencyTable] = (), *, folded: bool = True
+    ) -> None:
         self.space = space
         self.tables = tuple(tables)
-        fixed = fixed_count(space)
-        counts = [[candidate_count(b, c) for c in b.candidates] for b in space.blocks]
-        peaks = [np.array([candidate_memory(b, c) for c in b.candidates]) for b in space.blocks]
+        fixed = fixed_count(space, folded)
+        counts = [[candidate_count(b, c, folded) for c in b.candidates] for b in space.blocks]
+        peaks = [[candidate_memory(b, c, folded) for c in b.candidates] for b in space.blocks]
         self._columns = {
             "flops": _Column(fixed.flops, [np.array([x.flops for x in row]) for row in counts]),
             "params": _Column(fixed.params, [np.array([x.params for x in row]) for row in counts]),
-            "memory": _Column(fixed_memory(space), peaks, is_peak=True),
+            "memory": _Column(fixed_memory(space, folded), [*map(np.array, peaks)], is_peak=True),
         }
         for table in self.tables:
             name = latency_cost(table.name)

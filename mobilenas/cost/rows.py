@@ -8,6 +8,8 @@ share one row of a table:
     block-24x7x7-24x7x7-e6k5-relu6-noresidual keeps the shape, but its input is not added
     block-32x32x32-64x16x16-id                the 1x1 convolution in place of a block
     head-320x7x7-1280-1000-relu6              1x1 convolution, pooling, classifier
+
+A block of linear paths has the row of what it folds into, the one path of the largest kernel.
 """
 
 from collections import Counter
@@ -93,7 +95,7 @@ def block_key(block: Block, candidate: Candidate) -> str | None:
         return None
     before = _shape(block.in_channels, block.in_size)
     after = _shape(block.out_channels, block.out_size)
-    key = f"block-{before}-{after}-{candidate}"
+    key = f"block-{before}-{after}-{block.folded(candidate)}"
     if candidate.is_identity:
         return key
     key += f"-{block.activation}"

@@ -23,7 +23,7 @@ from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import Timing, TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime, make_runtime
 from mobilenas.progress import ProgressBar
-from mobilenas.space import Arch, Genes, Space, space_from_dict
+from mobilenas.space import Arch, Genes, Space, space_from_dict, with_defaults
 
 SETTINGS, TIMINGS, GRAPHS = "build.json", "timings.jsonl", "graphs"
 ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
@@ -163,6 +163,7 @@ def claim_folder(path: Path, settings: dict[str, Any], resume: bool) -> None:
         if not resume:
             raise BadInput(f"{path} is of timings made before: --resume continues them, else --out")
         stored = read_json(path, *settings)
+        stored["space"] = with_defaults(stored["space"], path)
         for key, value in settings.items():
             if stored[key] != json.loads(json.dumps(value)):  # as JSON has it: tuples are lists
                 both = "" if key == "space" else f" ({stored[key]} there, {value} here)"

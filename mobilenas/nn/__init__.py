@@ -1,7 +1,8 @@
 """Supernets and networks: torch modules over the blocks or cells of a space."""
 
 from mobilenas.nn.cell import CellSupernet
-from mobilenas.nn.network import Network, fold_batch_norm
+from mobilenas.nn.fold import fold_batch_norm
+from mobilenas.nn.network import Network
 from mobilenas.nn.supernet import Supernet
 
 AnySupernet = Supernet | CellSupernet

@@ -35,6 +35,15 @@ class ConvBN(nn.Sequential):
             self.act = _ACTIVATIONS[activation](inplace=True)
 
 
+class NormAct(nn.Sequential):
+    """Batch norm and activation of the sum of linear paths."""
+
+    def __init__(self, channels: int, activation: Activation, eps: float) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels, eps)
+        self.act = _ACTIVATIONS[activation](inplace=True)
+
+
 def conv_bn(
     cin: int,
     cout: int,
@@ -89,9 +98,10 @@ class Paths(nn.ModuleDict):
 class InvertedBottleneck(nn.Module):
     """1x1 expand, parallel depthwise paths, sum, 1x1 project, batch norm, residual.
 
-    As in the released MixPath code every path has its own batch norm and activation. All paths
-    run; `Branch` is the block of a supernet, which chooses among them. drop_path acts on what is
-    added to the input.
+    As in the released MixPath code every path has its own batch norm and activation. Linear paths
+    (`path_activation: after_sum`) have a batch norm only; another one and the activation follow the
+    sum, so that `fold_batch_norm` makes one convolution of all paths. All paths run; `Branch` is
+    the block of a supernet, which chooses among them. drop_path acts on what is added to the input.
 
     kernels: per channel group the depthwise kernels that are there. The hidden channels are split
     among the groups, `widths`, and concatenated again (MixNet).
@@ -105,6 +115,7 @@ class InvertedBottleneck(nn.Module):
         *,
         expand: nn.Module,
         groups: Iterable[Paths],
+        after_sum: Iterable[nn.Module],
         squeeze_excite: nn.Module,
         project: nn.Conv2d,
         bns: Iterable[nn.Module],
@@ -116,6 +127,7 @@ class InvertedBottleneck(nn.Module):
         self.residual = residual
         self.expand = expand
         self.groups = nn.ModuleList(groups)
+        self.after_sum = nn.ModuleList(after_sum)
         self.squeeze_excite = squeeze_excite
         self.project = project
         self.bns = nn.ModuleList(bns)
@@ -125,12 +137,16 @@ class InvertedBottleneck(nn.Module):
     def new(
         cls, block: Block, expansion: int, kernels: Kernels, num_bn: int = 1, drop_path: float = 0.0
     ) -> Self:
-        """The block with fresh weights. drop_path: the rate at which a residual one is skipped."""
+        """The block with fresh weights. num_bn: number of shadow batch norms. drop_path: the rate
+        at which a residual one is skipped.
+        """
         hidden = block.in_channels * expansion
-        act, eps = block.activation, block.bn_eps
+        act, eps, linear = block.activation, block.bn_eps, block.has_linear_paths
 
         def path(width: int, kernel: int) -> ConvBN:
-            return ConvBN(DepthwiseConv2d(width, kernel, block.stride), act, eps)
+            return ConvBN(
+                DepthwiseConv2d(width, kernel, block.stride), None if linear else act, eps
+            )
 
         widths = split_channels(hidden, len(kernels))
         pairs = zip(widths, kernels, strict=True)
@@ -144,9 +160,12 @@ class InvertedBottleneck(nn.Module):
                 else nn.Identity()
             ),
             groups=(Paths({f"k{k}": path(width, k) for k in group}) for width, group in pairs),
+            after_sum=(
+                (NormAct(hidden, act, eps) for _ in range(num_bn)) if linear else (nn.Identity(),)
+            ),
             squeeze_excite=_squeeze_excite(block, hidden),
             project=nn.Conv2d(hidden, block.out_channels, 1, bias=False),
-            bns=(nn.BatchNorm2d(block.out_channels, eps) for _ in range(num_bn)),
+            bns=(nn.BatchNorm2d(block.out_channels, eps) for _ in range(1 if linear else num_bn)),
             drop_path=_drop_path(drop_path),
         )
 
@@ -159,15 +178,16 @@ class InvertedBottleneck(nn.Module):
             y = torch.cat([paths(parts[i]) for i, paths in enumerate(self.groups)], dim=1)
         else:
             y = self.groups[0](hidden)
-        y = self.bns[0](self.project(self.squeeze_excite(y)))
+        y = self.bns[0](self.project(self.squeeze_excite(self.after_sum[0](y))))
         return x + self.drop_path(y) if self.residual else y
 
 
 class Branch(InvertedBottleneck):
     """The weights of all paths of one expansion in a supernet.
 
-    The batch norm after the projection is chosen by the number of active paths (shadow batch norm,
-    Chu et al. 2020) when there are several; a single one serves all numbers.
+    The batch norm after the projection, or after the sum of linear paths, is chosen by the number
+    of active paths (shadow batch norm, Chu et al. 2020) when there are several; a single one serves
+    all numbers.
     """
 
     def forward(self, x: Tensor, kernels: Kernels) -> Tensor:  # type: ignore[override]
@@ -183,6 +203,7 @@ class Branch(InvertedBottleneck):
             self.residual,
             expand=self.expand,
             groups=(Paths({f"k{k}": paths[f"k{k}"] for k in group}) for paths, group in pairs),  # type: ignore[index]
+            after_sum=[self.after_sum_for(len(kernels[0]))],
             squeeze_excite=self.squeeze_excite,
             project=self.project,
             bns=[self.bn_for(len(kernels[0]))],
@@ -191,7 +212,11 @@ class Branch(InvertedBottleneck):
 
     def bn_for(self, num_paths: int) -> nn.Module:
         """The batch norm after the projection for that many active paths."""
-        return self.bns[num_paths - 1 if len(self.bns) > 1 else 0]
+        return _for(num_paths, self.bns)
+
+    def after_sum_for(self, num_paths: int) -> nn.Module:
+        """What follows the sum of that many active paths."""
+        return _for(num_paths, self.after_sum)
 
 
 class ChoiceBlock(nn.Module):
@@ -252,6 +277,10 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
             nn.init.uniform_(part.weight, -bound, bound, generator=generator)
         if isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
             nn.init.zeros_(part.bias)
+
+
+def _for(num_paths: int, modules: nn.ModuleList) -> nn.Module:
+    return modules[num_paths - 1 if len(modules) > 1 else 0]
 
 
 def _squeeze_excite(block: Block, hidden: int) -> nn.Module:

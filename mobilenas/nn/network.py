@@ -1,25 +1,15 @@
 """The plain module of one arch, with the verbs of a timm model."""
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
 
 from mobilenas.errors import BadInput
-from mobilenas.nn.blocks import (
-    ChoiceBlock,
-    ConvBN,
-    InvertedBottleneck,
-    build,
-    conv_head,
-    init_weights,
-    stem,
-)
+from mobilenas.nn.blocks import ChoiceBlock, build, conv_head, init_weights, stem
 from mobilenas.nn.supernet import Supernet
 from mobilenas.space import Arch, Space
 
@@ -209,32 +199,6 @@ class Network(nn.Module):
         if not self.global_pool:
             raise BadInput("global_pool '' leaves a feature map: it needs num_classes 0")
         return nn.Linear(self.num_features, self.num_classes)
-
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def fold_batch_norm(module: Module) -> Module:
-    """A copy of a network, or of a part of one, in eval mode with every batch norm folded into the
-    convolution before it.
-    """
-    return fold_batch_norm_(copy.deepcopy(module).eval())
-
-
-def fold_batch_norm_(module: Module) -> Module:
-    """`fold_batch_norm` in place, of a module in eval mode. Convolutions are replaced, not changed,
-    so others may share them.
-    """
-    for part in list(module.modules()):
-        if isinstance(part, ConvBN):
-            part.conv = fuse_conv_bn_eval(part.conv, part.bn)
-            part.bn = nn.Identity()  # type: ignore[assignment]
-        elif isinstance(part, InvertedBottleneck):
-            norm = part.bns[0]
-            assert isinstance(norm, nn.BatchNorm2d)
-            part.project = fuse_conv_bn_eval(part.project, norm)
-            part.bns[0] = nn.Identity()
-    return module
 
 
 def feature_info(space: Space) -> list[dict[str, Any]]:

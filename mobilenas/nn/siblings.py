@@ -37,8 +37,9 @@ class Apart(nn.ModuleList):
 class Siblings(nn.Module):
     """Candidates of a block with the same expansion, over the convolutions of their branch.
 
-    They share the 1x1 expansion and the depthwise paths, batch norms included, whose statistics
-    depend on the input only. The sum over paths and all that follows are a candidate's own.
+    They share the 1x1 expansion and the depthwise paths (not linear ones, which fold), batch norms
+    included, whose statistics depend on the input only. The sum over paths and all that follows are
+    a candidate's own.
     """
 
     def __init__(self, branch: Branch, candidates: Sequence[Candidate]) -> None:

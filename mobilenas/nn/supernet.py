@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import ChoiceBlock, conv_head, init_weights, stem
+from mobilenas.nn.blocks import Branch, ChoiceBlock, conv_head, init_weights, stem
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
 from mobilenas.space import IDENTITY, Arch, Space
 
@@ -76,4 +76,9 @@ class Supernet(nn.Module):
         assert isinstance(block, ChoiceBlock)
         if choices == [IDENTITY]:
             return Apart([with_own_norms(block.identity)])
-        return Siblings(block.branches[kind], choices)  # type: ignore[arg-type]
+        branch = block.branches[kind]
+        assert isinstance(branch, Branch)
+        if self.space.layers[place - 1].has_linear_paths:
+            # Sharing would save at most one block an arch; apart, every block can be folded.
+            return Apart(with_own_norms(branch.chosen(choice.kernels)) for choice in choices)
+        return Siblings(branch, choices)

@@ -16,6 +16,7 @@ def space_facts(cost_model: CostModel, limits: dict[str, float]) -> dict[str, An
         "description": space.spec.description,
         "resolution": space.resolution,
         "classes": space.num_classes,
+        "path_activation": space.spec.path_activation,
         "searched_blocks": len(space.blocks),
         "choices": [len(block.candidates) for block in space.blocks],
         "num_archs": space.num_archs,
@@ -53,6 +54,10 @@ def describe_space(facts: dict[str, Any]) -> str:
         f"{facts['searched_blocks']} searched blocks, {facts['num_archs']:.3g} archs, "
         f"{facts['resolution']} px, {facts['classes']} classes, "
         f"supernet of {format_size(facts['supernet_params'])} params",
+    ]
+    if facts["path_activation"] == "after_sum":
+        lines.append("linear paths, which fold into one convolution: costs are of folded networks")
+    lines += [
         "",
         f"{'layer':14} {'channels':>11} {'stride':>6} {'size':>5} {'choices':>7}  candidates",
     ]

@@ -33,7 +33,7 @@ from mobilenas.report.text import cost_lines
 from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
 from mobilenas.search.pareto import non_dominated
 from mobilenas.search.problem import ACCURACY, Problem, check_feasible
-from mobilenas.space import Arch, Genes, Space
+from mobilenas.space import Arch, Genes, Space, with_defaults
 
 SETTINGS, EVALUATIONS, FRONT = "search.json", "evaluations.jsonl", "front.json"
 
@@ -232,6 +232,7 @@ class _History:
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     stored = read_json(path, "space")
+    stored["space"] = with_defaults(stored["space"], path)
     for name, value in settings.items():
         if stored.get(name) != value:
             both = f" ({stored.get(name)} there, {value} here)"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn import AnySupernet
-from mobilenas.nn.network import fold_batch_norm_
+from mobilenas.nn.fold import fold_batch_norm_
 from mobilenas.nn.supernet import Step
 from mobilenas.space import AnyArch
 from mobilenas.train.calibrate import Batch, fresh_statistics

@@ -10,6 +10,7 @@ from mobilenas.space.library import (
     load_any_space,
     load_space,
     space_from_dict,
+    with_defaults,
 )
 from mobilenas.space.space import Block, Genes, Space
 
@@ -32,4 +33,5 @@ __all__ = [
     "load_any_space",
     "load_space",
     "space_from_dict",
+    "with_defaults",
 ]

@@ -4,6 +4,7 @@ There are two kinds: spaces of blocks, which every command takes, and spaces of 
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,6 +73,19 @@ def any_space_from_dict(data: dict[str, Any]) -> AnySpace:
             or "the space"
         )
         raise BadInput(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def with_defaults(data: object, path: Path) -> dict[str, Any]:
+    """The plain data of a space in a file, where keys that were added since have their defaults.
+
+    Raises BadInput naming file and key.
+    """
+    try:
+        if not isinstance(data, dict):
+            raise BadInput("a mapping is wanted")
+        return any_space_from_dict(data).to_dict()
+    except BadInput as error:
+        raise BadInput(f"{path}: space: {error}") from None
 
 
 def _blocks_only(space: AnySpace) -> Space:

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from mobilenas.errors import BadInput
 from mobilenas.space.arch import IDENTITY, Arch, Candidate
-from mobilenas.space.spec import BN_EPS, Activation, ProductSpec, SpaceSpec, StageSpec
+from mobilenas.space.spec import (
+    BN_EPS,
+    Activation,
+    PathActivation,
+    ProductSpec,
+    SpaceSpec,
+    StageSpec,
+)
 
 Genes = NDArray[np.int64]
 
@@ -27,7 +34,7 @@ def split_channels(channels: int, groups: int) -> list[int]:
 class Block:
     """Geometry and candidates of one block. Sizes are the side of the square feature map.
 
-    residual: whether the input is added where the shape is kept.
+    residual: whether the input is added where the shape is kept. path_activation: as in the space.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Block:
     squeeze_excite: float
     bn_eps: float = BN_EPS
     residual: bool = True
+    path_activation: PathActivation = "each"
 
     @property
     def out_size(self) -> int:
@@ -53,6 +61,18 @@ class Block:
     @property
     def adds_input(self) -> bool:
         return self.residual and self.keeps_shape
+
+    @property
+    def has_linear_paths(self) -> bool:
+        return self.path_activation == "after_sum"
+
+    def folded(self, candidate: Candidate) -> Candidate:
+        """What a candidate is at inference: linear paths, if it has them, fold into one of the
+        largest kernel, in each channel group.
+        """
+        if not self.has_linear_paths:
+            return candidate
+        return Candidate(candidate.expansion, tuple((max(group),) for group in candidate.kernels))
 
     @cached_property
     def expansions(self) -> tuple[int, ...]:
@@ -238,6 +258,7 @@ class Space:
                     ),
                     bn_eps=spec.bn_eps,
                     residual=position > 0 or spec.residual_across_stages,
+                    path_activation=spec.path_activation,
                 )
                 layers.append(block)
                 channels, size = out, block.out_size

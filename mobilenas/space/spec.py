@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Activation = Literal["relu", "relu6", "swish", "hard_swish"]
+PathActivation = Literal["each", "after_sum"]
 Kernel = Literal[1, 3, 5, 7, 9]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -93,6 +94,9 @@ class SpaceSpec(_Strict):
     channels, of the stem, every stage and the head, replace theirs and are used as they are (width
     is 1 then). residual_across_stages: whether the first block of a stage, too, adds its input
     where the shape is kept; ProxylessNAS networks of any width do not.
+
+    path_activation: whether each depthwise path has an activation of its own, as in the released
+    MixPath code, or the paths are linear and the activation comes after their sum.
     """
 
     name: str
@@ -101,6 +105,7 @@ class SpaceSpec(_Strict):
     num_classes: Annotated[int, Field(ge=2)]
     in_channels: Positive = 3
     activation: Activation = "relu6"
+    path_activation: PathActivation = "each"
     width: Annotated[float, Field(gt=0)] = 1.0
     divisor: Positive = 8
     squeeze_excite: Annotated[float, Field(ge=0)] = 0.0

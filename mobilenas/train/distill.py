@@ -60,7 +60,7 @@ def load_teacher(
             raise BadInput(
                 "teacher supernet: it is the largest arch of a supernet run; add --inherit"
             )
-        arch = CostModel(supernet.space).largest("flops")
+        arch = CostModel(supernet.space, folded=False).largest("flops")
         return Teacher(inherit(supernet, arch), given, given)
     if name.startswith("timm:"):
         return _timm_teacher(name, len(classes), given)

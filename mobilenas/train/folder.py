@@ -11,7 +11,7 @@ from mobilenas.config import RunConfig
 from mobilenas.data import ImageData, ImageFiles, Splits
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json
-from mobilenas.space import any_space_from_dict
+from mobilenas.space import with_defaults
 
 
 class RunSettings(BaseModel):
@@ -32,11 +32,8 @@ def read_run_json(path: Path, kind: type[Settings]) -> Settings:
     stored = read_json(path, *kind.model_fields)
     try:
         settings = kind.model_validate({key: stored[key] for key in kind.model_fields})
-        # Spaces that were written before a key was added get its default.
-        space = any_space_from_dict(settings.space).to_dict()
+        space = with_defaults(settings.space, path)
         return settings.model_copy(update={"space": space})
-    except BadInput as error:
-        raise BadInput(f"{path}: space: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

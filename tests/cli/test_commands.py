@@ -160,3 +160,16 @@ def test_arch_cost(call: Call) -> None:
     assert text["memory"] == "491.5kB"
     narrow = json.loads(call("arch", "cost", "macro:width=0.5", MACRO_ARCH, "--json").out)
     assert narrow["flops"] < values["flops"] / 2
+
+
+def test_arch_cost_of_linear_paths_is_of_the_folded_network_and_of_all_paths(call: Call) -> None:
+    arch, largest = ("_".join([text] * 12) for text in ("e3k3579", "e3k9"))
+    linear, each = "s1:path_activation=after_sum", "s1"
+    found = json.loads(call("arch", "cost", linear, arch, "--json").out)
+    all_paths = found.pop("all_paths")
+    assert found == json.loads(call("arch", "cost", each, largest, "--json").out)
+    trained = json.loads(call("arch", "cost", each, arch, "--json").out)
+    assert all_paths["flops"] == trained["flops"] and all_paths["memory"] == trained["memory"]
+    assert trained["params"] < all_paths["params"]
+    lines = call("arch", "cost", linear, arch).out.splitlines()
+    assert [line for line in lines if line.startswith("flops, all paths ")], lines

@@ -15,8 +15,8 @@ from fvcore.nn import FlopCountAnalysis
 
 from mobilenas.cost import CostModel, supernet_params
 from mobilenas.errors import BadInput
-from mobilenas.nn import Network
-from mobilenas.space import Arch, Space, load_space
+from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.space import Arch, Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED
 
 FAIRNAS = ("fairnas_a", "fairnas_b", "fairnas_c")
@@ -168,9 +168,11 @@ def test_all_of_nas_bench_macro(data_root: Path) -> None:
 
 
 def check_against_second_sources(space: Space, arch: Arch) -> None:
-    cost, network = CostModel(space), Network(space, arch)
+    cost, network = CostModel(space, folded=False), Network(space, arch)
     assert cost.flops(arch) == fvcore_flops(network, space), arch
     assert cost.params(arch) == sum(p.numel() for p in network.parameters()), arch
+    folded = fold_batch_norm(network)
+    assert CostModel(space).flops(arch) == fvcore_flops(folded, space), arch
 
 
 def test_random_archs_equal_fvcore_and_torch(
@@ -194,6 +196,31 @@ def test_odd_sizes_equal_fvcore_and_torch(
     space = load_space(f"{reference},width=0.2,divisor=4")
     for arch in sample(space, 3):
         check_against_second_sources(space, arch)
+
+
+def test_linear_paths_cost_what_the_largest_kernel_alone_does(
+    sample: Callable[..., list[Arch]], mixed_data: dict[str, Any]
+) -> None:
+    """And with all paths what paths with activations do, but for the batch norm after the sum."""
+    for data in (mixed_data, load_space("s1:squeeze_excite=0.25").to_dict()):
+        each, linear = (
+            space_from_dict(data | {"path_activation": w}) for w in ("each", "after_sum")
+        )
+        as_each, folded, as_trained = (
+            CostModel(each),
+            CostModel(linear),
+            CostModel(linear, folded=False),
+        )
+        for arch in sample(linear, 5):
+            pairs = zip(linear.blocks, arch.blocks, strict=True)
+            largest = Arch(tuple(block.folded(candidate) for block, candidate in pairs))
+            assert folded.of(arch) == as_each.of(largest)
+            layers = zip(linear.layers, linear.candidates_of(arch), strict=True)
+            hidden = sum(block.in_channels * candidate.expansion for block, candidate in layers)
+            with_norms = as_each.of(arch)
+            with_norms["params"] += 2 * hidden
+            assert as_trained.of(arch) == with_norms
+        assert as_each.of(arch) == CostModel(each, folded=False).of(arch)
 
 
 def test_batch_equals_one_by_one(small_space: Space) -> None:

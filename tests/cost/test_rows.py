@@ -75,6 +75,15 @@ def test_a_block_without_its_residual_has_a_row_of_its_own() -> None:
     assert plain.fixed[1] == f"{everywhere.fixed[1]}-noresidual"
 
 
+def test_linear_paths_have_the_rows_of_single_paths() -> None:
+    each, linear = load_space("s1"), load_space("s1:path_activation=after_sum")
+    arch, largest = (each.parse("_".join([text] * 12)) for text in ("e6k357", "e6k7"))
+    assert row_counts(linear, arch) == row_counts(linear, largest) == row_counts(each, largest)
+    single = rows_of(load_space("s1:candidates.max_paths=1"))
+    assert set(rows_of(linear).distinct) == set(single.distinct)
+    assert row_flops(linear) == row_flops(load_space("s1:candidates.max_paths=1"))
+
+
 def test_the_identity_of_a_kept_shape_costs_nothing() -> None:
     macro = load_space("macro")
     rows = rows_of(macro)

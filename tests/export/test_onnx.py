@@ -73,6 +73,19 @@ def test_report_has_the_proof(exported: Exported) -> None:
     assert proof["onnx_accuracy"] == proof["torch_accuracy"]
 
 
+def test_linear_paths_are_exported_as_one_depthwise_convolution_a_block(tmp_path: Path) -> None:
+    network = build("s1:width=0.125,resolution=8,path_activation=after_sum")
+    assert max(candidate.num_paths for candidate in network.arch.blocks) == 4
+    report = export(network, tmp_path / "model.onnx")
+    nodes = onnx.load(report.path).graph.node
+    groups = [a.i for n in nodes if n.op_type == "Conv" for a in n.attribute if a.name == "group"]
+    assert sum(count > 1 for count in groups) == 12
+    assert report.verification.nodes["Conv"] == 1 + 3 * 12 + 1
+    assert int(report.metadata["flops_multiply_adds"]) == CostModel(network.space).flops(
+        network.arch
+    )
+
+
 def test_metadata(exported: Exported) -> None:
     about = {p.key: p.value for p in onnx.load(exported.path).metadata_props}
     space = load_space(about["space"])

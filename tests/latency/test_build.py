@@ -1,15 +1,18 @@
 """Which networks a table is fitted to and checked with, and what the figures of a check mean."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tables import made_up_table
 from torch import nn
 
 from mobilenas.errors import BadInput
-from mobilenas.latency.build import control_arch, design
+from mobilenas.latency.build import claim_folder, control_arch, design
 from mobilenas.latency.check import figures, held_out
 from mobilenas.latency.graphs import network_job
-from mobilenas.space import Space, space_from_dict
+from mobilenas.space import Space, load_space, space_from_dict
 
 
 def test_every_candidate_of_a_design_is_chosen_equally_often(mixed_space: Space) -> None:
@@ -29,6 +32,17 @@ def test_held_out_networks_are_held_out(mixed_space: Space) -> None:
     second = held_out(mixed_space, table.model_copy(update={"calibration": used}), 20, seed=0)
     assert len(set(second)) == 20 and not set(first[:10]) & set(second)
     assert control_arch(mixed_space) not in second
+
+
+def test_timings_from_before_a_key_of_spaces_was_added_go_on(tmp_path: Path) -> None:
+    path, settings = tmp_path / "build.json", {"space": load_space("macro").to_dict(), "seed": 0}
+    old = {k: v for k, v in settings["space"].items() if k != "path_activation"}
+    path.write_text(json.dumps(settings | {"space": old}))
+    claim_folder(path, settings, resume=True)
+    assert json.loads(path.read_text()) == json.loads(json.dumps(settings))
+    other = load_space("macro:path_activation=after_sum").to_dict()
+    with pytest.raises(BadInput, match="another space"):
+        claim_folder(path, settings | {"space": other}, resume=True)
 
 
 def test_figures_of_known_predictions() -> None:

@@ -15,6 +15,8 @@ from mobilenas.space import Arch, Block, Candidate, Space, load_space
 Change = Callable[..., nn.Module]
 Sample = Callable[..., list[Arch]]
 S1 = load_space("s1:width=0.125,resolution=8")
+LINEAR = load_space("s1:width=0.125,resolution=8,path_activation=after_sum")
+BOTH = pytest.mark.parametrize("space", [S1, LINEAR], ids=["each", "after_sum"])
 
 
 def images(space: Space, n: int = 2, seed: int = 0) -> Tensor:
@@ -28,14 +30,19 @@ def s1_arch(*first: str) -> Arch:
     return S1.parse("_".join([*first, *["e3k3"] * (12 - len(first))]))
 
 
-def names_in_use(arch: Arch, shadow_bn: bool = True) -> set[str]:
+def names_in_use(arch: Arch, shadow_bn: bool, space: Space) -> set[str]:
     """Parameters of an S1 supernet that this arch uses, from the naming scheme alone."""
     names = {"stem.conv.weight", "conv_head.conv.weight", "classifier.weight", "classifier.bias"}
     norms = {"stem.bn", "conv_head.bn"}
     for number, block in enumerate(arch.blocks):
         branch = f"blocks.{number}.branches.e{block.expansion}"
         names |= {f"{branch}.expand.conv.weight", f"{branch}.project.weight"}
-        norms |= {f"{branch}.expand.bn", f"{branch}.bns.{block.num_paths - 1 if shadow_bn else 0}"}
+        shadow = block.num_paths - 1 if shadow_bn else 0
+        norms.add(f"{branch}.expand.bn")
+        if space is LINEAR:
+            norms |= {f"{branch}.after_sum.{shadow}.bn", f"{branch}.bns.0"}
+        else:
+            norms.add(f"{branch}.bns.{shadow}")
         for kernel in block.kernels[0]:
             names.add(f"{branch}.groups.0.k{kernel}.conv.weight")
             norms.add(f"{branch}.groups.0.k{kernel}.bn")
@@ -48,42 +55,45 @@ def train_once(supernet: Supernet, optimizer: torch.optim.Optimizer, arch: Arch)
     optimizer.step()
 
 
+@BOTH
 @pytest.mark.parametrize("shadow_bn", [True, False])
 def test_only_the_weights_of_the_arch_get_gradients_and_move(
-    shadow_bn: bool, unlike_fresh: Change
+    shadow_bn: bool, unlike_fresh: Change, space: Space
 ) -> None:
-    supernet = Supernet(S1, shadow_bn=shadow_bn)
+    supernet = Supernet(space, shadow_bn=shadow_bn)
     unlike_fresh(supernet).train()
     optimizer = torch.optim.SGD(supernet.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     # The second step must not move what the first has given a momentum.
     for arch in (s1_arch("e3k35", "e6k3579", "e6k9"), s1_arch("e6k7", "e6k357", "e3k59")):
         before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
         train_once(supernet, optimizer, arch)
-        used = names_in_use(arch, shadow_bn)
+        used = names_in_use(arch, shadow_bn, space)
         assert used <= before.keys()
         for name, parameter in supernet.named_parameters():
             assert (parameter.grad is not None) == (name in used), name
             assert torch.equal(parameter, before[name]) != (name in used), name
 
 
+@BOTH
 @pytest.mark.parametrize("shadow_bn", [True, False])
-def test_only_the_batch_norms_of_the_arch_see_its_statistics(shadow_bn: bool) -> None:
-    supernet = Supernet(S1, shadow_bn=shadow_bn).train()
+def test_only_the_batch_norms_of_the_arch_see_its_statistics(shadow_bn: bool, space: Space) -> None:
+    supernet = Supernet(space, shadow_bn=shadow_bn).train()
     arch = s1_arch("e3k35", "e6k3579", "e6k9")
     before = {name: b.clone() for name, b in supernet.named_buffers()}
-    supernet(images(S1), arch)
-    used = names_in_use(arch, shadow_bn)
+    supernet(images(space), arch)
+    used = names_in_use(arch, shadow_bn, space)
     for name, buffer in supernet.named_buffers():
         norm = name.rpartition(".")[0]
         assert torch.equal(buffer, before[name]) != (f"{norm}.weight" in used), name
 
 
 @pytest.mark.parametrize("shadow_bn", [True, False])
-def test_number_of_batch_norms_after_the_projection(shadow_bn: bool) -> None:
-    supernet = Supernet(S1, shadow_bn=shadow_bn)
-    for block in supernet.blocks:
-        for branch in block.branches.values():
-            assert len(branch.bns) == (4 if shadow_bn else 1)
+def test_number_of_shadow_batch_norms(shadow_bn: bool) -> None:
+    for space, shadow, single in ((S1, "bns", "after_sum"), (LINEAR, "after_sum", "bns")):
+        for block in Supernet(space, shadow_bn=shadow_bn).blocks:
+            for branch in block.branches.values():
+                assert len(getattr(branch, shadow)) == (4 if shadow_bn else 1)
+                assert len(getattr(branch, single)) == 1
 
 
 @pytest.mark.parametrize("shadow_bn", [True, False])
@@ -188,7 +198,8 @@ def test_the_seed_alone_decides_the_weights(small_space: Space) -> None:
     assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
 
 
-# A plain rewrite of the block of MixPath's code (S1/model_search.py), in functions alone.
+# A plain rewrite of the block of MixPath's code (S1/model_search.py), in functions alone; and of
+# the one of linear paths.
 
 
 def norm(x: Tensor, weights: dict[str, Tensor], name: str, training: bool) -> Tensor:
@@ -212,22 +223,28 @@ def mixpath_block(
     kernels = candidate.kernels[0]
     y = F.conv2d(x, weights[f"{name}.expand.conv.weight"])
     y = F.relu6(norm(y, weights, f"{name}.expand.bn", training))
+    linear = f"{name}.after_sum.0.bn.weight" in weights
     total = torch.zeros(())
     for k in kernels:
         path = f"{name}.groups.0.k{k}"
         weight = weights[f"{path}.conv.weight"]
         z = F.conv2d(y, weight, None, block.stride, k // 2, groups=len(weight))
-        total = total + F.relu6(norm(z, weights, f"{path}.bn", training))
+        z = norm(z, weights, f"{path}.bn", training)
+        total = total + (z if linear else F.relu6(z))
+    shadow = len(kernels) - 1
+    if linear:
+        total = F.relu6(norm(total, weights, f"{name}.after_sum.{shadow}.bn", training))
     z = F.conv2d(total, weights[f"{name}.project.weight"])
-    z = norm(z, weights, f"{name}.bns.{len(kernels) - 1}", training)
+    z = norm(z, weights, f"{name}.bns.{0 if linear else shadow}", training)
     return x + z if block.stride == 1 and x.shape[1] == z.shape[1] else z
 
 
+@pytest.mark.parametrize("path_activation", ["each", "after_sum"])
 @pytest.mark.parametrize("training", [False, True])
 def test_equals_a_plain_rewrite_of_mixpath(
-    training: bool, unlike_fresh: Change, sample: Sample
+    training: bool, path_activation: str, unlike_fresh: Change, sample: Sample
 ) -> None:
-    space = load_space("s1:width=0.25,resolution=16")
+    space = load_space(f"s1:width=0.25,resolution=16,path_activation={path_activation}")
     supernet = Supernet(space)
     unlike_fresh(supernet).train(training).double()
     weights = {name: value.clone() for name, value in supernet.state_dict().items()}

@@ -204,6 +204,14 @@ def test_resume_in_another_space_is_refused(tmp_path):
         evolve(space, additive(space), CostModel(space), run=tmp_path, resume=True)
 
 
+def test_a_search_from_before_a_key_of_spaces_was_added_resumes(tmp_path):
+    whole = search(tmp_path)
+    stored = json.loads((tmp_path / "search.json").read_text())
+    del stored["space"]["path_activation"]
+    (tmp_path / "search.json").write_text(json.dumps(stored))
+    assert search(tmp_path, Counting(fail_at=0), resume=True) == whole
+
+
 def test_a_used_folder_is_refused_without_resume(tmp_path):
     search(tmp_path, generations=1)
     with pytest.raises(BadInput, match="--resume or set --out"):

@@ -21,6 +21,8 @@ SPACES = [
     "s1:width=0.125,resolution=8",
     "s2:width=0.125,resolution=32",
     "s3:width=0.125,resolution=32",
+    "s1:width=0.125,resolution=8,squeeze_excite=0.5,path_activation=after_sum",
+    "s3:width=0.125,resolution=32,path_activation=after_sum",
 ]
 FAST = [SPACES[1], "mixed"]
 
@@ -82,6 +84,22 @@ def test_logits_and_accuracies_are_those_of_one_arch_at_a_time(
         calibration=batches if recalibrated else None,
         validation=lambda: zip(images, labels, strict=True),
     )
+
+
+@pytest.mark.parametrize("supernet", SPACES[-2:], indirect=True)
+def test_linear_paths_are_folded_in_any_company(supernet: Supernet, sample: Sample) -> None:
+    archs = alike(supernet.space, sample)
+    (images,) = images_of(supernet.space, 1, 6)
+
+    def logits(*company: Arch) -> Tensor:
+        found: dict[int, Tensor] = {}
+        root = grow(supernet, company, lambda: [images])
+        assert not any(isinstance(part, nn.BatchNorm2d) for part in root.modules())
+        with torch.no_grad():
+            root.walk(images, found.__setitem__)
+        return found[0]
+
+    assert torch.equal(logits(archs[0]), logits(*archs))
 
 
 @torch.no_grad()

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from timm.layers import make_divisible
 
 from mobilenas.errors import BadInput
-from mobilenas.space import IDENTITY, Space, list_spaces, load_space, space_from_dict
+from mobilenas.space import (
+    IDENTITY,
+    Candidate,
+    Space,
+    list_spaces,
+    load_space,
+    space_from_dict,
+    with_defaults,
+)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +217,25 @@ def test_plain_data_gives_the_same_space_back(small_space: Space, mixed_space: S
     assert space_from_dict(yaml.safe_load(yaml.safe_dump(small_space.to_dict()))).layers
 
 
+def test_spaces_written_before_a_key_was_added_get_its_default(small_space: Space) -> None:
+    data = small_space.to_dict() | {"path_activation": "each"}
+    old = {key: value for key, value in data.items() if key != "path_activation"}
+    assert with_defaults(old, Path("run.json")) == data
+    for damaged in ({**old, "width": "wide"}, 3):
+        with pytest.raises(BadInput, match=r"^run\.json: space: "):
+            with_defaults(damaged, Path("run.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("e6k357", "e6k7"), ("e3k35.57.39", "e3k5.7.9"), ("e3k3", "e3k3"), ("id", "id")],
+)
+def test_linear_paths_fold_into_one_of_the_largest_kernel(text: str, expected: str) -> None:
+    for reference, result in (("s1", text), ("s1:path_activation=after_sum", expected)):
+        block = load_space(reference).blocks[1]
+        assert str(block.folded(Candidate.parse(text))) == result
+
+
 def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
     with pytest.raises(BadInput) as error:
         load_space("s9")
@@ -227,6 +254,7 @@ def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
         ("resolution=0", "resolution: "),
         ("num_classes=1", "num_classes: "),
         ("activation=gelu", "activation: "),
+        ("path_activation=both", "path_activation: Input should be 'each' or 'after_sum'"),
         ("a.b=1", "override 'a.b': 'a' is not a section"),
         ("stem.channels.x=1", "'channels' is not a section"),
         ("candidates.max_paths=5", "max_paths 5 is more than the 4 kernels"),
