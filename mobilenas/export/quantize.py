@@ -192,8 +192,8 @@ def _correct_biases(
     dequantised = {node.output[0]: node.input for node in quantized.graph.node}
     nodes = {node.name: node for node in quantized.graph.node}
     for node in original.graph.node:
-        if node.op_type not in _WEIGHTED:
-            continue
+        if node.op_type not in _WEIGHTED or len(node.input) < 3:
+            continue  # the exporter leaves out biases that are 0, as untrained networks have
         _, weight, bias = nodes[node.name].input
         rounded, scale = (numpy_helper.to_array(tensors[n]) for n in dequantised[weight][:2])
         error = (rounded.reshape(len(rounded), -1) * scale[:, None]).reshape(rounded.shape)
