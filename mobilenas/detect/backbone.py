@@ -102,7 +102,7 @@ class MobileNASBackbone(BaseModule):
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        last = self.network._ends(range(self.frozen_stages))[1] if self.frozen_stages else 0
+        last = self.network.block_ends(range(self.frozen_stages))[1] if self.frozen_stages else 0
         return [self.network.stem, *self.network.blocks[:last]]
 
 
