@@ -64,6 +64,6 @@ def test_a_spawned_worker_reads_a_dataset(coco: Any, tmp_path: Path) -> None:
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
     )
     assert done.stdout.splitlines()[-1:] == ["[1, 1, 1, 1, 1, 1] 6"], done.stderr[-2000:]
