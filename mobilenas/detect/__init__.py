@@ -1,0 +1,1 @@
+"""Detection: MobileNAS backbones in mmdet, on data in COCO format."""
