@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mobilenas.detect.coco import check_part, find_coco, read_coco
+from mobilenas.data.coco import check_part, find_coco, read_coco
 from mobilenas.errors import BadInput
 
 Content = dict[str, list[dict[str, Any]]]

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from helpers import contents
 
-from mobilenas.data import load_data
-from mobilenas.detect import scenes
-from mobilenas.detect.coco import read_coco
-from mobilenas.detect.scenes import MOST_COVERED, SIDE, draw_scene, make_scenes
+from mobilenas.data import load_data, scenes
+from mobilenas.data.coco import read_coco
+from mobilenas.data.scenes import MOST_COVERED, SIDE, draw_scene, make_scenes
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mobilenas.data import Images, load_data
+from mobilenas.data.sources import Images, load_data
 from mobilenas.files import write_atomic, write_json
 
 SIDE = 160  # pixels of a scene

@@ -1,1 +1,0 @@
-"""Detection: MobileNAS backbones in mmdet, on data in COCO format."""
