@@ -1,0 +1,57 @@
+"""Checkpoints of mmengine, and our saved networks, without running code from the file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from mobilenas.errors import BadInput, one_line
+from mobilenas.nn.saved import load_network
+
+# What a checkpoint of mmengine holds beside tensors and plain data: the history of the losses.
+_GLOBALS: list[Any] = [
+    HistoryBuffer,
+    np.ndarray,
+    np.dtype,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+]
+
+
+def is_saved_network(path: str) -> bool:
+    """Whether a path names a network of `save_network`: its folder or its file."""
+    return Path(path).is_dir() or path.endswith(".safetensors")
+
+
+def load_from_mobilenas(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """What mmengine calls for a checkpoint at a local path.
+
+    A saved network gives its weights as `state_dict`, and its space and arch as `meta`. Anything
+    else is read by torch with weights_only, the classes of mmengine's log history allowed.
+
+    Raises BadInput naming the file when it is missing, damaged, or would run code.
+    """
+    path = Path(filename).expanduser()
+    if is_saved_network(str(path)):
+        network, _ = load_network(path)
+        state = {name: tensor.to(map_location) for name, tensor in network.state_dict().items()}
+        meta = {"space": network.space.to_dict(), "arch": str(network.arch)}
+        return {"state_dict": state, "meta": meta}
+    if not path.is_file():
+        raise BadInput(f"no checkpoint at {path}")
+    try:
+        with torch.serialization.safe_globals(_GLOBALS):
+            checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
+    except Exception as error:  # damaged bytes make torch and zipfile raise errors of several kinds
+        raise BadInput(f"{path} is not a checkpoint that can be read: {one_line(error)}") from None
+    return checkpoint
+
+
+def register() -> None:
+    """Make mmengine read local checkpoints by `load_from_mobilenas`."""
+    CheckpointLoader.register_scheme(prefixes="", loader=load_from_mobilenas, force=True)

@@ -1,0 +1,68 @@
+"""What makes mmdet 3.3 run beside a current torch with no compiler: see `prepare`."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mobilenas.errors import BadInput
+
+_PACKAGES = ("mmdet", "mmengine", "mmcv", "pycocotools", "pkg_resources")
+
+
+class _OpsFinder:
+    """Finds `mmcv._ext` in ops.py. It stands last, so a compiled mmcv is found before it."""
+
+    @staticmethod
+    def find_spec(
+        name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != "mmcv._ext":
+            return None
+        return importlib.util.spec_from_file_location(name, Path(__file__).with_name("ops.py"))
+
+
+def prepare() -> None:
+    """Serve mmcv's ops, repair what mmdet 3.3 has broken; once is enough.
+
+    Raises BadInput when the packages of the extra `detect` are not installed.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise BadInput(
+            f"detection needs {', '.join(missing)}, not installed: pip install 'mobilenas[detect]'"
+        )
+    if _OpsFinder not in sys.meta_path:
+        sys.meta_path.append(_OpsFinder)
+    _repair_ssd()
+    _import_in_workers()
+
+
+def _repair_ssd() -> None:
+    # Its predict reads loss_cls, which it never sets (open-mmlab/mmdetection#11780).
+    from mmdet.models import SSDHead
+
+    SSDHead.loss_cls = None
+
+
+def _import_in_workers() -> None:
+    """Let a spawned data-loader worker import this package before it unpickles a dataset.
+
+    The worker is a fresh process, and the modules of mmdet's datasets import mmcv's ops. A pickle
+    imports the function that rebuilds an object before it imports the object's class.
+    """
+    from mmengine.dataset import BaseDataset
+
+    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+        reduced: Any = object.__reduce_ex__(self, protocol)
+        rebuild, arguments, *state = reduced
+        return (_rebuild, (rebuild, *arguments), *state)
+
+    BaseDataset.__reduce_ex__ = reduce
+
+
+def _rebuild(rebuild: Callable[..., Any], *arguments: Any) -> Any:
+    return rebuild(*arguments)

@@ -1,0 +1,227 @@
+"""Configs of mmdet, shipped in configs/detection, for one network and one data set."""
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, DictAction
+
+from mobilenas.errors import BadInput, one_line
+from mobilenas.files import read_json
+from mobilenas.nn.network import feature_info
+from mobilenas.nn.saved import NetworkInfo, load_network
+from mobilenas.resources import resource
+from mobilenas.space import Arch, Space, load_space
+
+_log = logging.getLogger(__name__)
+
+
+class CocoData(NamedTuple):
+    """A data set in COCO's format: annotation files, and the folders that their file names are in.
+
+    Both annotation files have to list the same categories in the same order.
+    """
+
+    train_annotation: Path
+    train_images: Path
+    val_annotation: Path
+    val_images: Path
+
+
+def recipes() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in (resource("configs") / "detection").glob("*.py"))
+
+
+def load_config(
+    reference: str,
+    *,
+    space: str | None = None,
+    arch: str | None = None,
+    weights: Path | None = None,
+    data: CocoData | None = None,
+    options: Sequence[str] = (),
+) -> Config:
+    """The config of a shipped recipe by name, or of a file in mmengine's format.
+
+    space, arch: the backbone, as `load_space` and `Space.parse` take them. weights: a saved network
+    instead, which is the backbone and its first weights, and gives mean and std of the images.
+    data: what to train and evaluate on, which also gives the number of classes. What is None stays
+    as the file has it. options: `key=value` as of mmdet's --cfg-options, the keys dotted.
+
+    The config holds all it needs beside the data, so that its dump can be loaded with no argument.
+    A backbone without weights trains all its layers and batch norms, whatever the recipe says.
+    Raises BadInput naming what is wrong.
+    """
+    config = _read(reference)
+    if weights is not None:
+        if space is not None or arch is not None:
+            raise BadInput(f"{weights} says space and arch itself: give weights, or space and arch")
+        network, info = load_network(weights)
+        set_backbone(config, network.space, network.arch)
+        _set_weights(config, weights, info)
+    elif space is not None and arch is not None:
+        built = load_space(space)
+        set_backbone(config, built, built.parse(arch))
+    elif space is not None or arch is not None:
+        raise BadInput("space and arch go together")
+    _train_what_is_random(config)
+    if data is not None:
+        set_data(config, data)
+    _set_options(config, options)
+    return config
+
+
+def set_backbone(config: Config, space: Space, arch: Arch) -> None:
+    """Make an arch the backbone of a config, and fit the neck to its feature maps.
+
+    The maps are those of the strides that the head has anchors for, as many as the config's neck
+    takes. Raises BadInput when the space has other strides, or other images than RGB.
+    """
+    if space.spec.in_channels != 3:
+        raise BadInput(f"{space.name} takes {space.spec.in_channels} channels; images have 3")
+    model = config.model
+    head = model.get("rpn_head", model.get("bbox_head"))
+    neck = model.neck
+    count = len(neck.in_channels) - neck.get("start_level", 0)
+    strides = head.get("anchor_generator", head).strides[:count]
+    rows, channels = feature_maps(space, strides)
+    old = model.backbone
+    kept = {key: old[key] for key in ("frozen_stages", "norm_eval") if key in old}
+    model.backbone = {
+        "type": "MobileNASBackbone",
+        "space": space.to_dict(),
+        "arch": str(arch),
+        "out_indices": rows,
+        **kept,
+    }
+    neck.in_channels = channels
+    if "start_level" in neck:
+        neck.start_level = 0
+    if neck.type == "SSDNeck":  # whose first outputs are its inputs
+        neck.out_channels = [*channels, *neck.out_channels[count:]]
+        model.bbox_head.in_channels = neck.out_channels
+
+
+def feature_maps(space: Space, strides: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Rows (for out_indices) and channels of a space's feature maps of these strides, for a neck.
+
+    Raises BadInput when it has no map of one of them.
+    """
+    rows = {row["reduction"]: i for i, row in enumerate(feature_info(space))}
+    if not set(strides) <= rows.keys():
+        raise BadInput(
+            f"{space.name} has feature maps of strides {_listed(rows)}; the detector needs "
+            f"{_listed(strides)}"
+        )
+    taken = [rows[stride] for stride in strides]
+    return taken, [feature_info(space)[row]["num_chs"] for row in taken]
+
+
+def set_data(config: Config, data: CocoData) -> None:
+    """Train and evaluate on a data set, with its classes. Raises BadInput naming file and fault."""
+    classes = class_names(data.train_annotation)
+    if class_names(data.val_annotation) != classes:
+        raise BadInput(
+            f"{data.val_annotation} has other categories, or another order, than "
+            f"{data.train_annotation}"
+        )
+    for loader, annotation, images in (
+        (config.train_dataloader, data.train_annotation, data.train_images),
+        (config.val_dataloader, data.val_annotation, data.val_images),
+        (config.test_dataloader, data.val_annotation, data.val_images),
+    ):
+        dataset = loader.dataset
+        while "dataset" in dataset:  # one that repeats or mixes another
+            dataset = dataset.dataset
+        dataset.type = "CocoDataset"
+        dataset.data_root = ""
+        dataset.ann_file = str(annotation.absolute())
+        dataset.data_prefix = {"img": str(images.absolute())}
+        dataset.metainfo = {"classes": classes}
+    for evaluator in (config.val_evaluator, config.test_evaluator):
+        evaluator.ann_file = str(data.val_annotation.absolute())
+    for part in _dicts(config.model):
+        if "num_classes" in part:
+            part["num_classes"] = len(classes)
+
+
+def class_names(annotation: Path) -> list[str]:
+    """The names of the categories of an annotation file, in its order, which is that of the labels.
+
+    Raises BadInput naming the file when there are none, or two of one name.
+    """
+    categories = read_json(annotation, "images", "annotations", "categories")["categories"]
+    try:
+        names = [str(category["name"]) for category in categories]
+    except (TypeError, KeyError):
+        raise BadInput(f"{annotation}: categories must be a list of id and name") from None
+    if not names or len(set(names)) < len(names):
+        raise BadInput(f"{annotation}: categories {names} must be distinct names, one at least")
+    return names
+
+
+def _read(reference: str) -> Config:
+    shipped = resource("configs") / "detection" / f"{reference}.py"
+    path = shipped if shipped.is_file() else Path(reference)
+    if not path.is_file():
+        raise BadInput(f"{reference!r} is neither a config file nor one of {', '.join(recipes())}")
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a Python file, so anything may go wrong in it
+        raise BadInput(f"config {path}: {one_line(error)}") from None
+
+
+def _set_weights(config: Config, weights: Path, info: NetworkInfo) -> None:
+    model = config.model
+    model.backbone.init_cfg = {"type": "Pretrained", "checkpoint": str(weights.absolute())}
+    model.data_preprocessor.mean = [255 * value for value in info.mean]
+    model.data_preprocessor.std = [255 * value for value in info.std]
+    model.data_preprocessor.bgr_to_rgb = True  # mmdet reads images as BGR
+
+
+def _train_what_is_random(config: Config) -> None:
+    backbone = config.model.backbone
+    random = backbone.type == "MobileNASBackbone" and "init_cfg" not in backbone
+    if random and (backbone.get("norm_eval") or backbone.get("frozen_stages", -1) >= 0):
+        _log.warning("no weights for the backbone: all its layers and batch norms are trained")
+        backbone.update(norm_eval=False, frozen_stages=-1)
+
+
+def _set_options(config: Config, options: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--options", nargs="*", action=DictAction)
+    for option in options:
+        key, equals, _ = option.partition("=")
+        *parents, _ = key.split(".")
+        if not equals or not _has(config, parents):
+            raise BadInput(f"option {option!r} must be key=value, the key one of the config")
+        try:
+            config.merge_from_dict(parser.parse_args(["--options", option]).options)
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise BadInput(f"option {option!r}: {one_line(error)}") from None
+
+
+def _has(config: Any, keys: list[str]) -> bool:
+    for key in keys:
+        config = (
+            dict(enumerate(config)).get(int(key)) if isinstance(config, list) else config.get(key)
+        )
+        if not isinstance(config, dict | list):
+            return False
+    return True
+
+
+def _dicts(value: Any) -> Iterator[dict[str, Any]]:
+    """Every dictionary in a part of a config."""
+    if isinstance(value, dict):
+        yield value
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list | tuple):
+            yield from _dicts(part)
+
+
+def _listed(values: Any) -> str:
+    return ", ".join(map(str, values))
