@@ -1,5 +1,6 @@
 """Checkpoints of mmengine, and our saved networks, without running code from the file."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,17 @@ from mmengine.runner import CheckpointLoader
 from mobilenas.errors import BadInput, one_line
 from mobilenas.nn.saved import load_network
 
+
+def _method(owner: object, name: str) -> object:
+    # The history of the losses names its own statistics, as attributes of its class.
+    if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
+        raise pickle.UnpicklingError(f"the attribute {name!r} of {owner!r} is not allowed")
+    return HistoryBuffer._statistics_methods[name]
+
+
 # What a checkpoint of mmengine holds beside tensors and plain data: the history of the losses.
 _GLOBALS: list[Any] = [
+    (_method, "builtins.getattr"),
     HistoryBuffer,
     np.ndarray,
     np.dtype,

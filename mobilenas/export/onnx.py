@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
+from torch import nn
 
 import mobilenas
 from mobilenas.cost import CostModel
@@ -67,7 +68,7 @@ def export_onnx(
     VerificationFailed when the model is not the network. Nothing is written then, and a file that
     was there stays.
     """
-    _check_target(path)
+    check_target(path)
     _check_arguments(network, images, labels, info.classes)
     metadata = metadata_of(network, info)
     model = to_onnx(network, metadata)
@@ -120,15 +121,30 @@ def to_onnx(network: Network, metadata: dict[str, str]) -> bytes:
     size = network.space.resolution
     # Two images: with one, the exporter takes the batch size for a constant.
     example = torch.zeros(2, network.space.spec.in_channels, size, size)
+    model = trace(folded, example, [OUTPUT], ({0: torch.export.Dim("batch")},))
+    onnx.helper.set_model_props(model, metadata)
+    return model.SerializeToString(deterministic=True)
+
+
+def trace(
+    module: nn.Module,
+    example: torch.Tensor,
+    outputs: list[str],
+    dynamic_shapes: tuple[dict[int, Any]] | None = None,
+) -> onnx.ModelProto:
+    """The ONNX graph of a module of one input, `image`, and these outputs, for the example's shape.
+
+    dynamic_shapes: as torch.onnx.export takes them. The same module gives the same graph.
+    """
     with silence():
         program = torch.onnx.export(
-            folded,
+            module,
             (example,),
             None,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=outputs,
             opset_version=OPSET,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=dynamic_shapes,
             dynamo=True,
             external_data=False,
             export_params=True,
@@ -143,8 +159,7 @@ def to_onnx(network: Network, metadata: dict[str, str]) -> bytes:
     assert program is not None
     model = program.model_proto
     _strip(model)
-    onnx.helper.set_model_props(model, metadata)
-    return model.SerializeToString(deterministic=True)
+    return model
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -172,8 +187,8 @@ def silence() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _check_target(path: Path) -> None:
-    # Before the export, which takes a while.
+def check_target(path: Path) -> None:
+    """Raise BadInput when `path` cannot be written; before the export, which takes a while."""
     if not path.parent.is_dir():
         raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
     if path.is_dir():

@@ -103,11 +103,7 @@ def check_structure(model: bytes) -> Counter[str]:
 
     Raises VerificationFailed naming what is wrong.
     """
-    try:
-        proto = onnx.load_from_string(model)
-        onnx.checker.check_model(proto, full_check=True)
-    except Exception as error:  # the checker, protobuf and shape inference have their own classes
-        raise VerificationFailed(f"not a valid ONNX model: {one_line(error)}") from error
+    proto = load_valid(model)
     for values, name in ((proto.graph.input, INPUT), (proto.graph.output, OUTPUT)):
         if [value.name for value in values] != [name]:
             found = ", ".join(value.name for value in values)
@@ -115,6 +111,24 @@ def check_structure(model: bytes) -> Counter[str]:
         batch = values[0].type.tensor_type.shape.dim[0]
         if not batch.dim_param:
             raise VerificationFailed(f"the batch size of {name} is fixed at {batch.dim_value}")
+    return count_nodes(proto)
+
+
+def load_valid(model: bytes) -> onnx.ModelProto:
+    """The model of these bytes. Raises VerificationFailed when it is not valid ONNX."""
+    try:
+        proto = onnx.load_from_string(model)
+        onnx.checker.check_model(proto, full_check=True)
+    except Exception as error:  # the checker, protobuf and shape inference have their own classes
+        raise VerificationFailed(f"not a valid ONNX model: {one_line(error)}") from error
+    return proto
+
+
+def count_nodes(proto: onnx.ModelProto) -> Counter[str]:
+    """Number of nodes of each operator.
+
+    Raises VerificationFailed for one of training, or outside the ONNX standard.
+    """
     foreign = [
         f"{n.domain}.{n.op_type}" for n in proto.graph.node if n.domain not in ("", "ai.onnx")
     ]

@@ -1,0 +1,114 @@
+"""A network of a few channels that has maps of strides 2 to 32, detectors on it, and images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mobilenas.nn import Network
+from mobilenas.nn.saved import NetworkInfo, save_network
+from mobilenas.space import Space, space_from_dict
+
+TINY = {
+    "name": "tiny",
+    "description": "five resolutions",
+    "resolution": 64,
+    "num_classes": 3,
+    "stem": {"channels": 8, "stride": 2},
+    "candidates": ["e2k3", "e2k35", "e2k5"],
+    "stages": [
+        {"channels": 8, "fixed": "e1k3"},
+        {"channels": 12, "stride": 2},
+        {"channels": 16, "stride": 2},
+        {"channels": 24, "blocks": 2, "stride": 2},
+        {"channels": 32, "stride": 2},
+    ],
+    "head": {"channels": 48},
+}
+ARCH = "e2k35_e2k3_e2k3_e2k5_e2k3"
+INFO = NetworkInfo(("a", "b", "c"), (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+# What makes each recipe small enough to run in a second.
+SMALL = {
+    "retinanet_quick": (
+        "model.neck.out_channels=16",
+        "model.bbox_head.in_channels=16",
+        "model.bbox_head.feat_channels=16",
+        "model.bbox_head.stacked_convs=1",
+    ),
+    "faster_rcnn_quick": (
+        "model.neck.out_channels=16",
+        "model.rpn_head.in_channels=16",
+        "model.rpn_head.feat_channels=16",
+        "model.roi_head.bbox_roi_extractor.out_channels=16",
+        "model.roi_head.bbox_head.in_channels=16",
+        "model.roi_head.bbox_head.fc_out_channels=32",
+    ),
+    "ssdlite_quick": (),
+    "rtmdet_tiny_quick": (
+        "model.neck.out_channels=16",
+        "model.bbox_head.in_channels=16",
+        "model.bbox_head.feat_channels=16",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Space:
+    return space_from_dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_yaml(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The space as a file, which is a reference to it."""
+    path = tmp_path_factory.mktemp("space") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def saved(tiny: Space, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved network whose weights all do something."""
+    network = Network(tiny, tiny.parse(ARCH), generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for part in network.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.weight.uniform_(0.5, 1.5, generator=generator)
+                part.bias.normal_(0, 0.3, generator=generator)
+                part.running_mean.normal_(0, 0.3, generator=generator)  # type: ignore[union-attr]
+                part.running_var.uniform_(0.5, 2.0, generator=generator)  # type: ignore[union-attr]
+    folder = tmp_path_factory.mktemp("saved")
+    save_network(network, folder, INFO)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coco(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Six images of 96 px with one bright square of 48 px each, of one of two categories."""
+    from mobilenas.detect.config import CocoData
+
+    folder = tmp_path_factory.mktemp("coco")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for i in range(6):
+        x, y = map(int, rng.integers(0, 48, 2))
+        pixels = rng.integers(0, 60, (96, 96, 3), dtype=np.uint8)
+        pixels[y : y + 48, x : x + 48, i % 2] = 255
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        images.append({"id": i, "file_name": f"{i}.png", "width": 96, "height": 96})
+        annotations.append(
+            {"id": i + 1, "image_id": i, "category_id": 7 - i % 2, "bbox": [x, y, 48, 48]}
+            | {"area": 48 * 48, "iscrowd": 0}
+        )
+    # ids neither from 0 nor ascending: labels are the positions in this list
+    categories = [{"id": 7, "name": "red square"}, {"id": 6, "name": "green square"}]
+    file = folder / "annotations.json"
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
+    return CocoData(file, folder, file, folder)

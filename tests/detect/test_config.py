@@ -1,0 +1,167 @@
+"""Recipes fitted to a network and a data set; what does not fit is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+
+from conftest import ARCH, TINY
+from mmdet.registry import DATASETS
+
+from mobilenas.detect.config import CocoData, class_names, load_config, recipes
+from mobilenas.errors import BadInput
+
+# The channels of the maps of the tiny space that each head has anchors for.
+CHANNELS = {
+    "faster_rcnn": [12, 16, 24, 32],
+    "retinanet": [16, 24, 32],
+    "rtmdet_tiny": [16, 24, 32],
+    "ssdlite": [24, 32],
+}
+
+
+def test_each_recipe_has_a_quick_form() -> None:
+    assert recipes() == sorted([*CHANNELS, *(f"{name}_quick" for name in CHANNELS)])
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("suffix", ["", "_quick"])
+def test_the_neck_follows_the_network(name: str, suffix: str, saved: Path) -> None:
+    config = load_config(name + suffix, weights=saved)
+    channels = CHANNELS[name]
+    assert list(config.model.neck.in_channels) == channels
+    assert config.model.backbone.out_indices == [4 - i for i in reversed(range(len(channels)))]
+    assert config.model.backbone.arch == ARCH
+    assert config.model.backbone.init_cfg.checkpoint == str(saved)
+    if name == "ssdlite":
+        assert list(config.model.bbox_head.in_channels) == [24, 32, 512, 256, 256, 128]
+        assert config.model.neck.out_channels == config.model.bbox_head.in_channels
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_images_are_normalised_as_the_weights_had_it(name: str, saved: Path) -> None:
+    pre = load_config(name, weights=saved).model.data_preprocessor
+    assert pre.mean == pytest.approx([127.5, 102.0, 76.5])
+    assert pre.std == pytest.approx([51.0, 63.75, 76.5])
+    assert pre.bgr_to_rgb is True
+
+
+def test_retinanet_is_the_1x_recipe() -> None:
+    config = load_config("retinanet")
+    optimizer = config.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr) == ("SGD", 0.01)
+    assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
+    assert config.train_cfg.max_epochs == 12
+    assert config.param_scheduler[1].milestones == [8, 11]
+    assert config.param_scheduler[1].gamma == 0.1
+    assert config.auto_scale_lr == {"enable": True, "base_batch_size": 16}
+    assert config.train_pipeline[2].scale == (1333, 800)
+
+
+def test_batch_norms_are_trained_unless_there_are_weights(
+    saved: Path, tiny_yaml: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    backbone = load_config("retinanet", weights=saved).model.backbone
+    assert (backbone.norm_eval, backbone.frozen_stages) == (True, 1)
+    assert not caplog.records
+    backbone = load_config("retinanet", space=tiny_yaml, arch=ARCH).model.backbone
+    assert (backbone.norm_eval, backbone.frozen_stages) == (False, -1)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+def test_the_dump_of_a_config_is_the_config(
+    name: str, saved: Path, coco: CocoData, tmp_path: Path
+) -> None:
+    config = load_config(name, weights=saved, data=coco, options=["train_cfg.max_epochs=3"])
+    config.dump(tmp_path / "config.py")
+    assert load_config(str(tmp_path / "config.py")).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("name", [*CHANNELS, *(f"{name}_quick" for name in CHANNELS)])
+def test_a_data_set_gives_classes_and_images(name: str, coco: CocoData, caplog: Any) -> None:
+    config = load_config(name, data=coco)
+    heads = config.model.get("roi_head", config.model).bbox_head
+    assert heads.num_classes == 2
+    assert config.val_evaluator.ann_file == str(coco.val_annotation)
+    dataset = DATASETS.build(config.val_dataloader.dataset)
+    assert len(dataset) == 6
+    assert dataset.metainfo["classes"] == ["red square", "green square"]
+    sample = dataset[1]["data_samples"]
+    assert sample.gt_instances.labels.tolist() == [1]  # green, by the order of the categories
+    if "rtmdet" not in name and "ssd" not in name or "quick" in name:  # no random crops
+        assert len(DATASETS.build(config.train_dataloader.dataset)[0]["data_samples"].gt_instances)
+
+
+def test_options_are_python_values_and_their_keys_exist() -> None:
+    config = load_config(
+        "retinanet",
+        options=[
+            "optim_wrapper.optimizer.lr=1e-3",
+            "train_dataloader.dataset.pipeline.2.scale=(640,320)",
+            "model.backbone.norm_eval=True",
+            "work_dir=runs/a=b",
+        ],
+    )
+    assert config.optim_wrapper.optimizer.lr == 0.001
+    assert config.train_dataloader.dataset.pipeline[2].scale == (640, 320)
+    assert config.model.backbone.norm_eval is True
+    assert config.work_dir == "runs/a=b"
+    for option in ("trian_cfg.max_epochs=3", "work_dir", "train_dataloader.dataset.pipeline.9.a=1"):
+        with pytest.raises(BadInput, match=option.replace(".", r"\.")):
+            load_config("retinanet", options=[option])
+
+
+def test_what_does_not_fit_is_named(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="neither a config file nor one of faster_rcnn, "):
+        load_config("yolo")
+    with pytest.raises(BadInput, match="space and arch go together"):
+        load_config("retinanet", space="s2")
+    with pytest.raises(BadInput, match="says space and arch itself"):
+        load_config("retinanet", weights=saved, space="s2")
+    s1 = "_".join(["e3k3"] * 12)
+    with pytest.raises(BadInput, match=r"s1 has feature maps of strides 1, 2, 4; .* 8, 16, 32"):
+        load_config("retinanet", space="s1", arch=s1)
+    with pytest.raises(BadInput, match="takes 1 channels"):
+        load_config("retinanet", space="s1:in_channels=1", arch=s1)
+    (tmp_path / "bad.py").write_text("a = 1 / 0")
+    with pytest.raises(BadInput, match=r"bad\.py.*division by zero"):
+        load_config(str(tmp_path / "bad.py"))
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([], "categories .* distinct names, one at least"),
+        ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "distinct names"),
+        ([{"id": 1}], "list of id and name"),
+        ({"1": "a"}, "list of id and name"),
+    ],
+)
+def test_categories_that_are_none_are_refused(
+    categories: Any, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "annotations.json"
+    file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    with pytest.raises(BadInput, match=message):
+        class_names(file)
+
+
+def test_both_parts_have_the_same_categories(coco: CocoData, tmp_path: Path) -> None:
+    content = json.loads(coco.train_annotation.read_text())
+    content["categories"].reverse()
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"val\.json has other categories, or another order"):
+        load_config("retinanet", data=coco._replace(val_annotation=tmp_path / "val.json"))
+
+
+def test_a_config_of_mmdet_itself_takes_our_network(tiny_yaml: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("_base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'")
+    config = load_config(str(file), space=tiny_yaml, arch=ARCH)
+    assert config.model.neck.in_channels == CHANNELS["retinanet"]
+    assert config.model.neck.start_level == 0
+    assert config.model.backbone.space["name"] == TINY["name"]
