@@ -148,3 +148,31 @@ def detect_predict(
         print_json({"run": str(run), "images": rows})
     else:
         print(describe_predictions(rows))
+
+
+@detect_app.command("export")
+def detect_export(
+    run: Run,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; RUN/detector.onnx by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a trained detector of one stage: its raw class scores and boxes of every stride.
+
+    Decoding and NMS are the consumer's; the file says how. Verified, or nothing is written.
+
+    Example: mobilenas detect export runs/detect --onnx
+    """
+    if not onnx:
+        raise BadInput("choose a format: --onnx")
+    from mobilenas.detect.predict import export_run
+    from mobilenas.detect.run import open_detect_run
+    from mobilenas.report.detect import describe_detector_export
+
+    report = export_run(open_detect_run(run), out or run / "detector.onnx").to_dict()
+    if as_json:
+        print_json(report)
+    else:
+        print(describe_detector_export(report))

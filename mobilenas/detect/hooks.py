@@ -60,6 +60,11 @@ class CheckpointHook(Hook):
         if not self._by_epoch and (runner.iter + 1 == runner.max_iters or self._due(runner.iter)):
             self._save(runner)
 
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        # The history of the losses, as objects of mmengine; its log files have it too. What is left
+        # are tensors and plain data.
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
     def _due(self, done: int) -> bool:
         return (done + 1) % self._interval == 0
 

@@ -1,5 +1,6 @@
-"""What a trained detector finds in images, as data and drawn on them."""
+"""A trained detector at work: what it finds in images, and its export."""
 
+import copy
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -7,13 +8,16 @@ from typing import Any
 
 import numpy as np
 from mmdet.apis import inference_detector, init_detector
-from PIL import Image, ImageDraw
+from mmdet.models import BaseDetector
+from PIL import Image, ImageDraw, ImageOps
 
 from mobilenas.data.pixels import decode
+from mobilenas.detect.export import DetectorReport, export_detector
 from mobilenas.detect.run import DetectRun, check_trained
-from mobilenas.detect.runner import quiet
-from mobilenas.files import write_atomic
+from mobilenas.detect.runner import input_size, quiet
+from mobilenas.files import read_json, write_atomic
 
+_VERIFY_IMAGES = 4
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000")
 
 
@@ -25,10 +29,8 @@ def predict(
     Returns a row an image: image, drawn (the file), boxes: class, score, box (left, top, right,
     bottom, in pixels), best first. Raises BadInput for a file that is no image.
     """
-    check_trained(run)
     pictures = [decode(str(path), path) for path in images]
-    with quiet(run.folder):
-        detector = init_detector(run.config, str(run.checkpoint), palette="none", device="cpu")
+    detector = load_detector(run)
     rows = []
     for path, picture in zip(images, pictures, strict=True):
         with quiet(run.folder):
@@ -38,6 +40,38 @@ def predict(
         write_atomic(target, partial(draw(picture, boxes).save, format="PNG"))
         rows.append({"image": str(path), "drawn": str(target), "boxes": boxes})
     return rows
+
+
+def export_run(run: DetectRun, path: Path) -> DetectorReport:
+    """Write the raw heads as ONNX, for one image of the size that the detector is tested on.
+
+    Some of the validation images prove the file. Raises BadInput and VerificationFailed as
+    `export_detector` does.
+    """
+    folder = run.data.val.images
+    names = [
+        image["file_name"] for image in read_json(run.data.val.annotations, "images")["images"]
+    ]
+    height, width = input_size(run.config)
+    images = np.zeros((min(_VERIFY_IMAGES, len(names)), height, width, 3), dtype=np.uint8)
+    for image, name in zip(images, names, strict=False):
+        # Fitted in and padded at the right and below, as most detectors see images.
+        fitted = ImageOps.contain(decode(name, folder / name), (width, height))
+        image[: fitted.height, : fitted.width] = np.asarray(fitted)
+    detector, classes = load_detector(run), list(run.data.classes)
+    with quiet(run.folder):
+        return export_detector(detector, run.config, classes, path, images)
+
+
+def load_detector(run: DetectRun) -> BaseDetector:
+    """The detector of a run with the weights of its checkpoint, on the CPU, in eval mode.
+
+    Raises BadInput where there is no checkpoint.
+    """
+    check_trained(run)
+    with quiet(run.folder):
+        config = copy.deepcopy(run.config)
+        return init_detector(config, str(run.checkpoint), palette="none", device="cpu")
 
 
 def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]]) -> Image.Image:

@@ -1,5 +1,6 @@
 """Plain text for the terminal: detectors, their costs and precisions."""
 
+import json
 from typing import Any
 
 from mobilenas.report.text import table
@@ -37,6 +38,18 @@ def describe_predictions(rows: list[dict[str, Any]]) -> str:
         found = ", ".join(f"{box['class']} {100 * box['score']:.0f} %" for box in row["boxes"])
         lines.append(f"{row['drawn']}: {found or 'nothing'}")
     return "\n".join(lines)
+
+
+def describe_detector_export(report: dict[str, Any]) -> str:
+    """What was written and how it was proved, from `DetectorReport.to_dict()`."""
+    about, size = report["metadata"], json.loads(report["metadata"]["input_size"])
+    shape = format_image_size((size["height"], size["width"]))
+    return (
+        f"{report['path']}  {format_size(report['size_bytes'])}B, opset {report['opset']}\n"
+        f"  raw heads of {about['detector']} at {shape} px: {', '.join(report['max_rel'])}\n"
+        f"  on {report['images']} images: largest difference {max(report['max_rel'].values()):.1e} "
+        f"of the largest value of an output"
+    )
 
 
 def _percent(value: float | None) -> str:
