@@ -41,13 +41,14 @@ class DetectSettings(BaseModel):
     options: tuple[str, ...] = ()
     seed: int = 0
 
-    def load(self) -> Config:
-        """mmengine's config of these settings, but for the data. Raises BadInput."""
+    def load(self, data: CocoFiles) -> Config:
+        """mmengine's config of these settings. Raises BadInput."""
         return load_config(
             self.config,
             space=self.space,
             arch=self.arch,
             weights=None if self.weights is None else Path(self.weights),
+            data=data,
             options=self.options,
         )
 
@@ -76,9 +77,8 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
         raise BadInput(
             f"{folder} already holds a run: --resume continues it, or choose another --out"
         )
-    config = settings.load()
     data = _read_data(folder, settings.data)
-    set_data(config, _files(data))
+    config = settings.load(_files(data))
     write_text(folder / "config.py", config.pretty_text)
     about = {"mobilenas": __version__, "classes": data.classes, "data_checksum": _checksum(data)}
     write_json(folder / "run.json", settings.model_dump(mode="json") | about)

@@ -1,7 +1,6 @@
 """Training and evaluating a detector through mmengine's runner."""
 
 import contextlib
-import logging
 import time
 import warnings
 from collections.abc import Iterator
@@ -48,7 +47,7 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     progress = ProgressHook()
     with quiet(run.folder), borrowed_generators() as seed:
         seed(run.settings.seed, 0)
-        runner = _runner(config, run.folder)
+        runner = Runner.from_cfg(config)
         runner.register_hook(SeedHook(seed, run.settings.seed))
         runner.register_hook(
             CheckpointHook(run.folder, hook.get("interval", 1), hook.get("by_epoch", True))
@@ -73,7 +72,7 @@ def evaluate_detector(run: DetectRun) -> dict[str, Any]:
     config.load_from = str(run.checkpoint)
     progress = ProgressHook()
     with quiet(run.folder), borrowed_generators():
-        runner = _runner(config, run.folder)
+        runner = Runner.from_cfg(config)
         runner.register_hook(progress)
         with contextlib.closing(progress):
             metrics = runner.test()
@@ -123,6 +122,7 @@ def _runnable(run: DetectRun) -> Config:
     config = run.config
     config.work_dir = str(run.folder / "mmengine")
     config.randomness = {"seed": run.settings.seed}
+    config.experiment_name = str(time.time_ns())  # mmengine's loggers of one name are one
     # Workers that live on would carry their generators from one epoch into the next.
     config.train_dataloader.persistent_workers = False
     for evaluator in (config.val_evaluator, config.test_evaluator):
@@ -131,20 +131,9 @@ def _runnable(run: DetectRun) -> Config:
     return Config(config.to_dict())
 
 
-def _runner(config: Config, folder: Path) -> Runner:
-    """mmengine's runner, whose log goes to a file only."""
-    config.experiment_name = f"{folder.name}-{time.time_ns()}"
-    path = folder / "mmengine" / "log.txt"
-    logger = MMLogger.get_instance(config.experiment_name, log_file=str(path), file_mode="a")
-    for handler in list(logger.handlers):
-        if not isinstance(handler, logging.FileHandler):
-            logger.removeHandler(handler)
-    return Runner.from_cfg(config)
-
-
 @contextlib.contextmanager
 def quiet(folder: Path) -> Iterator[None]:
-    """What mmdet and pycocotools print, and warnings, go to a file of the run folder."""
+    """What mmengine and pycocotools print, and warnings, go to a file of the run folder."""
     path = folder / "mmengine" / "printed.txt"
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -156,3 +145,7 @@ def quiet(folder: Path) -> Iterator[None]:
             warnings.formatwarning(message, category, name, line), file=file
         )
         yield
+        logger = MMLogger.get_current_instance()
+        for handler in list(logger.handlers):
+            if getattr(handler, "stream", None) is file:  # made meanwhile, for what was stdout
+                logger.removeHandler(handler)
