@@ -69,7 +69,9 @@ def package_files() -> dict[str, bytes]:
     package = ROOT / "mobilenas"
     paths = {f"mobilenas/{p.relative_to(package)}": p for p in package.rglob("*.py")}
     for name in FOLDERS:
-        files = [p for p in (ROOT / name).rglob("*") if p.suffix in (".yaml", ".json", ".md")]
+        files = [
+            p for p in (ROOT / name).rglob("*") if p.suffix in (".yaml", ".json", ".md", ".py")
+        ]
         paths |= {f"mobilenas/{p.relative_to(ROOT)}": p for p in files}
     return {name: path.read_bytes() for name, path in paths.items()}
 

@@ -83,7 +83,9 @@ class MobileNASBackbone(BaseModule):
             super().init_weights()
             return
         source, _ = load_network(saved)
-        if source.arch != self.network.arch or _shape(source.space) != _shape(self.network.space):
+        if source.arch != self.network.arch or _computed(source.space) != _computed(
+            self.network.space
+        ):
             raise BadInput(
                 f"{saved} is {source.arch} of {source.space.name}; the backbone is "
                 f"{self.network.arch} of {self.network.space.name}"
@@ -102,7 +104,7 @@ class MobileNASBackbone(BaseModule):
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        last = self.network._ends(range(self.frozen_stages))[1] if self.frozen_stages else 0
+        last = self.network.block_ends(range(self.frozen_stages))[1] if self.frozen_stages else 0
         return [self.network.stem, *self.network.blocks[:last]]
 
 
@@ -120,5 +122,5 @@ def _resolve(
     return built, built.parse(arch)
 
 
-def _shape(space: Space) -> dict[str, Any]:
+def _computed(space: Space) -> dict[str, Any]:
     return space.to_dict() | _ANY

@@ -13,7 +13,7 @@ from mobilenas.errors import BadInput, one_line
 from mobilenas.nn.saved import load_network
 
 
-def _method(owner: object, name: str) -> object:
+def _method(owner: Any, name: str) -> object:
     # The history of the losses names its own statistics, as attributes of its class.
     if owner is not HistoryBuffer or name not in HistoryBuffer._statistics_methods:
         raise pickle.UnpicklingError(f"the attribute {name!r} of {owner!r} is not allowed")

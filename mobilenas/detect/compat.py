@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 
 _PACKAGES = ("mmdet", "mmengine", "mmcv", "pycocotools", "pkg_resources")
 
@@ -28,13 +28,20 @@ class _OpsFinder:
 def prepare() -> None:
     """Serve mmcv's ops, repair what mmdet 3.3 has broken; once is enough.
 
-    Raises BadInput when the packages of the extra `detect` are not installed.
+    Raises BadInput when the packages of the extra `detect`, or what they need, are not installed.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(
             f"detection needs {', '.join(missing)}, not installed: pip install 'mobilenas[detect]'"
         )
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        raise BadInput(
+            f"opencv does not import ({one_line(error)}); it needs the system's libGL and libglib: "
+            "on Debian apt install libgl1 libglib2.0-0"
+        ) from None
     if _OpsFinder not in sys.meta_path:
         sys.meta_path.append(_OpsFinder)
     _repair_ssd()

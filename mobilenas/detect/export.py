@@ -78,7 +78,7 @@ def export_detector(
 
     The model takes `image`, float32 (1, 3, H, W) normalised, and gives `scores_0`, `boxes_0`, ...,
     numbered by stride. Batch norms are folded. The file carries what a consumer needs to know
-    (`metadata_of`). The same detector and arguments give the same bytes.
+    (`metadata_of`).
 
     config: what the detector was built from. images: real ones (N, H, W, 3), RGB, of the size that
     the model shall have and resized as for the detector; they verify it.

@@ -113,7 +113,7 @@ class Network(nn.Module):
         """
         if output_fmt != "NCHW":
             raise BadInput(f"output_fmt {output_fmt!r}: feature maps are NCHW")
-        taken, last = self._ends(indices)
+        taken, last = self.block_ends(indices)
         x = self.stem(x)
         intermediates = [x] if 0 in taken else []
         for end, block in enumerate(self.blocks[:last] if stop_early else self.blocks, start=1):
@@ -136,7 +136,7 @@ class Network(nn.Module):
         convolution). Returns the rows, counted from the first.
         """
         rows = self._rows(indices)
-        _, last = self._ends(indices)
+        _, last = self.block_ends(indices)
         if prune_norm or prune_head or last < len(self.blocks):
             self.blocks = self.blocks[:last]
             self.conv_head = nn.Identity()
@@ -163,7 +163,7 @@ class Network(nn.Module):
         """Patterns that group parameters by depth, for timm's layer-wise learning rates: a group a
         block; coarse: a group a resolution.
         """
-        ends = [0, *(end for end in self._ends(None)[0] if end)]
+        ends = [0, *(end for end in self.block_ends(None)[0] if end)]
         stages = [
             (rf"^blocks\.(?:{'|'.join(map(str, range(a, b)))})\.", (stage,))
             for stage, (a, b) in enumerate(pairwise(ends))
@@ -195,7 +195,7 @@ class Network(nn.Module):
             raise BadInput(f"indices {rows}: there are {count} feature maps, 0 to {count - 1}")
         return [row % count for row in rows]
 
-    def _ends(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    def block_ends(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
         """After how many blocks each of these rows of feature_info is there, and the last of it."""
         names = [str(self.feature_info[row]["module"]) for row in self._rows(indices)]
         ends = [int(name[7:]) + 1 if name.startswith("blocks.") else 0 for name in names]

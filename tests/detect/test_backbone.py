@@ -137,7 +137,7 @@ def test_norm_eval_keeps_statistics_but_trains_weights() -> None:
     [
         ({"frozen_stages": 6}, "frozen_stages 6: -1 to 5"),
         ({"out_indices": (1, 5)}, "there are 5 feature maps"),
-        ({"arch": "e2k3"}, "e2k3"),
+        ({"arch": "e2k3"}, "arch has 1 blocks"),
         ({"space": "no such space"}, "no such space"),
     ],
 )
