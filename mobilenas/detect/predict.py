@@ -15,6 +15,7 @@ from mobilenas.data.pixels import decode
 from mobilenas.detect.export import DetectorReport, export_detector
 from mobilenas.detect.run import DetectRun, check_trained
 from mobilenas.detect.runner import input_size, quiet
+from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_atomic
 
 _VERIFY_IMAGES = 4
@@ -27,16 +28,19 @@ def predict(
     """Draw the boxes of at least that score on each image, as PNG files in `out`.
 
     Returns a row an image: image, drawn (the file), boxes: class, score, box (left, top, right,
-    bottom, in pixels), best first. Raises BadInput for a file that is no image.
+    bottom, in pixels), best first. Raises BadInput for a file that is no image, and for two of one
+    name.
     """
+    targets = [out / f"{path.stem}.png" for path in images]
+    if len(set(targets)) < len(targets):
+        raise BadInput("images of one name would be drawn into one file: give them one by one")
     pictures = [decode(str(path), path) for path in images]
     detector = load_detector(run)
     rows = []
-    for path, picture in zip(images, pictures, strict=True):
+    for path, picture, target in zip(images, pictures, targets, strict=True):
         with quiet(run.folder):
             found = inference_detector(detector, np.asarray(picture)[..., ::-1])
         boxes = _boxes(found.pred_instances, run.data.classes, min_score)
-        target = out / f"{path.stem}.png"
         write_atomic(target, partial(draw(picture, boxes).save, format="PNG"))
         rows.append({"image": str(path), "drawn": str(target), "boxes": boxes})
     return rows

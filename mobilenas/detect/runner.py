@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mobilenas.detect.costs import DetectorCost, detector_cost
 from mobilenas.detect.hooks import CheckpointHook, ProgressHook, SeedHook
 from mobilenas.detect.run import DetectRun, check_trained
+from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.randomness import borrowed_generators
 
@@ -94,9 +95,14 @@ def describe_run(run: DetectRun) -> dict[str, Any]:
 
 
 def input_size(config: Config) -> tuple[int, int]:
-    """Height and width of what the detector is tested on: its Resize, padded as it pads."""
+    """Height and width of what the detector is tested on: its Resize, padded as it pads.
+
+    Raises BadInput for a config without that step.
+    """
     pipeline = config.test_dataloader.dataset.pipeline
-    scale = next(step.scale for step in pipeline if step.type == "Resize")
+    scale = next((step.scale for step in pipeline if step.type == "Resize"), None)
+    if scale is None:
+        raise BadInput("the config's test_dataloader.dataset.pipeline has no step of type Resize")
     divisor = config.model.data_preprocessor.get("pad_size_divisor", 1)
     width, height = (-(-side // divisor) * divisor for side in scale)
     return height, width

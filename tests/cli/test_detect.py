@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import ENVIRONMENT, Call, check_refused, contents, edit
+from PIL import Image
 
 from mobilenas.data.scenes import make_scenes
 
@@ -25,6 +27,7 @@ OPTIONS = [
     "val_dataloader.dataset.pipeline.1.scale=(64,64)",
     "train_dataloader.batch_size=3",
     "train_cfg.max_epochs=2",
+    "model.test_cfg.score_thr=0.0",  # else such a detector finds nothing
 ]
 TINY = ["retinanet_quick", f"--space={SPACE}", f"--arch={ARCH}", "--seed=3"]
 TINY += [f"--cfg-options={option}" for option in OPTIONS]
@@ -125,12 +128,12 @@ def test_a_trained_detector_is_evaluated_and_finds(
     arguments = ("predict", folder, *images, "--min-score=0", f"--out={tmp_path}")
     rows = json.loads(call("detect", *arguments, "--json").out)["images"]
     assert [Path(row["drawn"]).name for row in rows] == ["0001.png", "0002.png"]
-    from PIL import Image
-
     for row in rows:
         assert Image.open(row["drawn"]).size == (160, 160)
         scores = [box["score"] for box in row["boxes"]]
-        assert scores == sorted(scores, reverse=True)
+        assert scores == sorted(scores, reverse=True) and len(scores) == 100
+        drawn, image = (np.asarray(Image.open(row[key])) for key in ("drawn", "image"))
+        assert (drawn != image).any()
         for box in row["boxes"]:
             assert box["class"] in "0123456789"
             assert all(-1 <= side <= 161 for side in box["box"])
@@ -165,6 +168,8 @@ def test_what_the_commands_refuse(
     check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no detector")
     check_refused(call("detect", "export", detector[0]), "--onnx")
     check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")
+    twice = [scenes / "val" / "0001.jpg", scenes / "train" / "0001.jpg"]
+    check_refused(call("detect", "predict", detector[0], *twice), "images of one name")
     assert contents(tmp_path) == {}
 
 
