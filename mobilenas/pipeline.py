@@ -69,7 +69,8 @@ class Search:
     """What a search is asked for.
 
     supernet: run folder. objectives: as `search.problem.parse_objectives` reads them, None for
-    those of `default_objectives`.
+    those of `default_objectives`. resolution: height and width of a detector's images; costs are
+    then those of backbones on these.
     """
 
     supernet: Path
@@ -78,6 +79,7 @@ class Search:
     population: int = 20
     generations: int = 20
     seed: int = 0
+    resolution: tuple[int, int] | None = None
 
 
 def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
@@ -99,6 +101,7 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
         fields = {name: stored[name] for name in kept} | {
             "objectives": ",".join(stored["objectives"]),
             "supernet": Path(stored["places"]["supernet"]),
+            "resolution": stored.get("resolution") and tuple(stored["resolution"]),
             "budget": Budget(limits, latencies),
         }
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -109,7 +112,9 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
 def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
     supernet, latencies = search.supernet, search.budget.latencies
-    cost_model, limits = search.budget.look_up(space_from_dict(read_settings(supernet).space))
+    space = space_from_dict(read_settings(supernet).space)
+    costed = space if search.resolution is None else space.backbone(*search.resolution)
+    cost_model, limits = search.budget.look_up(costed)
     if search.objectives is None:
         objectives = default_objectives(cost_model)
     else:

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: 500M, 0.5G, 12k; 20ms, 1.5s, 800us."""
+"""Sizes and durations as people write them: 500M, 0.5G, 12k; 320, 800x1280; 20ms, 1.5s, 800us."""
 
 import re
 
@@ -22,6 +22,20 @@ def format_size(value: float) -> str:
         if abs(value) >= _FACTORS[unit] * 0.9995:
             return f"{value / _FACTORS[unit]:.4g}{unit}"
     return f"{value:.4g}"
+
+
+def parse_image_size(text: str) -> tuple[int, int]:
+    """Height and width in pixels that `320` or `800x1280` stands for. Raises BadInput."""
+    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.strip())
+    if not match:
+        raise BadInput(f"{text!r} is not an image size: write 320, or 800x1280 (height x width)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def format_image_size(size: tuple[int, int]) -> str:
+    """A (height, width) in pixels: 320 where they are equal, else 800x1280."""
+    height, width = size
+    return str(height) if height == width else f"{height}x{width}"
 
 
 def parse_duration(text: str) -> float:

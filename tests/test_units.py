@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.errors import BadInput
-from mobilenas.units import format_ms, format_size, parse_duration, parse_size
+from mobilenas.units import (
+    format_image_size,
+    format_ms,
+    format_size,
+    parse_duration,
+    parse_image_size,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +92,18 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 )
 def test_format_ms(value: float, text: str) -> None:
     assert format_ms(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "written"),
+    [("320", (320, 320), "320"), ("800x1280", (800, 1280), "800x1280"), ("9x9", (9, 9), "9")],
+)
+def test_image_sizes(text: str, size: tuple[int, int], written: str) -> None:
+    assert parse_image_size(text) == size
+    assert format_image_size(size) == written
+
+
+@pytest.mark.parametrize("text", ["", "0", "0x5", "5x0", "800x", "x8", "800 x 1280", "-3", "3.5"])
+def test_what_is_no_image_size_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match=r"is not an image size: write 320, or 800x1280"):
+        parse_image_size(text)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mobilenas import __version__
-from mobilenas.cli import job, latency, networks, spaces
+from mobilenas.cli import detect, job, latency, networks, spaces
 from mobilenas.cli.rank import rank
 from mobilenas.cli.train import train
 from mobilenas.errors import (
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.add_typer(spaces.space_app, name="space")
 app.add_typer(spaces.arch_app, name="arch")
 app.add_typer(latency.latency_app, name="latency")
+app.add_typer(detect.detect_app, name="detect")
 app.command("supernet-train")(job.supernet_train)
 app.command()(job.quickstart)
 app.command()(rank)

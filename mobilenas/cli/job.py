@@ -180,6 +180,14 @@ def evolve(
             "latency given."
         ),
     ] = None,
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Pixels of a detector's images, 320 or 800x1280: all costs are then those of the "
+            "backbone at that size, without head and classifier.",
+        ),
+    ] = None,
     population: Annotated[int, typer.Option(min=2, help="Archs a generation.")] = 20,
     generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
     seed: Seed = 0,
@@ -196,11 +204,15 @@ def evolve(
     range when no arch meets the budget.
 
     Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
+
+    Example, for detection: mobilenas evolve --resolution 320 --flops 600M
     """
     budget = parse_budget(flops, params, memory, latency)
     from mobilenas.pipeline import Search, resumed, run_evolve
+    from mobilenas.units import parse_image_size
 
-    search = Search(supernet, budget, objectives, population, generations, seed)
+    size = None if resolution is None else parse_image_size(resolution)
+    search = Search(supernet, budget, objectives, population, generations, seed, size)
     if resume:
         given = {field.name for field in fields(search) if is_given(context, field.name)}
         search = resumed(out, search, given | ({"budget"} if budget else set()))

@@ -62,4 +62,4 @@ class Budget:
 def known_tables(space: Space) -> list[LatencyTable]:
     """Every known table that covers a space at its resolution."""
     tables = [read_table(path) for path in list_tables().values()]
-    return [t for t in tables if t.resolution == space.resolution and t.covers(space)]
+    return [t for t in tables if t.is_of_size(space) and t.covers(space)]

@@ -11,11 +11,11 @@ def cell_count(space: CellSpace, cell: Cell) -> Count:
     Only the last node of a cell leads to its output, so every node has all output channels.
     """
     spec, last = space.spec, space.shapes[-1]
-    total = conv(spec.in_channels, spec.channels, 3, spec.resolution)
+    total = conv(spec.in_channels, spec.channels, 3, spec.resolution**2)
     for shape in space.shapes:
         for op in cell.present:
-            total += conv(shape.in_channels, shape.out_channels, 1, shape.size) + _op(shape, op)
-        total += conv(shape.out_channels, shape.out_channels, 1, shape.size)
+            total += conv(shape.in_channels, shape.out_channels, 1, shape.size**2) + _op(shape, op)
+        total += conv(shape.out_channels, shape.out_channels, 1, shape.size**2)
     linear = last.out_channels * spec.num_classes
     return total + Count(linear, linear + spec.num_classes)
 
@@ -23,4 +23,4 @@ def cell_count(space: CellSpace, cell: Cell) -> Count:
 def _op(shape: CellShape, op: str) -> Count:
     if op == "mp":
         return Count()
-    return conv(shape.out_channels, shape.out_channels, {"c1": 1, "c3": 3}[op], shape.size)
+    return conv(shape.out_channels, shape.out_channels, {"c1": 1, "c3": 3}[op], shape.size**2)

@@ -4,9 +4,11 @@ FLOPs are multiply-adds of convolution and linear layers for one image at the sp
 (the count of the MobileNet papers; some tools report twice this). Params are all trainable ones,
 batch norm included. Linear paths (`path_activation: after_sum`) are counted as the one convolution
 of the largest kernel that they fold into at inference; folded=False counts all paths, as trained.
+A backbone has neither head convolution nor classifier.
 """
 
 from dataclasses import dataclass
+from math import prod
 
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
@@ -21,22 +23,22 @@ class Count:
         return Count(self.flops + other.flops, self.params + other.params)
 
 
-def conv(cin: int, cout: int, kernel: int, size: int, groups: int = 1, bn: bool = True) -> Count:
-    """A convolution with a square output of side `size`, with batch norm (2 params a channel)."""
+def conv(cin: int, cout: int, kernel: int, area: int, groups: int = 1, bn: bool = True) -> Count:
+    """A convolution with an output of `area` positions, with batch norm (2 params a channel)."""
     weights = cin // groups * cout * kernel**2
-    return Count(weights * size**2, weights + (2 * cout if bn else 0))
+    return Count(weights * area, weights + (2 * cout if bn else 0))
 
 
 def expand(block: Block, expansion: int) -> Count:
     """The 1x1 expansion; none at expansion 1 (a separable convolution, as in MobileNetV2)."""
     if expansion == 1:
         return Count()
-    return conv(block.in_channels, block.in_channels * expansion, 1, block.in_size)
+    return conv(block.in_channels, block.in_channels * expansion, 1, prod(block.in_shape))
 
 
 def path(block: Block, channels: int, kernel: int) -> Count:
     """One depthwise path over `channels` channels."""
-    return conv(channels, channels, kernel, block.out_size, groups=channels)
+    return conv(channels, channels, kernel, prod(block.out_shape), groups=channels)
 
 
 def squeezed_channels(block: Block) -> int:
@@ -57,7 +59,7 @@ def squeeze_excite(block: Block, hidden: int) -> Count:
 
 def project(block: Block, hidden: int, num_bn: int = 1) -> Count:
     """The 1x1 projection with `num_bn` batch norms (the shadow ones in a supernet)."""
-    weights = conv(hidden, block.out_channels, 1, block.out_size, bn=False)
+    weights = conv(hidden, block.out_channels, 1, prod(block.out_shape), bn=False)
     return weights + Count(0, 2 * block.out_channels * num_bn)
 
 
@@ -70,7 +72,7 @@ def identity(block: Block) -> Count:
     """Nothing, or the 1x1 convolution with batch norm where the shape changes."""
     if block.keeps_shape:
         return Count()
-    return conv(block.in_channels, block.out_channels, 1, block.out_size)
+    return conv(block.in_channels, block.out_channels, 1, prod(block.out_shape))
 
 
 def candidate_count(block: Block, candidate: Candidate, folded: bool = True) -> Count:
@@ -92,15 +94,24 @@ def candidate_count(block: Block, candidate: Candidate, folded: bool = True) -> 
 
 def fixed_count(space: Space, folded: bool = True) -> Count:
     """Stem, fixed blocks and head: what every arch has."""
-    stem_size = space.layers[0].in_size
-    spec, last = space.spec, space.layers[-1]
-    total = conv(spec.in_channels, space.stem_channels, spec.stem.kernel, stem_size)
+    total = stem_count(space)
     for block in space.layers:
         if not block.searchable:
             total += candidate_count(block, block.candidates[0], folded)
-    total += conv(last.out_channels, space.head_channels, 1, last.out_size)
-    linear = space.head_channels * space.num_classes
-    return total + Count(linear, linear + space.num_classes)
+    return total if space.is_backbone else total + head_count(space)
+
+
+def stem_count(space: Space) -> Count:
+    """The first convolution."""
+    area = prod(space.layers[0].in_shape)
+    return conv(space.spec.in_channels, space.stem_channels, space.spec.stem.kernel, area)
+
+
+def head_count(space: Space) -> Count:
+    """The last convolution and the classifier."""
+    last, linear = space.layers[-1], space.head_channels * space.num_classes
+    features = conv(last.out_channels, space.head_channels, 1, prod(last.out_shape))
+    return features + Count(linear, linear + space.num_classes)
 
 
 def supernet_params(space: Space, shadow_bn: bool = True) -> int:

@@ -16,6 +16,7 @@ from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.resources import resource
 from mobilenas.space import Genes, Space
+from mobilenas.units import format_image_size
 
 FOLDER = "latency_tables"
 
@@ -125,6 +126,10 @@ class LatencyTable(_Strict):
         alike = _without_classes(key)
         return next((row for row in self.rows if _without_classes(row) == alike), None)
 
+    def is_of_size(self, space: Space) -> bool:
+        """Whether the images are those that the table was made for."""
+        return space.image_size == (self.resolution, self.resolution)
+
     def covers(self, space: Space) -> bool:
         """Whether every arch of the space can be predicted."""
         return not self.missing(space)
@@ -134,10 +139,10 @@ class LatencyTable(_Strict):
 
         Raises BadInput for a space of another resolution, or with rows that the table lacks.
         """
-        if space.resolution != self.resolution:
+        if not self.is_of_size(space):
             raise BadInput(
                 f"latency table {self.name} is for {self.resolution} px,"
-                f" space {space.name} has {space.resolution} px"
+                f" space {space.name} has {format_image_size(space.image_size)} px"
             )
         missing = self.missing(space)
         if missing:
@@ -213,7 +218,7 @@ def find_table(reference: str, space: Space | None) -> LatencyTable:
     fitting = [
         table
         for table in of_device
-        if space is None or (table.resolution == space.resolution and table.covers(space))
+        if space is None or (table.is_of_size(space) and table.covers(space))
     ]
     if len(fitting) > 1:
         names = ", ".join(table.name for table in fitting)
@@ -221,8 +226,8 @@ def find_table(reference: str, space: Space | None) -> LatencyTable:
     if space is not None and not fitting and len(of_device) > 1:
         names = ", ".join(f"{table.name} ({table.resolution} px)" for table in of_device)
         raise BadInput(
-            f"no table of device {reference} covers space {space.name} at {space.resolution} px;"
-            f" it has {names}"
+            f"no table of device {reference} covers space {space.name} at"
+            f" {format_image_size(space.image_size)} px; it has {names}"
         )
     # A single one that does not fit says what is wrong with it as soon as it is used.
     return (fitting or of_device)[0]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from mobilenas.cost.cells import cell_count
 from mobilenas.cost.counts import candidate_count, fixed_count
 from mobilenas.cost.latency import LatencyTable
-from mobilenas.cost.memory import candidate_memory, fixed_memory
+from mobilenas.cost.memory import memory_column
 from mobilenas.cost.names import latency_cost
 from mobilenas.errors import BadInput
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace, Genes, Space
@@ -44,7 +44,7 @@ class _Column:
 
 
 class CostModel:
-    """The costs of the archs of a space.
+    """The costs of the archs of a space, or of their backbones (`Space.backbone`).
 
     costs: their names. "flops" and "params" are explained in `counts`, "memory" in `memory` (bytes,
     one float32 image); each latency table adds "latency_ms@TABLE" (ms, one batch of the table).
@@ -60,11 +60,11 @@ class CostModel:
         self.tables = tuple(tables)
         fixed = fixed_count(space, folded)
         counts = [[candidate_count(b, c, folded) for c in b.candidates] for b in space.blocks]
-        peaks = [[candidate_memory(b, c, folded) for c in b.candidates] for b in space.blocks]
+        fixed_peak, peaks = memory_column(space, folded)
         self._columns = {
             "flops": _Column(fixed.flops, [np.array([x.flops for x in row]) for row in counts]),
             "params": _Column(fixed.params, [np.array([x.params for x in row]) for row in counts]),
-            "memory": _Column(fixed_memory(space, folded), [*map(np.array, peaks)], is_peak=True),
+            "memory": _Column(fixed_peak, [np.array(row) for row in peaks], is_peak=True),
         }
         for table in self.tables:
             name = latency_cost(table.name)

@@ -19,13 +19,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.cost.counts import candidate_count, conv, fixed_count
+from mobilenas.cost.counts import candidate_count, head_count, stem_count
 from mobilenas.space import Arch, Block, Candidate, Space
 
 
 @dataclass(frozen=True)
 class SpaceRows:
-    """The rows of a space. fixed: stem, fixed blocks and head, in every network.
+    """The rows of a space. fixed: stem, fixed blocks and head (a backbone has none), in every
+    network.
 
     choices: per searchable block and candidate; None for the identity that costs nothing.
     """
@@ -48,8 +49,9 @@ class SpaceRows:
 def rows_of(space: Space) -> SpaceRows:
     """The rows that a latency table needs for a space."""
     fixed = [block_key(b, b.candidates[0]) for b in space.layers if not b.searchable]
+    head = () if space.is_backbone else (head_key(space),)
     return SpaceRows(
-        fixed=(stem_key(space), *(key for key in fixed if key is not None), head_key(space)),
+        fixed=(stem_key(space), *(key for key in fixed if key is not None), *head),
         choices=tuple(tuple(block_key(b, c) for c in b.candidates) for b in space.blocks),
     )
 
@@ -61,13 +63,7 @@ def row_counts(space: Space, arch: Arch) -> Counter[str]:
 
 def row_flops(space: Space) -> dict[str, int]:
     """Multiply-adds of every row of a space, for one image."""
-    fixed = sum(candidate_count(b, b.candidates[0]).flops for b in space.layers if not b.searchable)
-    size, stem = space.layers[0].in_size, space.spec.stem
-    of_stem = conv(space.spec.in_channels, space.stem_channels, stem.kernel, size).flops
-    flops = {
-        stem_key(space): of_stem,
-        head_key(space): fixed_count(space).flops - of_stem - fixed,
-    }
+    flops = {stem_key(space): stem_count(space).flops, head_key(space): head_count(space).flops}
     for block in space.layers:
         for candidate in block.candidates:
             key = block_key(block, candidate)
@@ -84,8 +80,8 @@ def row_groups(keys: list[str]) -> NDArray[np.int64]:
 
 def stem_key(space: Space) -> str:
     """The first convolution."""
-    size, out = space.resolution, space.layers[0].in_size
-    shapes = f"{_shape(space.spec.in_channels, size)}-{_shape(space.stem_channels, out)}"
+    before = _shape(space.spec.in_channels, space.image_size)
+    shapes = f"{before}-{_shape(space.stem_channels, space.layers[0].in_shape)}"
     return f"stem-{shapes}-k{space.spec.stem.kernel}-{space.stem_activation}"
 
 
@@ -93,8 +89,8 @@ def block_key(block: Block, candidate: Candidate) -> str | None:
     """A block built as one candidate; None where it is no operation at all."""
     if candidate.is_identity and block.keeps_shape:
         return None
-    before = _shape(block.in_channels, block.in_size)
-    after = _shape(block.out_channels, block.out_size)
+    before = _shape(block.in_channels, block.in_shape)
+    after = _shape(block.out_channels, block.out_shape)
     key = f"block-{before}-{after}-{block.folded(candidate)}"
     if candidate.is_identity:
         return key
@@ -107,9 +103,9 @@ def block_key(block: Block, candidate: Candidate) -> str | None:
 def head_key(space: Space) -> str:
     """Last convolution, pooling and classifier."""
     last = space.layers[-1]
-    before = _shape(last.out_channels, last.out_size)
+    before = _shape(last.out_channels, last.out_shape)
     return f"head-{before}-{space.head_channels}-{space.num_classes}-{space.head_activation}"
 
 
-def _shape(channels: int, size: int) -> str:
-    return f"{channels}x{size}x{size}"
+def _shape(channels: int, size: tuple[int, int]) -> str:
+    return f"{channels}x{size[0]}x{size[1]}"

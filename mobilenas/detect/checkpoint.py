@@ -64,4 +64,5 @@ def load_from_mobilenas(filename: str, map_location: Any = None) -> dict[str, An
 
 def register() -> None:
     """Make mmengine read local checkpoints by `load_from_mobilenas`."""
+    HistoryBuffer()  # the class lists its statistics when the first one is made
     CheckpointLoader.register_scheme(prefixes="", loader=load_from_mobilenas, force=True)

@@ -27,7 +27,7 @@ from mobilenas.errors import BadInput, VerificationFailed, one_line
 from mobilenas.export.onnx import OPSET, check_target, normalise, trace
 from mobilenas.export.verify import INPUT, TOLERANCE, Floats, count_nodes, load_valid, make_session
 from mobilenas.files import write_atomic
-from mobilenas.nn.network import fold_batch_norm_
+from mobilenas.nn.fold import fold_batch_norm_
 
 # What the heads of mmdet give, each a list of maps by stride.
 _GROUPS = ("scores", "boxes", "centerness")

@@ -111,6 +111,7 @@ def evolve(
         "max_evaluations": max_evaluations,
         "seed": seed,
         "evaluator": dict(evaluator or {}),
+        "resolution": list(space.image_size) if space.is_backbone else None,
         "latency_tables": {table.name: _digest(table) for table in cost_model.tables},
     }
     if population < 2 or generations < 1 or (max_evaluations is not None and max_evaluations < 1):

@@ -21,6 +21,7 @@ from mobilenas.space.spec import (
     SpaceSpec,
     StageSpec,
 )
+from mobilenas.units import format_image_size
 
 Genes = NDArray[np.int64]
 
@@ -32,8 +33,9 @@ def split_channels(channels: int, groups: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Block:
-    """Geometry and candidates of one block. Sizes are the side of the square feature map.
+    """Geometry and candidates of one block.
 
+    in_size, out_size: the side of the square feature map; its height where in_width is not None.
     residual: whether the input is added where the shape is kept. path_activation: as in the space.
     """
 
@@ -49,10 +51,20 @@ class Block:
     bn_eps: float = BN_EPS
     residual: bool = True
     path_activation: PathActivation = "each"
+    in_width: int | None = None
 
     @property
     def out_size(self) -> int:
         return math.ceil(self.in_size / self.stride)
+
+    @property
+    def in_shape(self) -> tuple[int, int]:
+        """Height and width of the feature map that comes in."""
+        return self.in_size, self.in_size if self.in_width is None else self.in_width
+
+    @property
+    def out_shape(self) -> tuple[int, int]:
+        return _halved(self.in_shape, self.stride)
 
     @property
     def keeps_shape(self) -> bool:
@@ -105,7 +117,7 @@ class Block:
     def _form(self, candidate: Candidate) -> Hashable | None:
         if candidate.is_identity and self.keeps_shape:
             return None
-        channels, shape = (self.in_channels, self.out_channels), (self.stride, self.in_size)
+        channels, shape = (self.in_channels, self.out_channels), (self.stride, self.in_shape)
         geometry = (*channels, *shape, self.adds_input, self.activation, self.squeeze_excite)
         if candidate.expansion < 2:  # without a 1x1 expansion the channels are those of the input
             return geometry, candidate
@@ -123,11 +135,16 @@ class Space:
     """What may be built: the layers in order, and the archs that choose among their candidates.
 
     layers: all blocks, fixed ones included; blocks: the searchable ones, one gene each.
+    backbone_size: height and width of a detector's images; see `backbone`.
     """
 
-    def __init__(self, spec: SpaceSpec) -> None:
+    def __init__(self, spec: SpaceSpec, backbone_size: tuple[int, int] | None = None) -> None:
         self.spec = spec
         self.name = spec.name
+        self.is_backbone = backbone_size is not None
+        self.image_size = backbone_size or (spec.resolution, spec.resolution)
+        if self.is_backbone:
+            self.name += f" (backbone at {format_image_size(self.image_size)} px)"
         self.resolution = spec.resolution
         self.num_classes = spec.num_classes
         plan = (spec.stem.channels, *(s.channels for s in spec.stages), spec.head.channels)
@@ -227,6 +244,13 @@ class Space:
         pairs = zip(self.layers, placed, strict=True)
         return Arch(tuple(c for block, c in pairs if block.searchable))
 
+    def backbone(self, height: int, width: int) -> "Space":
+        """The same archs as a detector sees them: on images of this size, without the head.
+
+        For costs only: networks and plain data are those of the space itself.
+        """
+        return Space(self.spec, (height, width))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data from which `space_from_dict` rebuilds the space."""
         return self.spec.model_dump(mode="json")
@@ -234,7 +258,7 @@ class Space:
     def _resolve(self) -> tuple[Block, ...]:
         spec = self.spec
         channels = self.stem_channels
-        size = math.ceil(spec.resolution / spec.stem.stride)
+        size = _halved(self.image_size, spec.stem.stride)
         layers: list[Block] = []
         for stage, out in zip(spec.stages, self._stage_channels, strict=True):
             for position in range(stage.blocks):
@@ -247,7 +271,7 @@ class Space:
                     in_channels=channels,
                     out_channels=out,
                     stride=stride,
-                    in_size=size,
+                    in_size=size[0],
                     candidates=_candidates(spec, stage, shape_kept),
                     searchable=searchable,
                     activation=stage.activation or spec.activation,
@@ -259,10 +283,17 @@ class Space:
                     bn_eps=spec.bn_eps,
                     residual=position > 0 or spec.residual_across_stages,
                     path_activation=spec.path_activation,
+                    in_width=None if size[0] == size[1] else size[1],
                 )
                 layers.append(block)
-                channels, size = out, block.out_size
+                channels, size = out, block.out_shape
         return tuple(layers)
+
+
+def _halved(shape: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Height and width behind a convolution of that stride."""
+    height, width = shape
+    return math.ceil(height / stride), math.ceil(width / stride)
 
 
 def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Candidate, ...]:

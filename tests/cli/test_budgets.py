@@ -225,3 +225,25 @@ def test_arch_cost_has_the_latency_of_every_table_that_covers_the_space(
     assert lines[2].split() == ["memory", f"{counted['memory'] / 1e3:.4g}kB"]
     other = json.loads(call("arch", "cost", "macro", MACRO_ARCH, "--json").out)
     assert list(other["latency_ms"]) == ["other-space"]
+
+
+def test_a_search_for_detection_counts_backbones_at_another_size(job: Job, call: Call) -> None:
+    rows = evolve(call, job, "--resolution=48x80", "--flops=30M")
+    cost_model = CostModel(SPACE.backbone(48, 80))
+    for row in rows:
+        costs = cost_model.of(SPACE.parse(row["arch"]))
+        assert {cost: row[cost] for cost in cost_model.costs} == costs
+    before = contents(Path("evolve"))
+    assert call("evolve", "--out=evolve", "--resume").code == 0
+    assert contents(Path("evolve")) == before
+    again = ("evolve", "--out=evolve", "--resume", "--resolution=48")
+    check_refused(call(*again), "another resolution ([48, 80] there, [48, 48] here)")
+
+
+def test_what_a_search_for_detection_refuses(job: Job, call: Call) -> None:
+    search = ("evolve", f"--supernet={job.supernet}", *SMALL)
+    check_refused(call(*search, "--resolution=large"), "'large' is not an image size")
+    check_refused(call(*search, "--resolution=48", "--latency=@fast"), "fast", "has 48 px")
+    outcome = call(*search, "--resolution=320", "--flops=1M")
+    check_refused(outcome, "(backbone at 320 px)", "the space ranges from", code=3)
+    assert not Path("runs").exists()

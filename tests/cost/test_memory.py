@@ -57,17 +57,18 @@ def peak_bytes(model: onnx.ModelProto) -> int:
     """Run the graph on paper: the most bytes of tensors that are alive at once."""
     sizes, steps = byte_counts(model), operators(model.graph)
     last_use = {name: i for i, (_, inputs, _) in enumerate(steps) for name in inputs}
+    outputs_of_graph = {value.name for value in model.graph.output}
     alive = {value.name for value in model.graph.input}
     peak = 0
     for i, (kind, inputs, outputs) in enumerate(steps):
-        dead = {name for name in inputs if last_use[name] == i}
+        dead = {name for name in inputs if last_use[name] == i} - outputs_of_graph
         if kind in IN_PLACE:
             (output,) = outputs
             alive.discard(next((n for n in sorted(dead) if sizes[n] == sizes[output]), ""))
         alive |= set(outputs)
         peak = max(peak, sum(sizes[name] for name in alive))
         alive -= dead
-    assert alive == {value.name for value in model.graph.output}
+    assert alive == outputs_of_graph
     return peak
 
 
@@ -94,6 +95,51 @@ def test_every_candidate_of_a_mixed_space(
     for i in range(max(len(block.candidates) for block in space.blocks)):
         arch = space.decode(np.array([i % len(block.candidates) for block in space.blocks]))
         assert cost_model.of(arch)["memory"] == simulated(space, arch, tmp_path), arch
+
+
+class Features(torch.nn.Module):
+    """The feature maps of stride 8 and more (the last one if there are none)."""
+
+    def __init__(self, space: Space, arch: Arch) -> None:
+        super().__init__()
+        self.network = fold_batch_norm(Network(space, arch))
+        rows = range(len(self.network.feature_info))
+        last = rows[-1]
+        self.rows = [r for r in rows if self.network.feature_info[r]["reduction"] >= 8] or [last]
+        self.network.prune_intermediate_layers(self.rows)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.network.forward_intermediates(x, self.rows, intermediates_only=True)
+
+
+def test_features_of_backbones_wait_to_the_end(
+    small_space: Space, sample: Callable[..., list[Arch]], tmp_path: Path
+) -> None:
+    cost_model = CostModel(small_space.backbone(40, 70))
+    (arch,) = sample(small_space, 1, seed=1)
+    image = torch.zeros(1, small_space.spec.in_channels, 40, 70)
+    write_onnx(Features(small_space, arch), image, tmp_path / "a.onnx", "fp32")
+    assert cost_model.of(arch)["memory"] == peak_bytes(onnx.load(tmp_path / "a.onnx"))
+
+
+def waiting_space(**changes: Any) -> Space:
+    """Three feature maps of stride 8 and more; the narrow blocks behind them make the peak."""
+    stages = [{"channels": 4, "stride": 2}] * 3
+    stages += [{"channels": 64, "blocks": 2}, {"channels": 96, "stride": 2, "blocks": 2}]
+    stages += [{"channels": 96, "stride": 2, "blocks": 2}]
+    data = one_block("e1k3").to_dict() | {"candidates": ["e1k3", "e1k3.5", "e2k35"]}
+    return space_from_dict(data | {"stages": stages} | changes)
+
+
+@pytest.mark.parametrize("candidate", ["e1k3", "e1k3.5", "e2k35"])
+def test_features_that_wait_make_the_peak(candidate: str, tmp_path: Path) -> None:
+    for changes in ({}, {"squeeze_excite": 0.5}):
+        space = waiting_space(candidates=[candidate], **changes)
+        arch = space.parse("_".join([candidate] * len(space.blocks)))
+        image = torch.zeros(1, 1, 24, 40)
+        write_onnx(Features(space, arch), image, tmp_path / "a.onnx", "fp32")
+        peak = peak_bytes(onnx.load(tmp_path / "a.onnx"))
+        assert CostModel(space.backbone(24, 40)).of(arch)["memory"] == peak
 
 
 def one_block(

@@ -1,0 +1,178 @@
+"""The commands `detect`: mmdet's detectors on networks of a space. Heavy imports live inside."""
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import Json, Seed, is_given, print_json
+from mobilenas.errors import BadInput
+
+detect_app = typer.Typer(
+    no_args_is_help=True,
+    help="Object detectors on networks of a space: train, evaluate, predict, export.",
+)
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of detect train.")]
+
+
+@detect_app.callback()
+def _quiet() -> None:
+    # mmengine says so at every import; setuptools is pinned below the release that drops it.
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+
+
+@detect_app.command("train")
+def detect_train(
+    context: typer.Context,
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="CONFIG",
+            help="Recipe of configs/detection (retinanet_quick, ssdlite, ...), or a config file of "
+            "mmdet.",
+        ),
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Shipped space or YAML file, with overrides.")
+    ] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Arch of --space, by its text form: trained from nothing.")
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Saved network instead: the backbone and the weights it starts from."),
+    ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Folder in COCO format (annotations/instances_train2017.json with train2017/ ..., "
+            "or train.json and val.json with their images), or digits (built in)."
+        ),
+    ] = "digits",
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cfg-options", metavar="KEY=VALUE", help="Replace a key: train_cfg.max_epochs=8."
+        ),
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/detect"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a detector on data in COCO format, and evaluate it on the validation part.
+
+    The data are checked first. Kill it at any time; --resume continues from the last whole epoch.
+
+    Example: mobilenas detect train retinanet_quick --weights runs/train/network --data DIR
+    """
+    from mobilenas.detect.run import (
+        DetectSettings,
+        check_unchanged,
+        create_detect_run,
+        open_detect_run,
+    )
+    from mobilenas.detect.runner import describe_run, train_detector
+    from mobilenas.report.detect import describe_detector, describe_precisions
+
+    given = {
+        "config": config,
+        "space": space,
+        "arch": arch,
+        "weights": weights and str(weights.resolve()),
+        "data": data if is_given(context, "data") else None,
+        "options": tuple(options) if options else None,
+        "seed": seed if is_given(context, "seed") else None,
+    }
+    if resume:
+        run = open_detect_run(out)
+        check_unchanged(run, given)
+    elif config is None:
+        raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
+    else:
+        chosen = {name: value for name, value in given.items() if value is not None}
+        run = create_detect_run(out, DetectSettings.model_validate(chosen))
+    typer.echo(describe_detector(describe_run(run)), err=True)
+    result = train_detector(run)
+    if as_json:
+        print_json({"run": str(out), **result})
+        return
+    print(describe_precisions(result))
+    print(f"detector in {out}; next: mobilenas detect predict {out} IMAGE")
+
+
+@detect_app.command("eval")
+def detect_eval(run: Run, as_json: Json = False) -> None:
+    """COCO's average precisions of a trained detector on the validation part, also class by class.
+
+    Example: mobilenas detect eval runs/detect
+    """
+    from mobilenas.detect.run import open_detect_run
+    from mobilenas.detect.runner import evaluate_detector
+    from mobilenas.report.detect import describe_precisions
+
+    precisions = evaluate_detector(open_detect_run(run))
+    if as_json:
+        print_json({"run": str(run), **precisions})
+    else:
+        print(describe_precisions(precisions))
+
+
+@detect_app.command("predict")
+def detect_predict(
+    run: Run,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    min_score: Annotated[
+        float, typer.Option(min=0, max=1, help="Boxes of lower scores are left out.")
+    ] = 0.3,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the drawn PNG files; RUN/predictions by default."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find objects in images, and draw their boxes.
+
+    Example: mobilenas detect predict runs/detect photo.jpg
+    """
+    from mobilenas.detect.predict import predict
+    from mobilenas.detect.run import open_detect_run
+    from mobilenas.report.detect import describe_predictions
+
+    rows = predict(open_detect_run(run), images, out or run / "predictions", min_score)
+    if as_json:
+        print_json({"run": str(run), "images": rows})
+    else:
+        print(describe_predictions(rows))
+
+
+@detect_app.command("export")
+def detect_export(
+    run: Run,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; RUN/detector.onnx by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a trained detector of one stage: its raw class scores and boxes of every stride.
+
+    Decoding and NMS are the consumer's; the file says how. Verified, or nothing is written.
+
+    Example: mobilenas detect export runs/detect --onnx
+    """
+    if not onnx:
+        raise BadInput("choose a format: --onnx")
+    from mobilenas.detect.predict import export_run
+    from mobilenas.detect.run import open_detect_run
+    from mobilenas.report.detect import describe_detector_export
+
+    report = export_run(open_detect_run(run), out or run / "detector.onnx").to_dict()
+    if as_json:
+        print_json(report)
+    else:
+        print(describe_detector_export(report))

@@ -1,0 +1,239 @@
+"""Detection data in COCO format: where its files are, and what is wrong with it.
+
+Everything is checked before any training, and all that was found is told at once.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json
+
+log = logging.getLogger(__name__)
+
+_LAYOUTS = (
+    "annotations/instances_train2017.json with train2017/, and so for val2017, or train.json and "
+    "val.json with images in train/ and val/, in images/ or beside them"
+)
+_NUMBER = (int, float)
+_KEYS: dict[str, dict[str, tuple[type, ...]]] = {  # what each entry has, and of which types
+    "images": {"id": (int,), "file_name": (str,), "width": (int,), "height": (int,)},
+    "annotations": {
+        **dict.fromkeys(("id", "image_id", "category_id", "iscrowd"), (int,)),
+        "bbox": (list,),
+        "area": _NUMBER,
+    },
+    "categories": {"id": (int,), "name": (str,)},
+}
+_NAMED = 3  # of the faults of one kind, so many are named
+_HEADERS = 2000  # images whose size is read; of more, some are drawn
+_ROUNDING = 1.0  # pixels that a box may reach over the border: COCO's own are rounded
+# COCO's own train2017 has two boxes without area among 860,001. Training leaves them out.
+_FLAT_SHARE = 1e-4
+_ORIENTATION, _TURNED = 0x0112, 5  # EXIF: from 5 on, width and height change places
+
+
+@dataclass(frozen=True)
+class CocoPart:
+    """A COCO annotation file and the folder that its file names are relative to."""
+
+    annotations: Path
+    images: Path
+
+
+@dataclass(frozen=True)
+class CocoData:
+    """A data set that was checked. classes: the names of its categories, in the file's order."""
+
+    train: CocoPart
+    val: CocoPart
+    classes: tuple[str, ...]
+
+
+def find_coco(folder: Path) -> tuple[CocoPart, CocoPart]:
+    """The training and the validation part of a data set; nothing is read yet.
+
+    COCO's own layout goes first: annotations/instances_train2017.json with train2017/, and val2017
+    likewise. Else train.json and val.json, with their images in train/ and val/, or both in
+    images/, or in the folder itself. Raises BadInput that says so.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"data {folder} is no folder; wanted digits (built in), or {_LAYOUTS}")
+    own = [
+        CocoPart(folder / "annotations" / f"instances_{name}.json", folder / name)
+        for name in ("train2017", "val2017")
+    ]
+    if any(part.annotations.exists() for part in own):
+        parts = own
+    else:
+        parts = [_custom(folder, name) for name in ("train", "val")]
+    for part in parts:
+        for path, there in (
+            (part.annotations, part.annotations.is_file()),
+            (part.images, part.images.is_dir()),
+        ):
+            if not there:
+                raise BadInput(f"data {folder}: there is no {path}; wanted {_LAYOUTS}")
+    return parts[0], parts[1]
+
+
+def read_coco(folder: Path) -> CocoData:
+    """Find and check a data set. Raises BadInput naming everything that was found wrong."""
+    parts = find_coco(folder)
+    train, val = (check_part(part) for part in parts)
+    if train != val:
+        odd = next((pair for pair in zip(train, val, strict=False) if pair[0] != pair[1]), None)
+        first = f"{odd[0]} there, {odd[1]} here" if odd else f"{len(train)} there, {len(val)} here"
+        raise BadInput(
+            f"{parts[1].annotations}: its categories are not those of {parts[0].annotations}, in "
+            f"that order ({first})"
+        )
+    return CocoData(*parts, tuple(name for _, name in train))
+
+
+def _custom(folder: Path, name: str) -> CocoPart:
+    places = [folder / name, folder / "images", folder]
+    return CocoPart(folder / f"{name}.json", next(place for place in places if place.is_dir()))
+
+
+def check_part(part: CocoPart) -> list[tuple[int, str]]:
+    """The categories of an annotation file, (id, name) each, where file and images are sound.
+
+    Images without boxes and crowds are legal. Raises BadInput, one line for all faults: the count
+    of each kind and the first of it.
+    """
+    content = read_json(part.annotations)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), list) for name in _KEYS
+    ):
+        raise BadInput(
+            f"{part.annotations} is not in COCO format: it needs lists of {', '.join(_KEYS)}"
+        )
+    faults = _Faults()
+    images, annotations, categories = (list(_sound(content, name, faults)) for name in _KEYS)
+    for rows, name in ((images, "image"), (annotations, "annotation"), (categories, "category")):
+        for repeated in _repeated(row["id"] for row in rows):
+            faults.add(f"{name} ids given more than once", repeated)
+    for repeated in _repeated(row["name"] for row in categories):
+        faults.add("category names given more than once", repeated)
+    known = {category["id"] for category in categories}
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    flat = [row["id"] for row in annotations if _check_annotation(row, sizes, known, faults)]
+    if len(flat) > _FLAT_SHARE * len(annotations):
+        for number in flat:
+            faults.add("annotations whose box has no area", number)
+    elif flat:
+        log.warning("%s: annotations %s have no area and are left out", part.annotations, flat)
+    _check_files(part.images, images, faults)
+    for name in _KEYS:
+        if not content[name]:
+            faults.add(f"no {name} at all")
+    if annotations and all(row["iscrowd"] for row in annotations):
+        faults.add("no annotation that is not a crowd")
+    if faults.counts:
+        raise BadInput(f"{part.annotations}: {faults}")
+    return [(category["id"], category["name"]) for category in categories]
+
+
+@dataclass
+class _Faults:
+    """Kinds of faults, in the order met: how many of each, and which came first."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: str, which: object = None) -> None:
+        self.counts[kind] += 1
+        named = self.first.setdefault(kind, [])
+        if which is not None and len(named) < _NAMED:
+            named.append(str(which))
+
+    def __str__(self) -> str:
+        parts = []
+        for kind, count in self.counts.items():
+            named = ", ".join(self.first[kind]) + (", ..." if count > _NAMED else "")
+            parts.append(f"{count} {kind} ({named})" if named else kind)
+        return "; ".join(parts)
+
+
+def _sound(content: dict[str, Any], name: str, faults: _Faults) -> Iterator[dict[str, Any]]:
+    """The entries of a list that have all their keys."""
+    wanted = _KEYS[name]
+    for place, row in enumerate(content[name]):
+        if not isinstance(row, dict):
+            faults.add(f"entries of {name} that are no objects", f"number {place}")
+            continue
+        lacking = [key for key, kinds in wanted.items() if type(row.get(key)) not in kinds]
+        if lacking:
+            which = f"number {place}: {', '.join(lacking)}"
+            faults.add(f"entries of {name} with keys missing or of another type", which)
+        else:
+            yield row
+
+
+def _repeated(values: Iterator[Any]) -> list[Any]:
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _check_annotation(
+    row: dict[str, Any],
+    sizes: dict[int, tuple[int, int]],
+    categories: set[int],
+    faults: _Faults,
+) -> bool:
+    """Note the faults of an annotation but one: returns whether its box has no area."""
+    number, box = row["id"], row["bbox"]
+    if row["category_id"] not in categories:
+        faults.add("annotations of unknown categories", f"{number}: {row['category_id']}")
+    if row["image_id"] not in sizes:
+        faults.add("annotations of unknown images", f"{number}: {row['image_id']}")
+    numbers = [x for x in box if type(x) in _NUMBER and math.isfinite(x)]
+    if len(box) != 4 or len(numbers) != 4:
+        faults.add("annotations whose bbox is not [left, top, width, height]", f"{number}: {box}")
+        return False
+    left, top, width, height = box
+    if row["image_id"] in sizes:
+        right, bottom = sizes[row["image_id"]]
+        beyond = (-left, -top, left + width - right, top + height - bottom)
+        if max(beyond) > _ROUNDING:
+            faults.add("annotations whose box is outside the image", f"{number}: {box}")
+    return bool(min(width, height, row["area"]) <= 0)
+
+
+def _check_files(folder: Path, images: list[dict[str, Any]], faults: _Faults) -> None:
+    """Note image files that are missing, and of some images those of another size than stated."""
+    there = []
+    for image in images:
+        if (folder / image["file_name"]).is_file():
+            there.append(image)
+        else:
+            faults.add(f"image files missing in {folder}", image["file_name"])
+    if len(there) > _HEADERS:
+        log.info("%s: the sizes of %d of %d images are checked", folder, _HEADERS, len(there))
+        rows = np.random.default_rng(0).choice(len(there), _HEADERS, replace=False)
+        there = [there[row] for row in sorted(rows)]
+    for image in there:
+        name, stated = image["file_name"], (image["width"], image["height"])
+        try:
+            size = _size(folder / name)
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
+            faults.add("files that are no images", name)
+            continue
+        if size != stated:
+            which = f"{name}: {stated[0]}x{stated[1]} stated, {size[0]}x{size[1]} in the file"
+            faults.add("images of another size than stated", which)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Width and height as training sees the image: turned as its EXIF orientation says."""
+    with Image.open(path) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
+        return (image.height, image.width) if turned else (image.width, image.height)

@@ -1,0 +1,137 @@
+"""What mmengine's runner calls while it trains: seeds, checkpoints, progress."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mobilenas.errors import Diverged
+from mobilenas.files import write_json
+from mobilenas.progress import ProgressBar
+from mobilenas.train.device import hardware
+from mobilenas.train.folder import worked_seconds
+
+
+class SeedHook(Hook):
+    """Starts the global generators of every epoch from (seed, epoch), as a resumed run does too.
+
+    seed: what `borrowed_generators` gives.
+    """
+
+    priority = "VERY_HIGH"
+
+    def __init__(self, seed: Callable[..., None], key: int) -> None:
+        self._seed = seed
+        self._key = key
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._seed(self._key, 1 + runner.epoch)
+
+
+class CheckpointHook(Hook):
+    """Writes folder/checkpoint.pth atomically at the end of every `interval` epochs.
+
+    (Or iterations, where the config counts these.) mmengine's own hook removes the old file before
+    it writes the new one, so that a kill can leave none.
+    """
+
+    priority = "VERY_LOW"
+
+    def __init__(self, folder: Path, interval: int, by_epoch: bool) -> None:
+        self._folder = folder
+        self._interval = interval
+        self._by_epoch = by_epoch
+        self._start = time.monotonic()
+        self._before = worked_seconds(folder) if (folder / "checkpoint.pth").exists() else 0.0
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if self._by_epoch and (runner.epoch + 1 == runner.max_epochs or self._due(runner.epoch)):
+            self._save(runner)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        if not self._by_epoch and (runner.iter + 1 == runner.max_iters or self._due(runner.iter)):
+            self._save(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        # The history of the losses, as objects of mmengine; its log files have it too. What is left
+        # are tensors and plain data.
+        checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
+
+    def _due(self, done: int) -> bool:
+        return (done + 1) % self._interval == 0
+
+    def _save(self, runner: Runner) -> None:
+        temporary = self._folder / ".checkpoint.pth.tmp"
+        runner.save_checkpoint(str(self._folder), temporary.name, by_epoch=self._by_epoch)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(self._folder / "checkpoint.pth")
+        seconds = self._before + time.monotonic() - self._start
+        device = next(runner.model.parameters()).device
+        write_json(self._folder / "timing.json", {"seconds": seconds} | hardware(device))
+
+
+class ProgressHook(Hook):
+    """Shows training and testing on stderr, and keeps what the last validation measured.
+
+    metrics: None until the end of training was validated. Raises Diverged for a loss that is not
+    finite, before anything is saved.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] | None = None
+        self._bar: ProgressBar | None = None
+        self._note = ""
+
+    def before_train(self, runner: Runner) -> None:
+        self._bar = ProgressBar("train", runner.max_iters, runner.iter)
+        self._images, self._start = 0, time.monotonic()
+
+    def before_test(self, runner: Runner) -> None:
+        self._bar = ProgressBar("eval", len(runner.test_dataloader))
+        self._images, self._start = 0, time.monotonic()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        loss = float(torch.as_tensor(outputs["loss"]).mean())
+        if not math.isfinite(loss):
+            raise Diverged(
+                f"step {runner.iter}: the loss is {loss}; a lower learning rate may help"
+            )
+        epoch = (runner.iter + 1) / len(runner.train_dataloader)
+        self._advance(data_batch, f"epoch {epoch:.2f}, loss {loss:.3f}{self._note}")
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[Any] | None = None,
+    ) -> None:
+        self._advance(data_batch, "")
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        metrics = metrics or {}
+        self._note = f", AP {100 * metrics.get('coco/bbox_mAP', 0):.1f} %"
+        # Validation follows the epoch, which is counted by then.
+        self.metrics = metrics if runner.iter == runner.max_iters else None
+
+    def close(self) -> None:
+        """Take the bar off the terminal."""
+        if self._bar is not None:
+            self._bar.__exit__(None, None, None)
+
+    def _advance(self, batch: Any, note: str) -> None:
+        assert self._bar is not None
+        self._images += len(batch["inputs"])
+        rate = self._images / (time.monotonic() - self._start)
+        self._bar.advance(1, f"{note}, {rate:.1f} images/s".removeprefix(", "))

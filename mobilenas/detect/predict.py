@@ -1,0 +1,105 @@
+"""A trained detector at work: what it finds in images, and its export."""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmdet.apis import inference_detector, init_detector
+from mmdet.models import BaseDetector
+from PIL import Image, ImageDraw, ImageOps
+
+from mobilenas.data.pixels import decode
+from mobilenas.detect.export import DetectorReport, export_detector
+from mobilenas.detect.run import DetectRun, check_trained
+from mobilenas.detect.runner import input_size, quiet
+from mobilenas.errors import BadInput
+from mobilenas.files import read_json, write_atomic
+
+_VERIFY_IMAGES = 4
+_COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000")
+
+
+def predict(
+    run: DetectRun, images: Sequence[Path], out: Path, min_score: float
+) -> list[dict[str, Any]]:
+    """Draw the boxes of at least that score on each image, as PNG files in `out`.
+
+    Returns a row an image: image, drawn (the file), boxes: class, score, box (left, top, right,
+    bottom, in pixels), best first. Raises BadInput for a file that is no image, and for two of one
+    name.
+    """
+    targets = [out / f"{path.stem}.png" for path in images]
+    if len(set(targets)) < len(targets):
+        raise BadInput("images of one name would be drawn into one file: give them one by one")
+    pictures = [decode(str(path), path) for path in images]
+    detector = load_detector(run)
+    rows = []
+    for path, picture, target in zip(images, pictures, targets, strict=True):
+        with quiet(run.folder):
+            found = inference_detector(detector, np.asarray(picture)[..., ::-1])
+        boxes = _boxes(found.pred_instances, run.data.classes, min_score)
+        write_atomic(target, partial(draw(picture, boxes).save, format="PNG"))
+        rows.append({"image": str(path), "drawn": str(target), "boxes": boxes})
+    return rows
+
+
+def export_run(run: DetectRun, path: Path) -> DetectorReport:
+    """Write the raw heads as ONNX, for one image of the size that the detector is tested on.
+
+    Some of the validation images prove the file. Raises BadInput and VerificationFailed as
+    `export_detector` does.
+    """
+    folder = run.data.val.images
+    names = [
+        image["file_name"] for image in read_json(run.data.val.annotations, "images")["images"]
+    ]
+    height, width = input_size(run.config)
+    images = np.zeros((min(_VERIFY_IMAGES, len(names)), height, width, 3), dtype=np.uint8)
+    for image, name in zip(images, names, strict=False):
+        # Fitted in and padded at the right and below, as most detectors see images.
+        fitted = ImageOps.contain(decode(name, folder / name), (width, height))
+        image[: fitted.height, : fitted.width] = np.asarray(fitted)
+    detector, classes = load_detector(run), list(run.data.classes)
+    with quiet(run.folder):
+        return export_detector(detector, run.config, classes, path, images)
+
+
+def load_detector(run: DetectRun) -> BaseDetector:
+    """The detector of a run with the weights of its checkpoint, on the CPU, in eval mode.
+
+    Raises BadInput where there is no checkpoint.
+    """
+    check_trained(run)
+    with quiet(run.folder):
+        config = copy.deepcopy(run.config)
+        return init_detector(config, str(run.checkpoint), palette="none", device="cpu")
+
+
+def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]]) -> Image.Image:
+    """A copy of a picture with the boxes of `predict` on it, a colour a class."""
+    drawn = picture.copy()
+    pen = ImageDraw.Draw(drawn)
+    names = sorted({box["class"] for box in boxes})
+    for box in reversed(boxes):  # the best on top
+        colour = _COLOURS[names.index(box["class"]) % len(_COLOURS)]
+        left, top, _, _ = box["box"]
+        pen.rectangle(box["box"], outline=colour, width=2)
+        text = f"{box['class']} {100 * box['score']:.0f} %"
+        place = pen.textbbox((left, max(0, top - 12)), text)
+        pen.rectangle(place, fill=colour)
+        pen.text(place[:2], text, fill="white")
+    return drawn
+
+
+def _boxes(found: Any, classes: Sequence[str], min_score: float) -> list[dict[str, Any]]:
+    rows = [
+        {"class": classes[label], "score": score, "box": box}
+        for label, score, box in zip(
+            found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True
+        )
+        if score >= min_score
+    ]
+    return sorted(rows, key=lambda row: -row["score"])

@@ -1,0 +1,189 @@
+"""detect train, eval, predict and export through the command line, on a few digit scenes."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ENVIRONMENT, Call, check_refused, contents, edit
+from PIL import Image
+
+from mobilenas.data.scenes import make_scenes
+
+pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+
+SPACE, ARCH = "mobilenetv2:width=0.1", "_".join(["e3k3"] * 16)
+OPTIONS = [
+    "model.neck.out_channels=16",
+    "model.bbox_head.in_channels=16",
+    "model.bbox_head.feat_channels=16",
+    "model.bbox_head.stacked_convs=1",
+    "train_dataloader.dataset.pipeline.2.scale=(64,64)",
+    "test_dataloader.dataset.pipeline.1.scale=(64,64)",
+    "val_dataloader.dataset.pipeline.1.scale=(64,64)",
+    "train_dataloader.batch_size=3",
+    "train_cfg.max_epochs=2",
+    "model.test_cfg.score_thr=0.0",  # else such a detector finds nothing
+]
+TINY = ["retinanet_quick", f"--space={SPACE}", f"--arch={ARCH}", "--seed=3"]
+TINY += [f"--cfg-options={option}" for option in OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "few"
+    make_scenes(folder, train=6, val=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A trained run, and its result; tests read it and leave it as it is."""
+    from mobilenas.detect.run import DetectSettings, create_detect_run
+    from mobilenas.detect.runner import train_detector
+
+    folder = tmp_path_factory.mktemp("detector") / "run"
+    settings = DetectSettings(
+        config="retinanet_quick",
+        space=SPACE,
+        arch=ARCH,
+        data=str(scenes),
+        options=tuple(OPTIONS),
+        seed=3,
+    )
+    return folder, train_detector(create_detect_run(folder, settings))
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    import torch
+
+    # Plain data: no class of mmengine is needed to read it.
+    return torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"]
+
+
+def test_a_training_ends_with_a_result(detector: tuple[Path, dict[str, Any]]) -> None:
+    folder, result = detector
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert (result["arch"], result["input"]) == (ARCH, [64, 64])
+    flops = result["flops"]
+    assert flops["total"] == flops["backbone"] + flops["neck"] + flops["head"] > 0
+    assert 0 <= result["AP"] <= result["AP50"] <= 1
+    assert sorted(result["classes"]) == list("0123456789")
+    assert json.loads((folder / "timing.json").read_text())["seconds"] > 0
+
+
+def test_a_killed_training_continues_to_the_same_weights(
+    detector: tuple[Path, dict[str, Any]],
+    scenes: Path,
+    tmp_path: Path,
+    call: Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mobilenas.detect.hooks import CheckpointHook
+
+    save = CheckpointHook._save
+
+    def save_and_stop(self: Any, runner: Any) -> None:
+        save(self, runner)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointHook, "_save", save_and_stop)
+        stopped = call("detect", "train", *TINY, f"--data={scenes}", f"--out={out}")
+    assert stopped.code == 130, stopped.err
+    assert not (out / "result.json").exists()
+    check_refused(call("detect", "train", *TINY, f"--out={out}"), "already holds a run")
+    resume = ("detect", "train", "--resume", f"--out={out}")
+    check_refused(call(*resume, "--seed=4"), "another seed")
+    check_refused(call(*resume, f"--data={tmp_path}"), "another data")
+    done = call(*resume, "--json")
+    assert done.code == 0, done.err
+    one, other = weights(detector[0]), weights(out)
+    assert one.keys() == other.keys()
+    assert [key for key in one if not one[key].equal(other[key])] == []
+    expected = detector[1] | {"run": str(out)}
+    assert json.loads(done.out) == expected
+    assert json.loads(call(*resume, "--json").out) == expected
+    # The log of mmengine stays in the folder.
+    assert "mmengine" not in done.err and "Epoch(train)" not in done.err
+    logs = [path.read_text() for path in (out / "mmengine").glob("*/*.log")]
+    assert len(logs) == 2 and all("Epoch(train)" in log for log in logs)
+
+
+def test_a_trained_detector_is_evaluated_and_finds(
+    detector: tuple[Path, dict[str, Any]], scenes: Path, tmp_path: Path, call: Call
+) -> None:
+    folder, result = detector
+    evaluated = json.loads(call("detect", "eval", folder, "--json").out)
+    assert evaluated.pop("run") == str(folder)
+    assert evaluated == {key: result[key] for key in evaluated}
+    assert "AP50" in call("detect", "eval", folder).out
+
+    images = [scenes / "val" / f"000{n}.jpg" for n in (1, 2)]
+    arguments = ("predict", folder, *images, "--min-score=0", f"--out={tmp_path}")
+    rows = json.loads(call("detect", *arguments, "--json").out)["images"]
+    assert [Path(row["drawn"]).name for row in rows] == ["0001.png", "0002.png"]
+    for row in rows:
+        assert Image.open(row["drawn"]).size == (160, 160)
+        scores = [box["score"] for box in row["boxes"]]
+        assert scores == sorted(scores, reverse=True) and len(scores) == 100
+        drawn, image = (np.asarray(Image.open(row[key])) for key in ("drawn", "image"))
+        assert (drawn != image).any()
+        for box in row["boxes"]:
+            assert box["class"] in "0123456789"
+            assert all(-1 <= side <= 161 for side in box["box"])
+
+    exported = json.loads(call("detect", "export", folder, "--onnx", "--json").out)
+    assert exported["path"] == str(folder / "detector.onnx")
+    assert max(exported["max_rel"].values()) < 1e-4
+    assert json.loads(exported["metadata"]["input_size"]) == {"height": 64, "width": 64}
+
+
+def test_bad_data_are_refused_before_anything_is_written(
+    scenes: Path, tmp_path: Path, call: Call
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(scenes, broken)
+    (broken / "train" / "0002.jpg").unlink()
+    edit(broken / "train.json", categories=[{"id": 1, "name": "0"}])
+    train = ("detect", "train", *TINY, f"--out={tmp_path / 'run'}")
+    check_refused(call(*train, f"--data={broken}"), "1 image files missing", "unknown categories")
+    check_refused(call(*train, f"--data={tmp_path / 'none'}"), "is no folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_the_commands_refuse(
+    detector: tuple[Path, dict[str, Any]], scenes: Path, tmp_path: Path, call: Call
+) -> None:
+    train = ("detect", "train", f"--data={scenes}", f"--out={tmp_path / 'run'}")
+    check_refused(call(*train), "give a CONFIG")
+    check_refused(call(*train, "no_such"), "retinanet_quick")
+    check_refused(call(*train, *TINY[:2]), "space and arch go together")
+    check_refused(call(*train, "--resume"), "holds no detector")
+    check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no detector")
+    check_refused(call("detect", "export", detector[0]), "--onnx")
+    check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")
+    twice = [scenes / "val" / "0001.jpg", scenes / "train" / "0001.jpg"]
+    check_refused(call("detect", "predict", detector[0], *twice), "images of one name")
+    assert contents(tmp_path) == {}
+
+
+def test_without_mmdet_one_line_says_what_to_install() -> None:
+    code = (
+        "import importlib.util as u, sys; real = u.find_spec;"
+        "u.find_spec = lambda name, *rest: None if name == 'mmdet' else real(name, *rest);"
+        "from mobilenas import cli;"
+        "sys.argv = ['mobilenas', 'detect', 'eval', 'run'];"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("mobilenas: detection needs mmdet")
+    assert done.stderr.count("\n") == 1
