@@ -8,6 +8,7 @@ import typer
 
 from mobilenas import __version__
 from mobilenas.cli import job, latency, networks, spaces
+from mobilenas.cli.bench import bench
 from mobilenas.cli.rank import rank
 from mobilenas.cli.train import train
 from mobilenas.errors import (
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(job.export)
 app.command("eval")(networks.evaluate)
 app.command()(networks.convert)
+app.command()(bench)
 
 
 def main() -> None:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from mobilenas.errors import BadInput
 from mobilenas.export.onnx import silence
 from mobilenas.files import write_atomic
-from mobilenas.latency.runtimes import package_version, timed
+from mobilenas.latency.exported import open_exported
+from mobilenas.latency.host import package_version
+from mobilenas.latency.runtimes import timed
 
 
 class Executorch:
@@ -46,20 +48,4 @@ class Executorch:
 
     def time(self, path: Path, seconds: float) -> list[float]:
         """Milliseconds of each run of a .pte file with one input of a static shape."""
-        with silence():
-            from executorch.runtime import Runtime
-        # A method keeps the pool of threads that it finds when it is loaded.
-        _set_threads(self._threads)
-        method = Runtime.get().load_program(path).load_method("forward")
-        assert method is not None
-        shape = method.metadata.input_tensor_meta(0).sizes()
-        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return timed(lambda: method.execute([image]), seconds)
-
-
-def _set_threads(threads: int) -> None:
-    """Give ExecuTorch's pool that many threads; no method may be running."""
-    from executorch.extension.pybindings import portable_lib
-
-    with silence():  # it tells which files it looked for in vain
-        portable_lib._unsafe_reset_threadpool(threads)
+        return timed(open_exported(path, self._threads).run, seconds)

@@ -1,8 +1,11 @@
-"""What a table notes of this host: its processor and the date."""
+"""What a table notes of this host: its processor, the date, versions of packages."""
 
+import importlib.metadata
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
+
+from mobilenas.errors import BadInput
 
 
 def processor() -> str:
@@ -18,3 +21,13 @@ def processor() -> str:
 def today() -> str:
     """The date, UTC."""
     return datetime.now(UTC).date().isoformat()
+
+
+def package_version(package: str, extra: str) -> str:
+    """Version of an installed package. Raises BadInput naming the extra that brings it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise BadInput(
+            f"{package} is not installed: pip install 'mobilenas[{extra}]' brings it"
+        ) from None
