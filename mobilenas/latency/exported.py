@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mobilenas.errors import BadInput, one_line
+from mobilenas.files import read_json
 from mobilenas.latency.host import package_version
 
 RUNTIMES = {".onnx": "onnxruntime", ".pte": "executorch"}
-# Keys of the metadata; of a .pte file the names of methods that return a number.
+# Keys of the metadata: those in an .onnx file, or in the .json file beside a .pte file.
 FLOPS, RESOLUTION = "flops_multiply_adds", "input_resolution"
 _ONNX_TYPES = {f"tensor({t})": t for t in ("float16", "uint8", "int8")} | {
     "tensor(float)": "float32"
@@ -103,8 +104,7 @@ def _open_pte(path: Path, threads: int, resolution: int | None) -> Exported:
         # A method keeps the pool of threads that it finds when it is loaded.
         portable_lib._unsafe_reset_threadpool(threads)
         try:
-            program = Runtime.get().load_program(path)
-            method = program.load_method("forward")
+            method = Runtime.get().load_program(path).load_method("forward")
         except RuntimeError as error:
             raise BadInput(f"{path}: ExecuTorch does not load it: {one_line(error)}") from None
     assert method is not None
@@ -114,10 +114,9 @@ def _open_pte(path: Path, threads: int, resolution: int | None) -> Exported:
         raise BadInput(f"{path}: its input is of ScalarType {given.dtype()}, which no image is")
     shape, dtype = _shape(path, given.sizes(), resolution), _SCALAR_TYPES[given.dtype()]
     image = torch.from_numpy(_image(shape, dtype))
-    flops = None
-    if FLOPS in program.method_names:
-        (flops,) = program.load_method(FLOPS).execute([])
-    return Exported(lambda: method.execute([image]), shape, dtype, flops)
+    beside = path.with_suffix(".json")
+    about = read_json(beside, FLOPS) if beside.exists() else {}
+    return Exported(lambda: method.execute([image]), shape, dtype, _number(about.get(FLOPS)))
 
 
 def _only(path: Path, inputs: Sequence[Any]) -> Any:
