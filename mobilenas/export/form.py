@@ -1,4 +1,4 @@
-"""What an export is, whatever the runtime: its form, the module behind it, how it is fed and run."""
+"""What an export is in all runtimes: its form, the module behind it, how it is fed and run."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ from mobilenas.nn.saved import Channels, NetworkInfo
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
 Pixels = npt.NDArray[np.uint8]  # (N, R, R, 3), RGB
-Inputs = Floats | Pixels  # what a file is fed with, see `fed`
+Inputs = npt.NDArray[Any]  # Floats or Pixels, what a file is fed with: see `fed`
 Run = Callable[[Inputs], Floats]  # a batch of inputs to logits (batch, classes)
 Files = dict[str, bytes]  # contents by the ending of the file's name, the main file first
 Dtype = Literal["fp32", "fp16", "int8"]
@@ -110,6 +110,9 @@ class Runtime(Protocol):
 class Preprocessed(nn.Module):
     """A network behind its normalisation: uint8 images (N, R, R, 3) to logits."""
 
+    centre: Tensor
+    spread: Tensor
+
     def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
         super().__init__()
         self.network = network
@@ -132,7 +135,11 @@ def deployable(network: Network, info: NetworkInfo, form: Form) -> tuple[nn.Modu
         if hasattr(module, "inplace"):
             # The graph is the same either way, but in place its export takes twice as long.
             module.inplace = False  # type: ignore[assignment]
-    batch, size, channels = form.batch or 1, network.space.resolution, network.space.spec.in_channels
+    batch, size, channels = (
+        form.batch or 1,
+        network.space.resolution,
+        network.space.spec.in_channels,
+    )
     if form.preprocess:
         whole = Preprocessed(folded, info.mean, info.std).eval()
         return whole, torch.zeros(batch, size, size, channels, dtype=torch.uint8)
@@ -159,7 +166,7 @@ def batches_of(inputs: Inputs, size: int) -> Iterator[Inputs]:
 
 
 def run_all(run: Run, inputs: Inputs, size: int, *, fixed: bool) -> Floats:
-    """Logits (N, classes) of inputs in batches of `size`; fixed: of no other size, see `batches_of`."""
+    """Logits (N, classes) of inputs in batches of `size`; fixed: of no other, see `batches_of`."""
     if fixed:
         return np.concatenate([run(batch) for batch in batches_of(inputs, size)])[: len(inputs)]
     return np.concatenate([run(inputs[i : i + size]) for i in range(0, len(inputs), size)])

@@ -75,6 +75,11 @@ def with_metadata(model: bytes, metadata: dict[str, str]) -> bytes:
     return proto.SerializeToString(deterministic=True)
 
 
+def metadata_in(model: bytes) -> dict[str, str]:
+    """The metadata of a model that ONNX Runtime loads."""
+    return {prop.key: prop.value for prop in onnx.load_from_string(model).metadata_props}
+
+
 def make_session(model: bytes) -> ort.InferenceSession:
     """ONNX Runtime's session on the CPU, with torch's number of threads. VerificationFailed."""
     options = ort.SessionOptions()

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,10 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from mobilenas.export.onnx import silence
-from mobilenas.export.verify import INPUT, OUTPUT, Floats, Labels, make_session
+from mobilenas.export.form import INPUT, OUTPUT, Floats, Inputs, Labels, silence
+from mobilenas.export.onnx import make_session
 
 Method = Literal["minmax", "percentile"]
-Inputs = npt.NDArray[Any]  # as the model takes them: float32 or uint8
 
 BATCH = 16
 
@@ -74,7 +73,7 @@ def quantize_onnx(
 ) -> Quantized:
     """The int8 model of the scheme that is best on `images`; the same arguments give equal bytes.
 
-    model: a float32 file of `export_onnx`. calibration: training images as the model takes them;
+    model: a float32 file of `export_network`. calibration: training images as the model takes them;
     they give the ranges of the activations. images, labels: another sample, by which the scheme is
     chosen: the most accurate one, without labels the one that agrees most with the float model.
     Accuracies on it are those of a choice, so a report needs images that are neither.
@@ -132,9 +131,7 @@ def first_classes(model: bytes, images: Inputs) -> npt.NDArray[np.int64]:
     """The class with the largest logit, (N,)."""
     session = make_session(model)
     parts = range(0, len(images), BATCH)
-    logits: list[Floats] = [
-        session.run([OUTPUT], {INPUT: images[i : i + BATCH]})[0] for i in parts
-    ]
+    logits: list[Floats] = [session.run([OUTPUT], {INPUT: images[i : i + BATCH]})[0] for i in parts]
     return np.concatenate(logits).argmax(axis=1)
 
 

@@ -2,7 +2,7 @@
 
 The file is run by its own runtime on real images and compared with the original torch network,
 whose batch norms are not folded, so a mistake of the folding shows as well as one of the converter.
-Torch is fed with images that are normalised here, so a mistake of a preprocessing in the file shows.
+Torch gets images that are normalised here, so a mistake of a preprocessing in the file shows.
 """
 
 import copy
@@ -122,7 +122,9 @@ def verify(
         try:
             actual = run_all(run, inputs, size, fixed=form.batch is not None)
         except Exception as error:  # runtimes raise errors of their own
-            raise VerificationFailed(f"batch size {size} does not run: {one_line(error)}") from error
+            raise VerificationFailed(
+                f"batch size {size} does not run: {one_line(error)}"
+            ) from error
         parity.append(compare(expected, actual, size, limits))
     after, before = (
         None if labels is None else _accuracy(logits, labels) for logits in (actual, expected)
