@@ -1,5 +1,6 @@
 """Exported files against each other on this host: latency in turns, memory, size."""
 
+import importlib.metadata
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mobilenas.latency.exported import RUNTIMES, check_file, open_exported
-from mobilenas.latency.host import package_version, processor
+from mobilenas.latency.host import processor
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, take_turns
 from mobilenas.latency.probe import Probe, probe
 from mobilenas.latency.runtimes import timed
@@ -99,7 +100,7 @@ def _file_bench(path: Path, found: Probe, timing: Timing, first_ms: float) -> Fi
     return FileBench(
         path=str(path),
         runtime=runtime,
-        runtime_version=package_version(runtime, "mobile"),
+        runtime_version=importlib.metadata.version(runtime),
         **asdict(found),
         size_bytes=path.stat().st_size,
         ms=ms,

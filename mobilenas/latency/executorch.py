@@ -6,14 +6,13 @@ block nothing (tests/latency).
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import silence
+from mobilenas.export.executorch import lower
+from mobilenas.export.form import package_version
 from mobilenas.files import write_atomic
 from mobilenas.latency.exported import open_exported
-from mobilenas.latency.host import package_version
 from mobilenas.latency.runtimes import timed
 
 
@@ -29,22 +28,13 @@ class Executorch:
     def __init__(self, dtype: str, threads: int) -> None:
         if dtype != "fp32":
             raise BadInput(f"executorch runs fp32 only, not {dtype}; onnxruntime has int8")
-        self.version = package_version("executorch", "mobile")
+        self.version = package_version("executorch", "pip install 'mobilenas[mobile]'")
         self._threads = threads
 
     def prepare(self, module: nn.Module, example: Tensor, path: Path) -> None:
-        """Write the .pte file of a module in eval mode.
-
-        Batch norms should be folded: XNNPACK folds those that are not, which takes twice as long.
-        """
-        with silence():
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
-
-            exported = torch.export.export(module, (example,), strict=False)
-            lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-            program = lowered.to_executorch()
-        write_atomic(path, lambda file: file.write(program.buffer))
+        """Write the .pte file of a module in eval mode; its batch norms should be folded."""
+        program = lower(module, example)
+        write_atomic(path, lambda file: file.write(program))
 
     def time(self, path: Path, seconds: float) -> list[float]:
         """Milliseconds of each run of a .pte file with one input of a static shape."""

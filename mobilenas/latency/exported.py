@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from mobilenas.errors import BadInput, one_line
 from mobilenas.files import read_json
-from mobilenas.latency.host import package_version
 
 RUNTIMES = {".onnx": "onnxruntime", ".pte": "executorch"}
 # Keys of the metadata: those in an .onnx file, or in the .json file beside a .pte file.
@@ -47,7 +46,9 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     if path.suffix == ".pte":
-        package_version("executorch", "mobile")
+        from mobilenas.export.form import package_version
+
+        package_version("executorch", "pip install 'mobilenas[mobile]'")
 
 
 def open_exported(path: Path, threads: int, resolution: int | None = None) -> Exported:

@@ -1,11 +1,8 @@
-"""What a table notes of this host: its processor, the date, versions of packages."""
+"""What a table notes of this host: its processor and the date."""
 
-import importlib.metadata
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-
-from mobilenas.errors import BadInput
 
 
 def processor() -> str:
@@ -21,13 +18,3 @@ def processor() -> str:
 def today() -> str:
     """The date, UTC."""
     return datetime.now(UTC).date().isoformat()
-
-
-def package_version(package: str, extra: str) -> str:
-    """Version of an installed package. Raises BadInput naming the extra that brings it."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise BadInput(
-            f"{package} is not installed: pip install 'mobilenas[{extra}]' brings it"
-        ) from None

@@ -21,7 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import OPSET, silence
+from mobilenas.export.form import OPSET, silence
 from mobilenas.latency.exported import open_exported
 
 RUNTIMES = ("onnxruntime", "executorch", "command")
@@ -92,8 +92,8 @@ class OnnxRuntime:
 def write_onnx(module: nn.Module, example: Tensor, path: Path, dtype: str) -> None:
     """Write a module as ONNX with the shapes of `example`.
 
-    The exporter is torch's older one, ten to thirty times as fast as the one of `export_onnx`; the
-    operators that are left are the same (tests/latency).
+    The exporter is torch's older one, ten to thirty times as fast as the one of `export_network`;
+    the operators that are left are the same (tests/latency).
     """
     with silence():
         torch.onnx.export(

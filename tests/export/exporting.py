@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from mobilenas.export import export_onnx
-from mobilenas.export.onnx import normalise
+from mobilenas.export import Form, Verification, export_network, make_runtime, verify
+from mobilenas.export.form import Dtype, normalise
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo
 from mobilenas.space import load_space
@@ -53,7 +53,7 @@ def export(network: Network, path: Path, **changes: Any) -> Any:
         "images": make_images(network.space.resolution),
         "labels": np.arange(20) % 10,
     }
-    return export_onnx(network, path=path, **{**arguments, **changes})
+    return export_network(network, path=path, **{**arguments, **changes})
 
 
 @dataclass
@@ -61,6 +61,18 @@ class Exported:
     network: Network
     path: Path
     report: Any
+
+    def verify(
+        self,
+        files: dict[str, bytes],
+        form: Form,
+        dtype: Dtype = "fp32",
+        runtime: str = "onnxruntime",
+    ) -> Verification:
+        """The proof of files that stand for this network."""
+        images = make_images(self.network.space.resolution)
+        load = make_runtime(runtime).load
+        return verify(files, load, form, dtype, self.network, INFO, images)
 
     @property
     def inputs(self) -> np.ndarray:

@@ -25,8 +25,9 @@ import mobilenas
 from mobilenas.cost import CostModel
 from mobilenas.data import load_data
 from mobilenas.errors import BadInput, VerificationFailed
-from mobilenas.export.onnx import normalise, to_onnx
-from mobilenas.export.verify import TOLERANCE
+from mobilenas.export.form import Form, deployable, normalise
+from mobilenas.export.onnx import to_onnx
+from mobilenas.export.verify import LIMITS
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import load_space
 
@@ -56,7 +57,7 @@ def test_file_computes_what_the_network_does(exported: Exported, batch: int) -> 
     with torch.inference_mode():
         expected = exported.network.eval()(torch.from_numpy(inputs)).numpy()
     assert logits.shape == (batch, 10)
-    assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= LIMITS["fp32"].difference * np.abs(expected).max()
 
 
 def test_report_has_the_proof(exported: Exported) -> None:
@@ -70,7 +71,7 @@ def test_report_has_the_proof(exported: Exported) -> None:
     convolutions = [m for m in exported.network.modules() if isinstance(m, nn.Conv2d)]
     assert proof["nodes"]["Conv"] == len(convolutions)
     assert "BatchNormalization" not in proof["nodes"]
-    assert proof["onnx_accuracy"] == proof["torch_accuracy"]
+    assert proof["exported_accuracy"] == proof["torch_accuracy"]
 
 
 def test_metadata(exported: Exported) -> None:
@@ -106,17 +107,19 @@ def test_network_is_left_as_it_is_and_nothing_is_printed(
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
     assert all(parameter.requires_grad for parameter in network.parameters())
     assert "top1_accuracy" not in report.metadata
-    assert report.verification.onnx_accuracy is None
+    assert report.verification.exported_accuracy is None
 
 
 def test_same_bytes_in_another_process_without_paths_of_this_machine(tiny: Exported) -> None:
     # `tiny` is exported before it here, nothing is in the other process.
-    model = to_onnx(build(TINY), {"key": "value"})
+    model = to_onnx(*deployable(build(TINY), INFO, Form()))
     assert b"site-packages" not in model
     assert str(Path(mobilenas.__file__).parent).encode() not in model
     script = (
         "import hashlib, exporting as e; from mobilenas.export.onnx import to_onnx;"
-        "print(hashlib.sha256(to_onnx(e.build(e.TINY), {'key': 'value'})).hexdigest())"
+        "from mobilenas.export.form import Form, deployable;"
+        "model = to_onnx(*deployable(e.build(e.TINY), e.INFO, Form()));"
+        "print(hashlib.sha256(model).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     other = subprocess.run(
@@ -143,7 +146,7 @@ def test_nothing_is_written_when_the_proof_fails(
             folded.stem.conv.bias += 0.1  # type: ignore[operator]
         return folded
 
-    monkeypatch.setattr("mobilenas.export.onnx.fold_batch_norm", fold_wrongly)
+    monkeypatch.setattr("mobilenas.export.form.fold_batch_norm", fold_wrongly)
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)
@@ -181,7 +184,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mobilenas.export.onnx.write_atomic", full)
+    monkeypatch.setattr("mobilenas.export.write.write_atomic", full)
     with pytest.raises(BadInput, match=r"cannot write .*model\.onnx: No space left on device"):
         export(build(TINY), tmp_path / "model.onnx")
 
