@@ -1,4 +1,4 @@
-"""Exported files: complete, reproducible, or not written; and a consumer of them."""
+"""Exported files: complete, reproducible, or not written."""
 
 import hashlib
 import json
@@ -18,14 +18,12 @@ import onnxruntime as ort
 import pytest
 import torch
 from exporting import CLASSES, INFO, MEAN, STD, TINY, Exported, build, export, make, make_images
-from PIL import Image
 from torch import nn
 
 import mobilenas
 from mobilenas.cost import CostModel
-from mobilenas.data import load_data
 from mobilenas.errors import BadInput, VerificationFailed
-from mobilenas.export.form import Form, deployable, normalise
+from mobilenas.export.form import Form, deployable
 from mobilenas.export.onnx import to_onnx
 from mobilenas.export.verify import LIMITS
 from mobilenas.nn import Network, fold_batch_norm
@@ -38,7 +36,6 @@ SPACES = [
     "fairnas:width=0.25,resolution=64,num_classes=10,squeeze_excite=0.5",
     "macro:width=0.25,resolution=16,activation=hard_swish",
 ]
-CONSUMER = Path(__file__).parents[2] / "export" / "classify.py"
 
 
 @pytest.fixture(scope="module", params=SPACES, ids=lambda reference: reference.split(":")[0])
@@ -206,43 +203,3 @@ def test_arguments_that_do_not_fit(tmp_path: Path, changes: dict[str, Any], mess
     with pytest.raises(BadInput, match=message):
         export(build(TINY), tmp_path / "model.onnx", **changes)
     assert list(tmp_path.iterdir()) == []
-
-
-# --- the consumer -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("crop", [1.0, 0.8])
-def test_consumer_agrees_with_the_network(tiny: Exported, tmp_path: Path, crop: float) -> None:
-    model = tmp_path / "model.onnx"
-    about = export(tiny.network, model, info=replace(INFO, crop=crop)).metadata
-    assert about["input_short_side"] == str(round(16 / crop))
-    assert f"short side to {round(16 / crop)} (" in about["input_resize"]
-    rng = np.random.default_rng(2)
-    for name, size in (("a/1", (16, 16)), ("a/2", (40, 30)), ("b/1", (23, 50)), ("b/2", (9, 12))):
-        path = tmp_path / f"{name}.png"
-        path.parent.mkdir(exist_ok=True)
-        noise = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
-    files = sorted(str(path) for path in tmp_path.rglob("*.png"))
-    inputs = normalise(load_data(str(tmp_path), 16, crop).train.pixels, MEAN, STD)
-    with torch.inference_mode():
-        likely = tiny.network.eval()(torch.from_numpy(inputs)).softmax(1).topk(3)
-    expected = [
-        line
-        for file, values, indices in zip(files, likely.values, likely.indices, strict=True)
-        for line in (file, *(f"  {v:.4f}  class {i}" for v, i in zip(values, indices, strict=True)))
-    ]
-    ran = subprocess.run(
-        [sys.executable, str(CONSUMER), str(model), *files],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert ran.stdout.splitlines() == expected
-
-
-def test_consumer_needs_no_torch_and_is_short() -> None:
-    lines = CONSUMER.read_text(encoding="utf-8").splitlines()
-    imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
-    assert imported == {"argparse", "json", "numpy", "onnxruntime", "PIL"}
-    assert len(lines) <= 60
