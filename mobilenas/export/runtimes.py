@@ -64,8 +64,7 @@ class OnnxRuntime:
 
 
 def _words(scheme: Scheme) -> str:
-    ends = ", first convolution and classifier in float32" if scheme.float_ends else ""
-    return f"static, weights by channel, ranges by {scheme.method}{ends}"
+    return f"static, weights by channel, ranges by {scheme.method}"
 
 
 def _adapter(module: str, name: str) -> Callable[[], Runtime]:

@@ -16,6 +16,7 @@ from mobilenas.export.form import Form, deployable
 from mobilenas.export.onnx import to_onnx
 from mobilenas.latency.runtimes import write_onnx
 from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn.saved import NetworkInfo
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 # They may write their output where an input was: all that a graph has besides convolutions,
