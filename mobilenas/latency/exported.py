@@ -116,8 +116,9 @@ def _open_pte(path: Path, threads: int, resolution: int | None) -> Exported:
     shape, dtype = _shape(path, given.sizes(), resolution), _SCALAR_TYPES[given.dtype()]
     image = torch.from_numpy(_image(shape, dtype))
     beside = path.with_suffix(".json")
-    about = read_json(beside, FLOPS) if beside.exists() else {}
-    return Exported(lambda: method.execute([image]), shape, dtype, _number(about.get(FLOPS)))
+    about = read_json(beside) if beside.exists() else {}  # it may be of another program
+    flops = _number(about.get(FLOPS)) if isinstance(about, dict) else None
+    return Exported(lambda: method.execute([image]), shape, dtype, flops)
 
 
 def _only(path: Path, inputs: Sequence[Any]) -> Any:
