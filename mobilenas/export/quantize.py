@@ -169,6 +169,7 @@ def quantize(
             extra_options={},
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     if correct:
         _correct_biases(result, proto, observed)
