@@ -153,8 +153,8 @@ def run_export_saved(path: Path, data: str, target: Target, out: Path | None) ->
     """
     network, info = load_network(path)
     loaded = load_images(data, network.space.resolution, info)
-    images, words = evaluation_images(loaded)
-    proof = _all(images, words)
+    images, _ = evaluation_images(loaded)
+    proof = _all(images, "test images" if loaded.test is not None else "images")
     if loaded.test is None:
         ranges = None
         choice, test = proof.halves()
@@ -208,9 +208,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
     else:
         calibration = _calibration(source, target.int8)
         images = source.images(source.test, _SAMPLE_IMAGES)
-        words = source.test.words
-        if len(images) < len(source.test.rows):
-            words = f"{len(images)} of {words}"
+        words = f"{len(images)} {source.test.words}"
     return export_network(
         source.network,
         source.info,

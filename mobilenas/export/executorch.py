@@ -49,11 +49,11 @@ class ExecuTorch:
 
     def load(self, files: Files) -> Run:
         """The method `forward` of the program."""
-        with silence():
-            from executorch.runtime import Runtime
-
         try:
-            method = Runtime.get().load_program(files[self.suffix]).load_method("forward")
+            with silence():
+                from executorch.runtime import Runtime
+
+                method = Runtime.get().load_program(files[self.suffix]).load_method("forward")
         except Exception as error:
             raise VerificationFailed(f"ExecuTorch does not load it: {one_line(error)}") from error
         assert method is not None

@@ -5,9 +5,11 @@ import copy
 import importlib.metadata
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -76,11 +78,16 @@ class Feed:
 
 @dataclass(frozen=True)
 class Converted:
-    """The files of a runtime; for int8 how they were quantised, and what else was tried."""
+    """The files of a runtime.
+
+    For int8 how they were quantised, and what else was tried. plain: the float32 ONNX model behind
+    an int8 one, with a free batch size, which its weights are proved by.
+    """
 
     files: Files
     scheme: str | None = None
     trials: tuple[dict[str, Any], ...] = ()
+    plain: bytes | None = None
 
 
 class Runtime(Protocol):
@@ -182,15 +189,32 @@ def package_version(package: str, how: str) -> str:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep the prints, warnings and logs of a converter away; what goes wrong is raised anyway."""
+    """Keep the prints, warnings and logs of a converter away; what goes wrong is raised anyway.
+
+    Those of C++ code and of child processes too, which Python does not see.
+    """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(action="ignore"),
+            _nowhere(1),
+            _nowhere(2),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
         ):
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def _nowhere(descriptor: int) -> Iterator[None]:
+    kept = os.dup(descriptor)
+    try:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), descriptor)
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        os.close(kept)

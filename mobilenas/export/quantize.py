@@ -73,8 +73,8 @@ def quantize_onnx(
 ) -> Quantized:
     """The int8 model of the scheme with the least divergence on `images`.
 
-    model: a float32 file of `export_network`. calibration: training images as the model takes them, a
-    hundred or more; they give the ranges. images: another sample, by which the scheme is chosen;
+    model: a float32 file of `export_network`. calibration: training images as the model takes
+    them, a hundred or more; they give the ranges. images: another sample, by which the scheme is chosen;
     labels (N,) add accuracies. Those of a few hundred images differ by chance among schemes, so
     they do not decide; and what was chosen on images is to be reported on others.
 
@@ -169,6 +169,7 @@ def quantize(
             extra_options={},
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()
     result: onnx.ModelProto = quantizer.model.model
     if correct:
         _correct_biases(result, proto, observed)

@@ -50,6 +50,7 @@ class OnnxRuntime:
             {self.suffix: with_batch(found.model, form.batch)},
             _words(found.scheme),
             tuple(asdict(trial) | {"scheme": _words(trial.scheme)} for trial in found.trials),
+            plain=model,
         )
 
     def load(self, files: Files) -> Run:

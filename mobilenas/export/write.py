@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,14 @@ from mobilenas.export.form import (
 )
 from mobilenas.export.onnx import with_metadata
 from mobilenas.export.runtimes import OnnxRuntime
+from mobilenas.export.structure import check_weights
 from mobilenas.export.verify import BATCH_SIZES, Verification, verify
 from mobilenas.files import write_atomic, write_together
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, own_space
 
 MIN_IMAGES = max(BATCH_SIZES)  # so that the largest batch of the verification is a full one
+_PLAIN_IMAGES = 64  # that the float model behind an int8 one is proved on
 METADATA = ".json"  # the file of the metadata, where the runtime's own has no place for them
 
 
@@ -102,6 +104,11 @@ def export_network(
         feed = Feed(ranges, choice, calibration.choice.labels)
     converted = runtime.convert(module, example, form, feed)
     seconds = time.perf_counter() - start
+    if converted.plain is not None:
+        free, few = replace(form, batch=None), images[:_PLAIN_IMAGES]
+        plain = {runtime.suffix: converted.plain}
+        verify(plain, runtime.load, free, "fp32", network, info, few)
+        check_weights(converted.files[runtime.suffix], converted.plain)
     proof = verify(converted.files, runtime.load, form, dtype, network, info, images, labels)
     metadata = metadata_of(network, info, form, dtype)
     if converted.scheme is not None:

@@ -25,7 +25,7 @@ from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput, VerificationFailed
 from mobilenas.export.form import Form, deployable
 from mobilenas.export.onnx import to_onnx
-from mobilenas.export.verify import LIMITS
+from mobilenas.export.verify import TOLERANCE
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import load_space
 
@@ -54,7 +54,7 @@ def test_file_computes_what_the_network_does(exported: Exported, batch: int) -> 
     with torch.inference_mode():
         expected = exported.network.eval()(torch.from_numpy(inputs)).numpy()
     assert logits.shape == (batch, 10)
-    assert np.abs(logits - expected).max() <= LIMITS["fp32"].difference * np.abs(expected).max()
+    assert np.abs(logits - expected).max() <= TOLERANCE["fp32"] * np.abs(expected).max()
 
 
 def test_report_has_the_proof(exported: Exported) -> None:
