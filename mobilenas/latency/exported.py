@@ -63,15 +63,9 @@ def open_exported(path: Path, threads: int, resolution: int | None = None) -> Ex
     try:
         exported.run()
     except Exception as error:  # the runtimes' classes have no base of their own
-        raise BadInput(
-            f"{path} does not run on {describe_input(exported)}: {one_line(error)}"
-        ) from None
+        given = f"{exported.dtype} {exported.shape}"
+        raise BadInput(f"{path} does not run on {given}: {one_line(error)}") from None
     return exported
-
-
-def describe_input(exported: Exported) -> str:
-    """Type and shape: float32 1x3x224x224."""
-    return f"{exported.dtype} {'x'.join(map(str, exported.shape))}"
 
 
 def _open_onnx(path: Path, threads: int, resolution: int | None) -> Exported:

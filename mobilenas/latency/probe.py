@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mobilenas.errors import BadInput
-from mobilenas.latency.exported import open_exported
+from mobilenas.latency.exported import check_file, open_exported
 
 RUNS = 3
 # What loading a file would import: code, which is not to be counted.
@@ -53,7 +53,8 @@ def probe(path: Path, threads: int, resolution: int | None = None) -> Probe:
 
 
 def _probe_here(path: Path, threads: int, resolution: int | None) -> Probe:
-    for module in _IMPORTS.get(path.suffix, ()):
+    check_file(path)  # before the baseline: it imports for a .pte file
+    for module in _IMPORTS[path.suffix]:
         importlib.import_module(module)
     before = None
     if _RESET_PEAK.exists():

@@ -141,6 +141,8 @@ def test_an_executorch_file(tmp_path: Path) -> None:
         7,
     )
     assert found.ms > 0
+    assert found.memory_bytes is not None
+    assert 0 < found.memory_bytes < 30e6  # torch, imported within, would be 100 and more
     torn.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(BadInput, match=r"torn\.pte: ExecuTorch does not load it"):
         open_exported(torn, 1)
