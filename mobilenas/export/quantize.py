@@ -74,9 +74,9 @@ def quantize_onnx(
     """The int8 model of the scheme with the least divergence on `images`.
 
     model: a float32 file of `export_network`. calibration: training images as the model takes
-    them, a hundred or more; they give the ranges. images: another sample, by which the scheme is chosen;
-    labels (N,) add accuracies. Those of a few hundred images differ by chance among schemes, so
-    they do not decide; and what was chosen on images is to be reported on others.
+    them, a hundred or more; they give the ranges. images: another sample, by which the scheme is
+    chosen; labels (N,) add accuracies. Those of a few hundred images differ by chance among
+    schemes, so they do not decide; and what was chosen on images is to be reported on others.
 
     What comes before the first convolution stays as it is. The metadata are kept, and equal
     arguments give equal bytes. Raises BadInput where there are no images or not as many labels.

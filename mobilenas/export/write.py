@@ -12,7 +12,7 @@ import numpy as np
 import mobilenas
 from mobilenas.cost import CostModel
 from mobilenas.data.pixels import short_side
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, VerificationFailed, one_line
 from mobilenas.export.form import (
     Calibration,
     Dtype,
@@ -102,7 +102,14 @@ def export_network(
         sets = (calibration.ranges, calibration.choice.pixels)
         ranges, choice = (fed(pixels, info, form.preprocess) for pixels in sets)
         feed = Feed(ranges, choice, calibration.choice.labels)
-    converted = runtime.convert(module, example, form, feed)
+    try:
+        converted = runtime.convert(module, example, form, feed)
+    except BadInput:
+        raise
+    except Exception as error:  # converters raise errors of their own
+        raise VerificationFailed(
+            f"{runtime.name} does not convert it: {one_line(error)}"
+        ) from error
     seconds = time.perf_counter() - start
     if converted.plain is not None:
         free, few = replace(form, batch=None), images[:_PLAIN_IMAGES]

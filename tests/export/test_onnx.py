@@ -17,14 +17,24 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from exporting import CLASSES, INFO, MEAN, STD, TINY, Exported, build, export, make, make_images
+from exporting import (
+    CLASSES,
+    INFO,
+    MEAN,
+    STD,
+    TINY,
+    Exported,
+    build,
+    export,
+    make,
+    make_images,
+    plain,
+)
 from torch import nn
 
 import mobilenas
 from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput, VerificationFailed
-from mobilenas.export.form import Form, deployable
-from mobilenas.export.onnx import to_onnx
 from mobilenas.export.verify import TOLERANCE
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import load_space
@@ -40,7 +50,7 @@ SPACES = [
 
 @pytest.fixture(scope="module", params=SPACES, ids=lambda reference: reference.split(":")[0])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return make(request.param, tmp_path_factory.mktemp("space"))
+    return make(request.param, tmp_path_factory.mktemp("space") / "model.onnx")
 
 
 # --- what is written ----------------------------------------------------------------------------
@@ -109,14 +119,11 @@ def test_network_is_left_as_it_is_and_nothing_is_printed(
 
 def test_same_bytes_in_another_process_without_paths_of_this_machine(tiny: Exported) -> None:
     # `tiny` is exported before it here, nothing is in the other process.
-    model = to_onnx(*deployable(build(TINY), INFO, Form()))
+    model = plain(build(TINY))
     assert b"site-packages" not in model
     assert str(Path(mobilenas.__file__).parent).encode() not in model
     script = (
-        "import hashlib, exporting as e; from mobilenas.export.onnx import to_onnx;"
-        "from mobilenas.export.form import Form, deployable;"
-        "model = to_onnx(*deployable(e.build(e.TINY), e.INFO, Form()));"
-        "print(hashlib.sha256(model).hexdigest())"
+        "import hashlib, exporting as e;print(hashlib.sha256(e.plain(e.build(e.TINY))).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     other = subprocess.run(

@@ -1,4 +1,4 @@
-"""Int8 models: exact weights, corrected biases, images prepared in float, the choice of a scheme."""
+"""Int8 models: exact weights, corrected biases, images prepared in float, choice of a scheme."""
 
 import hashlib
 import os
@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from exporting import MEAN, STD, TINY, Exported, build, make_images
+from exporting import MEAN, STD, TINY, Exported, build, make_images, plain
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import normalise, to_onnx
+from mobilenas.export.form import normalise
 from mobilenas.export.quantize import (
     BINS,
     Observed,
@@ -129,7 +129,7 @@ def test_classes_stay_those_of_the_float_model(reference: str) -> None:
     network = build(reference).eval()
     network.classifier.bias.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
     images = inputs(network.space.resolution)
-    model = to_onnx(network, {})
+    model = plain(network)
     quantized = quantize_onnx(model, images[:32], images[32:])
     expected, actual = (logits_of(file, images[32:]) for file in (model, quantized.model))
     cosine = (expected * actual).sum() / np.linalg.norm(expected) / np.linalg.norm(actual)
@@ -143,7 +143,7 @@ def test_classes_stay_those_of_the_float_model(reference: str) -> None:
 def test_network_without_biases_and_with_weights_of_zero() -> None:
     space = load_space(TINY)  # fresh: residual blocks are the identity
     network = Network(space, space.sample(np.random.default_rng(0))).eval()
-    model = to_onnx(network, {})
+    model = plain(network)
     quantized = quantize_onnx(model, inputs()[:32], inputs()[32:])
     assert all(trial.divergence < 0.05 for trial in quantized.trials)
 
