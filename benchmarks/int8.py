@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from mobilenas.data import load_data
 from mobilenas.data.pixels import decode, fit_all
-from mobilenas.export.onnx import metadata_of, normalise, to_onnx
+from mobilenas.export.form import Form, deployable, normalise
+from mobilenas.export.onnx import to_onnx
 from mobilenas.export.quantize import Scheme, logits_of, observe, quantize, quantize_onnx
 from mobilenas.nn.proxyless import CROP, convert
 from mobilenas.process import tune_process
@@ -61,7 +62,7 @@ def main() -> None:
         images, labels = normalise(found.pixels, info.mean, info.std), found.labels
         pixels = calibration_images(root / "coco_mini" / "train2017", size)
         calibration = normalise(pixels, info.mean, info.std)
-        model = to_onnx(network, metadata_of(network, info))
+        model = to_onnx(*deployable(network, info, Form()))
         reference = logits_of(model, images).argmax(axis=1)
         expected = reference == labels
         started = time.process_time()

@@ -22,7 +22,7 @@ from PIL import Image
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, load_data
 from mobilenas.data.pixels import short_side
-from mobilenas.export import export_onnx
+from mobilenas.export import export_network
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right
 from mobilenas.nn.proxyless import CROP, convert
 from mobilenas.nn.saved import save_network
@@ -65,7 +65,7 @@ def main() -> None:
             saved, exported = Path(folder) / name, Path(folder) / f"{name}.onnx"
             save_network(network, saved, info)
             ours = load_data(str(sample), resolution, CROP).train
-            export_onnx(network, info, exported, ours.pixels[:VERIFIED], ours.labels[:VERIFIED])
+            export_network(network, info, exported, ours.pixels[:VERIFIED], ours.labels[:VERIFIED])
             for rounding, images in (
                 ("nearest", nearest(sample, resolution)),
                 ("torchvision", ours),

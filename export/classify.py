@@ -11,19 +11,20 @@ import onnxruntime as ort
 from PIL import Image
 
 
-def load(
-    path: str, resolution: int, short_side: int, mean: list[float], std: list[float]
-) -> np.ndarray:
-    """An image file as the network wants it: float32 (3, resolution, resolution)."""
+def load(path: str, resolution: int, short_side: int) -> np.ndarray:
+    """The pixels of an image file that the network sees: uint8 (resolution, resolution, 3)."""
     with Image.open(path) as file:
         image = file.convert("RGB")
     width, height = (short_side * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)
-    image = image.crop((left, top, left + resolution, top + resolution))
-    scaled = np.asarray(image, dtype=np.float32) / 255
-    normalised = (scaled - np.array(mean, np.float32)) / np.array(std, np.float32)
-    return normalised.transpose(2, 0, 1)
+    return np.asarray(image.crop((left, top, left + resolution, top + resolution)))
+
+
+def normalised(pixels: np.ndarray, mean: list[float], std: list[float]) -> np.ndarray:
+    """float32 (3, resolution, resolution) for a model that does not normalise by itself."""
+    scaled = pixels.astype(np.float32) / 255
+    return ((scaled - np.array(mean, np.float32)) / np.array(std, np.float32)).transpose(2, 0, 1)
 
 
 def main() -> None:
@@ -37,19 +38,20 @@ def main() -> None:
     about = session.get_modelmeta().custom_metadata_map
     resolution = int(about["input_resolution"])
     short_side = int(about.get("input_short_side", resolution))  # older files do not say it
-    normalisation = json.loads(about["input_normalisation"])
+    takes_bytes = about["input_layout"].startswith("NHWC")
     classes = json.loads(about["classes"])
+    batch = int(about.get("batch", 1))  # a fixed one is filled with copies
 
-    files = arguments.images
-    batch = np.stack([load(path, resolution, short_side, **normalisation) for path in files])
-    (logits,) = session.run(["logits"], {"image": batch})
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-
-    for path, row in zip(files, probabilities, strict=True):
+    for path in arguments.images:
+        image = load(path, resolution, short_side)
+        if not takes_bytes:
+            image = normalised(image, **json.loads(about["input_normalisation"]))
+        logits = session.run(["logits"], {"image": np.stack([image] * batch)})[0][0]
+        probabilities = np.exp(logits - logits.max())
+        probabilities /= probabilities.sum()
         print(path)
-        for index in np.argsort(-row, kind="stable")[:3]:
-            print(f"  {row[index]:.4f}  {classes[index]}")
+        for index in np.argsort(-probabilities, kind="stable")[:3]:
+            print(f"  {probabilities[index]:.4f}  {classes[index]}")
 
 
 if __name__ == "__main__":

@@ -9,18 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mobilenas.config import SupernetConfig, load_supernet_config
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.names import latency_cost
-from mobilenas.data import centres
-from mobilenas.data.splits import Indices
+from mobilenas.deploy import Target, run_export_trained
 from mobilenas.errors import BadInput
-from mobilenas.export import Report, evaluation_images, export_onnx
+from mobilenas.export import Report
 from mobilenas.files import read_json, write_json
-from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.progress import ProgressBar
 from mobilenas.rank.run import Ranking, rank
 from mobilenas.rank.truth import read_benchmark, read_truth
@@ -28,7 +24,6 @@ from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
-from mobilenas.search.found import read_search
 from mobilenas.search.problem import default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.alone_run import create_train_run, open_train_run
@@ -36,8 +31,6 @@ from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, check_trained, create_run, open_run, read_settings
 
 log = logging.getLogger(__name__)
-
-_VERIFY_IMAGES = 64
 
 
 def run_supernet(run: SupernetRun) -> list[dict[str, Any]]:
@@ -176,60 +169,6 @@ def run_rank(
     return rank(SupernetEvaluator(open_run(supernet)), known, asked, out, resume=resume)
 
 
-def run_export(run: Path, *, arch: str | None, pick: str, out: Path | None) -> Report:
-    """Export an arch of a finished search with the weights of its supernet, recalibrated.
-
-    The accuracy in the file is that on the test images, which no stage before has seen; without
-    test images it is that on the validation images.
-    """
-    found = read_search(run)
-    folder = found.supernet
-    supernet = open_run(folder)
-    space = space_from_dict(supernet.settings.space)
-    chosen = space.parse(arch or found.pick(pick))
-    evaluator = SupernetEvaluator(supernet)
-    if evaluator.describe()["weights"] != found.weights:
-        raise BadInput(f"{folder} has other weights than those that {run} was searched with")
-    data = supernet.data
-    if data.test is not None:
-        accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
-    else:
-        count = len(supernet.splits.validate)
-        (share,) = evaluator([chosen])
-        accuracy = Accuracy(share, f"{count} validation images, used in the search")
-    info = NetworkInfo(data.classes, data.mean, data.std, accuracy=accuracy)
-    images, rows = data.train, _verification_rows(supernet.splits.validate)
-    return export_onnx(
-        evaluator.network(chosen),
-        info,
-        out or run / f"{chosen}.onnx",
-        images.pixels[rows],
-        images.labels[rows],
-    )
-
-
-def run_export_trained(folder: Path, out: Path | None) -> Report:
-    """Export the best network of a finished training; its validation images prove the file.
-
-    The accuracy in the file is that on the test images; without these it is that on the validation
-    images, by which the best epoch was chosen.
-    """
-    run = open_train_run(folder)
-    if not (folder / "result.json").exists():
-        raise BadInput(
-            f"{folder} is not trained to its end: `mobilenas train --resume --out {folder}` does it"
-        )
-    network, info = load_network(run.network)
-    result = read_json(folder / "result.json", "test_accuracy", "test_images")
-    if result["test_images"]:
-        tested = Accuracy(result["test_accuracy"], f"{result['test_images']} test images")
-        info = replace(info, accuracy=tested)
-    rows = _verification_rows(run.splits.validate)
-    images, labels = centres(run.data.train, run.space.resolution, info.crop, rows)
-    target = out or folder / f"{run.arch}.onnx"
-    return export_onnx(network, info, target, images.numpy(), labels.numpy())
-
-
 def newest_run(*folders: Path) -> Path:
     """The one of these run folders whose result is the newest. Raises BadInput if none has one."""
     results = [folder / name for folder in folders for name in ("result.json", "front.json")]
@@ -240,21 +179,6 @@ def newest_run(*folders: Path) -> Path:
             "`mobilenas evolve` make one; --run names another folder"
         )
     return max(there, key=lambda path: path.stat().st_mtime).parent
-
-
-def run_export_saved(path: Path, data: str, out: Path | None) -> Report:
-    """Export a saved network; the images of `data` prove the file, and nothing is tuned on them."""
-    network, info = load_network(path)
-    images, _ = evaluation_images(data, network.space.resolution, info)
-    rows = _verification_rows(np.arange(len(images.labels)))
-    folder = path if path.is_dir() else path.parent
-    target = out or folder / f"{network.arch}.onnx"
-    return export_onnx(network, info, target, images.pixels[rows], images.labels[rows])
-
-
-def _verification_rows(rows: Indices) -> Indices:
-    """Some of the rows, of all classes also where the images came sorted."""
-    return np.random.default_rng(0).permutation(rows)[:_VERIFY_IMAGES]
 
 
 def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:
@@ -276,4 +200,4 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
         asked = Asked(search=out / "evolve", inherit=folder, seed=seed)
         training = create_train_run(out / "train", training_settings(asked))
     trained = run_train(training)
-    return found, trained, run_export_trained(out / "train", None)
+    return found, trained, run_export_trained(out / "train", Target())

@@ -8,6 +8,8 @@ import typer
 
 from mobilenas import __version__
 from mobilenas.cli import detect, job, latency, networks, spaces
+from mobilenas.cli.bench import bench
+from mobilenas.cli.export import export
 from mobilenas.cli.rank import rank
 from mobilenas.cli.train import train
 from mobilenas.errors import (
@@ -37,9 +39,10 @@ app.command()(job.quickstart)
 app.command()(rank)
 app.command()(job.evolve)
 app.command()(train)
-app.command()(job.export)
+app.command()(export)
 app.command("eval")(networks.evaluate)
 app.command()(networks.convert)
+app.command()(bench)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The commands of the main job: supernet-train, evolve, export, quickstart.
+"""The commands of the main job: supernet-train, evolve, quickstart.
 
 Heavy imports live inside commands.
 """
@@ -21,7 +21,6 @@ from mobilenas.cli.options import (
     parse_budget,
     print_json,
 )
-from mobilenas.errors import BadInput
 
 
 def supernet_train(
@@ -218,73 +217,3 @@ def evolve(
         search = resumed(out, search, given | ({"budget"} if budget else set()))
     result = run_evolve(search, out, resume=resume)
     _show_front(result, out, as_json)
-
-
-def export(
-    context: typer.Context,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX, the format there is.")] = False,
-    run: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run folder of train or evolve; by default the newer of runs/train, runs/evolve."
-        ),
-    ] = None,
-    network: Annotated[
-        Path | None,
-        typer.Option(help="Saved network in place of a run: its folder or .safetensors file."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Images that the export of a saved network is verified on."),
-    ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(help="Arch of the space, by its text form; else --pick chooses one."),
-    ] = None,
-    pick: Annotated[
-        str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of the front.")
-    ] = "best",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="File to write; <arch>.onnx in the folder exported from by default."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Export a trained network, a searched one with its inherited weights, or a saved one;
-    verified, or nothing is written.
-
-    Example: mobilenas export --onnx --run runs/train
-
-    Example: mobilenas export --onnx --run runs/evolve --pick knee
-
-    Example: mobilenas export --onnx --network FOLDER --data DIR
-    """
-    if not onnx:
-        raise BadInput("choose a format: --onnx")
-    if network is not None and run is not None:
-        raise BadInput("choose one: --network, or --run")
-    from mobilenas.pipeline import newest_run, run_export, run_export_saved, run_export_trained
-    from mobilenas.train.alone_run import is_train_run
-
-    source = network or run or newest_run(Path("runs/train"), Path("runs/evolve"))
-    of_search = network is None and not is_train_run(source)
-    if not of_search:
-        for name in ("arch", "pick"):
-            if is_given(context, name):
-                raise BadInput(f"--{name} is for a search; {source} is one network")
-    if network is None and data is not None:
-        raise BadInput("--data is for a saved network; a run has images of its own")
-    if of_search:
-        report = run_export(source, arch=arch, pick=pick, out=out).to_dict()
-    elif network is None:
-        report = run_export_trained(source, out).to_dict()
-    elif data is None:
-        raise BadInput("--data is wanted: images that the exported network is verified on")
-    else:
-        report = run_export_saved(network, data, out).to_dict()
-    if as_json:
-        print_json(report)
-    else:
-        from mobilenas.report.text import describe_export
-
-        print(describe_export(report))

@@ -48,6 +48,25 @@ class FolderImages(EncodedImages):
         return self._root / os.fsdecode(self._files[index])
 
 
+class LooseImages(EncodedImages):
+    """The image files that lie in `root` itself, without classes: all labels are 0."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names = sorted(path.name for path in root.iterdir() if _is_image(path))
+        self.labels = np.zeros(len(self._names), dtype=np.int64)
+
+    def name(self, index: int) -> str:
+        return str(self.read(index))
+
+    def read(self, index: int) -> Path:
+        return self._root / self._names[index]
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def index_folders(root: Path) -> Indexed:
     """Raises BadInput where a class has no images, or train and test have other classes."""
     # A folder `train` that holds images and no folders is a class (of vehicles, say).

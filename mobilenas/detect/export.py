@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import torch
 from mmcv.cnn import ConvModule
 from mmdet.models import BaseDetector
@@ -24,11 +23,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mobilenas
 from mobilenas.errors import BadInput, VerificationFailed, one_line
-from mobilenas.export.onnx import OPSET, check_target, normalise, trace
-from mobilenas.export.verify import INPUT, TOLERANCE, Floats, count_nodes, load_valid, make_session
+from mobilenas.export.form import INPUT, OPSET, Floats, normalise
+from mobilenas.export.onnx import make_session, trace, with_metadata
+from mobilenas.export.structure import count_nodes, load_valid
+from mobilenas.export.verify import TOLERANCE as TOLERANCES
+from mobilenas.export.write import check_target
 from mobilenas.files import write_atomic
 from mobilenas.nn.fold import fold_batch_norm_
 
+TOLERANCE = TOLERANCES["fp32"]
 # What the heads of mmdet give, each a list of maps by stride.
 _GROUPS = ("scores", "boxes", "centerness")
 
@@ -99,9 +102,7 @@ def export_detector(
     levels = len(config_strides(config))
     names = [f"{group}_{level}" for group in _GROUPS for level in range(levels)][: len(expected[0])]
     metadata = metadata_of(config, classes, images.shape[1:3])
-    graph = trace(fold(heads), torch.from_numpy(inputs[:1]), names)
-    onnx.helper.set_model_props(graph, metadata)
-    model = graph.SerializeToString(deterministic=True)
+    model = with_metadata(trace(fold(heads), torch.from_numpy(inputs[:1]), names), metadata)
     max_rel = verify(model, names, inputs, expected)
     try:
         write_atomic(path, lambda file: file.write(model))

@@ -1,4 +1,4 @@
-"""Accuracy on images of a saved network (torch) or of an exported file (ONNX Runtime), on CPUs."""
+"""Accuracy on images of a saved network (torch) or of an exported file (its runtime), on CPUs."""
 
 import json
 import logging
@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobilenas.data import Images, load_data
+from mobilenas.data import ImageData, Images, load_data
 from mobilenas.data.pixels import short_side
-from mobilenas.errors import BadInput, VerificationFailed
-from mobilenas.export.onnx import normalise
-from mobilenas.export.verify import INPUT, OUTPUT, Floats, Labels, make_session
+from mobilenas.errors import BadInput, VerificationFailed, one_line
+from mobilenas.export.form import Files, Floats, Labels, Pixels, fed, normalise, run_all
+from mobilenas.export.onnx import metadata_in
+from mobilenas.export.runtimes import FILES, make_runtime
+from mobilenas.export.write import METADATA
+from mobilenas.files import read_json
 from mobilenas.nn.saved import NetworkInfo, load_network
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,8 @@ _Z = 1.959964  # of the normal distribution, two-sided 95 %
 class Evaluation:
     """Shares (0..1) of right images with their 95 % intervals (Wilson 1927).
 
-    runtime: torch or onnxruntime. images: what they are, in words; short_side: their preparation.
-    top5: None where there are no more than five classes.
+    runtime: torch or one of `RUNTIMES`. images: what they are, in words; short_side: their
+    preparation. top5: None where there are no more than five classes.
     """
 
     network: str
@@ -50,23 +53,23 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network that is ready to run: normalised images (n, 3, R, R) to logits (n, classes)."""
+    """A network that is ready to run: images (n, R, R, 3) to logits (n, classes)."""
 
     runtime: str
     resolution: int
     info: NetworkInfo
-    logits: Callable[[Floats], Floats]
+    logits: Callable[[Pixels], Floats]
 
 
 def evaluate(path: Path, source: str) -> Evaluation:
     """Top-1 and top-5 of a network on the images that `source` names, as `load_data` reads them.
 
-    path: a saved network (folder or .safetensors file), or an .onnx file of `export_onnx`. The
+    path: a saved network (folder or .safetensors file), or the main file of `export_network`. The
     images are those of the test part, all where there is none. Raises BadInput naming what is
     missing, damaged or does not fit.
     """
     network = open_classifier(path)
-    images, words = evaluation_images(source, network.resolution, network.info)
+    images, words = evaluation_images(load_images(source, network.resolution, network.info))
     top1, top5 = ranked_right(all_logits(network, images), images.labels)
     n = len(images.labels)
     few = len(network.info.classes) <= 5
@@ -84,8 +87,8 @@ def evaluate(path: Path, source: str) -> Evaluation:
     )
 
 
-def evaluation_images(source: str, resolution: int, info: NetworkInfo) -> tuple[Images, str]:
-    """The images to evaluate a network on, prepared as it wants them, and what they are in words.
+def load_images(source: str, resolution: int, info: NetworkInfo) -> ImageData:
+    """Images prepared as a network wants them.
 
     Raises BadInput as `load_data` does, and where the number of classes is another one.
     """
@@ -102,34 +105,43 @@ def evaluation_images(source: str, resolution: int, info: NetworkInfo) -> tuple[
             "%s: class names are not those of the network (%s, not %s); their order counts",
             *(source, *odd),
         )
+    return data
+
+
+def evaluation_images(data: ImageData) -> tuple[Images, str]:
+    """The images to evaluate a network on, and what they are in words."""
     if data.test is not None:
-        return data.test, f"{len(data.test.labels)} test images"
-    return data.train, f"all {len(data.train.labels)} images, as there is no test part"
+        return data.test, f"{len(data.test)} test images"
+    return data.train, f"all {len(data.train)} images, as there is no test part"
 
 
 def open_classifier(path: Path) -> Classifier:
     """A saved network, or an exported file by what its metadata say. Raises BadInput."""
-    if path.suffix == ".onnx":
+    if path.suffix in FILES:
         return _exported(path)
     network, info = load_network(path)
     network = network.to(memory_format=torch.channels_last)
 
-    def logits(inputs: Floats) -> Floats:
+    def logits(images: Pixels) -> Floats:
+        inputs = torch.from_numpy(normalise(images, info.mean, info.std))
         with torch.inference_mode():
-            result: Floats = network(torch.from_numpy(inputs)).numpy()
+            result: Floats = network(inputs).numpy()
         return result
 
     return Classifier("torch", network.space.resolution, info, logits)
 
 
 def _exported(path: Path) -> Classifier:
-    if not path.is_file():
-        raise BadInput(f"no such file: {path}")
+    name, endings = FILES[path.suffix]
+    runtime, files = make_runtime(name), _read(path, endings)
     try:
-        session = make_session(path.read_bytes())
+        run = runtime.load(files)
     except VerificationFailed as error:
         raise BadInput(f"{path}: {error}") from None
-    about = session.get_modelmeta().custom_metadata_map
+    if path.suffix == ".onnx":
+        about = metadata_in(files[".onnx"])
+    else:
+        about = read_json(path.with_suffix(METADATA))
     try:
         resolution = int(about["input_resolution"])
         short = int(about.get("input_short_side", resolution))  # older files do not say it
@@ -140,29 +152,46 @@ def _exported(path: Path) -> Classifier:
             std=tuple(scale["std"]),
             crop=resolution / short,
         )
+        batch = int(about["batch"]) if "batch" in about else None
+        takes_bytes = about["input_layout"] == "NHWC, RGB, uint8"
     except KeyError as error:
         raise BadInput(f"{path} is not an export of mobilenas: no metadata {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise BadInput(f"{path}: metadata: {error}") from None
-    image, logit = (part[0].shape[1:] for part in (session.get_inputs(), session.get_outputs()))
-    if (image, logit) != ([3, resolution, resolution], [len(info.classes)]):
-        raise BadInput(
-            f"{path}: metadata: {resolution} px and {len(info.classes)} classes, but the graph "
-            f"takes {image} and gives {logit}"
-        )
 
-    def logits(inputs: Floats) -> Floats:
-        result: Floats = session.run([OUTPUT], {INPUT: inputs})[0]
-        return result
+    def logits(images: Pixels) -> Floats:
+        inputs = fed(images, info, takes_bytes)
+        return run_all(run, inputs, batch or len(inputs), fixed=batch is not None)
 
-    return Classifier("onnxruntime", resolution, info, logits)
+    _check_runs(path, logits, resolution, len(info.classes))
+    return Classifier(runtime.name, resolution, info, logits)
+
+
+def _read(path: Path, endings: tuple[str, ...]) -> Files:
+    try:
+        return {end: path.with_suffix(end).read_bytes() for end in endings}
+    except FileNotFoundError as error:
+        raise BadInput(f"no such file: {error.filename}") from None
+
+
+def _check_runs(
+    path: Path, logits: Callable[[Pixels], Floats], resolution: int, classes: int
+) -> None:
+    """Raise BadInput unless the file is what its metadata say."""
+    said = f"{path}: metadata: {resolution} px and {classes} classes, but the file"
+    try:
+        found = logits(np.zeros((1, resolution, resolution, 3), np.uint8))
+    except Exception as error:  # runtimes raise errors of their own
+        raise BadInput(f"{said} does not run so: {one_line(error)}") from None
+    if found.shape != (1, classes):
+        raise BadInput(f"{said} gives {found.shape[-1]} logits")
 
 
 def all_logits(network: Classifier, images: Images) -> Floats:
     """Logits (N, classes) of all images. Raises BadInput where one is not finite."""
-    pixels, info = images.pixels, network.info
-    batches = (pixels[i : i + _BATCH] for i in range(0, len(pixels), _BATCH))
-    logits = np.concatenate([network.logits(normalise(b, info.mean, info.std)) for b in batches])
+    pixels = images.pixels
+    starts = range(0, len(pixels), _BATCH)
+    logits = np.concatenate([network.logits(pixels[i : i + _BATCH]) for i in starts])
     if not np.isfinite(logits).all():
         raise BadInput("the network gives logits that are not finite: its weights are damaged")
     return logits

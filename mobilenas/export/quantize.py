@@ -21,11 +21,10 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import silence
-from mobilenas.export.verify import INPUT, OUTPUT, Floats, Labels, make_session
+from mobilenas.export.form import INPUT, OUTPUT, Floats, Inputs, Labels, silence
+from mobilenas.export.onnx import make_session
 
 Method = Literal["minmax", "percentile"]
-Inputs = npt.NDArray[Any]  # as the model takes them: float32 or uint8
 Arrays = dict[str, npt.NDArray[Any]]
 
 PERCENTILE = 99.999
@@ -74,10 +73,10 @@ def quantize_onnx(
 ) -> Quantized:
     """The int8 model of the scheme with the least divergence on `images`.
 
-    model: a float32 file of `export_onnx`. calibration: training images as the model takes them, a
-    hundred or more; they give the ranges. images: another sample, by which the scheme is chosen;
-    labels (N,) add accuracies. Those of a few hundred images differ by chance among schemes, so
-    they do not decide; and what was chosen on images is to be reported on others.
+    model: a float32 file of `export_network`. calibration: training images as the model takes
+    them, a hundred or more; they give the ranges. images: another sample, by which the scheme is
+    chosen; labels (N,) add accuracies. Those of a few hundred images differ by chance among
+    schemes, so they do not decide; and what was chosen on images is to be reported on others.
 
     What comes before the first convolution stays as it is. The metadata are kept, and equal
     arguments give equal bytes. Raises BadInput where there are no images or not as many labels.

@@ -6,13 +6,14 @@ block nothing (tests/latency).
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import silence
+from mobilenas.export.executorch import lower
+from mobilenas.export.form import package_version
 from mobilenas.files import write_atomic
-from mobilenas.latency.runtimes import package_version, timed
+from mobilenas.latency.exported import open_exported
+from mobilenas.latency.runtimes import timed
 
 
 class Executorch:
@@ -27,39 +28,14 @@ class Executorch:
     def __init__(self, dtype: str, threads: int) -> None:
         if dtype != "fp32":
             raise BadInput(f"executorch runs fp32 only, not {dtype}; onnxruntime has int8")
-        self.version = package_version("executorch", "mobile")
+        self.version = package_version("executorch", "pip install 'mobilenas[mobile]'")
         self._threads = threads
 
     def prepare(self, module: nn.Module, example: Tensor, path: Path) -> None:
-        """Write the .pte file of a module in eval mode.
-
-        Batch norms should be folded: XNNPACK folds those that are not, which takes twice as long.
-        """
-        with silence():
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
-
-            exported = torch.export.export(module, (example,), strict=False)
-            lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
-            program = lowered.to_executorch()
-        write_atomic(path, lambda file: file.write(program.buffer))
+        """Write the .pte file of a module in eval mode; its batch norms should be folded."""
+        program = lower(module, example)
+        write_atomic(path, lambda file: file.write(program))
 
     def time(self, path: Path, seconds: float) -> list[float]:
         """Milliseconds of each run of a .pte file with one input of a static shape."""
-        with silence():
-            from executorch.runtime import Runtime
-        # A method keeps the pool of threads that it finds when it is loaded.
-        _set_threads(self._threads)
-        method = Runtime.get().load_program(path).load_method("forward")
-        assert method is not None
-        shape = method.metadata.input_tensor_meta(0).sizes()
-        image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return timed(lambda: method.execute([image]), seconds)
-
-
-def _set_threads(threads: int) -> None:
-    """Give ExecuTorch's pool that many threads; no method may be running."""
-    from executorch.extension.pybindings import portable_lib
-
-    with silence():  # it tells which files it looked for in vain
-        portable_lib._unsafe_reset_threadpool(threads)
+        return timed(open_exported(path, self._threads).run, seconds)

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -131,22 +131,46 @@ def measure(
         files[job.key] = _prepared(job, runtime, graphs)
         if job is not control and not log.count(job.key):
             bar.advance(1, "writing graphs")
+    files[CONTROL] = files[control.key]
+    return take_turns(
+        [job.key for job in todo],
+        lambda key: runtime.time(files[key], VISIT_SECONDS),
+        log,
+        rounds=rounds,
+        bar=bar,
+        deadline=deadline,
+    )
+
+
+def take_turns(
+    keys: Sequence[str],
+    time: Callable[[str], Sequence[float]],
+    log: TimingLog,
+    *,
+    rounds: int,
+    bar: ProgressBar,
+    deadline: float = math.inf,
+) -> bool:
+    """Time every key until the log has `rounds` visits of each; False if the deadline came first.
+
+    time: the milliseconds of each run of a key, or of CONTROL. The bar advances by one a visit.
+    """
     control_due = 0.0
     for number in range(rounds):
-        order = np.random.default_rng([number, len(log.visits)]).permutation(len(todo))
-        for job in (todo[i] for i in order):
-            if log.count(job.key) > number:
+        order = np.random.default_rng([number, len(log.visits)]).permutation(len(keys))
+        for key in (keys[i] for i in order):
+            if log.count(key) > number:
                 continue
             if monotonic() > deadline:
                 return False
             begun = monotonic()
             if begun > control_due:
-                log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))
+                log.add(CONTROL, time(CONTROL))
                 taken = monotonic() - begun
                 control_due = monotonic() + max(CONTROL_EVERY_SECONDS, CONTROL_REST * taken)
-            log.add(job.key, runtime.time(files[job.key], VISIT_SECONDS))
+            log.add(key, time(key))
             bar.advance(1, f"timing, round {number + 1} of {rounds}")
-    log.add(CONTROL, runtime.time(files[control.key], VISIT_SECONDS))
+    log.add(CONTROL, time(CONTROL))
     return True
 
 

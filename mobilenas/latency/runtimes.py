@@ -3,7 +3,6 @@
 onnxruntime is here; `executorch.py` and `command.py` have the others.
 """
 
-import importlib.metadata
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
-from mobilenas.export.onnx import OPSET, silence
+from mobilenas.export.form import OPSET, silence
+from mobilenas.latency.exported import open_exported
 
 RUNTIMES = ("onnxruntime", "executorch", "command")
 DTYPES = ("fp32", "int8")
@@ -85,23 +85,15 @@ class OnnxRuntime:
         write_onnx(module, example, path, self._dtype)
 
     def time(self, path: Path, seconds: float) -> list[float]:
-        """Milliseconds of each run of an ONNX file with static shapes."""
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        given = session.get_inputs()[0]
-        rng = np.random.default_rng(0)
-        feed = {given.name: rng.standard_normal(given.shape, dtype=np.float32)}
-        return timed(lambda: session.run(None, feed), seconds)
+        """Milliseconds of each run of an ONNX file."""
+        return timed(open_exported(path, self._threads).run, seconds)
 
 
 def write_onnx(module: nn.Module, example: Tensor, path: Path, dtype: str) -> None:
     """Write a module as ONNX with the shapes of `example`.
 
-    The exporter is torch's older one, ten to thirty times as fast as the one of `export_onnx`; the
-    operators that are left are the same (tests/latency).
+    The exporter is torch's older one, ten to thirty times as fast as the one of `export_network`;
+    the operators that are left are the same (tests/latency).
     """
     with silence():
         torch.onnx.export(
@@ -139,16 +131,6 @@ def timed(run: Callable[[], object], seconds: float) -> list[float]:
         run()
         times.append(1e3 * (time.perf_counter() - start))
     return times
-
-
-def package_version(package: str, extra: str) -> str:
-    """Version of an installed package. Raises BadInput naming the extra that brings it."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        raise BadInput(
-            f"{package} is not installed: pip install 'mobilenas[{extra}]' brings it"
-        ) from None
 
 
 class _OneInput(CalibrationDataReader):

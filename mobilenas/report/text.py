@@ -127,23 +127,35 @@ def front_table(front: list[dict[str, Any]]) -> str:
 
 def describe_export(report: dict[str, Any]) -> str:
     """What was written and how it was proved, from `Report.to_dict()`."""
-    check = report["verification"]
-    lines = [f"{report['path']}  {format_size(report['size_bytes'])}B, opset {report['opset']}"]
+    check, about = report["verification"], report["metadata"]
+    accuracy = "accuracy not stated"
+    if "top1_accuracy" in about:
+        accuracy = f"{100 * float(about['top1_accuracy']):.2f} % on {about['top1_accuracy_on']}"
+    opset = "" if report["opset"] is None else f", opset {report['opset']}"
+    lines = [
+        f"{report['path']}  {format_size(report['size_bytes'])}B{opset}, {report['runtime']}, "
+        f"{report['dtype']}, {about['input_layout']}",
+        f"  {about['arch']}: {format_size(int(about['flops_multiply_adds']))} FLOPs, {accuracy}",
+    ]
     lines += [
         f"  batch {p['batch_size']}: largest difference {p['max_abs']:.1e} "
         f"({p['max_rel']:.1e} of the largest logit), "
         f"top-1 agreement {100 * p['top1_agreement']:.1f} %"
         for p in check["parity"]
     ]
-    about = report["metadata"]
-    accuracy = "accuracy not stated"
-    if "top1_accuracy" in about:
-        accuracy = f"{100 * float(about['top1_accuracy']):.2f} % on {about['top1_accuracy_on']}"
-    lines.insert(
-        1, f"  {about['arch']}: {format_size(int(about['flops_multiply_adds']))} FLOPs, {accuracy}"
-    )
-    nodes = ", ".join(f"{count} {op}" for op, count in check["nodes"].items())
-    lines += [f"  on {check['images']} images; nodes: {nodes}"]
+    shares = check["torch_accuracy"], check["exported_accuracy"]
+    before, after = ("-" if share is None else f"{100 * share:.2f} %" for share in shares)
+    lines += [f"  on {check['images']} images; accuracy of torch {before}, of the file {after}"]
+    if check["nodes"]:
+        nodes = ", ".join(f"{count} {op}" for op, count in check["nodes"].items())
+        lines += [f"  nodes: {nodes}"]
+    if report["scheme"] is not None:
+        lines += [f"  quantised: {report['scheme']}"]
+    for trial in report["trials"]:
+        share = "" if trial["accuracy"] is None else f"accuracy {100 * trial['accuracy']:.2f} %, "
+        lines.append(
+            f"    tried: {trial['scheme']}: {share}top-1 agreement {100 * trial['agreement']:.2f} %"
+        )
     return "\n".join(lines)
 
 

@@ -88,7 +88,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
     import torch
 
     from mobilenas.data import load_data
-    from mobilenas.export.onnx import normalise
+    from mobilenas.export.form import normalise
     from mobilenas.search.evaluate import SupernetEvaluator
     from mobilenas.train.run import open_run
 

@@ -12,14 +12,18 @@ import pytest
 import torch
 
 from mobilenas.cost import CostModel
+from mobilenas.export.form import Form, deployable
 from mobilenas.export.onnx import to_onnx
 from mobilenas.latency.runtimes import write_onnx
 from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn.saved import NetworkInfo
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 # They may write their output where an input was: all that a graph has besides convolutions,
 # poolings, splits and concatenations.
 IN_PLACE = {"Add", "Clip", "HardSwish", "Mul", "Relu", "Sigmoid"}
+
+RAW = NetworkInfo((), (0.0,) * 3, (1.0,) * 3)
 
 
 def byte_counts(model: onnx.ModelProto) -> dict[str, int]:
@@ -201,7 +205,7 @@ def test_what_every_arch_has_makes_the_peak(other: dict[str, Any], tmp_path: Pat
 
 def test_the_exported_file_runs_in_the_same_order(mixed_space: Space) -> None:
     arch = mixed_space.decode(mixed_space.num_candidates - 1)
-    model = onnx.load_from_string(to_onnx(Network(mixed_space, arch), {}))
+    model = onnx.load_from_string(to_onnx(*deployable(Network(mixed_space, arch), RAW, Form())))
     assert CostModel(mixed_space).of(arch)["memory"] == peak_bytes(model)
 
 

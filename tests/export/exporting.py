@@ -1,16 +1,20 @@
 """Small networks and their export, for the tests of the file and of its proof."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
-from mobilenas.export import export_onnx
-from mobilenas.export.onnx import normalise
-from mobilenas.nn import Network
+from mobilenas.data import Images
+from mobilenas.export import Calibration, Form, Verification, export_network, make_runtime, verify
+from mobilenas.export.form import Dtype, deployable, normalise
+from mobilenas.export.onnx import to_onnx
+from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.saved import Accuracy, NetworkInfo
 from mobilenas.space import load_space
 
@@ -47,13 +51,50 @@ def build(reference: str) -> Network:
     return network
 
 
+def plain(network: Network) -> bytes:
+    """The float32 ONNX model."""
+    return to_onnx(*deployable(network, INFO, Form()))
+
+
+def calibration(resolution: int, count: int = 40) -> Calibration:
+    """Images like those that the export is verified on."""
+    images = make_images(resolution, 72)
+    return Calibration(images[:count], Images(images[40:], np.arange(32) % 10))
+
+
 def export(network: Network, path: Path, **changes: Any) -> Any:
     arguments: dict[str, Any] = {
         "info": INFO,
         "images": make_images(network.space.resolution),
         "labels": np.arange(20) % 10,
     }
-    return export_onnx(network, path=path, **{**arguments, **changes})
+    return export_network(network, path=path, **{**arguments, **changes})
+
+
+def change_stem(change: Callable[[Tensor], Tensor]) -> Network:
+    """The network of TINY with another weight of its first convolution."""
+    other = build(TINY)
+    with torch.no_grad():
+        weight = other.get_parameter("stem.conv.weight")
+        weight.copy_(change(weight.clone()))
+    return other
+
+
+def forget_a_batch_norm(network: Network) -> Network:
+    """What `fold_batch_norm` gives, but the first batch norm is there, in training mode."""
+    folded = fold_batch_norm(network)
+    folded.stem = network.stem
+    folded.stem.bn = TrainingNorm(network.stem.bn)  # type: ignore[arg-type]
+    return folded
+
+
+class TrainingNorm(nn.Module):
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.batch_norm(x, None, None, self.weight, self.bias, training=True)
 
 
 @dataclass
@@ -62,11 +103,24 @@ class Exported:
     path: Path
     report: Any
 
+    def verify(
+        self,
+        files: dict[str, bytes],
+        form: Form,
+        dtype: Dtype = "fp32",
+        runtime: str = "onnxruntime",
+        info: NetworkInfo = INFO,
+    ) -> Verification:
+        """The proof of files that stand for this network."""
+        images = make_images(self.network.space.resolution)
+        load = make_runtime(runtime).load
+        return verify(files, load, form, dtype, self.network, info, images)
+
     @property
     def inputs(self) -> np.ndarray:
         return normalise(make_images(self.network.space.resolution), MEAN, STD)
 
 
-def make(reference: str, folder: Path) -> Exported:
+def make(reference: str, path: Path, **changes: Any) -> Exported:
     network = build(reference)
-    return Exported(network, folder / "model.onnx", export(network, folder / "model.onnx"))
+    return Exported(network, path, export(network, path, **changes))

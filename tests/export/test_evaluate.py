@@ -13,9 +13,9 @@ from PIL import Image
 
 from mobilenas.data import load_data
 from mobilenas.errors import BadInput
-from mobilenas.export import evaluate, evaluation_images
+from mobilenas.export import evaluate, load_images
 from mobilenas.export.evaluate import ranked_right, wilson
-from mobilenas.export.onnx import normalise
+from mobilenas.export.form import normalise
 from mobilenas.nn.saved import save_network
 
 DIGITS = replace(INFO, classes=tuple("0123456789"), crop=0.8, accuracy=None)
@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, both: tuple[Path, Path]) -
     (tmp_path / "one").mkdir()
     save_network(build(TINY), tmp_path / "net", INFO)
     with pytest.raises(BadInput, match="digits has 10 classes; the network has 9"):
-        evaluation_images("digits", 16, replace(INFO, classes=INFO.classes[:-1]))
+        load_images("digits", 16, replace(INFO, classes=INFO.classes[:-1]))
     with pytest.raises(BadInput, match="data '/no/such' does not exist"):
         evaluate(both[0], "/no/such")
     with pytest.raises(BadInput, match=r"no saved network at .*one"):
@@ -114,8 +114,8 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ("input_normalisation", "{}", "no metadata 'mean'"),
         ("input_normalisation", "[", "metadata: Expecting value"),
         ("classes", "3", "metadata: 'int' object is not iterable"),
-        ("classes", "[]", r"metadata: 16 px and 0 classes, but the graph takes \[3, 16, 16\]"),
-        ("input_resolution", "8", "metadata: 8 px and 10 classes, but the graph"),
+        ("classes", "[]", "metadata: 16 px and 0 classes, but the file gives 10 logits"),
+        ("input_resolution", "8", "metadata: 8 px and 10 classes, but the file does not run so: "),
     ],
 )
 def test_an_onnx_file_with_other_metadata_is_refused(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mobilenas.data import Images
-from mobilenas.export import evaluate, export_onnx
+from mobilenas.export import evaluate, export_network
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right
 from mobilenas.nn import Network
 from mobilenas.nn.proxyless import convert
@@ -42,7 +42,7 @@ def test_the_network_at_112_pixels_in_torch_and_onnxruntime(
     network, info = published(data_root, "w0.25-r112")
     found = images(data_root, 112)
     save_network(network, saved, info)
-    export_onnx(network, info, exported, found.pixels[:16], found.labels[:16])
+    export_network(network, info, exported, found.pixels[:16], found.labels[:16])
     assert right(saved, found) == right(exported, found) == (514, 750)
     result = evaluate(exported, str(sample(data_root)))  # rounds as torchvision does
     assert (result.n, result.short_side) == (1000, 128)

@@ -13,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
+from mobilenas.export.form import Form, deployable
 from mobilenas.export.onnx import to_onnx
 from mobilenas.latency.command import Command
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime, make_runtime
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import build
+from mobilenas.nn.saved import NetworkInfo
 from mobilenas.space import Space, load_space
 
+RAW = NetworkInfo((), (0.0,) * 3, (1.0,) * 3)
 SPACE = "s2:width=0.25,resolution=64"
 
 
@@ -132,7 +135,7 @@ def test_what_is_timed_is_what_is_shipped(mixed_space: Space, tmp_path: Path) ->
     arch = mixed_space.sample(np.random.default_rng(3))
     timed, shipped = tmp_path / "timed.onnx", tmp_path / "shipped.onnx"
     OnnxRuntime("fp32", 1).prepare(*network_job(mixed_space, arch, batch=1).make(), timed)
-    shipped.write_bytes(to_onnx(Network(mixed_space, arch), {}))
+    shipped.write_bytes(to_onnx(*deployable(Network(mixed_space, arch), RAW, Form())))
     assert optimised(timed) == optimised(shipped)
 
 

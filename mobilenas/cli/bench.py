@@ -1,0 +1,38 @@
+"""The command `bench`: exported files against each other. Heavy imports live inside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import Json, print_json
+
+
+def bench(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Exported files: .onnx, .pte; any image model."),
+    ],
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtimes.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Visits of each file.")] = 20,
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side of the images, for graphs that take any and name none."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time exported files on this host, in turns, and measure their memory.
+
+    The first file is what the others are compared with. .onnx files run in ONNX Runtime, .pte files
+    in ExecuTorch, both on the CPU, one image at a time where the batch size is free.
+
+    Example: mobilenas bench model.onnx model-int8.onnx --threads 1
+    """
+    from mobilenas.latency.bench import bench_files
+    from mobilenas.report.bench import describe_bench
+
+    result = bench_files(files, threads=threads, rounds=rounds, resolution=resolution).to_dict()
+    if as_json:
+        print_json(result)
+    else:
+        print(describe_bench(result))

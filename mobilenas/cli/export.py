@@ -1,0 +1,140 @@
+"""The command that exports networks. Heavy imports live inside commands."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import Json, is_given, print_json
+from mobilenas.errors import BadInput
+
+_OF_INT8 = ("calibrate", "calibration_data")
+
+
+def export(
+    context: typer.Context,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write ONNX: short for --runtime onnxruntime.")
+    ] = False,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="onnxruntime (.onnx), executorch (.pte), litert (.tflite), openvino (.xml, .bin) "
+            "or ncnn (.param, .bin); the file is proved by running it there."
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run folder of train or evolve; by default the newer of runs/train, runs/evolve."
+        ),
+    ] = None,
+    network: Annotated[
+        Path | None,
+        typer.Option(help="Saved network in place of a run: its folder or .safetensors file."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Images that the export of a saved network is verified on."),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(help="Arch of the space, by its text form; else --pick chooses one."),
+    ] = None,
+    pick: Annotated[
+        str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of the front.")
+    ] = "best",
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="Quantise weights and activations (onnxruntime, executorch)."),
+    ] = False,
+    calibrate: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Training images that the ranges of --int8 are taken from; by default 128."
+        ),
+    ] = None,
+    calibration_data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images for --int8 in place of the training part of --data: a folder with images "
+            "in it, or what --data takes."
+        ),
+    ] = None,
+    preprocess: Annotated[
+        bool,
+        typer.Option(
+            "--preprocess",
+            help="Take the bytes of RGB images, uint8 (N, R, R, 3), and normalise in the graph.",
+        ),
+    ] = False,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            help="`dynamic`, or a fixed number of images at a time; by default dynamic, or 1 where "
+            "the runtime has fixed ones only."
+        ),
+    ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 14 to 26; 18 by default.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write; <arch>.onnx (-int8, -bytes, .pte ...) in the folder exported from "
+            "by default."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Export a trained network, a searched one with its inherited weights, or a saved one;
+    verified in its own runtime, or nothing is written.
+
+    Example: mobilenas export --onnx --run runs/train
+
+    Example: mobilenas export --onnx --run runs/evolve --pick knee
+
+    Example: mobilenas export --onnx --network FOLDER --data DIR
+
+    Example: mobilenas export --onnx --int8 --preprocess --batch 1
+
+    Example: mobilenas export --runtime executorch --int8
+    """
+    if not onnx and runtime is None:
+        raise BadInput("choose a format: --onnx, or --runtime")
+    if onnx and runtime not in (None, "onnxruntime"):
+        raise BadInput(f"choose one: --onnx, or --runtime {runtime}")
+    if network is not None and run is not None:
+        raise BadInput("choose one: --network, or --run")
+    for name in _OF_INT8:
+        if is_given(context, name) and not int8:
+            raise BadInput(f"--{name.replace('_', '-')} is for --int8")
+    from mobilenas.deploy import Int8, Target, run_export, run_export_saved, run_export_trained
+    from mobilenas.export import make_form, make_runtime
+    from mobilenas.pipeline import newest_run
+    from mobilenas.train.alone_run import is_train_run
+
+    made = make_runtime(runtime or "onnxruntime")
+    form = make_form(made, opset=opset, batch=batch, preprocess=preprocess, int8=int8)
+    target = Target(made, form, Int8(calibrate, calibration_data) if int8 else None)
+    source = network or run or newest_run(Path("runs/train"), Path("runs/evolve"))
+    of_search = network is None and not is_train_run(source)
+    if not of_search:
+        for name in ("arch", "pick"):
+            if is_given(context, name):
+                raise BadInput(f"--{name} is for a search; {source} is one network")
+    for name, value in (("data", data), ("calibration-data", calibration_data)):
+        if network is None and value is not None:
+            raise BadInput(f"--{name} is for a saved network; a run has images of its own")
+    if of_search:
+        report = run_export(source, arch=arch, pick=pick, target=target, out=out).to_dict()
+    elif network is None:
+        report = run_export_trained(source, target, out).to_dict()
+    elif data is None:
+        raise BadInput("--data is wanted: images that the exported network is verified on")
+    else:
+        report = run_export_saved(network, data, target, out).to_dict()
+    if as_json:
+        print_json(report)
+    else:
+        from mobilenas.report.text import describe_export
+
+        print(describe_export(report))

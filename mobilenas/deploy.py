@@ -1,0 +1,233 @@
+"""The export stage: which network, and the images that prove, calibrate and judge the file."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from mobilenas.data import Images, Part, centres, load_data, open_data
+from mobilenas.data.folders import LooseImages
+from mobilenas.data.splits import Indices, Splits
+from mobilenas.errors import BadInput
+from mobilenas.export import (
+    Calibration,
+    Form,
+    Report,
+    evaluation_images,
+    export_network,
+    load_images,
+)
+from mobilenas.export.form import Runtime
+from mobilenas.export.runtimes import OnnxRuntime
+from mobilenas.files import read_json
+from mobilenas.nn import Network
+from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
+from mobilenas.search.evaluate import SupernetEvaluator
+from mobilenas.search.found import read_search
+from mobilenas.space import space_from_dict
+from mobilenas.train.alone_run import open_train_run
+from mobilenas.train.run import open_run
+
+_PROOF_IMAGES = 64  # of a float export
+_SAMPLE_IMAGES = 1000  # that the accuracies before and after an int8 export are measured on
+_CHOICE_IMAGES = 500  # that its scheme is chosen on
+_RANGE_IMAGES = 128  # that its ranges are taken from, where the user does not say how many
+
+
+@dataclass(frozen=True)
+class Int8:
+    """What is asked of an int8 export.
+
+    images: how many calibrate it, None for 128, or all where there are fewer. data: where they are
+    from, for a saved network; None for the training part of its data.
+    """
+
+    images: int | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """How a network is to be exported: for a runtime, in a form it has; int8 None for float."""
+
+    runtime: Runtime = field(default_factory=OnnxRuntime)
+    form: Form = field(default_factory=Form)
+    int8: Int8 | None = None
+
+
+@dataclass(frozen=True)
+class Some:
+    """Some images of a part of a data set, by their indices; words: what they are."""
+
+    part: Part
+    rows: Indices
+    words: str
+
+    def drawn(self, count: int) -> "Some":
+        """At most so many of them, in random order: class folders come sorted."""
+        return replace(self, rows=np.random.default_rng(0).permutation(self.rows)[:count])
+
+    def halves(self) -> tuple["Some", "Some"]:
+        """Half of them, and the others."""
+        mixed = self.drawn(len(self.rows)).rows
+        first, second = np.array_split(mixed, 2)
+        return replace(self, rows=first), replace(self, rows=second)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network and the images that come with it.
+
+    proof: for a float export. ranges, choice, test: for int8, disjoint; ranges None where there are
+    no training images. folder: where its files go by default.
+    """
+
+    network: Network
+    info: NetworkInfo
+    folder: Path
+    proof: Some
+    ranges: Some | None
+    choice: Some
+    test: Some
+
+    def images(self, some: Some, count: int) -> Images:
+        """At most so many of the images, as the network is evaluated on them."""
+        size, crop = self.network.space.resolution, self.info.crop
+        pixels, labels = centres(some.part, size, crop, some.drawn(count).rows)
+        return Images(pixels.numpy(), labels.numpy())
+
+
+def run_export(
+    run: Path, *, arch: str | None, pick: str, target: Target, out: Path | None = None
+) -> Report:
+    """Export an arch of a finished search with the weights of its supernet, recalibrated.
+
+    The accuracy in the file is that on the test images, which no stage before has seen; without
+    test images it is that on the validation images.
+    """
+    found = read_search(run)
+    folder = found.supernet
+    supernet = open_run(folder)
+    space = space_from_dict(supernet.settings.space)
+    chosen = space.parse(arch or found.pick(pick))
+    evaluator = SupernetEvaluator(supernet)
+    if evaluator.describe()["weights"] != found.weights:
+        raise BadInput(f"{folder} has other weights than those that {run} was searched with")
+    data, splits = supernet.data, supernet.splits
+    if data.test is not None:
+        accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
+    else:
+        count = len(splits.validate)
+        (share,) = evaluator([chosen])
+        accuracy = Accuracy(share, f"{count} validation images, used in the search")
+    info = NetworkInfo(data.classes, data.mean, data.std, accuracy=accuracy)
+    network = evaluator.network(chosen)
+    return _export(_of_run(network, info, run, data.train, data.test, splits), target, out)
+
+
+def run_export_trained(folder: Path, target: Target, out: Path | None = None) -> Report:
+    """Export the best network of a finished training; its validation images prove the file.
+
+    The accuracy in the file is that on the test images; without these it is that on the validation
+    images, by which the best epoch was chosen.
+    """
+    run = open_train_run(folder)
+    if not (folder / "result.json").exists():
+        raise BadInput(
+            f"{folder} is not trained to its end: `mobilenas train --resume --out {folder}` does it"
+        )
+    network, info = load_network(run.network)
+    result = read_json(folder / "result.json", "test_accuracy", "test_images")
+    if result["test_images"]:
+        tested = Accuracy(result["test_accuracy"], f"{result['test_images']} test images")
+        info = replace(info, accuracy=tested)
+    source = _of_run(network, info, folder, run.data.train, run.data.test, run.splits)
+    return _export(source, target, out)
+
+
+def run_export_saved(path: Path, data: str, target: Target, out: Path | None) -> Report:
+    """Export a saved network; the images of `data`, its test part if it has one, prove the file.
+
+    For int8 the training part gives the ranges and the choice of the scheme. Where there is none,
+    `Int8.data` gives the ranges, and half of the images make the choice.
+    """
+    network, info = load_network(path)
+    loaded = load_images(data, network.space.resolution, info)
+    images, _ = evaluation_images(loaded)
+    proof = _all(images, "test images" if loaded.test is not None else "images")
+    if loaded.test is None:
+        ranges = None
+        choice, test = proof.halves()
+    else:
+        ranges, choice = _all(loaded.train, "training images").halves()
+        test = proof
+    if target.int8 is not None and target.int8.data is not None:
+        ranges = _calibration_images(target.int8.data, network.space.resolution, info)
+    folder = path if path.is_dir() else path.parent
+    return _export(Source(network, info, folder, proof, ranges, choice, test), target, out)
+
+
+def _of_run(
+    network: Network,
+    info: NetworkInfo,
+    folder: Path,
+    train: Part,
+    test: Part | None,
+    splits: Splits,
+) -> Source:
+    ranges = Some(train, splits.train, "training images")
+    proof = Some(train, splits.validate, "validation images")
+    if test is None:
+        choice, rest = proof.halves()
+        return Source(network, info, folder, proof, ranges, choice, rest)
+    return Source(network, info, folder, proof, ranges, proof, _all(test, "test images"))
+
+
+def _all(part: Part, words: str) -> Some:
+    return Some(part, np.arange(len(part)), words)
+
+
+def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some:
+    """Images of any classes, or of none: a folder with images in it, or what `load_data` reads."""
+    root = Path(source).expanduser()
+    if root.is_dir():
+        loose = LooseImages(root)
+        if len(loose):
+            return _all(loose, f"images of {source}")
+    in_memory = source == "digits" or source.startswith(("cifar10:", "cifar100:"))
+    data = load_data(source, resolution, info.crop) if in_memory else open_data(source)
+    return _all(data.train, f"training images of {source}")
+
+
+def _export(source: Source, target: Target, out: Path | None) -> Report:
+    tags = ("-int8" if target.int8 else "") + ("-bytes" if target.form.preprocess else "")
+    path = out or source.folder / f"{source.network.arch}{tags}{target.runtime.suffix}"
+    calibration, words = None, None
+    if target.int8 is None:
+        images = source.images(source.proof, _PROOF_IMAGES)
+    else:
+        calibration = _calibration(source, target.int8)
+        images = source.images(source.test, _SAMPLE_IMAGES)
+        words = f"{len(images)} {source.test.words}"
+    return export_network(
+        source.network,
+        source.info,
+        path,
+        images.pixels,
+        images.labels,
+        runtime=target.runtime,
+        form=target.form,
+        calibration=calibration,
+        images_are=words,
+    )
+
+
+def _calibration(source: Source, int8: Int8) -> Calibration:
+    if source.ranges is None:
+        raise BadInput("--calibration-data is wanted: the data has no training images to calibrate")
+    count, there = int8.images or _RANGE_IMAGES, len(source.ranges.rows)
+    if int8.images is not None and count > there:
+        raise BadInput(f"--calibrate {count}: there are {there} {source.ranges.words}")
+    return Calibration(
+        source.images(source.ranges, count).pixels, source.images(source.choice, _CHOICE_IMAGES)
+    )

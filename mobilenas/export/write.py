@@ -1,0 +1,210 @@
+"""Export of a network to files of a runtime, written after the proof that they compute the same."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import mobilenas
+from mobilenas.cost import CostModel
+from mobilenas.data.pixels import short_side
+from mobilenas.errors import BadInput, VerificationFailed, one_line
+from mobilenas.export.form import (
+    Calibration,
+    Dtype,
+    Feed,
+    Files,
+    Form,
+    Labels,
+    Pixels,
+    Runtime,
+    deployable,
+    fed,
+)
+from mobilenas.export.onnx import with_metadata
+from mobilenas.export.runtimes import OnnxRuntime
+from mobilenas.export.structure import check_weights
+from mobilenas.export.verify import BATCH_SIZES, Verification, verify
+from mobilenas.files import write_atomic, write_together
+from mobilenas.nn import Network
+from mobilenas.nn.saved import NetworkInfo, own_space
+
+MIN_IMAGES = max(BATCH_SIZES)  # so that the largest batch of the verification is a full one
+_PLAIN_IMAGES = 64  # that the float model behind an int8 one is proved on
+METADATA = ".json"  # the file of the metadata, where the runtime's own has no place for them
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written and how it was proved.
+
+    path: the main file; size_bytes: of all files that the runtime reads. opset: None where the file
+    is not ONNX. metadata: as they stand in the file, all strings. scheme, trials: of int8, how the
+    model was quantised, and what other ways gave. seconds: of the conversion.
+    """
+
+    path: Path
+    runtime: str
+    dtype: Dtype
+    size_bytes: int
+    opset: int | None
+    seconds: float
+    metadata: dict[str, str]
+    scheme: str | None
+    trials: tuple[dict[str, Any], ...]
+    verification: Verification
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def export_network(
+    network: Network,
+    info: NetworkInfo,
+    path: Path,
+    images: Pixels,
+    labels: Labels | None,
+    *,
+    runtime: Runtime | None = None,
+    form: Form | None = None,
+    calibration: Calibration | None = None,
+    images_are: str | None = None,
+) -> Report:
+    """Write `network` to `path` for a runtime, after proof that the file computes the same.
+
+    Batch norms are folded into the convolutions. The files carry what a consumer needs to know
+    (`metadata_of`), all of `info` included: an ONNX file inside, others in a .json beside them. The
+    same network and arguments give the same bytes (with ncnn and litert as far as these do).
+
+    images: at least 8 real images (N, R, R, 3), RGB, resized and cropped as `info` has it, for the
+    verification; labels (N,): their classes. runtime: ONNX Runtime by default. form: `Form()` by
+    default; it has to be one of the runtime, as `make_form` makes it. calibration: of an int8
+    export. images_are: what the images are, in words, if the accuracy on them is to be in the
+    metadata.
+
+    Raises BadInput when an argument does not fit the network or `path` cannot be written, and
+    VerificationFailed when the files are not the network. Nothing is written then, and a file that
+    was there stays.
+    """
+    runtime, form = runtime or OnnxRuntime(), form or Form()
+    dtype: Dtype = runtime.dtypes[0] if calibration is None else "int8"
+    check_target(path, runtime.suffix)
+    _check_arguments(network, images, labels, info.classes)
+    start = time.perf_counter()
+    module, example = deployable(network, info, form)
+    feed = None
+    if calibration is not None:
+        sets = (calibration.ranges, calibration.choice.pixels)
+        ranges, choice = (fed(pixels, info, form.preprocess) for pixels in sets)
+        feed = Feed(ranges, choice, calibration.choice.labels)
+    try:
+        converted = runtime.convert(module, example, form, feed)
+    except BadInput:
+        raise
+    except Exception as error:  # converters raise errors of their own
+        raise VerificationFailed(
+            f"{runtime.name} does not convert it: {one_line(error)}"
+        ) from error
+    seconds = time.perf_counter() - start
+    if converted.plain is not None:
+        free, few = replace(form, batch=None), images[:_PLAIN_IMAGES]
+        plain = {runtime.suffix: converted.plain}
+        verify(plain, runtime.load, free, "fp32", network, info, few)
+        check_weights(converted.files[runtime.suffix], converted.plain)
+    proof = verify(converted.files, runtime.load, form, dtype, network, info, images, labels)
+    metadata = metadata_of(network, info, form, dtype)
+    if converted.scheme is not None:
+        metadata["quantisation"] = converted.scheme
+    if images_are is not None and proof.exported_accuracy is not None:
+        metadata["top1_accuracy"] = str(proof.exported_accuracy)
+        metadata["top1_accuracy_fp32"] = str(proof.torch_accuracy)
+        metadata["top1_accuracy_on"] = images_are
+    size = _write(path, converted.files, metadata)
+    return Report(
+        path=path,
+        runtime=runtime.name,
+        dtype=dtype,
+        size_bytes=size,
+        opset=form.opset if runtime.suffix == ".onnx" else None,
+        seconds=seconds,
+        metadata=metadata,
+        scheme=converted.scheme,
+        trials=converted.trials,
+        verification=proof,
+    )
+
+
+def metadata_of(network: Network, info: NetworkInfo, form: Form, dtype: Dtype) -> dict[str, str]:
+    """The metadata of an exported file, free of time stamps; export/README.md lists the keys."""
+    resolution = network.space.resolution
+    short = short_side(resolution, info.crop)
+    metadata = {
+        "mobilenas_version": mobilenas.__version__,
+        "space": network.space.name,
+        "arch": str(network.arch),
+        "flops_multiply_adds": str(CostModel(own_space(network)).flops(network.arch)),
+        "input_resolution": str(resolution),
+        "input_short_side": str(short),
+        "input_layout": form.layout,
+        "input_resize": f"short side to {short} (bilinear, antialiased), centre crop of "
+        f"{resolution} x {resolution}",
+        "input_normalisation": json.dumps({"mean": list(info.mean), "std": list(info.std)}),
+        "classes": json.dumps(info.classes),
+    }
+    if form.batch is not None:
+        metadata["batch"] = str(form.batch)
+    if dtype != "fp32":
+        metadata["dtype"] = dtype
+    if info.accuracy is not None:
+        metadata["top1_accuracy"] = str(info.accuracy.top1)
+        metadata["top1_accuracy_on"] = info.accuracy.images
+    return metadata
+
+
+def _write(path: Path, files: Files, metadata: dict[str, str]) -> int:
+    """Returns the size of all but the file of the metadata."""
+    try:
+        if ".onnx" in files:
+            model = with_metadata(files[".onnx"], metadata)
+            write_atomic(path, lambda file: file.write(model))
+            return len(model)
+        contents = {path.with_suffix(end): content for end, content in files.items()}
+        about = json.dumps(metadata, indent=1) + "\n"
+        write_together(contents | {path.with_suffix(METADATA): about.encode()})
+        return sum(map(len, files.values()))
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_target(path: Path, suffix: str = ".onnx") -> None:
+    """Raise BadInput when `path` cannot be written; before the export, which takes a while."""
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
+    if path.is_dir():
+        raise BadInput(f"cannot write {path}: it is a folder")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"cannot write {path}: {path.parent} is read-only")
+    if suffix != ".onnx" and path.suffix != suffix:  # others have files beside them
+        raise BadInput(f"cannot write {path}: a name that ends in {suffix} is wanted")
+
+
+def _check_arguments(
+    network: Network, images: Pixels, labels: Labels | None, classes: tuple[str, ...]
+) -> None:
+    size, channels = network.space.resolution, network.space.spec.in_channels
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
+        raise BadInput(
+            f"images are {images.dtype} {images.shape}; the network takes uint8 "
+            f"(N, {size}, {size}, {channels})"
+        )
+    if len(images) < MIN_IMAGES:
+        raise BadInput(f"{len(images)} images; at least {MIN_IMAGES} are wanted")
+    if labels is not None and labels.shape != (len(images),):
+        raise BadInput(f"labels are {labels.shape} for {len(images)} images")
+    if len(classes) != network.num_classes:
+        raise BadInput(f"{len(classes)} class names; the network has {network.num_classes} classes")

@@ -1,0 +1,111 @@
+"""Exported files against each other on this host: latency in turns, memory, size."""
+
+import importlib.metadata
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.latency.exported import RUNTIMES, check_file, open_exported
+from mobilenas.latency.host import processor
+from mobilenas.latency.measure import CONTROL, Timing, TimingLog, take_turns
+from mobilenas.latency.probe import Probe, probe
+from mobilenas.latency.runtimes import timed
+from mobilenas.progress import ProgressBar
+
+VISIT_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class FileBench:
+    """One file: what it takes (`Probe` has more on these), size, and time.
+
+    ms, spread_ms: median and quartile range of its visits; runs: those of all visits. ms_per_gmac:
+    ms over the multiply-adds of the input's images, in units of 10^9. ratio: ms over that of the
+    first file.
+    """
+
+    path: str
+    runtime: str
+    runtime_version: str
+    input_shape: tuple[int, ...]
+    input_dtype: str
+    flops: int | None
+    memory_bytes: int | None
+    size_bytes: int
+    ms: float
+    spread_ms: float
+    runs: int
+    ms_per_gmac: float | None
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What `bench_files` found. first_uncorrected: how steady the machine was, see there."""
+
+    processor: str
+    threads: int
+    rounds: int
+    first_uncorrected: Timing
+    files: tuple[FileBench, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return asdict(self)
+
+
+def bench_files(
+    paths: Sequence[Path], *, threads: int, rounds: int, resolution: int | None = None
+) -> Bench:
+    """Time .onnx and .pte files on the CPU of this host, and note size and memory.
+
+    In every round each file is visited once, in a new order: loaded afresh, warmed up, run for
+    VISIT_SECONDS; the median of its runs is the visit. In between the first file is timed again, as
+    the control that corrects the visits for drift of the machine (`mobilenas.latency.measure`);
+    `first_uncorrected` is what these timings were. resolution: side of the images for graphs that
+    take any size and do not say theirs. Raises BadInput as `open_exported` does.
+    """
+    for path in paths:
+        check_file(path)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProgressBar("bench", len(paths) * (1 + rounds)) as bar,
+    ):
+        probes = []
+        for path in paths:  # in processes of their own first: a file may crash the one it is in
+            probes.append(probe(path, threads, resolution))
+            bar.advance(1, "memory")
+        files = {str(number): path for number, path in enumerate(paths)}
+
+        def time(key: str) -> list[float]:
+            path = files["0" if key == CONTROL else key]
+            return timed(open_exported(path, threads, resolution).run, VISIT_SECONDS)
+
+        log = TimingLog(Path(folder) / "timings.jsonl")
+        take_turns(list(files), time, log, rounds=rounds, bar=bar)
+    timings, control = log.timings(), log.control()
+    assert control is not None
+    first_ms = timings["0"].median_ms
+    benches = tuple(
+        _file_bench(path, found, timings[number], first_ms)
+        for (number, path), found in zip(files.items(), probes, strict=True)
+    )
+    return Bench(processor(), threads, rounds, control, benches)
+
+
+def _file_bench(path: Path, found: Probe, timing: Timing, first_ms: float) -> FileBench:
+    runtime, ms = RUNTIMES[path.suffix], timing.median_ms
+    return FileBench(
+        path=str(path),
+        runtime=runtime,
+        runtime_version=importlib.metadata.version(runtime),
+        **asdict(found),
+        size_bytes=path.stat().st_size,
+        ms=ms,
+        spread_ms=timing.spread_ms,
+        runs=timing.count,
+        ms_per_gmac=ms / (found.input_shape[0] * found.flops / 1e9) if found.flops else None,
+        ratio=ms / first_ms,
+    )
