@@ -207,7 +207,7 @@ def test_a_model_that_differs_is_refused() -> None:
 def test_a_model_that_differs_is_not_written(
     saved: Path, coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export, "trace", lambda *arguments: times_two())
+    monkeypatch.setattr(export, "trace", lambda *arguments: times_two().SerializeToString())
     config = small("retinanet_quick", saved, coco)
     with pytest.raises(VerificationFailed, match="the model does not run"):
         export_detector(build(config), config, CLASSES, tmp_path / "d.onnx", photos()[:1])
