@@ -18,6 +18,7 @@ from mobilenas.detect.runner import input_size, quiet
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_atomic
 
+_LEGIBLE = 480  # pixels that the longer side of a drawing has at least
 _VERIFY_IMAGES = 4
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000")
 
@@ -25,7 +26,8 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 def predict(
     run: DetectRun, images: Sequence[Path], out: Path, min_score: float
 ) -> list[dict[str, Any]]:
-    """Draw the boxes of at least that score on each image, as PNG files in `out`.
+    """Draw the boxes of at least that score on each image, as PNG files in `out`, small images
+    enlarged.
 
     Returns a row an image: image, drawn (the file), boxes: class, score, box (left, top, right,
     bottom, in pixels), best first. Raises BadInput for a file that is no image, and for two of one
@@ -41,7 +43,8 @@ def predict(
         with quiet(run.folder):
             found = inference_detector(detector, np.asarray(picture)[..., ::-1])
         boxes = _boxes(found.pred_instances, run.data.classes, min_score)
-        write_atomic(target, partial(draw(picture, boxes).save, format="PNG"))
+        scale = -(-_LEGIBLE // max(picture.size))
+        write_atomic(target, partial(draw(picture, boxes, scale).save, format="PNG"))
         rows.append({"image": str(path), "drawn": str(target), "boxes": boxes})
     return rows
 
@@ -78,15 +81,16 @@ def load_detector(run: DetectRun) -> BaseDetector:
         return init_detector(config, str(run.checkpoint), palette="none", device="cpu")
 
 
-def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]]) -> Image.Image:
-    """A copy of a picture with the boxes of `predict` on it, a colour a class."""
-    drawn = picture.copy()
+def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]], scale: int = 1) -> Image.Image:
+    """A copy of a picture, enlarged, with the boxes of `predict` on it, a colour a class."""
+    drawn = picture.resize((scale * picture.width, scale * picture.height))
     pen = ImageDraw.Draw(drawn)
     names = sorted({box["class"] for box in boxes})
     for box in reversed(boxes):  # the best on top
         colour = _COLOURS[names.index(box["class"]) % len(_COLOURS)]
-        left, top, _, _ = box["box"]
-        pen.rectangle(box["box"], outline=colour, width=2)
+        corners = [scale * side for side in box["box"]]
+        left, top, _, _ = corners
+        pen.rectangle(corners, outline=colour, width=2)
         text = f"{box['class']} {100 * box['score']:.0f} %"
         place = pen.textbbox((left, max(0, top - 12)), text)
         pen.rectangle(place, fill=colour)
