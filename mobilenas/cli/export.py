@@ -20,7 +20,7 @@ def export(
         str | None,
         typer.Option(
             help="onnxruntime (.onnx), executorch (.pte), litert (.tflite), openvino (.xml, .bin) "
-            "or ncnn (.param, .bin); the file is proved by running it there."
+            "or ncnn (.ncnn.param, .ncnn.bin); the file is proved by running it there."
         ),
     ] = None,
     run: Annotated[

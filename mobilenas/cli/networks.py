@@ -12,7 +12,9 @@ from mobilenas.errors import BadInput
 def evaluate(
     network: Annotated[
         Path,
-        typer.Argument(help="Saved network (its folder or .safetensors file), or exported .onnx."),
+        typer.Argument(
+            help="Saved network (its folder or .safetensors file), or exported .onnx, .pte ..."
+        ),
     ],
     data: Annotated[
         str,
@@ -22,7 +24,7 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 on the test part of the data, or on all of it where there is no such part.
 
-    A saved network runs in torch, an exported file in ONNX Runtime, both on the CPU. Images are
+    A saved network runs in torch, an exported file in its runtime, all on the CPU. Images are
     resized and cropped as the network says.
 
     Example: mobilenas eval runs/train/network --data photos/

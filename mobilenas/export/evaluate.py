@@ -14,7 +14,7 @@ import torch
 from mobilenas.data import ImageData, Images, load_data
 from mobilenas.data.pixels import short_side
 from mobilenas.errors import BadInput, VerificationFailed, one_line
-from mobilenas.export.form import Files, Floats, Labels, Pixels, fed, normalise, run_all
+from mobilenas.export.form import Files, Floats, Labels, Pixels, beside, fed, normalise, run_all
 from mobilenas.export.onnx import metadata_in
 from mobilenas.export.runtimes import FILES, make_runtime
 from mobilenas.export.write import METADATA
@@ -117,8 +117,9 @@ def evaluation_images(data: ImageData) -> tuple[Images, str]:
 
 def open_classifier(path: Path) -> Classifier:
     """A saved network, or an exported file by what its metadata say. Raises BadInput."""
-    if path.suffix in FILES:
-        return _exported(path)
+    for suffix in FILES:
+        if path.name.endswith(suffix):
+            return _exported(path, suffix)
     network, info = load_network(path)
     network = network.to(memory_format=torch.channels_last)
 
@@ -131,17 +132,17 @@ def open_classifier(path: Path) -> Classifier:
     return Classifier("torch", network.space.resolution, info, logits)
 
 
-def _exported(path: Path) -> Classifier:
-    name, endings = FILES[path.suffix]
-    runtime, files = make_runtime(name), _read(path, endings)
+def _exported(path: Path, suffix: str) -> Classifier:
+    name, endings = FILES[suffix]
+    runtime, files = make_runtime(name), _read(path, suffix, endings)
     try:
         run = runtime.load(files)
     except VerificationFailed as error:
         raise BadInput(f"{path}: {error}") from None
-    if path.suffix == ".onnx":
+    if suffix == ".onnx":
         about = metadata_in(files[".onnx"])
     else:
-        about = read_json(path.with_suffix(METADATA))
+        about = read_json(path.with_name(path.name + METADATA))
     try:
         resolution = int(about["input_resolution"])
         short = int(about.get("input_short_side", resolution))  # older files do not say it
@@ -167,9 +168,9 @@ def _exported(path: Path) -> Classifier:
     return Classifier(runtime.name, resolution, info, logits)
 
 
-def _read(path: Path, endings: tuple[str, ...]) -> Files:
+def _read(path: Path, suffix: str, endings: tuple[str, ...]) -> Files:
     try:
-        return {end: path.with_suffix(end).read_bytes() for end in endings}
+        return {end: beside(path, suffix, end).read_bytes() for end in endings}
     except FileNotFoundError as error:
         raise BadInput(f"no such file: {error.filename}") from None
 

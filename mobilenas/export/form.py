@@ -27,7 +27,7 @@ Labels = npt.NDArray[np.integer[Any]]
 Pixels = npt.NDArray[np.uint8]  # (N, R, R, 3), RGB
 Inputs = npt.NDArray[Any]  # Floats or Pixels, what a file is fed with: see `fed`
 Run = Callable[[Inputs], Floats]  # a batch of inputs to logits (batch, classes)
-Files = dict[str, bytes]  # contents by the ending of the file's name, the main file first
+Files = dict[str, bytes]  # contents by the endings of the files' names, the main file first
 Dtype = Literal["fp32", "fp16", "int8"]
 Batches = Literal["any", "fixed", "one"]
 
@@ -93,7 +93,7 @@ class Converted:
 class Runtime(Protocol):
     """One way to deploy: writes files of a torch module, and runs them on this machine's CPU.
 
-    suffix: of the main file. dtypes: of the weights and activations, without int8 the first one.
+    suffix: the ending of the main file. dtypes: of the weights and activations, without int8 the first one.
     batches: `any` number of images at a time, a `fixed` one of one's choice, or `one` only.
     takes_bytes: whether there can be uint8 inputs. The constructor raises BadInput where a package
     is missing.
@@ -177,6 +177,11 @@ def run_all(run: Run, inputs: Inputs, size: int, *, fixed: bool) -> Floats:
     if fixed:
         return np.concatenate([run(batch) for batch in batches_of(inputs, size)])[: len(inputs)]
     return np.concatenate([run(inputs[i : i + size]) for i in range(0, len(inputs), size)])
+
+
+def beside(path: Path, suffix: str, ending: str) -> Path:
+    """The file with another ending that belongs to the main file with this suffix."""
+    return path.with_name(path.name.removesuffix(suffix) + ending)
 
 
 def package_version(package: str, how: str) -> str:

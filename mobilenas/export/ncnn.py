@@ -26,7 +26,7 @@ class NCNN:
     """Implements `Runtime`. The blobs are called in0 and out0."""
 
     name = "ncnn"
-    suffix = ".param"
+    suffix = ".ncnn.param"  # as pnnx calls it, so that the .bin is not that of OpenVINO
     dtypes: tuple[Dtype, ...] = ("fp16",)
     batches: Batches = "one"
     takes_bytes = False  # `Mat::from_pixels` and `substract_mean_normalize` are its way
@@ -43,8 +43,8 @@ class NCNN:
 
         with silence(), tempfile.TemporaryDirectory() as folder:
             pnnx.export(module, f"{folder}/model.pt", example)
-            ends = (".param", ".bin")
-            return Converted({end: Path(folder, f"model.ncnn{end}").read_bytes() for end in ends})
+            ends = (".ncnn.param", ".ncnn.bin")
+            return Converted({end: Path(folder, f"model{end}").read_bytes() for end in ends})
 
     def load(self, files: Files) -> Run:
         """A network of ncnn."""
@@ -52,7 +52,7 @@ class NCNN:
 
         net = ncnn.Net()
         with tempfile.TemporaryDirectory() as folder:
-            for end, load in ((".param", net.load_param), (".bin", net.load_model)):
+            for end, load in ((".ncnn.param", net.load_param), (".ncnn.bin", net.load_model)):
                 path = Path(folder) / f"model{end}"
                 path.write_bytes(files[end])
                 if load(str(path)):

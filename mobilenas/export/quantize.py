@@ -23,6 +23,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from mobilenas.errors import BadInput
 from mobilenas.export.form import INPUT, OUTPUT, Floats, Inputs, Labels, silence
 from mobilenas.export.onnx import make_session
+from mobilenas.export.verify import divergence
 
 Method = Literal["minmax", "percentile"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -253,16 +254,10 @@ def _run(model: bytes, images: Inputs, names: set[str]) -> Iterator[Arrays]:
 
 
 def _trial(scheme: Scheme, expected: Floats, actual: Floats, labels: Labels | None) -> Trial:
-    wanted, given = (_log_softmax(logits) for logits in (expected, actual))
     first = actual.argmax(axis=1)
     return Trial(
         scheme,
-        divergence=float((np.exp(wanted) * (wanted - given)).sum(axis=1).mean()),
+        divergence=divergence(expected, actual),
         agreement=float((first == expected.argmax(axis=1)).mean()),
         accuracy=None if labels is None else float((first == labels).mean()),
     )
-
-
-def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

@@ -89,7 +89,7 @@ FILES = {
     ".pte": ("executorch", (".pte",)),
     ".tflite": ("litert", (".tflite",)),
     ".xml": ("openvino", (".xml", ".bin")),
-    ".param": ("ncnn", (".param", ".bin")),
+    ".ncnn.param": ("ncnn", (".ncnn.param", ".ncnn.bin")),
 }
 
 

@@ -22,6 +22,7 @@ from mobilenas.export.form import (
     Labels,
     Pixels,
     Runtime,
+    beside,
     deployable,
     fed,
 )
@@ -35,7 +36,7 @@ from mobilenas.nn.saved import NetworkInfo, own_space
 
 MIN_IMAGES = max(BATCH_SIZES)  # so that the largest batch of the verification is a full one
 _PLAIN_IMAGES = 64  # that the float model behind an int8 one is proved on
-METADATA = ".json"  # the file of the metadata, where the runtime's own has no place for them
+METADATA = ".json"  # put to the name of a main file that has no place for them
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def export_network(
 
     Batch norms are folded into the convolutions. The files carry what a consumer needs to know
     (`metadata_of`), all of `info` included: an ONNX file inside, others in a .json beside them. The
-    same network and arguments give the same bytes (with ncnn and litert as far as these do).
+    same network and arguments give the same bytes with onnxruntime and executorch.
 
     images: at least 8 real images (N, R, R, 3), RGB, resized and cropped as `info` has it, for the
     verification; labels (N,): their classes. runtime: ONNX Runtime by default. form: `Form()` by
@@ -124,7 +125,7 @@ def export_network(
         metadata["top1_accuracy"] = str(proof.exported_accuracy)
         metadata["top1_accuracy_fp32"] = str(proof.torch_accuracy)
         metadata["top1_accuracy_on"] = images_are
-    size = _write(path, converted.files, metadata)
+    size = _write(path, runtime.suffix, converted.files, metadata)
     return Report(
         path=path,
         runtime=runtime.name,
@@ -166,16 +167,16 @@ def metadata_of(network: Network, info: NetworkInfo, form: Form, dtype: Dtype) -
     return metadata
 
 
-def _write(path: Path, files: Files, metadata: dict[str, str]) -> int:
+def _write(path: Path, suffix: str, files: Files, metadata: dict[str, str]) -> int:
     """Returns the size of all but the file of the metadata."""
     try:
         if ".onnx" in files:
             model = with_metadata(files[".onnx"], metadata)
             write_atomic(path, lambda file: file.write(model))
             return len(model)
-        contents = {path.with_suffix(end): content for end, content in files.items()}
+        contents = {beside(path, suffix, end): content for end, content in files.items()}
         about = json.dumps(metadata, indent=1) + "\n"
-        write_together(contents | {path.with_suffix(METADATA): about.encode()})
+        write_together(contents | {path.with_name(path.name + METADATA): about.encode()})
         return sum(map(len, files.values()))
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from error
@@ -189,7 +190,7 @@ def check_target(path: Path, suffix: str = ".onnx") -> None:
         raise BadInput(f"cannot write {path}: it is a folder")
     if not os.access(path.parent, os.W_OK):
         raise BadInput(f"cannot write {path}: {path.parent} is read-only")
-    if suffix != ".onnx" and path.suffix != suffix:  # others have files beside them
+    if suffix != ".onnx" and not path.name.endswith(suffix):  # others have files beside them
         raise BadInput(f"cannot write {path}: a name that ends in {suffix} is wanted")
 
 

@@ -134,7 +134,7 @@ def describe_export(report: dict[str, Any]) -> str:
     opset = "" if report["opset"] is None else f", opset {report['opset']}"
     lines = [
         f"{report['path']}  {format_size(report['size_bytes'])}B{opset}, {report['runtime']}, "
-        f"{report['dtype']}, {about['input_layout']}",
+        f"{report['dtype']}, {about['input_layout']}; converted in {report['seconds']:.1f} s",
         f"  {about['arch']}: {format_size(int(about['flops_multiply_adds']))} FLOPs, {accuracy}",
     ]
     lines += [

@@ -228,7 +228,7 @@ def test_a_runtime_that_is_not_installed_names_the_extra(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "executorch", None)
-    monkeypatch.setattr("mobilenas.latency.runtimes.importlib.metadata.version", _raise_not_found)
+    monkeypatch.setattr("importlib.metadata.version", _raise_not_found)
     refused = call("latency", "build", "--space=three.yaml", "--device=x", "--runtime=executorch")
     check_refused(refused, "executorch is not installed", "mobilenas[mobile]")
 

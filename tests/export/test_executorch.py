@@ -70,7 +70,7 @@ def test_fp32(fp32: Exported) -> None:
     assert (report["runtime"], report["opset"], report["dtype"]) == ("executorch", None, "fp32")
     assert report["size_bytes"] == fp32.path.stat().st_size
     assert [row["batch_size"] for row in report["verification"]["parity"]] == [2]
-    about = json.loads(fp32.path.with_suffix(".json").read_text())
+    about = json.loads(fp32.path.with_name("model.pte.json").read_text())
     assert about == report["metadata"]
     assert (about["batch"], about["input_layout"]) == ("2", "NCHW, RGB, float32")
     assert tuple(json.loads(about["classes"])) == DIGITS.classes
@@ -100,12 +100,12 @@ def test_files_are_evaluated(tiny: Exported, fp32: Exported, int8: Exported) -> 
     reference, found = evaluate(tiny.path, "digits"), evaluate(fp32.path, "digits")
     assert (found.runtime, found.top1, found.n) == ("executorch", reference.top1, 355)
     assert abs(evaluate(int8.path, "digits").top1 - reference.top1) < 0.05
-    fp32_about = fp32.path.with_suffix(".json").read_bytes()
+    fp32_about = fp32.path.with_name("model.pte.json").read_bytes()
     lonely = int8.path.with_name("lonely.pte")
     lonely.write_bytes(fp32.path.read_bytes())
-    with pytest.raises(BadInput, match=r"no such file: .*lonely\.json"):
+    with pytest.raises(BadInput, match=r"no such file: .*lonely\.pte\.json"):
         evaluate(lonely, "digits")
-    lonely.with_suffix(".json").write_bytes(fp32_about)
+    lonely.with_name("lonely.pte.json").write_bytes(fp32_about)
     lonely.write_bytes(b"torn")
     with pytest.raises(BadInput, match="ExecuTorch does not load it: "):
         evaluate(lonely, "digits")
@@ -143,7 +143,7 @@ def test_a_batch_norm_in_training_mode_is_caught(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a device of Linux")
-@pytest.mark.parametrize("suffix", [".pte", ".json"])
+@pytest.mark.parametrize("suffix", [".pte", ".pte.json"])
 def test_a_full_disk_leaves_the_old_files(
     suffix: str, fp32: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,13 +155,13 @@ def test_a_full_disk_leaves_the_old_files(
         write_synced(Path("/dev/full") if full else path, fill)
 
     monkeypatch.setattr(files, "_write_synced", write)
-    for name in ("model.pte", "model.json"):
+    for name in ("model.pte", "model.pte.json"):
         (tmp_path / name).write_text("old")
     with pytest.raises(BadInput, match=r"cannot write .*model\.pte: No space left on device"):
         made(tmp_path / "model.pte", Form(batch=2))
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {
         "model.pte": "old",
-        "model.json": "old",
+        "model.pte.json": "old",
     }
 
 

@@ -1,0 +1,100 @@
+"""`export` in its other forms: int8, bytes, other runtimes; what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import TINY_ARCH, Call, Job, Trained, check_refused, contents
+from PIL import Image
+
+from mobilenas.nn import Network
+from mobilenas.nn.saved import NetworkInfo, save_network
+from mobilenas.space import load_space
+
+SPACE = load_space("macro:width=0.125,resolution=16")
+
+
+def test_int8_of_a_trained_network(trained: Trained, tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "model.onnx"
+    flags = ("--onnx", "--int8", "--preprocess", "--batch=1", "--opset=21", "--calibrate=50")
+    done = call("export", *flags, f"--run={trained.folder}", f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    report = json.loads(done.out)
+    assert (report["dtype"], report["opset"], report["metadata"]["batch"]) == ("int8", 21, "1")
+    proof, about = report["verification"], report["metadata"]
+    assert proof["images"] == 355
+    assert proof["torch_accuracy"] == pytest.approx(trained.result["test_accuracy"], abs=1e-9)
+    assert float(about["top1_accuracy"]) == proof["exported_accuracy"]
+    assert about["top1_accuracy_on"] == "355 test images"
+    assert len(report["trials"]) > 1
+    found = json.loads(call("eval", out, "--data=digits", "--json").out)
+    assert (found["top1"], found["n"]) == (proof["exported_accuracy"], 355)
+
+
+def test_int8_of_a_search_in_words(job: Job, tmp_path: Path, call: Call) -> None:
+    done = call("export", "--onnx", "--int8", f"--run={job.search}", f"--out={tmp_path / 'a'}")
+    assert done.code == 0, done.err
+    assert "onnxruntime, int8, NCHW, RGB, float32" in done.out
+    assert "on 355 images; accuracy of torch " in done.out
+    assert "quantised: static" in done.out
+    assert done.out.count("tried: ") > 1
+
+
+def test_executorch_of_a_trained_network(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    pytest.importorskip("executorch", reason="executorch is not installed (extra `mobile`)")
+    out = tmp_path / "model.pte"
+    done = call("export", "--runtime=executorch", f"--run={trained.folder}", f"--out={out}")
+    assert done.code == 0, done.err
+    assert f"{out}  " in done.out
+    assert f"{TINY_ARCH}: " in done.out
+    assert "batch 1: " in done.out
+    found = json.loads(call("eval", out, "--data=digits", "--json").out)
+    assert found["top1"] == pytest.approx(trained.result["test_accuracy"], abs=1e-9)
+    assert found["runtime"] == "executorch"
+
+
+def test_what_export_refuses(trained: Trained, job: Job, tmp_path: Path, call: Call) -> None:
+    before = contents(trained.folder)
+    run = f"--run={trained.folder}"
+    for flags, words in (
+        ((), ("--onnx", "--runtime")),
+        (("--onnx", "--runtime=ncnn"), ("choose one", "--runtime ncnn")),
+        (("--runtime=tflite",), ("tflite", "onnxruntime", "litert")),
+        (("--onnx", "--opset=13"), ("--opset 13", "14 to 26")),
+        (("--onnx", "--batch=few"), ("--batch few", "dynamic")),
+        (("--onnx", "--calibrate=9"), ("--calibrate is for --int8",)),
+        (("--onnx", "--calibration-data=x"), ("--calibration-data is for --int8",)),
+        (("--onnx", "--int8", "--calibrate=161"), ("--calibrate 161", "160 training images")),
+        (("--onnx", "--int8", "--calibration-data=x"), ("for a saved network",)),
+    ):
+        check_refused(call("export", *flags, run), *words)
+    assert contents(trained.folder) == before
+
+
+def test_calibration_images_of_a_saved_network(tmp_path: Path, call: Call) -> None:
+    info = NetworkInfo(("cat", "dog"), (0.5,) * 3, (0.25,) * 3)
+    network = Network(SPACE, SPACE.sample(np.random.default_rng(0)))
+    network.reset_classifier(2)
+    save_network(network, tmp_path / "net", info)
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog", "loose"):
+        folder = tmp_path / (name if name == "loose" else f"pets/{name}")
+        folder.mkdir(parents=True)
+        for number in range(40):
+            noise = rng.integers(0, 256, (18, 21, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"{number}.png")
+    (tmp_path / "loose" / "about.txt").touch()
+    int8 = ("export", "--onnx", "--int8", f"--network={tmp_path / 'net'}")
+    pets = f"--data={tmp_path / 'pets'}"
+    check_refused(call(*int8, pets), "--calibration-data is wanted")
+    loose = f"--calibration-data={tmp_path / 'loose'}"
+    check_refused(call(*int8, pets, loose, "--calibrate=41"), "there are 40 images of")
+    for images in (loose, f"--calibration-data={tmp_path / 'pets'}", "--calibration-data=digits"):
+        report = json.loads(call(*int8, pets, images, "--json").out)
+        assert report["verification"]["images"] == 40
+        assert report["metadata"]["top1_accuracy_on"] == "40 images"
+    (tmp_path / "loose" / "0.png").write_bytes(b"torn")
+    check_refused(call(*int8, pets, loose), "0.png: cannot read the image")

@@ -1,0 +1,90 @@
+"""Which images an export is calibrated, chosen, proved and judged on."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ALONE, TINY_ARCH, TINY_SPACE
+
+from mobilenas import deploy
+from mobilenas.data import ImageData, Images
+from mobilenas.deploy import Int8, Target, run_export_saved, run_export_trained
+from mobilenas.nn.saved import load_network
+from mobilenas.retrain import Asked, run_train, training_settings
+from mobilenas.train.alone_run import TrainRun, create_train_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainRun:
+    overrides = [item.removeprefix("--set=") for item in ALONE if item.startswith("--set=")]
+    asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(overrides))
+    run = create_train_run(tmp_path_factory.mktemp("deploy") / "run", training_settings(asked))
+    run_train(run)
+    return run
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `export_network` is given, in place of its work."""
+    given: list[dict[str, Any]] = []
+
+    def note(network: Any, info: Any, path: Path, images: Any, labels: Any, **how: Any) -> None:
+        given.append({"path": path, "images": images, "labels": labels, **how})
+
+    monkeypatch.setattr(deploy, "export_network", note)
+    return given
+
+
+def keys(pixels: np.ndarray) -> set[bytes]:
+    return {image.tobytes() for image in pixels}
+
+
+def test_of_a_run(run: TrainRun, exports: list[dict[str, Any]]) -> None:
+    run_export_trained(run.folder, Target())
+    run_export_trained(run.folder, Target(int8=Int8()))
+    run_export_trained(run.folder, Target(int8=Int8(images=30)))
+    data = run.data
+    assert isinstance(data, ImageData)
+    assert data.test is not None
+    train, validate = (
+        keys(data.train.pixels[rows]) for rows in (run.splits.train, run.splits.validate)
+    )
+    plain, int8, fewer = exports
+    assert keys(plain["images"]) <= validate
+    assert (plain["path"].name, int8["path"].name) == (
+        f"{TINY_ARCH}.onnx",
+        f"{TINY_ARCH}-int8.onnx",
+    )
+    assert keys(int8["images"]) == keys(data.test.pixels)
+    assert int8["images_are"] == "355 test images"
+    assert len(int8["calibration"].ranges) == 128
+    assert keys(int8["calibration"].ranges) <= train
+    assert keys(int8["calibration"].choice.pixels) == validate
+    assert len(fewer["calibration"].ranges) == 30
+
+
+def test_of_a_run_without_test_images(
+    run: TrainRun, exports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = replace(run, data=replace(run.data, test=None))
+    monkeypatch.setattr(deploy, "open_train_run", lambda _: bare)
+    run_export_trained(run.folder, Target(int8=Int8()))
+    (int8,) = exports
+    assert int8["images_are"] == "30 validation images"
+    assert not keys(int8["images"]) & keys(int8["calibration"].choice.pixels)
+
+
+def test_of_a_saved_network(run: TrainRun, exports: list[dict[str, Any]]) -> None:
+    run_export_saved(run.network, "digits", Target(int8=Int8()), None)
+    (int8,) = exports
+    crop = load_network(run.network)[1].crop
+    assert crop == 1
+    test, train = run.data.test, run.data.train
+    assert isinstance(train, Images)
+    assert isinstance(test, Images)
+    assert keys(int8["images"]) == keys(test.pixels)
+    ranges, choice = int8["calibration"].ranges, int8["calibration"].choice.pixels
+    assert keys(ranges) | keys(choice) <= keys(train.pixels)
+    assert (len(ranges), len(choice)) == (128, 500)
