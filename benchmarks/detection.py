@@ -1,10 +1,8 @@
 """Detectors fine-tuned on a small part of COCO: from ImageNet weights against from nothing.
 
-few   16 training images, which are the validation images too: can each detector learn them?
-mini  all training images; average precisions on these, and on the validation images
-
-Every detector is trained from a pretrained network and from the same arch with fresh weights, for
-as many epochs. Runs continue where they stopped.
+First on 16 training images from the pretrained network: can the detector learn them? Then on all
+training images, from the pretrained network and from the same arch with fresh weights, for as many
+epochs; average precisions on these and on the validation images. Runs continue where they stopped.
 
     python benchmarks/detection.py --weights NETWORK --data COCO --out runs/detection
 """
@@ -33,8 +31,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="saved network")
     parser.add_argument("--data", type=Path, required=True, help="folder in COCO format")
     parser.add_argument("--recipes", nargs="+", default=["retinanet_quick", "ssdlite_quick"])
-    parser.add_argument("--few-epochs", type=int, default=120)
-    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--few-epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/detection"))
     options = parser.parse_args()
@@ -47,6 +45,8 @@ def main() -> None:
     for recipe in options.recipes:
         for data, epochs in ((few, options.few_epochs), (options.data, options.epochs)):
             for start, settings in starts(options.weights, options.out):
+                if data == few and start != "pretrained":
+                    continue
                 run = detector(
                     options.out / f"{recipe}-{data.name}-{start}",
                     DetectSettings(
