@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.errors import BadInput
-from mobilenas.export.executorch import lower
+from mobilenas.export.executorch import lower, set_threads
 from mobilenas.export.form import package_version, silence
 from mobilenas.files import write_atomic
 from mobilenas.latency.runtimes import timed
@@ -40,18 +40,9 @@ class Executorch:
         """Milliseconds of each run of a .pte file with one input of a static shape."""
         with silence():
             from executorch.runtime import Runtime
-        # A method keeps the pool of threads that it finds when it is loaded.
-        _set_threads(self._threads)
+        set_threads(self._threads)
         method = Runtime.get().load_program(path).load_method("forward")
         assert method is not None
         shape = method.metadata.input_tensor_meta(0).sizes()
         image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         return timed(lambda: method.execute([image]), seconds)
-
-
-def _set_threads(threads: int) -> None:
-    """Give ExecuTorch's pool that many threads; no method may be running."""
-    from executorch.extension.pybindings import portable_lib
-
-    with silence():  # it tells which files it looked for in vain
-        portable_lib._unsafe_reset_threadpool(threads)
