@@ -48,7 +48,8 @@ class ExecuTorch:
         return Converted({self.suffix: lower(quantised, example)}, _SCHEME)
 
     def load(self, files: Files) -> Run:
-        """The method `forward` of the program."""
+        """The method `forward` of the program, with torch's number of threads."""
+        set_threads(torch.get_num_threads())
         try:
             with silence():
                 from executorch.runtime import Runtime
@@ -79,6 +80,19 @@ def lower(module: nn.Module, example: Tensor) -> bytes:
         exported = torch.export.export(module, (example,), strict=False)
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
         return bytes(lowered.to_executorch().buffer)
+
+
+def set_threads(count: int) -> None:
+    """Give ExecuTorch's pool that many threads.
+
+    A method keeps the pool that it finds when it is loaded: those loaded before must not run again
+    where the number changes.
+    """
+    with silence():  # it tells which files it looked for in vain
+        from executorch.extension.pybindings import portable_lib
+
+        if portable_lib._threadpool_get_thread_count() != count:
+            portable_lib._unsafe_reset_threadpool(count)
 
 
 def quantise(module: nn.Module, example: Tensor, images: Inputs) -> nn.Module:

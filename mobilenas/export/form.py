@@ -93,10 +93,10 @@ class Converted:
 class Runtime(Protocol):
     """One way to deploy: writes files of a torch module, and runs them on this machine's CPU.
 
-    suffix: the ending of the main file. dtypes: of the weights and activations, without int8 the first one.
-    batches: `any` number of images at a time, a `fixed` one of one's choice, or `one` only.
-    takes_bytes: whether there can be uint8 inputs. The constructor raises BadInput where a package
-    is missing.
+    suffix: the ending of the main file. dtypes: of the weights and activations, without int8 the
+    first one. batches: `any` number of images at a time, a `fixed` one of one's choice, or `one`
+    only. takes_bytes: whether there can be uint8 inputs. The constructor raises BadInput where a
+    package is missing.
     """
 
     name: str
@@ -142,15 +142,12 @@ def deployable(network: Network, info: NetworkInfo, form: Form) -> tuple[nn.Modu
         if hasattr(module, "inplace"):
             # The graph is the same either way, but in place its export takes twice as long.
             module.inplace = False  # type: ignore[assignment]
-    batch, size, channels = (
-        form.batch or 1,
-        network.space.resolution,
-        network.space.spec.in_channels,
-    )
+    size, channels = network.space.resolution, network.space.spec.in_channels
+    image = torch.zeros(form.batch or 1, channels, size, size)
     if form.preprocess:
         whole = Preprocessed(folded, info.mean, info.std).eval()
-        return whole, torch.zeros(batch, size, size, channels, dtype=torch.uint8)
-    return folded, torch.zeros(batch, channels, size, size)
+        return whole, image.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
+    return folded, image
 
 
 def fed(images: Pixels, info: NetworkInfo, preprocess: bool) -> Inputs:

@@ -4,8 +4,6 @@ Any image model with one input, of mobilenas or not. torch is imported for .pte 
 the memory of an .onnx file is measured without it.
 """
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,14 +88,15 @@ def _open_onnx(path: Path, threads: int, resolution: int | None) -> Exported:
 
 
 def _open_pte(path: Path, threads: int, resolution: int | None) -> Exported:
-    # It prints which files about the processor it looked for in vain.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        import torch
-        from executorch.extension.pybindings import portable_lib
+    import torch
+
+    from mobilenas.export.executorch import set_threads
+    from mobilenas.export.form import silence
+
+    set_threads(threads)
+    with silence():
         from executorch.runtime import Runtime
 
-        # A method keeps the pool of threads that it finds when it is loaded.
-        portable_lib._unsafe_reset_threadpool(threads)
         try:
             method = Runtime.get().load_program(path).load_method("forward")
         except RuntimeError as error:

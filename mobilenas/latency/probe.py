@@ -20,7 +20,7 @@ RUNS = 3
 # What loading a file would import: code, which is not to be counted.
 _IMPORTS = {
     ".onnx": ("onnxruntime",),
-    ".pte": ("executorch.runtime", "executorch.extension.pybindings.portable_lib"),
+    ".pte": ("executorch.runtime", "mobilenas.export.executorch"),
 }
 _STATUS, _RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
