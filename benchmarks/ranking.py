@@ -71,7 +71,7 @@ STUDIES: dict[str, list[Arm]] = {
         Arm(
             f"s1-{bn}",
             f"{bn} BN",
-            "s1:width=0.125,resolution=16",
+            "s1:width=0.125,stem.stride=2",
             ["validate_images=5000", "passes=4", f"bn={bn}"],
         )
         for bn in ("shared", "shadow")

@@ -7,7 +7,7 @@ are of validation images, with the statistics that training gathered. Give a see
 has, or its validation images are the same and their noise counts twice. Archs with an identity will
 not do.
 
-    python benchmarks/train_alone.py --space s1:width=0.25,resolution=16 --data DIR -n 24 --out OUT
+    python benchmarks/train_alone.py --space s1:width=0.125,stem.stride=2 --data DIR -n 24 --out OUT
 """
 
 import argparse
@@ -64,11 +64,38 @@ def main() -> None:
 
 
 def draw(space: Space, n: int, seed: int) -> list[Arch]:
-    """n distinct networks, stratified over FLOPs."""
+    """n distinct networks, stratified over FLOPs. Each has tastes of its own: drawn block by block
+    from all candidates, archs of twelve blocks are all alike on average.
+    """
     rng = np.random.default_rng(seed)
-    drawn = list(dict.fromkeys(space.canonical(space.sample(rng)) for _ in range(DRAWN)))
+    drawn = list(dict.fromkeys(space.canonical(with_tastes(space, rng)) for _ in range(DRAWN)))
     flops = CostModel(space).flops_batch(np.stack([space.encode(arch) for arch in drawn]))
     return [drawn[row] for row in stratified(flops, n, seed)]
+
+
+def with_tastes(space: Space, rng: np.random.Generator) -> Arch:
+    """Blocks drawn from the candidates of a drawn set of kernels, expansions and path counts."""
+    candidates = [block.candidates for block in space.blocks if block.searchable]
+    every = [c for block in candidates for c in block]
+    kernels = subset(rng, sorted({k for c in every for group in c.kernels for k in group}))
+    expansions = subset(rng, sorted({c.expansion for c in every}))
+    paths = rng.integers(1, len(kernels) + 1)
+    chosen = []
+    for block in candidates:
+        liked = [
+            c
+            for c in block
+            if c.expansion in expansions
+            and c.num_paths <= paths
+            and all(set(group) <= kernels for group in c.kernels)
+        ]
+        chosen.append(liked[rng.integers(len(liked))])
+    return Arch(tuple(chosen))
+
+
+def subset(rng: np.random.Generator, values: list[int]) -> set[int]:
+    """Some of the values, at least one; every size is as likely."""
+    return set(rng.permutation(values)[: rng.integers(1, len(values) + 1)].tolist())
 
 
 def only(space: Space, arch: Arch) -> Space:
