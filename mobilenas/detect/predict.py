@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmdet.apis import inference_detector, init_detector
 from mmdet.models import BaseDetector
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mobilenas.data.pixels import decode
 from mobilenas.detect.export import DetectorReport, export_detector
@@ -19,6 +19,7 @@ from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_atomic
 
 _LEGIBLE = 480  # pixels that the longer side of a drawing has at least
+_FONT_SIZE = 14
 _VERIFY_IMAGES = 4
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000")
 
@@ -85,6 +86,7 @@ def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]], scale: int = 1) 
     """A copy of a picture, enlarged, with the boxes of `predict` on it, a colour a class."""
     drawn = picture.resize((scale * picture.width, scale * picture.height))
     pen = ImageDraw.Draw(drawn)
+    font = ImageFont.load_default(_FONT_SIZE)
     names = sorted({box["class"] for box in boxes})
     for box in reversed(boxes):  # the best on top
         colour = _COLOURS[names.index(box["class"]) % len(_COLOURS)]
@@ -92,9 +94,9 @@ def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]], scale: int = 1) 
         left, top, _, _ = corners
         pen.rectangle(corners, outline=colour, width=2)
         text = f"{box['class']} {100 * box['score']:.0f} %"
-        place = pen.textbbox((left, max(0, top - 12)), text)
-        pen.rectangle(place, fill=colour)
-        pen.text(place[:2], text, fill="white")
+        above = (left, max(0, top - _FONT_SIZE - 2))
+        pen.rectangle(pen.textbbox(above, text, font), fill=colour)
+        pen.text(above, text, "white", font)
     return drawn
 
 
