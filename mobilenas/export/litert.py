@@ -46,11 +46,12 @@ class LiteRT:
 
     def load(self, files: Files) -> Run:
         """An interpreter, which delegates to XNNPACK."""
-        from ai_edge_litert.interpreter import Interpreter
-
         try:
-            interpreter = Interpreter(model_content=files[self.suffix])
-            interpreter.allocate_tensors()
+            with silence():
+                from ai_edge_litert.interpreter import Interpreter
+
+                interpreter = Interpreter(model_content=files[self.suffix])
+                interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise VerificationFailed(f"LiteRT does not load it: {one_line(error)}") from error
         given, result = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
