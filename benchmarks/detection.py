@@ -9,6 +9,7 @@ epochs; average precisions on these and on the validation images. Runs continue 
 
 import argparse
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,9 @@ def on_training_images(run: DetectRun) -> dict[str, Any]:
 
 def last_loss(run: DetectRun) -> float:
     """Mean of the last ten losses that mmengine logged."""
-    logs = sorted((run.folder / "mmengine").glob("*/vis_data/scalars.json"))
-    rows = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
-    return float(np.mean([row["loss"] for row in rows if "loss" in row][-10:]))
+    logs = sorted((run.folder / "mmengine").glob("*/*.log"))
+    losses = [float(x) for log in logs for x in re.findall(r" loss: ([\d.]+)", log.read_text())]
+    return float(np.mean(losses[-10:]))
 
 
 if __name__ == "__main__":

@@ -128,7 +128,8 @@ def _runnable(run: DetectRun) -> Config:
     config = run.config
     config.work_dir = str(run.folder / "mmengine")
     config.randomness = {"seed": run.settings.seed}
-    config.experiment_name = str(time.time_ns())  # mmengine's loggers of one name are one
+    # mmengine's loggers and visualizers of one name are one.
+    config.experiment_name = config.visualizer.name = str(time.time_ns())
     # Workers that live on would carry their generators from one epoch into the next.
     config.train_dataloader.persistent_workers = False
     for evaluator in (config.val_evaluator, config.test_evaluator):

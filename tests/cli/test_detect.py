@@ -129,7 +129,7 @@ def test_a_trained_detector_is_evaluated_and_finds(
     rows = json.loads(call("detect", *arguments, "--json").out)["images"]
     assert [Path(row["drawn"]).name for row in rows] == ["0001.png", "0002.png"]
     for row in rows:
-        assert Image.open(row["drawn"]).size == (160, 160)
+        assert Image.open(row["drawn"]).size == (480, 480)  # enlarged
         scores = [box["score"] for box in row["boxes"]]
         assert scores == sorted(scores, reverse=True) and len(scores) == 100
         drawn, image = (np.asarray(Image.open(row[key])) for key in ("drawn", "image"))

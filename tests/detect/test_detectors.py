@@ -12,12 +12,12 @@ from fvcore.nn import FlopCountAnalysis
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
-from conftest import ARCH, SMALL
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from onnx import TensorProto, helper
+from tiny_detectors import ARCH, SMALL
 
 from mobilenas.cost import CostModel
 from mobilenas.detect import export

@@ -10,8 +10,8 @@ from torch import nn
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
-from conftest import ARCH, INFO, TINY
 from mmdet.registry import MODELS
+from tiny_detectors import ARCH, INFO, TINY
 
 import mobilenas.timm
 from mobilenas.detect import MobileNASBackbone

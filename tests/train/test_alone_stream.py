@@ -12,8 +12,8 @@ from PIL import Image
 
 from mobilenas.config import TrainConfig
 from mobilenas.data import ImageFiles
+from mobilenas.deploy import Target, run_export_trained
 from mobilenas.errors import BadInput
-from mobilenas.pipeline import run_export_trained
 from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.train import alone
 from mobilenas.train.alone import train_network
@@ -97,7 +97,7 @@ def test_a_stream_trains_resumes_and_does_not_depend_on_workers(
     assert results(killed.folder) == results(whole.folder)
     assert len(results(whole.folder)) == 8
 
-    report = run_export_trained(killed.folder, None).to_dict()
+    report = run_export_trained(killed.folder, Target()).to_dict()
     assert report["verification"]["images"] == 30
     assert report["metadata"]["input_short_side"] == "18"  # 16 / 0.9
     assert report["metadata"]["top1_accuracy_on"] == "30 test images"
