@@ -79,7 +79,7 @@ def export_network(
     """Write `network` to `path` for a runtime, after proof that the file computes the same.
 
     Batch norms are folded into the convolutions. The files carry what a consumer needs to know
-    (`metadata_of`), all of `info` included: an ONNX file inside, others in FILE.json beside them. The
+    (`metadata_of`), all of `info` included: an ONNX file inside, others in FILE.json beside it. The
     same network and arguments give the same bytes with onnxruntime and executorch.
 
     images: at least 8 real images (N, R, R, 3), RGB, resized and cropped as `info` has it, for the
