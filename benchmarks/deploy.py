@@ -151,7 +151,7 @@ def exported(network: Network, runtime: Runtime, int8: bool, images: Images, ste
     if runtime.suffix == ".onnx":
         content = with_metadata(content, about)
     else:
-        write_json(path.with_suffix(".json"), about)
+        write_json(path.with_name(path.name + ".json"), about)
     write_atomic(path, lambda file: file.write(content))
     fixed = runtime.batches != "any"
     actual = run_all(runtime.load(files), compared, 1, fixed=fixed)

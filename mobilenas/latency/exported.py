@@ -108,7 +108,7 @@ def _open_pte(path: Path, threads: int, resolution: int | None) -> Exported:
         raise BadInput(f"{path}: its input is of ScalarType {given.dtype()}, which no image is")
     shape, dtype = _shape(path, given.sizes(), resolution), _SCALAR_TYPES[given.dtype()]
     image = torch.from_numpy(_image(shape, dtype))
-    beside = path.with_suffix(".json")
+    beside = path.with_name(path.name + ".json")
     about = read_json(beside) if beside.exists() else {}  # it may be of another program
     flops = _number(about.get(FLOPS)) if isinstance(about, dict) else None
     return Exported(lambda: method.execute([image]), shape, dtype, flops)

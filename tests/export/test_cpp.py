@@ -112,7 +112,7 @@ def test_executorch(tmp_path: Path, image: tuple[Path, np.ndarray]) -> None:
         exported = torch.export.export(Colours(takes_bytes), (zeros(takes_bytes),))
         lowered = to_edge_transform_and_lower(exported, partitioner=[XnnpackPartitioner()])
         (tmp_path / "model.pte").write_bytes(lowered.to_executorch().buffer)
-        (tmp_path / "model.json").write_text(json.dumps(metadata(takes_bytes), indent=1))
+        (tmp_path / "model.pte.json").write_text(json.dumps(metadata(takes_bytes), indent=1))
         check(program, tmp_path / "model.pte", image)
     check_refusals(program, tmp_path / "model.pte", image[0], tmp_path)
 

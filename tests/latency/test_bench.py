@@ -134,7 +134,7 @@ def test_an_executorch_file(tmp_path: Path) -> None:
     lowered = to_edge_transform_and_lower(program)
     path, torn = tmp_path / "mean.pte", tmp_path / "torn.pte"
     path.write_bytes(lowered.to_executorch().buffer)
-    (tmp_path / "mean.json").write_text('{"flops_multiply_adds": "7"}')
+    (tmp_path / "mean.pte.json").write_text('{"flops_multiply_adds": "7"}')
     (found,) = bench_files([path], threads=1, rounds=1).files
     assert (found.runtime, found.input_shape, found.input_dtype, found.flops) == (
         *("executorch", (1, 8, 9, 3), "uint8"),

@@ -16,7 +16,7 @@ int main(int count, char** arguments) try {
   if (count < 3) throw std::runtime_error("usage: classify model.pte image.ppm ...");
   const std::string path = arguments[1];
   const auto words = mobilenas::json_strings(
-      mobilenas::read_file(path.substr(0, path.rfind('.')) + ".json"));
+      mobilenas::read_file(path + ".json"));
   std::map<std::string, std::string> about;
   for (size_t i = 0; i + 1 < words.size(); i += 2) about[words[i]] = words[i + 1];
 
