@@ -190,7 +190,13 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "supernet"
     train = ("supernet-train", f"--space={TINY_SPACE}", *TINY, "--passes=1000", f"--out={folder}")
     process = subprocess.Popen(
-        command(*train), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(*train),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Interrupts are ignored by what a shell started in the background, and by its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with process:
         try:
