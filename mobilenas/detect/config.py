@@ -18,7 +18,7 @@ from mobilenas.space import Arch, Space, load_space
 _log = logging.getLogger(__name__)
 
 
-class CocoData(NamedTuple):
+class CocoFiles(NamedTuple):
     """A data set in COCO's format: annotation files, and the folders that their file names are in.
 
     Both annotation files have to list the same categories in the same order.
@@ -41,7 +41,7 @@ def load_config(
     space: str | None = None,
     arch: str | None = None,
     weights: Path | None = None,
-    data: CocoData | None = None,
+    data: CocoFiles | None = None,
     options: Sequence[str] = (),
 ) -> Config:
     """The config of a shipped recipe by name, or of a file in mmengine's format.
@@ -120,7 +120,7 @@ def feature_maps(space: Space, strides: Sequence[int]) -> tuple[list[int], list[
     return taken, [feature_info(space)[row]["num_chs"] for row in taken]
 
 
-def set_data(config: Config, data: CocoData) -> None:
+def set_data(config: Config, data: CocoFiles) -> None:
     """Train and evaluate on a data set, with its classes. Raises BadInput naming file and fault."""
     classes = class_names(data.train_annotation)
     if class_names(data.val_annotation) != classes:

@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mobilenas import __version__
 from mobilenas.data.coco import CocoData, read_coco
 from mobilenas.data.scenes import make_scenes
-from mobilenas.detect.config import CocoData as CocoFiles
-from mobilenas.detect.config import load_config, set_data
+from mobilenas.detect.config import CocoFiles, load_config, set_data
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json, write_text
 

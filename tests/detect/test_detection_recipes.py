@@ -11,7 +11,7 @@ pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 from mmdet.registry import DATASETS
 from tiny_detectors import ARCH, TINY
 
-from mobilenas.detect.config import CocoData, class_names, load_config, recipes
+from mobilenas.detect.config import CocoFiles, class_names, load_config, recipes
 from mobilenas.errors import BadInput
 
 # The channels of the maps of the tiny space that each head has anchors for.
@@ -75,7 +75,7 @@ def test_batch_norms_are_trained_unless_there_are_weights(
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_the_dump_of_a_config_is_the_config(
-    name: str, saved: Path, coco: CocoData, tmp_path: Path
+    name: str, saved: Path, coco: CocoFiles, tmp_path: Path
 ) -> None:
     config = load_config(name, weights=saved, data=coco, options=["train_cfg.max_epochs=3"])
     config.dump(tmp_path / "config.py")
@@ -83,7 +83,7 @@ def test_the_dump_of_a_config_is_the_config(
 
 
 @pytest.mark.parametrize("name", [*CHANNELS, *(f"{name}_quick" for name in CHANNELS)])
-def test_a_data_set_gives_classes_and_images(name: str, coco: CocoData, caplog: Any) -> None:
+def test_a_data_set_gives_classes_and_images(name: str, coco: CocoFiles, caplog: Any) -> None:
     config = load_config(name, data=coco)
     heads = config.model.get("roi_head", config.model).bbox_head
     assert heads.num_classes == 2
@@ -151,7 +151,7 @@ def test_categories_that_are_none_are_refused(
         class_names(file)
 
 
-def test_both_parts_have_the_same_categories(coco: CocoData, tmp_path: Path) -> None:
+def test_both_parts_have_the_same_categories(coco: CocoFiles, tmp_path: Path) -> None:
     content = json.loads(coco.train_annotation.read_text())
     content["categories"].reverse()
     (tmp_path / "val.json").write_text(json.dumps(content))
@@ -166,3 +166,9 @@ def test_a_config_of_mmdet_itself_takes_our_network(tiny_yaml: str, tmp_path: Pa
     assert config.model.neck.in_channels == CHANNELS["retinanet"]
     assert config.model.neck.start_level == 0
     assert config.model.backbone.space["name"] == TINY["name"]
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_no_hook_takes_the_backbone_for_a_head_without_classes(name: str) -> None:
+    hooks = load_config(name).get("custom_hooks") or []
+    assert "NumClassCheckHook" not in [hook["type"] for hook in hooks]
