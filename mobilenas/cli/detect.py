@@ -1,6 +1,5 @@
 """The commands `detect`: mmdet's detectors on networks of a space. Heavy imports live inside."""
 
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +13,6 @@ detect_app = typer.Typer(
     help="Object detectors on networks of a space: train, evaluate, predict, export.",
 )
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of detect train.")]
-
-
-@detect_app.callback()
-def _quiet() -> None:
-    # mmengine says so at every import; setuptools is pinned below the release that drops it.
-    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
 
 
 @detect_app.command("train")

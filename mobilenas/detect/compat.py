@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -42,6 +43,8 @@ def prepare() -> None:
             f"opencv does not import ({one_line(error)}); it needs the system's libGL and libglib: "
             "on Debian apt install libgl1 libglib2.0-0"
         ) from None
+    # mmengine says so at every import; setuptools is pinned below the release that drops it.
+    warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     if _OpsFinder not in sys.meta_path:
         sys.meta_path.append(_OpsFinder)
     _repair_ssd()
