@@ -1,43 +1,17 @@
 # RetinaNet small enough for a CPU: 320 px, a narrow neck and head, 4 epochs, float32.
-_base_ = "retinanet.py"
+_base_ = ["retinanet.py", "_cpu.py"]
 
 model = dict(
     neck=dict(out_channels=64),
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2),
 )
 
-train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(type="Resize", scale=(320, 320), keep_ratio=True),
-    dict(type="RandomFlip", prob=0.5),
-    dict(type="PackDetInputs"),
-]
-test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="Resize", scale=(320, 320), keep_ratio=True),
-    dict(type="LoadAnnotations", with_bbox=True),
-    dict(
-        type="PackDetInputs",
-        meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-    ),
-]
-
-train_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(pipeline=train_pipeline)
-)
-val_dataloader = dict(
-    batch_size=4, num_workers=0, persistent_workers=False, dataset=dict(pipeline=test_pipeline)
-)
-test_dataloader = val_dataloader
+train_dataloader = {{_base_.cpu.train_dataloader}}
+val_dataloader = {{_base_.cpu.val_dataloader}}
+test_dataloader = {{_base_.cpu.val_dataloader}}
 
 train_cfg = dict(max_epochs=4, val_interval=1)
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20)]
+optim_wrapper = {{_base_.cpu.optim_wrapper}}
+param_scheduler = {{_base_.cpu.param_scheduler}}
 auto_scale_lr = dict(enable=False)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = {{_base_.cpu.default_hooks}}

@@ -1,5 +1,5 @@
 # RTMDet small enough for a CPU: 320 px, no mosaic and mixup, 4 epochs, float32.
-_base_ = "rtmdet_tiny.py"
+_base_ = ["rtmdet_tiny.py", "_cpu.py"]
 
 train_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -31,13 +31,8 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 train_cfg = dict(_delete_=True, type="EpochBasedTrainLoop", max_epochs=4, val_interval=1)
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20)]
+optim_wrapper = {{_base_.cpu.optim_wrapper}}
+param_scheduler = {{_base_.cpu.param_scheduler}}
 auto_scale_lr = dict(enable=False)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = {{_base_.cpu.default_hooks}}
 custom_hooks = []

@@ -1,5 +1,5 @@
 # SSDLite on a CPU: 4 epochs of one pass, float32.
-_base_ = "ssdlite.py"
+_base_ = ["ssdlite.py", "_cpu.py"]
 
 train_dataloader = dict(
     batch_size=8, num_workers=0, persistent_workers=False, dataset=dict(times=1)
@@ -8,12 +8,7 @@ val_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False)
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_epochs=4, val_interval=1)
-optim_wrapper = dict(
-    _delete_=True,
-    type="OptimWrapper",
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=20)]
+optim_wrapper = {{_base_.cpu.optim_wrapper}}
+param_scheduler = {{_base_.cpu.param_scheduler}}
 auto_scale_lr = dict(enable=False)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = {{_base_.cpu.default_hooks}}

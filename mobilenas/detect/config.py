@@ -31,8 +31,8 @@ class CocoFiles(NamedTuple):
 
 
 def recipes() -> list[str]:
-    """Names of the shipped recipes."""
-    return sorted(path.stem for path in (resource("configs") / "detection").glob("*.py"))
+    """Names of the shipped recipes. A file whose name starts with _ is a part of others."""
+    return sorted(path.stem for path in (resource("configs") / "detection").glob("[!_]*.py"))
 
 
 def load_config(
