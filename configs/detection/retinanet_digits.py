@@ -27,9 +27,3 @@ val_dataloader = dict(batch_size=8, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 train_cfg = dict(max_epochs=30, val_interval=5)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR", T_max=30, eta_min=1e-5, by_epoch=True, convert_to_iter_based=True
-    ),
-]

@@ -52,7 +52,8 @@ def load_config(
     as the file has it. options: `key=value` as of mmdet's --cfg-options, the keys dotted.
 
     The config holds all it needs beside the data, so that its dump can be loaded with no argument.
-    A backbone without weights trains all its layers and batch norms, whatever the recipe says.
+    A backbone without weights trains all its layers and batch norms, at the rate of the head,
+    whatever the recipe says.
     Raises BadInput naming what is wrong.
     """
     config = _read(reference)
@@ -184,10 +185,13 @@ def _set_weights(config: Config, weights: Path, info: NetworkInfo) -> None:
 
 def _train_what_is_random(config: Config) -> None:
     backbone = config.model.backbone
-    random = backbone.type == "MobileNASBackbone" and "init_cfg" not in backbone
-    if random and (backbone.get("norm_eval") or backbone.get("frozen_stages", -1) >= 0):
+    if backbone.type != "MobileNASBackbone" or "init_cfg" in backbone:
+        return
+    if backbone.get("norm_eval") or backbone.get("frozen_stages", -1) >= 0:
         _log.warning("no weights for the backbone: all its layers and batch norms are trained")
         backbone.update(norm_eval=False, frozen_stages=-1)
+    groups = config.optim_wrapper.get("paramwise_cfg") or {}
+    groups.get("custom_keys", {}).pop("backbone", None)
 
 
 def _set_options(config: Config, options: Sequence[str]) -> None:
