@@ -56,7 +56,7 @@ def load_config(
     whatever the recipe says.
     Raises BadInput naming what is wrong.
     """
-    config = _read(reference)
+    config = read_config(reference)
     if weights is not None:
         if space is not None or arch is not None:
             raise BadInput(f"{weights} says space and arch itself: give weights, or space and arch")
@@ -73,6 +73,18 @@ def load_config(
         set_data(config, data)
     _set_options(config, options)
     return config
+
+
+def read_config(reference: str) -> Config:
+    """A shipped recipe by name, or a file in mmengine's format, as it is. Raises BadInput."""
+    shipped = resource("configs") / "detection" / f"{reference}.py"
+    path = shipped if shipped.is_file() else Path(reference)
+    if not path.is_file():
+        raise BadInput(f"{reference!r} is neither a config file nor one of {', '.join(recipes())}")
+    try:
+        return Config.fromfile(path)
+    except Exception as error:  # a config is a Python file, so anything may go wrong in it
+        raise BadInput(f"config {path}: {one_line(error)}") from None
 
 
 def set_backbone(config: Config, space: Space, arch: Arch) -> None:
@@ -162,17 +174,6 @@ def class_names(annotation: Path) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise BadInput(f"{annotation}: categories {names} must be distinct names, one at least")
     return names
-
-
-def _read(reference: str) -> Config:
-    shipped = resource("configs") / "detection" / f"{reference}.py"
-    path = shipped if shipped.is_file() else Path(reference)
-    if not path.is_file():
-        raise BadInput(f"{reference!r} is neither a config file nor one of {', '.join(recipes())}")
-    try:
-        return Config.fromfile(path)
-    except Exception as error:  # a config is a Python file, so anything may go wrong in it
-        raise BadInput(f"config {path}: {one_line(error)}") from None
 
 
 def _set_weights(config: Config, weights: Path, info: NetworkInfo) -> None:

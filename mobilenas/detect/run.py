@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mobilenas import __version__
 from mobilenas.data.coco import CocoData, read_coco
 from mobilenas.data.scenes import make_scenes
-from mobilenas.detect.config import CocoFiles, load_config, set_data
+from mobilenas.detect.config import CocoFiles, load_config, read_config, set_data
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json, write_text
 
@@ -99,7 +99,7 @@ def open_detect_run(folder: Path) -> DetectRun:
     data = _read_data(folder, settings.data)
     if _checksum(data) != stored["data_checksum"]:
         raise BadInput(f"the annotations of {settings.data} are not those of {folder}")
-    config = load_config(str(folder / "config.py"))
+    config = read_config(str(folder / "config.py"))
     set_data(config, _files(data))  # folders may have moved
     return DetectRun(folder, settings, config, data)
 

@@ -27,6 +27,7 @@ OPTIONS = [
     "val_dataloader.dataset.pipeline.1.scale=(64,64)",
     "train_dataloader.batch_size=3",
     "train_cfg.max_epochs=2",
+    "param_scheduler.0.end=2",
     "model.test_cfg.score_thr=0.0",  # else such a detector finds nothing
 ]
 TINY = ["retinanet_quick", f"--space={SPACE}", f"--arch={ARCH}", "--seed=3"]
@@ -58,11 +59,11 @@ def detector(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return folder, train_detector(create_detect_run(folder, settings))
 
 
-def weights(folder: Path) -> dict[str, Any]:
+def checkpoint(folder: Path) -> dict[str, Any]:
     import torch
 
     # Plain data: no class of mmengine is needed to read it.
-    return torch.load(folder / "checkpoint.pth", weights_only=True)["state_dict"]
+    return torch.load(folder / "checkpoint.pth", weights_only=True)
 
 
 def test_a_training_ends_with_a_result(detector: tuple[Path, dict[str, Any]]) -> None:
@@ -74,6 +75,24 @@ def test_a_training_ends_with_a_result(detector: tuple[Path, dict[str, Any]]) ->
     assert 0 <= result["AP"] <= result["AP50"] <= 1
     assert sorted(result["classes"]) == list("0123456789")
     assert json.loads((folder / "timing.json").read_text())["seconds"] > 0
+    # The rate falls from 1e-3 to 1e-5, however few the epochs are: this is that of the last of four
+    # steps, on a cosine.
+    (rate,) = {group["lr"] for group in checkpoint(folder)["optimizer"]["param_groups"]}
+    assert rate == pytest.approx(1e-5 + 9.9e-4 * (1 + np.cos(3 / 4 * np.pi)) / 2)
+
+
+def test_an_opened_run_has_the_config_that_it_was_created_with(
+    scenes: Path, tmp_path: Path
+) -> None:
+    from mobilenas.detect.run import DetectSettings, create_detect_run, open_detect_run
+
+    options = ("model.backbone.norm_eval=True",)  # which such a backbone would not have
+    settings = DetectSettings(
+        config="retinanet_quick", space=SPACE, arch=ARCH, data=str(scenes), options=options
+    )
+    created = create_detect_run(tmp_path, settings).config
+    assert created.model.backbone.norm_eval is True
+    assert open_detect_run(tmp_path).config.to_dict() == created.to_dict()
 
 
 def test_a_killed_training_continues_to_the_same_weights(
@@ -103,7 +122,7 @@ def test_a_killed_training_continues_to_the_same_weights(
     check_refused(call(*resume, f"--data={tmp_path}"), "another data")
     done = call(*resume, "--json")
     assert done.code == 0, done.err
-    one, other = weights(detector[0]), weights(out)
+    one, other = (checkpoint(run)["state_dict"] for run in (detector[0], out))
     assert one.keys() == other.keys()
     assert [key for key in one if not one[key].equal(other[key])] == []
     expected = detector[1] | {"run": str(out)}

@@ -62,13 +62,17 @@ def test_retinanet_is_the_1x_recipe() -> None:
     assert config.train_pipeline[2].scale == (1333, 800)
 
 
-def test_batch_norms_are_trained_unless_there_are_weights(
+def test_a_backbone_without_weights_is_trained_whole_and_as_fast_as_the_head(
     saved: Path, tiny_yaml: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backbone = load_config("retinanet", weights=saved).model.backbone
+    config = load_config("retinanet_quick", weights=saved)
+    backbone = config.model.backbone
+    assert config.optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult < 1
     assert (backbone.norm_eval, backbone.frozen_stages) == (True, 1)
     assert not caplog.records
-    backbone = load_config("retinanet", space=tiny_yaml, arch=ARCH).model.backbone
+    config = load_config("retinanet_quick", space=tiny_yaml, arch=ARCH)
+    backbone = config.model.backbone
+    assert "backbone" not in config.optim_wrapper.paramwise_cfg.custom_keys
     assert (backbone.norm_eval, backbone.frozen_stages) == (False, -1)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
