@@ -2,6 +2,7 @@
 
 uniform   kernel 3, expansion 6, one path everywhere: what MobileNetV2 is; its FLOPs are the budget
 winner    the most accurate arch that a search through the supernet RUN found under that budget
+by score  that of the highest score (accuracy and NASWOT) of a search by score
 random    archs drawn from the whole space with FLOPs within 2 % below the budget
 
 Every arch is trained alone from scratch with each seed; the accuracies are those of the last epoch
@@ -26,7 +27,6 @@ from mobilenas.cost.budget import Budget
 from mobilenas.files import read_json
 from mobilenas.pipeline import Search, run_evolve
 from mobilenas.process import tune_process
-from mobilenas.rank.zero_cost import zero_cost_scores
 from mobilenas.retrain import run_train
 from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.evolve import SETTINGS
@@ -36,7 +36,6 @@ from mobilenas.train.alone_run import TrainSettings, create_train_run, open_trai
 from mobilenas.train.run import open_run, read_settings
 
 MARGIN = 0.02
-SCORED = 64  # images that NASWOT sees
 FITTED = 60  # random archs
 
 
@@ -55,7 +54,8 @@ def main() -> None:
     costs = CostModel(space)
     uniform = Arch(tuple(Candidate(6, ((3,),)) for _ in space.blocks))
     budget = costs.flops(uniform)
-    archs = {"winner": winner(options.supernet, budget, space, options.out / "evolve")}
+    archs = {"winner": winner(options, budget, space, "accuracy,flops", "evolve")}
+    archs["by score"] = winner(options, budget, space, "score,flops", "evolve-score")
     archs["uniform"] = uniform
     for number, arch in enumerate(drawn(space, costs, budget, options.random), start=1):
         archs[f"random {number}"] = arch
@@ -69,9 +69,12 @@ def main() -> None:
     print_influences(space, evaluator)
 
 
-def winner(supernet: Path, budget: int, space: Space, out: Path) -> Arch:
+def winner(
+    options: argparse.Namespace, budget: int, space: Space, objectives: str, folder: str
+) -> Arch:
     """What the search finds, in a run folder that is continued."""
-    search = Search(supernet, Budget({"flops": budget}), population=20, generations=16)
+    limit, out = Budget({"flops": budget}), options.out / folder
+    search = Search(options.supernet, limit, objectives, population=20, generations=16)
     result = run_evolve(search, out, resume=(out / SETTINGS).exists())
     return space.parse(pick_arch([evaluation.row() for evaluation in result.front], "best"))
 
@@ -107,8 +110,7 @@ def print_table(
 ) -> None:
     chosen = list(archs.values())
     inherited = np.array(evaluator(chosen))
-    images = evaluator.calibration_images(SCORED)
-    naswot = zero_cost_scores(evaluator.untrained, chosen, images, seed=0)["naswot"]
+    naswot = evaluator.naswot(chosen, seed=0)
     head = "FLOPs | params | accuracy, mean ± sd | by seed | in the supernet | NASWOT | arch"
     print(f"\nseeds {seeds}\n\n| network | {head} |\n" + "|---" * 8 + "|")
     percent = {name: np.array([100 * found[name, seed] for seed in seeds]) for name in archs}
@@ -120,8 +122,10 @@ def print_table(
         print(f"| {name} | {size} | {spread(values)} | {each} | {says} | `{arch}` |")
     others = np.array([values for name, values in percent.items() if name.startswith("random")])
     print(f"| random, all {len(others)} | | | {spread(others.mean(axis=0))} | | | | |")
+    print()
     for rival, values in (("uniform", percent["uniform"]), ("random", others.mean(axis=0))):
-        print(f"\nwinner - {rival}, by seed: {spread(percent['winner'] - values)}")
+        for name in ("winner", "by score"):
+            print(f"{name} - {rival}, by seed: {spread(percent[name] - values)}")
 
     means = [values.mean() for values in percent.values()]
     tau = kendalltau(inherited, means).statistic

@@ -6,6 +6,7 @@ supernet run -> evolve run -> ONNX file. Each stage reads the JSON of the one be
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
-from mobilenas.search.problem import default_objectives, parse_objectives
+from mobilenas.search.problem import SCORE, default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.alone_run import create_train_run, open_train_run
 from mobilenas.train.loop import train_supernet
@@ -121,14 +122,14 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         "supernet": str(supernet.resolve()),
         "latency_tables": {table.name: latency.place(table) for latency, table in tables},
     }
-    counted = 0
+    counted, by_accuracy = 0, SCORE not in objectives
 
     with ProgressBar("evolve", search.population * search.generations) as bar:
 
         def on_generation(progress: Progress) -> None:
             nonlocal counted
-            best = f"best {100 * progress.best_accuracy:.2f} %"
-            note = f"generation {progress.generation}, {progress.evaluations} archs, {best}"
+            best = f"{100 * progress.best:.2f} %" if by_accuracy else f"score {progress.best:.2f}"
+            note = f"generation {progress.generation}, {progress.evaluations} archs, best {best}"
             bar.advance(progress.evaluations - counted, note)
             counted = progress.evaluations
 
@@ -137,6 +138,7 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
             evaluator,
             cost_model,
             run=out,
+            naswot=None if by_accuracy else partial(evaluator.naswot, seed=search.seed),
             objectives=objectives,
             limits=limits,
             population=search.population,

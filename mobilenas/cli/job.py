@@ -158,8 +158,15 @@ def _show_front(result: Any, out: Path, as_json: bool) -> None:
 def _selected_on(search: Path) -> str:
     from mobilenas.files import read_json
 
-    count = read_json(search / "front.json")["settings"]["evaluator"]["validation_images"]
-    return f"accuracy on {count} validation images, those that the search selected on"
+    settings = read_json(search / "front.json")["settings"]
+    count = settings["evaluator"]["validation_images"]
+    line = f"accuracy on {count} validation images, those that the search selected on"
+    if "score" in settings["objectives"]:
+        line += (
+            "\nscore: accuracy + naswot (of the untrained network), each in standard deviations of "
+            "the first population"
+        )
+    return line
 
 
 def evolve(
@@ -174,9 +181,10 @@ def evolve(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="accuracy and at least one of flops, params, memory, latency (or latency@DEVICE),"
-            " comma separated. By default accuracy,flops, or with --latency accuracy and each "
-            "latency given."
+            help="accuracy or score, and at least one of flops, params, memory, latency (or "
+            "latency@DEVICE), comma separated. By default accuracy,flops, or with --latency "
+            "accuracy and each latency given. score: the supernet's accuracy and a score of the "
+            "untrained network (NASWOT) together, which order networks better than either."
         ),
     ] = None,
     resolution: Annotated[

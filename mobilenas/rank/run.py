@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from mobilenas.errors import BadInput
 from mobilenas.files import append_jsonl, read_json, read_jsonl, write_json
@@ -23,16 +21,16 @@ from mobilenas.progress import ProgressBar
 from mobilenas.rank.draw import stratified
 from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, regrets
 from mobilenas.rank.truth import Truth
-from mobilenas.rank.zero_cost import zero_cost_scores
 from mobilenas.report.rank import plot_ranking
 from mobilenas.search.evaluate import SupernetEvaluator
+from mobilenas.search.problem import score
 from mobilenas.search.trie import AT_ONCE
+from mobilenas.search.zero_cost import zero_cost_scores
 from mobilenas.space import AnyArch
 
 SETTINGS, PREDICTIONS, RANK = "settings.json", "predictions.jsonl", "rank.json"
 ZERO_COST = "zero_cost.json"
 SUPERNET, NASWOT = "supernet", "naswot"  # names of predictors in rank.json
-_IMAGES = 64  # that the zero-cost predictors see
 
 Floats = NDArray[np.float64]
 
@@ -62,7 +60,7 @@ def rank(
 
     The archs are drawn from those of the truth, stratified over FLOPs, whatever their accuracy.
     FLOPs and params are predictors beside the supernet; if asked for, also two zero-cost scores and
-    the sum of the supernet's and NASWOT's ranks.
+    the score that a search can go by, of the supernet and NASWOT.
     Raises BadInput for a folder that holds another ranking.
     """
     rows = stratified(truth.costs["flops"], asked.n, asked.seed)
@@ -82,9 +80,8 @@ def rank(
     predictors = {SUPERNET: predicted, **costs}
     if asked.zero_cost:
         scores = _zero_cost(evaluator, archs, asked.seed, out / ZERO_COST)
-        # The two err on different networks: one knows the trained weights, one the structure.
-        together = rankdata(predicted) + rankdata(scores[NASWOT])
-        predictors |= scores | {f"{SUPERNET}+{NASWOT}": together}
+        both = np.column_stack([predicted, scores[NASWOT]])
+        predictors |= scores | {f"{SUPERNET}+{NASWOT}": score(both, both)}
     flops = costs["flops"]
     result = {
         "space": evaluator.run.space.name,
@@ -158,8 +155,7 @@ def _zero_cost(
 ) -> dict[str, Floats]:
     """The zero-cost scores of each arch; those that `path` holds are not computed again."""
     if not path.exists():
-        # Distinct images: naswot is undefined where two are equal, as they may be in real data.
-        images = torch.unique(evaluator.calibration_images(_IMAGES), dim=0)
+        images = evaluator.zero_cost_images()
         scores = zero_cost_scores(evaluator.untrained, archs, images, seed)
         write_json(path, {name: values.tolist() for name, values in scores.items()})
     return {name: np.array(values) for name, values in read_json(path).items()}

@@ -31,32 +31,35 @@ def plot_front(
     limits: Mapping[str, float],
     space_name: str,
     cost: str = "flops",
+    quality: str = "accuracy",
 ) -> None:
-    """Write a PNG of accuracy against a cost: every evaluated arch, the front, the limit.
+    """Write a PNG of a quality against a cost: every evaluated arch, the front, the limit.
 
-    evaluated, front: rows with "generation", "accuracy" (0..1) and the cost's own number.
+    evaluated, front: rows with "generation", the quality and the cost's own number.
+    quality: "accuracy" (0..1), or "score".
     A limit on another cost than the drawn one is named in the title. The line joins the best
-    accuracies at this cost; what further objectives add to the front are dots below it.
+    qualities at this cost; what further objectives add to the front are dots below it.
     """
+    percent = 100 if quality == "accuracy" else 1
     figure, axes = new_figure()
     label, unit = AXES.get(cost, (f"{cost_title(cost)} (ms)", 1))
     dots = axes.scatter(
         [row[cost] / unit for row in evaluated],
-        [100 * row["accuracy"] for row in evaluated],
+        [percent * row[quality] for row in evaluated],
         c=[row["generation"] for row in evaluated],
         cmap="viridis_r",
         s=16,
         alpha=0.55,
         linewidths=0,
     )
-    ordered = sorted(front, key=lambda row: (row[cost], -row["accuracy"]))
-    reached = accumulate((row["accuracy"] for row in ordered), max)
-    best = [row for row, most in zip(ordered, reached, strict=True) if row["accuracy"] == most]
+    ordered = sorted(front, key=lambda row: (row[cost], -row[quality]))
+    reached = accumulate((row[quality] for row in ordered), max)
+    best = [row for row, most in zip(ordered, reached, strict=True) if row[quality] == most]
     style = {"color": FRONT, "marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
     for rows, width, name in ((best, 1.8, f"front ({len(front)} archs)"), (ordered, 0, None)):
         axes.plot(
             [row[cost] / unit for row in rows],
-            [100 * row["accuracy"] for row in rows],
+            [percent * row[quality] for row in rows],
             linewidth=width,
             markeredgewidth=0.7,
             label=name,
@@ -75,7 +78,7 @@ def plot_front(
             label=f"budget {format_cost(cost, limits[cost])}",
         )
     axes.set_xlabel(label)
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel("accuracy (%)" if quality == "accuracy" else quality)
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=2, frameon=False)
     generations = {row["generation"] for row in evaluated}
     if len(generations) > 1:

@@ -96,6 +96,8 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
 def _cell(key: str, value: object) -> str:
     if key.startswith("accuracy") and isinstance(value, float):
         return f"{100 * value:.2f} %"
+    if key in ("score", "naswot") and isinstance(value, float):
+        return f"{value:.2f}"
     if is_cost(key) and isinstance(value, int | float):
         return format_cost(key, value)
     return str(value)
@@ -119,9 +121,10 @@ def _block_line(block: dict[str, Any]) -> str:
 
 
 def front_table(front: list[dict[str, Any]]) -> str:
-    """The archs of a front, cheapest first, with all costs that their rows have."""
+    """The archs of a front, cheapest first, with all qualities and costs that their rows have."""
     costs = {key: cost_title(key) for key in front[0] if is_cost(key)}
-    columns = {"accuracy": "accuracy", **costs, "arch": "arch"} | {"flops": "FLOPs"}
+    qualities = (key for key in ["score", "accuracy", "naswot"] if key in front[0])
+    columns = {key: key for key in qualities} | costs | {"arch": "arch", "flops": "FLOPs"}
     return table(front, columns)
 
 

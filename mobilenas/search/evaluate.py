@@ -14,6 +14,7 @@ from mobilenas.data.splits import Indices
 from mobilenas.errors import BadInput
 from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
 from mobilenas.search.trie import accuracies
+from mobilenas.search.zero_cost import naswot
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
 from mobilenas.train.checkpoint import fingerprint
@@ -22,6 +23,7 @@ from mobilenas.train.run import SupernetRun
 
 _BATCH = 256
 _STREAM = 21  # keeps the order of calibration images apart from the other draws of the seed
+_ZERO_COST_IMAGES = 64
 
 
 class SupernetEvaluator:
@@ -70,9 +72,18 @@ class SupernetEvaluator:
             network = Network(space, arch, generator=generator)  # type: ignore[arg-type]
         return network.to(next(self.supernet.parameters()).device)
 
-    def calibration_images(self, count: int) -> Tensor:
-        """The first images (count, channels, h, w) that batch norms are recalibrated on."""
-        return torch.cat(list(self._calibration()))[:count]
+    def naswot(self, archs: Sequence[AnyArch], seed: int) -> list[float]:
+        """The NASWOT score of each, of networks whose fresh weights come from the seed."""
+        images = self.zero_cost_images()
+        fresh = (self.untrained(arch, torch.Generator().manual_seed(seed)) for arch in archs)
+        return [naswot(network, images) for network in fresh]
+
+    def zero_cost_images(self) -> Tensor:
+        """The images (64, channels, h, w) of zero-cost scores, of those for recalibration.
+
+        Fewer where some are equal, as real data may have them: naswot is undefined for these.
+        """
+        return torch.unique(next(self._calibration())[:_ZERO_COST_IMAGES], dim=0)
 
     def describe(self) -> dict[str, Any]:
         """What is measured, as plain data: enough to tell two evaluators apart."""

@@ -14,11 +14,12 @@ import io
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.termination import NoTermination
@@ -32,36 +33,48 @@ from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
 from mobilenas.search.pareto import non_dominated
-from mobilenas.search.problem import ACCURACY, Problem, check_feasible
+from mobilenas.search.problem import ACCURACY, SCORE, Problem, check_feasible, score
 from mobilenas.space import Arch, Genes, Space, with_defaults
 
 SETTINGS, EVALUATIONS, FRONT = "search.json", "evaluations.jsonl", "front.json"
 
 log = logging.getLogger(__name__)
 
+Measure = Callable[[list[Arch]], Sequence[float]]
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluated arch: accuracy in 0..1, costs by name, and the generation (from 1) it is of."""
+    """An evaluated arch: accuracy in 0..1, costs by name, and the generation (from 1) it is of.
+
+    naswot and score: of a search by score; the score is known when the search has ended.
+    """
 
     generation: int
     arch: Arch
     accuracy: float
     costs: dict[str, float]
+    naswot: float | None = None
+    score: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Plain data, as in evaluations.jsonl; only archs within the limits are evaluated."""
         head = {"generation": self.generation, "arch": str(self.arch), "accuracy": self.accuracy}
-        return {**head, **self.costs, "feasible": True}
+        more = {"naswot": self.naswot, "score": self.score}
+        known = {name: value for name, value in more.items() if value is not None}
+        return {**head, **known, **self.costs, "feasible": True}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What a search has done after a generation; `evaluations` counts replayed ones too."""
+    """What a search has done after a generation; `evaluations` counts replayed ones too.
+
+    best: the best accuracy, or score.
+    """
 
     generation: int
     evaluations: int
-    best_accuracy: float
+    best: float
 
 
 @dataclass(frozen=True)
@@ -74,10 +87,11 @@ class Result:
 
 def evolve(
     space: Space,
-    evaluate: Callable[[list[Arch]], Sequence[float]],
+    evaluate: Measure,
     cost_model: CostModel,
     *,
     run: Path,
+    naswot: Measure | None = None,
     objectives: tuple[str, ...] = (ACCURACY, "flops"),
     limits: Mapping[str, float] | None = None,
     population: int = 20,
@@ -94,6 +108,8 @@ def evolve(
     evaluate: accuracy in 0..1 of each of a list of archs, the only expensive step. Called with the
     archs of a generation that are within the limits, each once in the whole search; the others get
     their violation and accuracy 0.
+    naswot: the NASWOT score of each of a list of archs, for the objective "score", which it makes
+    together with the accuracy (`problem.score`, with the first population as the reference).
     generations: counts the initial population; at most population * generations evaluations.
     evaluator: JSON data that says what `evaluate` measures (which weights, which images): kept in
     the run, and a resume with another one is refused. So are the contents of the latency tables.
@@ -118,6 +134,8 @@ def evolve(
         raise BadInput("a search needs population >= 2, generations >= 1 and max_evaluations >= 1")
     history = _History(run, settings, resume)
     problem = Problem(cost_model, objectives, dict(limits or {}))
+    if (problem.quality == SCORE) != (naswot is not None):
+        raise BadInput("a search by score, and no other, needs naswot")
     share = check_feasible(cost_model, problem.limits)
     if share == 0:
         limit = format_limits(problem.limits)
@@ -149,7 +167,7 @@ def evolve(
         seen.update(map(tuple, genes.tolist()))
         costs = {name: cost_model.batch(name, genes) for name in cost_model.costs}
         violations = problem.violations(genes)
-        accuracies = np.zeros(len(genes))
+        qualities = np.zeros(len(genes))
         feasible = np.flatnonzero((violations <= 0).all(axis=1))
         if max_evaluations is not None:
             feasible = feasible[: max_evaluations - len(history.evaluations)]
@@ -157,19 +175,24 @@ def evolve(
             space.decode(genes[i]): {name: values[i].item() for name, values in costs.items()}
             for i in feasible
         }
-        accuracies[feasible] = history.evaluate(generation, asked_for, evaluate)
-        best = max((e.accuracy for e in history.evaluations), default=0.0)
-        on_generation(Progress(generation, len(history.evaluations), best))
+        history.evaluate(generation, asked_for, evaluate, naswot)
+        known = _qualities(problem, history.evaluations)
+        qualities[feasible] = known[len(known) - len(feasible) :]
+        on_generation(Progress(generation, len(known), max(known, default=0.0)))
         if len(history.evaluations) == max_evaluations:
             break
-        asked.set("F", problem.points({ACCURACY: accuracies, **costs}), "G", violations)
+        asked.set("F", problem.points({problem.quality: qualities, **costs}), "G", violations)
         algorithm.tell(infills=asked)
     history.check_all_replayed()
     if not history.evaluations:
         raise InfeasibleBudget(
             f"none of {len(seen)} archs of {space.name} meets {format_limits(problem.limits)}"
         )
-    result = Result(_front(problem, history.evaluations), history.evaluations)
+    evaluations = history.evaluations
+    if problem.quality == SCORE:
+        scores = _qualities(problem, evaluations).tolist()
+        evaluations = [replace(e, score=x) for e, x in zip(evaluations, scores, strict=True)]
+    result = Result(_front(problem, evaluations), evaluations)
     about = {"settings": stored, "feasible_share": share, "ranges": ranges}
     _write_result(run, problem, space.name, about, result)
     return result
@@ -197,13 +220,16 @@ class _History:
         self,
         generation: int,
         archs: dict[Arch, dict[str, float]],
-        measure: Callable[[list[Arch]], Sequence[float]],
-    ) -> list[float]:
-        """The accuracies of {arch: costs}, those that are not on disk measured and written."""
+        measure: Measure,
+        naswot: Measure | None,
+    ) -> None:
+        """Append the evaluations of {arch: costs}; those that are not on disk are measured and
+        written.
+        """
         number = len(self.evaluations)
         replayed = self.replay[number : number + len(archs)]
         made = [
-            Evaluation(generation, arch, row[ACCURACY], costs)
+            Evaluation(generation, arch, row[ACCURACY], costs, row.get("naswot"))
             for (arch, costs), row in zip(archs.items(), replayed, strict=False)
         ]
         for place, (evaluation, row) in enumerate(zip(made, replayed, strict=True), number + 1):
@@ -211,20 +237,22 @@ class _History:
                 raise BadInput(
                     f"{self.path} line {place}: accuracy {row[ACCURACY]} is no number in 0..1"
                 )
+            if naswot and not isinstance(row.get("naswot"), int | float):
+                raise BadInput(f"{self.path} line {place}: naswot {row.get('naswot')} is no number")
             if evaluation.row() != row:
                 raise BadInput(
                     f"{self.path} line {place} is {row['arch']}, where this search comes to"
                     f" {evaluation.arch}: the file was edited, or written by other library versions"
                 )
         left = list(archs)[len(made) :]
-        for arch, accuracy in zip(left, measure(left) if left else [], strict=True):
-            if not 0 <= accuracy <= 1:
-                raise ValueError(f"the accuracy of {arch} is {accuracy}, not in 0..1")
-            made.append(Evaluation(generation, arch, float(accuracy), archs[arch]))
         if left:
+            untrained = map(float, naswot(left)) if naswot else [None] * len(left)
+            for arch, accuracy, other in zip(left, measure(left), untrained, strict=True):
+                if not 0 <= accuracy <= 1:
+                    raise ValueError(f"the accuracy of {arch} is {accuracy}, not in 0..1")
+                made.append(Evaluation(generation, arch, float(accuracy), archs[arch], other))
             append_jsonl(self.path, (evaluation.row() for evaluation in made[len(replayed) :]))
         self.evaluations += made
-        return [evaluation.accuracy for evaluation in made]
 
     def check_all_replayed(self) -> None:
         if len(self.evaluations) < len(self.replay):
@@ -254,14 +282,24 @@ def _digest(table: LatencyTable) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
+def _qualities(problem: Problem, evaluations: list[Evaluation]) -> NDArray[np.float64]:
+    """The accuracy of each, or its score, with the first population as the reference."""
+    if problem.quality == ACCURACY or not evaluations:
+        return np.array([e.accuracy for e in evaluations])
+    measured = np.array([(e.accuracy, e.naswot) for e in evaluations])
+    first = [e.generation == evaluations[0].generation for e in evaluations]
+    return score(measured, measured[first])
+
+
 def _front(problem: Problem, evaluations: list[Evaluation]) -> list[Evaluation]:
+    qualities = _qualities(problem, evaluations)
     values = {
         name: np.array([e.costs[name] for e in evaluations]) for name in problem.cost_objectives
     }
-    values[ACCURACY] = np.array([e.accuracy for e in evaluations])
-    front = [evaluations[i] for i in non_dominated(problem.points(values))]
-    cost = problem.cost_objectives[0]
-    return sorted(front, key=lambda e: (e.costs[cost], -e.accuracy, str(e.arch)))
+    front = non_dominated(problem.points({problem.quality: qualities, **values}))
+    cost = values[problem.cost_objectives[0]]
+    order = sorted(front, key=lambda i: (cost[i], -qualities[i], str(evaluations[i].arch)))
+    return [evaluations[i] for i in order]
 
 
 def _write_result(
@@ -275,5 +313,6 @@ def _write_result(
     write_text(run / "history.csv", table.getvalue())
     front = [evaluation.row() for evaluation in result.front]
     cost = problem.cost_objectives[0]
-    plot_front(run / "front.png", rows, front, problem.limits, space_name, cost)
+    picture = run / "front.png"
+    plot_front(picture, rows, front, problem.limits, space_name, cost, problem.quality)
     write_json(run / FRONT, {"front": front, "evaluations": len(rows), **about})

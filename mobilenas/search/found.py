@@ -6,7 +6,7 @@ from typing import Any
 
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json
-from mobilenas.search.problem import ACCURACY
+from mobilenas.search.problem import ACCURACY, QUALITIES, SCORE
 
 PICKS = ("best", "knee", "cheapest")
 
@@ -15,8 +15,9 @@ PICKS = ("best", "knee", "cheapest")
 class FoundSearch:
     """What a search folder says.
 
-    front: rows of arch, accuracy and costs. cost: the first objective beside accuracy. supernet:
-    the run folder of the supernet. weights: the fingerprint of its weights then.
+    front: rows of arch, accuracy and costs, of a search by score also naswot and score. cost: the
+    first of the costs among the objectives. supernet: the run folder of the supernet. weights: the
+    fingerprint of its weights then.
     """
 
     front: list[dict[str, Any]]
@@ -39,7 +40,7 @@ def read_search(run: Path) -> FoundSearch:
         settings = found["settings"]
         return FoundSearch(
             found["front"],
-            next(name for name in settings["objectives"] if name != ACCURACY),
+            next(name for name in settings["objectives"] if name not in QUALITIES),
             Path(settings["places"]["supernet"]),
             settings["evaluator"]["weights"],
         )
@@ -48,19 +49,21 @@ def read_search(run: Path) -> FoundSearch:
 
 
 def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:
-    """The text form of an arch of a front: best accuracy, cheapest, or the knee.
+    """The text form of an arch of a front: best accuracy (score, if that was searched), cheapest,
+    or the knee.
 
     The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
     """
     if pick not in PICKS:
         raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
-    cheapest = min(front, key=lambda row: (row[cost], -row["accuracy"]))
-    best = max(front, key=lambda row: (row["accuracy"], -row[cost]))
+    quality = SCORE if SCORE in front[0] else ACCURACY
+    cheapest = min(front, key=lambda row: (row[cost], -row[quality]))
+    best = max(front, key=lambda row: (row[quality], -row[cost]))
     width = best[cost] - cheapest[cost] or 1
-    height = best["accuracy"] - cheapest["accuracy"] or 1
+    height = best[quality] - cheapest[quality] or 1
 
     def above_line(row: dict[str, Any]) -> float:
-        gain = (row["accuracy"] - cheapest["accuracy"]) / height
+        gain = (row[quality] - cheapest[quality]) / height
         return float(gain - (row[cost] - cheapest[cost]) / width)
 
     rows = dict(zip(PICKS, (best, max(front, key=above_line), cheapest), strict=True))

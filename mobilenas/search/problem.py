@@ -13,14 +13,27 @@ from mobilenas.cost.names import cost_title, format_cost, latency_cost
 from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.space import Genes
 
-ACCURACY = "accuracy"
+ACCURACY, SCORE = "accuracy", "score"
+QUALITIES = (ACCURACY, SCORE)  # a search has one of them, the higher the better
+
+
+def score(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Supernet accuracy and NASWOT (n, 2) as one number (n,): the sum of both, each in standard
+    deviations above the mean of a reference set (m, 2) of archs.
+
+    The two err on different archs, as one knows the trained weights and the other the structure.
+    Where all of the reference are equal in one of them, that one adds its plain difference.
+    """
+    deviation = reference.std(axis=0)
+    scale = np.where(deviation > 0, deviation, 1.0)
+    return np.asarray(((measured - reference.mean(axis=0)) / scale).sum(axis=1))
 
 
 @dataclass(frozen=True)
 class Problem:
     """Objectives and limits of a search, over the costs of a cost model.
 
-    objectives: "accuracy", which is maximised, and names of costs, which are minimised.
+    objectives: "accuracy" or "score", which is maximised, and names of costs, to be minimised.
     limits: cost name -> largest value that an arch may have.
     Raises BadInput for unknown names and for limits that are not above 0.
     """
@@ -30,11 +43,14 @@ class Problem:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if ACCURACY not in self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise BadInput(f"objectives {list(self.objectives)} must be distinct, with accuracy")
+        qualities = [name for name in self.objectives if name in QUALITIES]
+        if len(qualities) != 1 or len(set(self.objectives)) < len(self.objectives):
+            raise BadInput(
+                f"objectives {list(self.objectives)} must be distinct, with accuracy or score"
+            )
         if not self.cost_objectives:
             known = ", ".join(self.cost_model.costs)
-            raise BadInput(f"objectives need a cost besides accuracy: {known}")
+            raise BadInput(f"objectives need a cost besides {qualities[0]}: {known}")
         for name in (*self.cost_objectives, *self.limits):
             self.cost_model.check(name)
         for name, limit in self.limits.items():
@@ -42,12 +58,17 @@ class Problem:
                 raise BadInput(f"the limit of {name} is {limit}; it must be above 0")
 
     @property
+    def quality(self) -> str:
+        """The objective that is maximised, one of QUALITIES."""
+        return next(name for name in self.objectives if name in QUALITIES)
+
+    @property
     def cost_objectives(self) -> tuple[str, ...]:
-        return tuple(name for name in self.objectives if name != ACCURACY)
+        return tuple(name for name in self.objectives if name not in QUALITIES)
 
     def points(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The values (n,) of every objective as points (n, objectives), all to be minimised."""
-        columns = [-values[name] if name == ACCURACY else values[name] for name in self.objectives]
+        columns = [-values[name] if name in QUALITIES else values[name] for name in self.objectives]
         return np.column_stack(columns).astype(float)
 
     def violations(self, genes: Genes) -> NDArray[np.float64]:

@@ -15,8 +15,10 @@ from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, co
 from mobilenas import pipeline, retrain
 from mobilenas.config import load_supernet_config, load_train_config
 from mobilenas.cost import CostModel
+from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.found import pick_arch
 from mobilenas.space import load_space
+from mobilenas.train.run import open_run
 
 LIMIT = 1_200_000
 
@@ -184,6 +186,27 @@ def test_resume_of_a_finished_search_needs_no_other_flag(job: Job, call: Call) -
     before = contents(job.folder)
     assert call("evolve", f"--out={job.search}", "--resume").code == 0
     assert contents(job.folder) == before
+
+
+def test_a_search_by_score_goes_to_an_export_and_resumes(
+    job: Job, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "evolve"
+    asked = ("evolve", f"--supernet={job.supernet}", "--population=4", "--generations=2")
+    shown = call(*asked, "--objectives=score,params", f"--out={out}")
+    assert shown.code == 0, shown.err
+    assert shown.out.split()[:5] == ["score", "accuracy", "naswot", "FLOPs", "params"]
+    assert "naswot (of the untrained network)" in shown.out
+    front = json.loads((out / "front.json").read_text())["front"]
+    best = max(front, key=lambda row: row["score"])
+    archs = [load_space(TINY_SPACE).parse(row["arch"]) for row in front]
+    evaluator = SupernetEvaluator(open_run(job.supernet))
+    assert [row["naswot"] for row in front] == pytest.approx(evaluator.naswot(archs, seed=0))
+    exported = call("export", "--onnx", f"--run={out}", "--json")
+    assert json.loads(exported.out)["metadata"]["arch"] == best["arch"]
+    before = contents(out)
+    assert call("evolve", "--resume", f"--out={out}").code == 0
+    assert contents(out) == before
 
 
 def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:

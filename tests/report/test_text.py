@@ -117,6 +117,15 @@ def test_the_cost_that_was_searched_decides_what_is_cheap() -> None:
     assert pick_arch(front, "cheapest") == "cheap"
 
 
+def test_a_search_by_score_is_shown_and_picked_by_it() -> None:
+    scores = {"cheap": -1.0, "bend": 1.25, "near": 2.5, "best": 2.0}
+    front = [row | {"score": scores[row["arch"]], "naswot": 700.126} for row in FRONT]
+    assert pick_arch(front, "best") == "near"
+    head, line, *_ = front_table(front).splitlines()
+    assert head.split() == ["score", "accuracy", "naswot", "FLOPs", "params", "arch"]
+    assert line.split() == ["-1.00", "60.00", "%", "700.13", "100", "1k", "cheap"]
+
+
 @pytest.mark.parametrize("pick", ["best", "cheapest", "knee"])
 def test_of_one_arch_any_pick_is_that(pick: str) -> None:
     assert pick_arch([row("only", 100, 0.5)], pick) == "only"

@@ -87,6 +87,69 @@ def test_front_is_the_brute_force_front_of_what_was_evaluated(tmp_path, objectiv
     assert stored["ranges"]["flops"]["minimum"] == COSTS.range().minimum
 
 
+def naswot(archs):
+    """A stand-in in which other blocks matter than for the accuracy, and kernels of 3 cost."""
+    small = [sum(block.kernels == ((3,),) for block in arch.blocks) for arch in archs]
+    others = additive(SPACE, seed=1)(archs)
+    return [700 + 30 * x - 20 * n for x, n in zip(others, small, strict=True)]
+
+
+def by_score(run, evaluate=None, **settings):
+    settings = {"objectives": ("score", "flops"), "naswot": naswot} | settings
+    return search(run, evaluate, **settings)
+
+
+def test_a_search_by_score_goes_by_both_measures_in_units_of_its_first_population(tmp_path):
+    result = by_score(tmp_path)
+    measured = np.array([(e.accuracy, e.naswot) for e in result.evaluations])
+    assert measured[:, 1].tolist() == naswot([e.arch for e in result.evaluations])
+    first = measured[[e.generation == 1 for e in result.evaluations]]
+
+    def score(measured):
+        return ((measured - first.mean(axis=0)) / first.std(axis=0)).sum(axis=1)
+
+    scores = score(measured)
+    np.testing.assert_allclose([e.score for e in result.evaluations], scores)
+    costs = [e.costs["flops"] for e in result.evaluations]
+    points = list(zip(-scores, costs, strict=True))
+    expected = {
+        str(e.arch)
+        for e, p in zip(result.evaluations, points, strict=True)
+        if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)
+    }
+    stored = json.loads((tmp_path / "front.json").read_text())["front"]
+    assert {row["arch"] for row in stored} == expected
+    assert stored == [e.row() for e in result.front]
+    assert {"score", "accuracy", "naswot"} < stored[0].keys()
+    # A search by accuracy, which begins with the same archs, ends with lower scores.
+    other = search(tmp_path / "other").evaluations
+    assert [e.arch for e in other[:10]] == [e.arch for e in result.evaluations[:10]]
+    naswots = naswot([e.arch for e in other])
+    found = np.column_stack([[e.accuracy for e in other], naswots])
+    assert max(scores) > max(score(found))
+
+
+def test_a_search_by_score_resumes_to_the_same_bytes(tmp_path):
+    by_score(tmp_path / "unbroken")
+    with pytest.raises(KeyboardInterrupt):
+        by_score(tmp_path / "broken", Counting(37))
+    by_score(tmp_path / "broken", resume=True)
+    assert contents(tmp_path / "broken") == contents(tmp_path / "unbroken")
+    file = tmp_path / "broken" / "evaluations.jsonl"
+    first, *rest = file.read_text().splitlines(keepends=True)
+    row = json.loads(first)
+    del row["naswot"]
+    file.write_text("".join([json.dumps(row) + "\n", *rest]))
+    with pytest.raises(BadInput, match="line 1: naswot None is no number"):
+        by_score(tmp_path / "broken", resume=True)
+
+
+@pytest.mark.parametrize("wrong", [{"naswot": None}, {"objectives": ("accuracy", "flops")}])
+def test_naswot_and_score_go_together(tmp_path, wrong):
+    with pytest.raises(BadInput, match="a search by score, and no other, needs naswot"):
+        by_score(tmp_path, **wrong)
+
+
 def test_random_state_of_the_process_neither_matters_nor_changes(tmp_path, unbroken):
     np.random.seed(1)  # noqa: NPY002
     random.seed(1)
@@ -244,7 +307,7 @@ def test_max_evaluations_is_exact(tmp_path):
     assert len(result.evaluations) == 33
     assert [p.generation for p in progress] == list(range(1, len(progress) + 1))
     assert progress[-1].evaluations == 33
-    assert progress[-1].best_accuracy == max(e.accuracy for e in result.evaluations)
+    assert progress[-1].best == max(e.accuracy for e in result.evaluations)
 
 
 def test_a_search_ends_when_no_arch_is_left(tmp_path):

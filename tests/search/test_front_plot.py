@@ -40,6 +40,15 @@ def drawn(monkeypatch):
     return found
 
 
+def test_a_score_has_its_own_axis(tmp_path, drawn):
+    evaluated = [row | {"score": 10 * row["accuracy"]} for row in rows(9, 0)]
+    plot_front(tmp_path / "a.png", evaluated, evaluated[:2], {}, "s1", quality="score")
+    (axes,) = drawn
+    assert axes.get_ylabel() == "score"
+    heights = axes.collections[0].get_offsets()[:, 1]
+    np.testing.assert_allclose(heights, [row["score"] for row in evaluated])
+
+
 @pytest.mark.parametrize(
     ("cost", "label", "unit", "budget"),
     [

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy.stats import zscore
 
 from mobilenas.cost import CostModel
 from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.search import Problem, check_feasible
+from mobilenas.search.problem import score
 from mobilenas.space import load_space
 
 
@@ -11,6 +13,18 @@ def test_accuracy_is_negated_and_costs_are_not():
     values = {"accuracy": np.array([0.5, 0.7]), "params": np.array([3, 4])}
     problem = Problem(CostModel(load_space("macro")), ("accuracy", "params"))
     assert problem.points(values).tolist() == [[-0.5, 3], [-0.7, 4]]
+
+
+def test_a_score_is_the_sum_of_both_in_deviations_of_the_reference():
+    rng = np.random.default_rng(0)
+    measured = np.column_stack([rng.random(30), rng.normal(700, 20, 30)])
+    np.testing.assert_allclose(score(measured, measured), zscore(measured).sum(axis=1))
+    # The unit of NASWOT does not matter, nor what is scored beside an arch.
+    scaled = measured * [1, 1000] + [0, 5]
+    np.testing.assert_allclose(score(scaled[3:7], scaled), score(measured, measured)[3:7])
+    # Where all of the reference are alike in one of the two, the other decides.
+    alike = np.array([[0.1, 700.0], [0.1, 740.0]])
+    assert score(alike, alike).tolist() == [-1, 1]
 
 
 def test_violations_are_relative_to_the_limit():
@@ -28,7 +42,9 @@ def test_violations_are_relative_to_the_limit():
 @pytest.mark.parametrize(
     ("objectives", "limits", "message"),
     [
-        (("flops",), {}, "accuracy"),
+        (("flops",), {}, "accuracy or score"),
+        (("accuracy", "score", "flops"), {}, "accuracy or score"),
+        (("score",), {}, "a cost besides score"),
         (("accuracy",), {}, "a cost besides accuracy"),
         (("accuracy", "watts"), {}, "no cost 'watts'"),
         (("accuracy", "flops", "flops"), {}, "distinct"),

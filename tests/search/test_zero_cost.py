@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.relu6 import ReLU6
-from mobilenas.rank.zero_cost import naswot, synflow, zero_cost_scores
+from mobilenas.search.zero_cost import naswot, synflow, zero_cost_scores
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 
