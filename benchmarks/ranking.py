@@ -42,7 +42,6 @@ class Arm:
     label: str
     space: str
     settings: list[str] = field(default_factory=list)
-    zero_cost: bool = False
 
 
 STUDIES: dict[str, list[Arm]] = {
@@ -52,7 +51,6 @@ STUDIES: dict[str, list[Arm]] = {
             f"{sampler}, {passes} pass{'es' if passes > 1 else ''}",
             "macro:width=0.25",
             [f"sampler={sampler}", f"passes={passes}"],
-            zero_cost=sampler == "fair" and passes == MACRO_PASSES[-1],
         )
         for passes in MACRO_PASSES
         for sampler in ("uniform", "fair")
@@ -98,7 +96,7 @@ def main() -> None:
             folder = options.out / f"{arm.name}-s{seed}"
             train(folder, arm, options.data, seed)
             for recalibrated in (True, False):
-                result = ranking(folder, arm, options, recalibrated)
+                result = ranking(folder, options, recalibrated)
                 found.setdefault((arm.name, recalibrated), []).append(result)
     for networks in dict.fromkeys(found[arm.name, True][0]["networks"] for arm in arms):
         same = [arm for arm in arms if found[arm.name, True][0]["networks"] == networks]
@@ -114,9 +112,7 @@ def train(folder: Path, arm: Arm, data: str, seed: int) -> None:
         run_supernet(run)
 
 
-def ranking(
-    folder: Path, arm: Arm, options: argparse.Namespace, recalibrated: bool
-) -> dict[str, Any]:
+def ranking(folder: Path, options: argparse.Namespace, recalibrated: bool) -> dict[str, Any]:
     """Of a run that is there, by the predictions that are there."""
     alone = options.study == "s1"
     return run_rank(
@@ -124,7 +120,7 @@ def ranking(
         options.out / "s1-alone" / "truth.csv" if alone else None,
         None if alone else options.study,
         options.data_root,
-        Ranking(NETWORKS, 0, recalibrated, zero_cost=arm.zero_cost and recalibrated),
+        Ranking(NETWORKS, 0, recalibrated, zero_cost=recalibrated),
         folder / ("rank" if recalibrated else "rank-inherited"),
         resume=True,
     )
@@ -136,8 +132,7 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
     Mean ± sd over seeds; in brackets the widest reach of the seeds' 95 % intervals. Minutes
     from the fastest to the slowest seed.
     """
-    # With the zero-cost scores, where an arm has them; else all arms have the same baselines.
-    first = found[max(arms, key=lambda arm: arm.zero_cost).name, True][0]
+    first = found[arms[0].name, True][0]  # all have the same baselines
     print(f"\nseeds {seeds}; {first['n']} of {first['networks']} networks\n")
     head = ["supernet", "BN statistics", "Kendall [95 %]", "given FLOPs", "top quarter"]
     head += ["near-equal FLOPs", "minutes"]
@@ -149,9 +144,8 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
             label = f"{arm.label} | {'recalibrated' if recalibrated else 'inherited'}"
             row = figures(found[arm.name, recalibrated], "supernet")
             print(f"| {label} | {row} | {minutes[0]:.0f} to {minutes[-1]:.0f} |")
-        if arm.zero_cost:
-            row = figures(found[arm.name, True], TOGETHER)
-            print(f"| {arm.label}, + NASWOT | recalibrated | {row} | |")
+        row = figures(found[arm.name, True], TOGETHER)
+        print(f"| {arm.label}, + NASWOT | recalibrated | {row} | |")
     alone = [name for name in first["predictors"] if not name.startswith(SUPERNET)]
     for name in alone:
         print(f"| {name} alone | | {figures([first], name)} | |")
@@ -160,8 +154,7 @@ def print_tables(arms: list[Arm], found: Found, out: Path, seeds: list[int]) -> 
     print("|" + "---|" * (1 + len(budgets)))
     for arm in arms:
         print(f"| {arm.label} | {points(found[arm.name, True], 'supernet')} |")
-        if arm.zero_cost:
-            print(f"| {arm.label}, + NASWOT | {points(found[arm.name, True], TOGETHER)} |")
+        print(f"| {arm.label}, + NASWOT | {points(found[arm.name, True], TOGETHER)} |")
     for name in alone:
         print(f"| {name} alone | {points([first], name)} |")
     row = [f"{x['random_points']:.2f}" for x in first["regret"][SUPERNET]]
