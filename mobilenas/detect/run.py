@@ -40,7 +40,7 @@ class DetectSettings(BaseModel):
     options: tuple[str, ...] = ()
     seed: int = 0
 
-    def load(self, data: CocoFiles) -> Config:
+    def load(self, data: CocoFiles | None) -> Config:
         """mmengine's config of these settings. Raises BadInput."""
         return load_config(
             self.config,
@@ -70,12 +70,14 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
     """Check settings and data, and write config.py and, last, run.json.
 
     Raises BadInput when the folder already holds a run, and for settings or data that are wrong,
-    before anything but the built-in scenes is written.
+    before anything is written.
     """
     if (folder / "run.json").exists():
         raise BadInput(
             f"{folder} already holds a run: --resume continues it, or choose another --out"
         )
+    if settings.data == DIGITS:
+        settings.load(None)  # which may refuse them, before the scenes are made
     data = _read_data(folder, settings.data)
     config = settings.load(_files(data))
     write_text(folder / "config.py", config.pretty_text)

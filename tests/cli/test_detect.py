@@ -183,6 +183,7 @@ def test_what_the_commands_refuse(
     check_refused(call(*train), "give a CONFIG")
     check_refused(call(*train, "no_such"), "retinanet_quick")
     check_refused(call(*train, *TINY[:2]), "space and arch go together")
+    check_refused(call(*train, "no_such", "--data=digits"), "retinanet_quick")
     check_refused(call(*train, "--resume"), "holds no detector")
     check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no detector")
     check_refused(call("detect", "export", detector[0]), "--onnx")
