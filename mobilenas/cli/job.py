@@ -184,7 +184,7 @@ def evolve(
             help="accuracy or score, and at least one of flops, params, memory, latency (or "
             "latency@DEVICE), comma separated. By default accuracy,flops, or with --latency "
             "accuracy and each latency given. score: the supernet's accuracy and a score of the "
-            "untrained network (NASWOT), which together order networks better than the accuracy alone."
+            "untrained network (NASWOT), which together order networks better than the former."
         ),
     ] = None,
     resolution: Annotated[
