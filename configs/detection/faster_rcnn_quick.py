@@ -18,7 +18,7 @@ val_dataloader = {{_base_.cpu.val_dataloader}}
 test_dataloader = {{_base_.cpu.val_dataloader}}
 
 train_cfg = dict(max_epochs=4, val_interval=1)
-optim_wrapper = {{_base_.cpu.optim_wrapper}}
+optim_wrapper = {{_base_.cpu.fine_tuning}}
 param_scheduler = {{_base_.cpu.param_scheduler}}
 auto_scale_lr = dict(enable=False)
 default_hooks = {{_base_.cpu.default_hooks}}
