@@ -40,12 +40,12 @@ def plot_front(
     A limit on another cost than the drawn one is named in the title. The line joins the best
     qualities at this cost; what further objectives add to the front are dots below it.
     """
-    percent = 100 if quality == "accuracy" else 1
+    scale = 100 if quality == "accuracy" else 1
     figure, axes = new_figure()
     label, unit = AXES.get(cost, (f"{cost_title(cost)} (ms)", 1))
     dots = axes.scatter(
         [row[cost] / unit for row in evaluated],
-        [percent * row[quality] for row in evaluated],
+        [scale * row[quality] for row in evaluated],
         c=[row["generation"] for row in evaluated],
         cmap="viridis_r",
         s=16,
@@ -59,7 +59,7 @@ def plot_front(
     for rows, width, name in ((best, 1.8, f"front ({len(front)} archs)"), (ordered, 0, None)):
         axes.plot(
             [row[cost] / unit for row in rows],
-            [percent * row[quality] for row in rows],
+            [scale * row[quality] for row in rows],
             linewidth=width,
             markeredgewidth=0.7,
             label=name,
