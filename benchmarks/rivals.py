@@ -127,9 +127,10 @@ def print_table(
         for name in ("winner", "by score"):
             print(f"{name} - {rival}, by seed: {spread(percent[name] - values)}")
 
-    means = [values.mean() for values in percent.values()]
-    tau = kendalltau(inherited, means).statistic
-    print(f"Kendall's tau of supernet and accuracy: {tau:.2f}, n = {len(means)}")
+    means = [percent[name].mean() for name in archs]
+    pairs = dict(zip(chosen, zip(inherited, means, strict=True), strict=True)).values()  # distinct
+    tau = kendalltau(*zip(*pairs, strict=True)).statistic
+    print(f"Kendall's tau of supernet and accuracy: {tau:.2f}, n = {len(pairs)}")
 
 
 def print_influences(space: Space, evaluator: SupernetEvaluator) -> None:

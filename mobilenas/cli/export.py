@@ -42,7 +42,8 @@ def export(
         typer.Option(help="Arch of the space, by its text form; else --pick chooses one."),
     ] = None,
     pick: Annotated[
-        str, typer.Option(help="best (accuracy), knee (trade-off) or cheapest of the front.")
+        str,
+        typer.Option(help="best (accuracy, or score), knee (trade-off) or cheapest of the front."),
     ] = "best",
     int8: Annotated[
         bool,

@@ -21,7 +21,7 @@ def train(
     pick: Annotated[
         str | None,
         typer.Option(
-            help="best (accuracy; the default), knee (trade-off) or cheapest of --search."
+            help="best (accuracy, or score; the default), knee (trade-off) or cheapest of --search."
         ),
     ] = None,
     data: Annotated[

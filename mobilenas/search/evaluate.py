@@ -62,9 +62,9 @@ class SupernetEvaluator:
         recalibrate(network, self._calibration())
         return network
 
-    def untrained(self, arch: AnyArch, generator: torch.Generator) -> nn.Module:
-        """The network of an arch with fresh weights, for scores that need no training."""
-        space = self.run.space
+    def untrained(self, arch: AnyArch, seed: int) -> nn.Module:
+        """The network of an arch with weights from a seed, for scores that need no training."""
+        space, generator = self.run.space, torch.Generator().manual_seed(seed)
         if isinstance(space, CellSpace):
             supernet = CellSupernet(space, generator=generator)
             network: nn.Module = supernet.network(arch)  # type: ignore[arg-type]
@@ -73,10 +73,9 @@ class SupernetEvaluator:
         return network.to(next(self.supernet.parameters()).device)
 
     def naswot(self, archs: Sequence[AnyArch], seed: int) -> list[float]:
-        """The NASWOT score of each, of networks whose fresh weights come from the seed."""
+        """The NASWOT score of each, untrained with weights from a seed."""
         images = self.zero_cost_images()
-        fresh = (self.untrained(arch, torch.Generator().manual_seed(seed)) for arch in archs)
-        return [naswot(network, images) for network in fresh]
+        return [naswot(self.untrained(arch, seed), images) for arch in archs]
 
     def zero_cost_images(self) -> Tensor:
         """The images (64, channels, h, w) of zero-cost scores, of those for recalibration.

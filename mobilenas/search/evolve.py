@@ -3,8 +3,8 @@
 A run folder holds search.json (the settings), evaluations.jsonl (one line an evaluated arch, synced
 after each generation) and, at the end, front.json, history.csv and front.png.
 
-Resume is replay. The search is a deterministic function of its settings, its seed and the
-accuracies, so a resumed search starts at the beginning and reads the accuracies that it knows from
+Resume is replay. The search is a deterministic function of its settings, its seed and what was
+measured, so a resumed search starts at the beginning and reads what it knows from
 evaluations.jsonl. There is no other state, hence none that a kill could tear.
 """
 
@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -107,9 +108,10 @@ def evolve(
 
     evaluate: accuracy in 0..1 of each of a list of archs, the only expensive step. Called with the
     archs of a generation that are within the limits, each once in the whole search; the others get
-    their violation and accuracy 0.
+    their violation and a quality of 0.
     naswot: the NASWOT score of each of a list of archs, for the objective "score", which it makes
-    together with the accuracy (`problem.score`, with the first population as the reference).
+    together with the accuracy. The reference of `problem.score` are the archs within the limits of
+    the first population (of a later one, should that have none).
     generations: counts the initial population; at most population * generations evaluations.
     evaluator: JSON data that says what `evaluate` measures (which weights, which images): kept in
     the run, and a resume with another one is refused. So are the contents of the latency tables.
@@ -167,7 +169,7 @@ def evolve(
         seen.update(map(tuple, genes.tolist()))
         costs = {name: cost_model.batch(name, genes) for name in cost_model.costs}
         violations = problem.violations(genes)
-        qualities = np.zeros(len(genes))
+        quality = np.zeros(len(genes))
         feasible = np.flatnonzero((violations <= 0).all(axis=1))
         if max_evaluations is not None:
             feasible = feasible[: max_evaluations - len(history.evaluations)]
@@ -177,11 +179,11 @@ def evolve(
         }
         history.evaluate(generation, asked_for, evaluate, naswot)
         known = _qualities(problem, history.evaluations)
-        qualities[feasible] = known[len(known) - len(feasible) :]
+        quality[feasible] = known[len(known) - len(feasible) :]
         on_generation(Progress(generation, len(known), max(known, default=0.0)))
         if len(history.evaluations) == max_evaluations:
             break
-        asked.set("F", problem.points({problem.quality: qualities, **costs}), "G", violations)
+        asked.set("F", problem.points({problem.quality: quality, **costs}), "G", violations)
         algorithm.tell(infills=asked)
     history.check_all_replayed()
     if not history.evaluations:
@@ -189,10 +191,11 @@ def evolve(
             f"none of {len(seen)} archs of {space.name} meets {format_limits(problem.limits)}"
         )
     evaluations = history.evaluations
+    qualities = _qualities(problem, evaluations)
     if problem.quality == SCORE:
-        scores = _qualities(problem, evaluations).tolist()
+        scores = qualities.tolist()
         evaluations = [replace(e, score=x) for e, x in zip(evaluations, scores, strict=True)]
-    result = Result(_front(problem, evaluations), evaluations)
+    result = Result(_front(problem, evaluations, qualities), evaluations)
     about = {"settings": stored, "feasible_share": share, "ranges": ranges}
     _write_result(run, problem, space.name, about, result)
     return result
@@ -229,7 +232,9 @@ class _History:
         number = len(self.evaluations)
         replayed = self.replay[number : number + len(archs)]
         made = [
-            Evaluation(generation, arch, row[ACCURACY], costs, row.get("naswot"))
+            Evaluation(
+                generation, arch, row[ACCURACY], costs, row.get("naswot") if naswot else None
+            )
             for (arch, costs), row in zip(archs.items(), replayed, strict=False)
         ]
         for place, (evaluation, row) in enumerate(zip(made, replayed, strict=True), number + 1):
@@ -237,8 +242,9 @@ class _History:
                 raise BadInput(
                     f"{self.path} line {place}: accuracy {row[ACCURACY]} is no number in 0..1"
                 )
-            if naswot and not isinstance(row.get("naswot"), int | float):
-                raise BadInput(f"{self.path} line {place}: naswot {row.get('naswot')} is no number")
+            other = row.get("naswot")
+            if naswot and not (isinstance(other, float) and math.isfinite(other)):
+                raise BadInput(f"{self.path} line {place}: naswot {other} is no number")
             if evaluation.row() != row:
                 raise BadInput(
                     f"{self.path} line {place} is {row['arch']}, where this search comes to"
@@ -283,7 +289,7 @@ def _digest(table: LatencyTable) -> str:
 
 
 def _qualities(problem: Problem, evaluations: list[Evaluation]) -> NDArray[np.float64]:
-    """The accuracy of each, or its score, with the first population as the reference."""
+    """The accuracy of each, or its score, with the first evaluated generation as the reference."""
     if problem.quality == ACCURACY or not evaluations:
         return np.array([e.accuracy for e in evaluations])
     measured = np.array([(e.accuracy, e.naswot) for e in evaluations])
@@ -291,8 +297,9 @@ def _qualities(problem: Problem, evaluations: list[Evaluation]) -> NDArray[np.fl
     return score(measured, measured[first])
 
 
-def _front(problem: Problem, evaluations: list[Evaluation]) -> list[Evaluation]:
-    qualities = _qualities(problem, evaluations)
+def _front(
+    problem: Problem, evaluations: list[Evaluation], qualities: NDArray[np.float64]
+) -> list[Evaluation]:
     values = {
         name: np.array([e.costs[name] for e in evaluations]) for name in problem.cost_objectives
     }

@@ -24,8 +24,8 @@ def score(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDAr
     The two err on different archs, as one knows the trained weights and the other the structure.
     Where all of the reference are equal in one of them, that one adds its plain difference.
     """
-    deviation = reference.std(axis=0)
-    scale = np.where(deviation > 0, deviation, 1.0)
+    differ = np.ptp(reference, axis=0) > 0  # the deviation of equal numbers may round to above 0
+    scale = np.where(differ, reference.std(axis=0), 1.0)
     return np.asarray(((measured - reference.mean(axis=0)) / scale).sum(axis=1))
 
 
@@ -46,7 +46,8 @@ class Problem:
         qualities = [name for name in self.objectives if name in QUALITIES]
         if len(qualities) != 1 or len(set(self.objectives)) < len(self.objectives):
             raise BadInput(
-                f"objectives {list(self.objectives)} must be distinct, with accuracy or score"
+                f"objectives {list(self.objectives)} must be distinct, one of them accuracy or"
+                " score, not both"
             )
         if not self.cost_objectives:
             known = ", ".join(self.cost_model.costs)

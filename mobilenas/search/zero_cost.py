@@ -1,4 +1,4 @@
-"""Scores of untrained networks, as baselines that a trained supernet has to beat.
+"""Scores of untrained networks: beside a supernet's accuracy, and baselines that it has to beat.
 
 naswot: Mellor et al. 2021, "Neural Architecture Search without Training", section 3.
 synflow: Tanaka et al. 2020, "Pruning neural networks without any data by iteratively conserving
@@ -28,20 +28,20 @@ A = TypeVar("A")  # the archs of any kind of space
 
 
 def zero_cost_scores(
-    build: Callable[[A, torch.Generator], nn.Module],
+    build: Callable[[A, int], nn.Module],
     archs: Sequence[A],
     images: Tensor,
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Scores (archs,) by name. build: makes the untrained network of an arch from a generator,
-    which is seeded anew for each, so that a score does not depend on the archs before.
+    """Scores (archs,) by name. build: makes the untrained network of an arch from a seed, so that a
+    score does not depend on the archs before.
 
     images (batch, channels, h, w), for naswot; synflow takes their shape only.
     """
     scores = np.empty((2, len(archs)))
     with ProgressBar("zero-cost scores", len(archs)) as bar:
         for column, arch in zip(scores.T, archs, strict=True):
-            network = build(arch, torch.Generator().manual_seed(seed))
+            network = build(arch, seed)
             column[:] = naswot(network, images), synflow(network, tuple(images.shape[1:]))
             bar.advance(1)
     return {"naswot": scores[0], "synflow": scores[1]}

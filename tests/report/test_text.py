@@ -118,9 +118,12 @@ def test_the_cost_that_was_searched_decides_what_is_cheap() -> None:
 
 
 def test_a_search_by_score_is_shown_and_picked_by_it() -> None:
-    scores = {"cheap": -1.0, "bend": 1.25, "near": 2.5, "best": 2.0}
+    scores = {"cheap": -1.0, "bend": -0.5, "near": 2.5, "best": 2.6}
     front = [row | {"score": scores[row["arch"]], "naswot": 700.126} for row in FRONT]
-    assert pick_arch(front, "best") == "near"
+    assert pick_arch(front, "knee") == "near"
+    assert pick_arch([*front[:3], front[3] | {"score": 2.0}], "best") == "near"
+    equals = [front[0] | {"arch": "worse", "score": -2.0, "accuracy": 0.99}, *front]
+    assert pick_arch(equals, "cheapest") == "cheap"
     head, line, *_ = front_table(front).splitlines()
     assert head.split() == ["score", "accuracy", "naswot", "FLOPs", "params", "arch"]
     assert line.split() == ["-1.00", "60.00", "%", "700.13", "100", "1k", "cheap"]

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import random
 import signal
@@ -100,7 +101,8 @@ def by_score(run, evaluate=None, **settings):
 
 
 def test_a_search_by_score_goes_by_both_measures_in_units_of_its_first_population(tmp_path):
-    result = by_score(tmp_path)
+    progress = []
+    result = by_score(tmp_path, on_generation=progress.append)
     measured = np.array([(e.accuracy, e.naswot) for e in result.evaluations])
     assert measured[:, 1].tolist() == naswot([e.arch for e in result.evaluations])
     first = measured[[e.generation == 1 for e in result.evaluations]]
@@ -121,6 +123,9 @@ def test_a_search_by_score_goes_by_both_measures_in_units_of_its_first_populatio
     assert {row["arch"] for row in stored} == expected
     assert stored == [e.row() for e in result.front]
     assert {"score", "accuracy", "naswot"} < stored[0].keys()
+    costs = [(row["flops"], -row["score"], row["arch"]) for row in stored]
+    assert costs == sorted(costs)
+    assert progress[-1].best == pytest.approx(max(scores))
     # A search by accuracy, which begins with the same archs, ends with lower scores.
     other = search(tmp_path / "other").evaluations
     assert [e.arch for e in other[:10]] == [e.arch for e in result.evaluations[:10]]
@@ -139,9 +144,20 @@ def test_a_search_by_score_resumes_to_the_same_bytes(tmp_path):
     first, *rest = file.read_text().splitlines(keepends=True)
     row = json.loads(first)
     del row["naswot"]
+    for edited in (row, row | {"naswot": math.inf}, row | {"naswot": True}):
+        file.write_text("".join([json.dumps(edited) + "\n", *rest]))
+        with pytest.raises(BadInput, match=r"line 1: naswot .* is no number"):
+            by_score(tmp_path / "broken", resume=True)
+
+
+def test_a_search_by_accuracy_knows_no_naswot(tmp_path):
+    search(tmp_path)
+    file = tmp_path / "evaluations.jsonl"
+    first, *rest = file.read_text().splitlines(keepends=True)
+    row = {"generation": 1, "naswot": 1.0} | json.loads(first)
     file.write_text("".join([json.dumps(row) + "\n", *rest]))
-    with pytest.raises(BadInput, match="line 1: naswot None is no number"):
-        by_score(tmp_path / "broken", resume=True)
+    with pytest.raises(BadInput, match="line 1 is"):
+        search(tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("wrong", [{"naswot": None}, {"objectives": ("accuracy", "flops")}])

@@ -23,8 +23,9 @@ def test_a_score_is_the_sum_of_both_in_deviations_of_the_reference():
     scaled = measured * [1, 1000] + [0, 5]
     np.testing.assert_allclose(score(scaled[3:7], scaled), score(measured, measured)[3:7])
     # Where all of the reference are alike in one of the two, the other decides.
-    alike = np.array([[0.1, 700.0], [0.1, 740.0]])
-    assert score(alike, alike).tolist() == [-1, 1]
+    alike = np.array([[0.1, 690.0], [0.1, 720.0], [0.1, 750.0]])
+    np.testing.assert_allclose(score(alike, alike), zscore(alike[:, 1]), atol=1e-9)
+    assert score(np.array([[0.2, 720.0]]), alike) == pytest.approx(0.1)
 
 
 def test_violations_are_relative_to_the_limit():
@@ -42,8 +43,8 @@ def test_violations_are_relative_to_the_limit():
 @pytest.mark.parametrize(
     ("objectives", "limits", "message"),
     [
-        (("flops",), {}, "accuracy or score"),
-        (("accuracy", "score", "flops"), {}, "accuracy or score"),
+        (("flops",), {}, "accuracy or score, not both"),
+        (("accuracy", "score", "flops"), {}, "not both"),
         (("score",), {}, "a cost besides score"),
         (("accuracy",), {}, "a cost besides accuracy"),
         (("accuracy", "watts"), {}, "no cost 'watts'"),

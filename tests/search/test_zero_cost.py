@@ -16,8 +16,8 @@ from mobilenas.search.zero_cost import naswot, synflow, zero_cost_scores
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 
-def build(space: Space) -> Callable[[Arch, torch.Generator], Network]:
-    return lambda arch, generator: Network(space, arch, generator=generator)
+def build(space: Space) -> Callable[[Arch, int], Network]:
+    return lambda arch, seed: Network(space, arch, generator=torch.Generator().manual_seed(seed))
 
 
 def shape(space: Space) -> tuple[int, int, int]:
