@@ -17,6 +17,9 @@ from mobilenas.space import Arch, Space, load_space
 
 _log = logging.getLogger(__name__)
 
+_NEEDED = ("model.backbone", "model.neck", "optim_wrapper", "train_cfg", "val_evaluator")
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
 
 class CocoFiles(NamedTuple):
     """A data set in COCO's format: annotation files, and the folders that their file names are in.
@@ -49,7 +52,8 @@ def load_config(
     space, arch: the backbone, as `load_space` and `Space.parse` take them. weights: a saved network
     instead, which is the backbone and its first weights, and gives mean and std of the images.
     data: what to train and evaluate on, which also gives the number of classes. What is None stays
-    as the file has it. options: `key=value` as of mmdet's --cfg-options, the keys dotted.
+    as the file has it, the neck fitted to its backbone. options: `key=value` as of mmdet's
+    --cfg-options, the keys dotted; a key that the config had not is told.
 
     The config holds all it needs beside the data, so that its dump can be loaded with no argument.
     A backbone without weights trains all its layers and batch norms, at the rate of the head,
@@ -57,6 +61,10 @@ def load_config(
     Raises BadInput naming what is wrong.
     """
     config = read_config(reference)
+    needed = [*_NEEDED, *(f"{loader}.dataset" for loader in _LOADERS)]
+    missing = [key for key in needed if not _has(config, key.split("."))]
+    if missing:
+        raise BadInput(f"config {reference} has no {', '.join(missing)}: no detector for this tool")
     if weights is not None:
         if space is not None or arch is not None:
             raise BadInput(f"{weights} says space and arch itself: give weights, or space and arch")
@@ -68,17 +76,23 @@ def load_config(
         set_backbone(config, built, built.parse(arch))
     elif space is not None or arch is not None:
         raise BadInput("space and arch go together")
+    elif isinstance(config.model.backbone.get("space"), str):  # as the recipes have it
+        own = config.model.backbone
+        built = load_space(own.space)
+        set_backbone(config, built, built.parse(own.arch))
+        if "init_cfg" in own:
+            config.model.backbone.init_cfg = own.init_cfg
     _train_what_is_random(config)
     if data is not None:
         set_data(config, data)
-    _set_options(config, options)
+    set_options(config, options)
     return config
 
 
 def read_config(reference: str) -> Config:
     """A shipped recipe by name, or a file in mmengine's format, as it is. Raises BadInput."""
-    shipped = resource("configs") / "detection" / f"{reference}.py"
-    path = shipped if shipped.is_file() else Path(reference)
+    folder = resource("configs") / "detection"
+    path = folder / f"{reference}.py" if reference in recipes() else Path(reference)
     if not path.is_file():
         raise BadInput(f"{reference!r} is neither a config file nor one of {', '.join(recipes())}")
     try:
@@ -99,7 +113,10 @@ def set_backbone(config: Config, space: Space, arch: Arch) -> None:
     head = model.get("rpn_head", model.get("bbox_head"))
     neck = model.neck
     count = len(neck.in_channels) - neck.get("start_level", 0)
-    strides = head.get("anchor_generator", head).strides[:count]
+    strides = head.get("anchor_generator", head).get("strides")
+    if strides is None:
+        raise BadInput(f"the head {head.type} has no strides that say which feature maps it takes")
+    strides = strides[:count]
     rows, channels = feature_maps(space, strides)
     old = model.backbone
     kept = {key: old[key] for key in ("frozen_stages", "norm_eval") if key in old}
@@ -156,9 +173,27 @@ def set_data(config: Config, data: CocoFiles) -> None:
         dataset.metainfo = {"classes": classes}
     for evaluator in (config.val_evaluator, config.test_evaluator):
         evaluator.ann_file = str(data.val_annotation.absolute())
-    for part in _dicts(config.model):
+    for part in _dicts({k: part for k, part in config.model.items() if k != "backbone"}):
         if "num_classes" in part:
             part["num_classes"] = len(classes)
+
+
+def set_options(config: Config, options: Sequence[str]) -> None:
+    """Set keys of a config by `key=value`. Raises BadInput naming an option that is wrong."""
+    for option in options:
+        key, equals, _ = option.partition("=")
+        keys = key.split(".")
+        if not equals or not _has(config, keys[:-1]):
+            raise BadInput(f"option {option!r} must be key=value, the key one of the config")
+        known = _has(config, keys)
+        parsed = argparse.Namespace()
+        try:
+            DictAction("--options", "options", nargs="*")(None, parsed, [option])
+            config.merge_from_dict(parsed.options)
+        except (KeyError, TypeError, ValueError, AssertionError) as error:
+            raise BadInput(f"option {option!r}: {one_line(error)}") from None
+        if not known:
+            _log.warning("option %s: the config had no such key", option)
 
 
 def class_names(annotation: Path) -> list[str]:
@@ -195,27 +230,13 @@ def _train_what_is_random(config: Config) -> None:
     groups.get("custom_keys", {}).pop("backbone", None)
 
 
-def _set_options(config: Config, options: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--options", nargs="*", action=DictAction)
-    for option in options:
-        key, equals, _ = option.partition("=")
-        *parents, _ = key.split(".")
-        if not equals or not _has(config, parents):
-            raise BadInput(f"option {option!r} must be key=value, the key one of the config")
-        try:
-            config.merge_from_dict(parser.parse_args(["--options", option]).options)
-        except (KeyError, TypeError, ValueError, AssertionError) as error:
-            raise BadInput(f"option {option!r}: {one_line(error)}") from None
-
-
 def _has(config: Any, keys: list[str]) -> bool:
-    for key in keys:
-        config = (
-            dict(enumerate(config)).get(int(key)) if isinstance(config, list) else config.get(key)
-        )
-        if not isinstance(config, dict | list):
-            return False
+    """Whether there is a value under these keys; those of lists are numbers."""
+    try:
+        for key in keys:
+            config = config[int(key) if isinstance(config, list) else key]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return False
     return True
 
 

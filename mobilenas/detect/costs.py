@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mobilenas.cost.counts import Count
-from mobilenas.errors import BadInput
+from mobilenas.errors import BadInput, one_line
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,14 @@ def detector_cost(config: Config, height: int, width: int) -> DetectorCost:
     """What the detector of a config costs for an image (3, height, width).
 
     Nothing is computed: the tensors have shapes only, so large inputs take no time.
-    Raises BadInput for a size that the detector does not take.
+    Raises BadInput for a size that the detector does not take, and for detectors with masks or
+    several heads of regions.
     """
+    regions = config.model.get("roi_head", {})
+    if "mask_head" in regions or isinstance(regions.get("bbox_head"), list):
+        raise BadInput(
+            f"{config.model.type}: only one head of boxes is known, no masks, no cascade"
+        )
     detector = MODELS.build(copy.deepcopy(config.model)).to("meta").eval()
     two_stages = hasattr(detector, "roi_head")
     image = torch.empty(1, 3, height, width, device="meta")
@@ -44,12 +50,15 @@ def detector_cost(config: Config, height: int, width: int) -> DetectorCost:
         neck, maps = _count(detector.neck, maps)
         head, _ = _count(detector.rpn_head if two_stages else detector.bbox_head, maps)
     except RuntimeError as error:
-        raise BadInput(f"the detector does not take {height} x {width}: {error}") from None
+        raise BadInput(
+            f"the parts of the detector do not fit together or do not take {height} x {width}: "
+            f"{one_line(error)}"
+        ) from None
     if two_stages:
         second = detector.roi_head.bbox_head
         size = detector.roi_head.bbox_roi_extractor.roi_layers[0].output_size
-        regions = config.model.test_cfg.rpn.max_per_img
-        head += _count(second, torch.empty(regions, second.in_channels, *size, device="meta"))[0]
+        count = config.model.test_cfg.rpn.max_per_img
+        head += _count(second, torch.empty(count, second.in_channels, *size, device="meta"))[0]
     return DetectorCost(backbone, neck, head)
 
 

@@ -1,6 +1,7 @@
 """Recipes fitted to a network and a data set; what does not fit is named."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
-from mmdet.registry import DATASETS
+from mmdet.registry import DATASETS, MODELS
 from tiny_detectors import ARCH, TINY
 
 from mobilenas.detect.config import CocoFiles, class_names, load_config, recipes
+from mobilenas.detect.costs import detector_cost
 from mobilenas.errors import BadInput
 
 # The channels of the maps of the tiny space that each head has anchors for.
@@ -48,6 +50,13 @@ def test_images_are_normalised_as_the_weights_had_it(name: str, saved: Path) -> 
     assert pre.mean == pytest.approx([127.5, 102.0, 76.5])
     assert pre.std == pytest.approx([51.0, 63.75, 76.5])
     assert pre.bgr_to_rgb is True
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_alone_fits_the_network_that_it_names(name: str) -> None:
+    config = load_config(name)
+    assert config.model.backbone.space["name"] == "mobilenetv2"
+    detector_cost(config, 320, 320)
 
 
 def test_retinanet_is_the_1x_recipe() -> None:
@@ -115,9 +124,18 @@ def test_options_are_python_values_and_their_keys_exist() -> None:
     assert config.train_dataloader.dataset.pipeline[2].scale == (640, 320)
     assert config.model.backbone.norm_eval is True
     assert config.work_dir == "runs/a=b"
-    for option in ("trian_cfg.max_epochs=3", "work_dir", "train_dataloader.dataset.pipeline.9.a=1"):
-        with pytest.raises(BadInput, match=option.replace(".", r"\.")):
+    wrong = ("trian_cfg.max_epochs=3", "work_dir", "train_cfg.max_epochs.x=3")
+    pipeline = "train_dataloader.dataset.pipeline"
+    for option in (*wrong, f"{pipeline}.9.a=1", f"{pipeline}.x.scale=7"):
+        with pytest.raises(BadInput, match=re.escape(option)):
             load_config("retinanet", options=[option])
+
+
+def test_a_key_that_is_new_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    load_config("retinanet", options=["auto_scale_lr.enable=False"])
+    assert not [record for record in caplog.records if "no such key" in record.message]
+    load_config("retinanet", options=["auto_scale_lr.enabled=False"])
+    assert "option auto_scale_lr.enabled=False: the config had no such key" in caplog.text
 
 
 def test_what_does_not_fit_is_named(saved: Path, tmp_path: Path) -> None:
@@ -132,6 +150,11 @@ def test_what_does_not_fit_is_named(saved: Path, tmp_path: Path) -> None:
         load_config("retinanet", space="s1", arch=s1)
     with pytest.raises(BadInput, match="takes 1 channels"):
         load_config("retinanet", space="s1:in_channels=1", arch=s1)
+    with pytest.raises(BadInput, match="neither a config file"):
+        load_config("_cpu")
+    (tmp_path / "none.py").write_text("model = dict(backbone=dict(type='ResNet'))")
+    with pytest.raises(BadInput, match=r"none\.py has no model\.neck, optim_wrapper, "):
+        load_config(str(tmp_path / "none.py"))
     (tmp_path / "bad.py").write_text("a = 1 / 0")
     with pytest.raises(BadInput, match=r"bad\.py.*division by zero"):
         load_config(str(tmp_path / "bad.py"))
@@ -153,6 +176,21 @@ def test_categories_that_are_none_are_refused(
     file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     with pytest.raises(BadInput, match=message):
         class_names(file)
+
+
+@pytest.mark.parametrize("name", [f"{name}_quick" for name in CHANNELS])
+def test_one_category_is_enough_and_leaves_the_space_as_it_is(
+    name: str, saved: Path, coco: CocoFiles, tmp_path: Path
+) -> None:
+    content = json.loads(coco.train_annotation.read_text())
+    content["categories"] = content["categories"][:1]
+    (tmp_path / "one.json").write_text(json.dumps(content))
+    one = CocoFiles(*(tmp_path / "one.json", coco.train_images) * 2)
+    config = load_config(name, weights=saved, data=one)
+    assert config.model.backbone.space["num_classes"] == TINY["num_classes"]
+    detector = MODELS.build(config.model)
+    head = detector.roi_head.bbox_head if "faster" in name else detector.bbox_head
+    assert head.num_classes == 1
 
 
 def test_both_parts_have_the_same_categories(coco: CocoFiles, tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_published_backbones_of_retinanet_at_1280_x_800() -> None:
 
 
 def test_a_size_that_is_too_small_is_named(saved: Path, coco: Any) -> None:
-    with pytest.raises(BadInput, match="does not take 0 x 64"):
+    with pytest.raises(BadInput, match="do not take 0 x 64"):
         detector_cost(small("retinanet_quick", saved, coco), 0, 64)
 
 
