@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json
@@ -34,9 +34,10 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {  # what each entry has, and of
     "categories": {"id": (int,), "name": (str,)},
 }
 _NAMED = 3  # of the faults of one kind, so many are named
-_HEADERS = 2000  # images whose size is read; of more, some are drawn
+_DECODED = 2000  # images that are decoded; of more, some are drawn
 _ROUNDING = 1.0  # pixels that a box may reach over the border: COCO's own are rounded
-# COCO's own train2017 has two boxes without area among 860,001. Training leaves them out.
+# mmdet leaves out, unsaid, what has no area and boxes under a pixel wide or high. COCO's own
+# train2017 has two boxes without area among 860,001.
 _FLAT_SHARE = 1e-4
 _ORIENTATION, _TURNED = 0x0112, 5  # EXIF: from 5 on, width and height change places
 
@@ -86,61 +87,38 @@ def find_coco(folder: Path) -> tuple[CocoPart, CocoPart]:
 
 
 def read_coco(folder: Path) -> CocoData:
-    """Find and check a data set. Raises BadInput naming everything that was found wrong."""
+    """Find and check a data set.
+
+    Images without boxes and crowds are legal. Raises BadInput, one line for all faults of both
+    parts: the count of each kind and the first of it.
+    """
     parts = find_coco(folder)
-    train, val = (check_part(part) for part in parts)
-    if train != val:
-        odd = next((pair for pair in zip(train, val, strict=False) if pair[0] != pair[1]), None)
-        first = f"{odd[0]} there, {odd[1]} here" if odd else f"{len(train)} there, {len(val)} here"
-        raise BadInput(
-            f"{parts[1].annotations}: its categories are not those of {parts[0].annotations}, in "
-            f"that order ({first})"
-        )
-    return CocoData(*parts, tuple(name for _, name in train))
+    reports: list[str] = []
+    known: list[list[tuple[int, str]]] = []  # the categories of each part that has sound ones
+    for part in parts:
+        faults = _Faults()
+        try:
+            categories = _check_part(part, faults)
+        except BadInput as error:
+            reports.append(str(error))
+            continue
+        if categories:
+            known.append(categories)
+        if known[:1] != known[-1:]:
+            first = _first_difference(*known)
+            faults.add(
+                f"its categories are not those of {parts[0].annotations}, in that order ({first})"
+            )
+        if faults.counts:
+            reports.append(f"{part.annotations}: {faults}")
+    if reports:
+        raise BadInput("; ".join(reports))
+    return CocoData(*parts, tuple(name for _, name in known[0]))
 
 
 def _custom(folder: Path, name: str) -> CocoPart:
     places = [folder / name, folder / "images", folder]
     return CocoPart(folder / f"{name}.json", next(place for place in places if place.is_dir()))
-
-
-def check_part(part: CocoPart) -> list[tuple[int, str]]:
-    """The categories of an annotation file, (id, name) each, where file and images are sound.
-
-    Images without boxes and crowds are legal. Raises BadInput, one line for all faults: the count
-    of each kind and the first of it.
-    """
-    content = read_json(part.annotations)
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(name), list) for name in _KEYS
-    ):
-        raise BadInput(
-            f"{part.annotations} is not in COCO format: it needs lists of {', '.join(_KEYS)}"
-        )
-    faults = _Faults()
-    images, annotations, categories = (list(_sound(content, name, faults)) for name in _KEYS)
-    for rows, name in ((images, "image"), (annotations, "annotation"), (categories, "category")):
-        for repeated in _repeated(row["id"] for row in rows):
-            faults.add(f"{name} ids given more than once", repeated)
-    for repeated in _repeated(row["name"] for row in categories):
-        faults.add("category names given more than once", repeated)
-    known = {category["id"] for category in categories}
-    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    flat = [row["id"] for row in annotations if _check_annotation(row, sizes, known, faults)]
-    if len(flat) > _FLAT_SHARE * len(annotations):
-        for number in flat:
-            faults.add("annotations whose box has no area", number)
-    elif flat:
-        log.warning("%s: annotations %s have no area and are left out", part.annotations, flat)
-    _check_files(part.images, images, faults)
-    for name in _KEYS:
-        if not content[name]:
-            faults.add(f"no {name} at all")
-    if annotations and all(row["iscrowd"] for row in annotations):
-        faults.add("no annotation that is not a crowd")
-    if faults.counts:
-        raise BadInput(f"{part.annotations}: {faults}")
-    return [(category["id"], category["name"]) for category in categories]
 
 
 @dataclass
@@ -162,6 +140,53 @@ class _Faults:
             named = ", ".join(self.first[kind]) + (", ..." if count > _NAMED else "")
             parts.append(f"{count} {kind} ({named})" if named else kind)
         return "; ".join(parts)
+
+
+def _first_difference(there: list[tuple[int, str]], here: list[tuple[int, str]]) -> str:
+    for one, other in zip(there, here, strict=False):
+        if one != other:
+            return f"{one} there, {other} here"
+    return f"{len(there)} there, {len(here)} here"
+
+
+def _check_part(part: CocoPart, faults: _Faults) -> list[tuple[int, str]]:
+    """Note the faults of an annotation file and its images.
+
+    Returns the categories, (id, name) each, or none where one of them is not sound. Raises BadInput
+    if the file is not JSON or not in COCO format.
+    """
+    content = read_json(part.annotations)
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(name), list) for name in _KEYS
+    ):
+        raise BadInput(
+            f"{part.annotations} is not in COCO format: it needs lists of {', '.join(_KEYS)}"
+        )
+    images, annotations, categories = (list(_sound(content, name, faults)) for name in _KEYS)
+    for rows, name in ((images, "image"), (annotations, "annotation"), (categories, "category")):
+        for repeated in _repeated(row["id"] for row in rows):
+            faults.add(f"{name} ids given more than once", repeated)
+    for repeated in _repeated(row["name"] for row in categories):
+        faults.add("category names given more than once", repeated)
+    known = {category["id"] for category in categories}
+    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+    flat = [row for row in annotations if _check_annotation(row, sizes, known, faults)]
+    kind = "annotations without area or whose box is less than a pixel wide or high"
+    if len(flat) > _FLAT_SHARE * len(annotations):
+        for row in flat:
+            faults.add(kind, f"{row['id']}: {row['bbox']}")
+    elif flat:
+        numbers = [row["id"] for row in flat]
+        log.warning("%s: %s are left out: %s", part.annotations, kind, numbers)
+    _check_files(part.images, images, faults)
+    for name in _KEYS:
+        if not content[name]:
+            faults.add(f"no {name} at all")
+    if annotations and all(row["iscrowd"] for row in annotations):
+        faults.add("no annotation that is not a crowd")
+    if len(categories) < len(content["categories"]):
+        return []
+    return [(category["id"], category["name"]) for category in categories]
 
 
 def _sound(content: dict[str, Any], name: str, faults: _Faults) -> Iterator[dict[str, Any]]:
@@ -189,7 +214,7 @@ def _check_annotation(
     categories: set[int],
     faults: _Faults,
 ) -> bool:
-    """Note the faults of an annotation but one: returns whether its box has no area."""
+    """Note the faults of an annotation but one: returns whether training would leave it out."""
     number, box = row["id"], row["bbox"]
     if row["category_id"] not in categories:
         faults.add("annotations of unknown categories", f"{number}: {row['category_id']}")
@@ -205,27 +230,27 @@ def _check_annotation(
         beyond = (-left, -top, left + width - right, top + height - bottom)
         if max(beyond) > _ROUNDING:
             faults.add("annotations whose box is outside the image", f"{number}: {box}")
-    return bool(min(width, height, row["area"]) <= 0)
+    return bool(min(width, height) < 1 or row["area"] <= 0)
 
 
 def _check_files(folder: Path, images: list[dict[str, Any]], faults: _Faults) -> None:
-    """Note image files that are missing, and of some images those of another size than stated."""
+    """Note image files that are missing, and of some those unreadable or of another size."""
     there = []
     for image in images:
         if (folder / image["file_name"]).is_file():
             there.append(image)
         else:
             faults.add(f"image files missing in {folder}", image["file_name"])
-    if len(there) > _HEADERS:
-        log.info("%s: the sizes of %d of %d images are checked", folder, _HEADERS, len(there))
-        rows = np.random.default_rng(0).choice(len(there), _HEADERS, replace=False)
+    if len(there) > _DECODED:
+        log.info("%s: %d of %d images are decoded to check them", folder, _DECODED, len(there))
+        rows = np.random.default_rng(0).choice(len(there), _DECODED, replace=False)
         there = [there[row] for row in sorted(rows)]
     for image in there:
         name, stated = image["file_name"], (image["width"], image["height"])
         try:
             size = _size(folder / name)
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError):
-            faults.add("files that are no images", name)
+        except Exception as error:  # a damaged file raises errors of many types
+            faults.add("image files that are unreadable", f"{name}: {error}")
             continue
         if size != stated:
             which = f"{name}: {stated[0]}x{stated[1]} stated, {size[0]}x{size[1]} in the file"
@@ -233,7 +258,11 @@ def _check_files(folder: Path, images: list[dict[str, Any]], faults: _Faults) ->
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height as training sees the image: turned as its EXIF orientation says."""
+    """Width and height as training sees the image: turned as its EXIF orientation says.
+
+    The whole image is decoded, so a damaged one raises.
+    """
     with Image.open(path) as image:
+        image.load()
         turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
         return (image.height, image.width) if turned else (image.width, image.height)

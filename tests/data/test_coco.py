@@ -5,14 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenas.data.coco import check_part, find_coco, read_coco
+from mobilenas.data.coco import find_coco, read_coco
 from mobilenas.errors import BadInput
 
 Content = dict[str, list[dict[str, Any]]]
 Change = Callable[[Content], object]
+FLAT = "annotations without area or whose box is less than a pixel wide or high"
 
 
 def box(number: int, image: int, bbox: list[float], **more: Any) -> dict[str, Any]:
@@ -41,16 +43,21 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def refused(folder: Path) -> str:
+    with pytest.raises(BadInput) as error:
+        read_coco(folder)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
 def refusal(folder: Path, change: Change) -> str:
     """The one line that a change of the training annotations is refused with."""
     changed = content()
     change(changed)
     (folder / "train.json").write_text(json.dumps(changed))
-    with pytest.raises(BadInput) as error:
-        read_coco(folder)
-    message = str(error.value)
+    message = refused(folder)
     assert message.startswith(f"{folder / 'train.json'}: ")
-    assert "\n" not in message
     return message
 
 
@@ -91,9 +98,11 @@ def test_sound_data_passes_with_its_classes_in_order(folder: Path) -> None:
             lambda c: c["annotations"][0].update(bbox=[1, 2, 3, None]),
             "not [left, top, width, height]",
         ),
-        (lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 3]), "whose box has no area (10)"),
-        (lambda c: c["annotations"][0].update(bbox=[9, 9, -3, 3]), "whose box has no area (10)"),
-        (lambda c: c["annotations"][0].update(area=0), "whose box has no area (10)"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 0, 3]), f"1 {FLAT} (10: [1, 2, 0, 3])"),
+        (lambda c: c["annotations"][0].update(bbox=[9, 9, -3, 3]), f"1 {FLAT} (10: [9, 9, -3, 3])"),
+        (lambda c: c["annotations"][0].update(bbox=[9, 9, 0.99, 3]), f"1 {FLAT} (10: "),
+        (lambda c: c["annotations"][0].update(bbox=[9, 9, 3, 0.99]), f"1 {FLAT} (10: "),
+        (lambda c: c["annotations"][0].update(area=0), f"1 {FLAT} (10: [0, 0, 40, 30])"),
         (lambda c: c["annotations"][0].update(bbox=[-2, 0, 3, 3]), "outside the image (10: [-2, 0"),
         (lambda c: c["annotations"][0].update(bbox=[30, 0, 12, 3]), "outside the image (10:"),
         (lambda c: c["annotations"][0].update(bbox=[0, 20, 3, 12]), "outside the image (10:"),
@@ -121,17 +130,62 @@ def test_all_faults_are_told_at_once_with_counts_and_the_first_three(folder: Pat
         assert said in message
 
 
-def test_damaged_files_are_named(folder: Path) -> None:
-    (folder / "train" / "a.jpg").write_bytes(b"no image")
-    assert "1 files that are no images (a.jpg)" in refusal(folder, lambda c: None)
-    for text, said in (
-        ("{", "is not JSON"),
-        ("[]", "is not in COCO format"),
-        ('{"images": {}}', "lists of images, annotations, categories"),
-    ):
-        (folder / "train.json").write_text(text)
-        with pytest.raises(BadInput, match=said):
-            read_coco(folder)
+def test_the_faults_of_both_parts_are_told_in_one_report(folder: Path) -> None:
+    train, val = folder / "train.json", folder / "val.json"
+    changed = content()
+    changed["annotations"][0]["image_id"] = 9
+    changed["categories"].reverse()
+    val.write_text(json.dumps(changed))
+    (folder / "train" / "a.jpg").unlink()
+    differing = f"its categories are not those of {train}, in that order ((7, 'cat') there, (3,"
+    missing = f"{train}: 1 image files missing in {folder / 'train'} (a.jpg)"
+    unknown = f"{val}: 1 annotations of unknown images (10: 9)"
+    assert refused(folder).startswith(f"{missing}; {unknown}; {differing}")
+
+    del changed["categories"][0]["name"]  # the rest of its categories says nothing
+    val.write_text(json.dumps(changed))
+    message = refused(folder)
+    assert message.startswith(f"{missing}; {val}: 1 entries of categories with keys missing")
+    assert "its categories are not" not in message
+
+    val.write_text("{")
+    assert refused(folder).startswith(f"{missing}; {val} is not JSON: ")
+    train.write_text("[]")
+    wanted = "is not in COCO format: it needs lists of images, annotations, categories"
+    assert refused(folder).startswith(f"{train} {wanted}; {val} is not JSON: ")
+    val.write_text(json.dumps(content()))
+    assert refused(folder) == f"{train} {wanted}"
+
+
+def test_normalised_boxes_are_refused(folder: Path) -> None:
+    def change(changed: Content) -> None:
+        for row in changed["annotations"]:
+            row.update(bbox=[0.1, 0.2, 0.5, 0.25], area=0.125)
+
+    boxes = "(10: [0.1, 0.2, 0.5, 0.25], 11: [0.1, 0.2, 0.5, 0.25])"
+    assert refusal(folder, change) == f"{folder / 'train.json'}: 2 {FLAT} {boxes}"
+    for row in (tiny := content())["annotations"]:
+        row.update(bbox=[0, 0, 1, 1], area=1)
+    (folder / "train.json").write_text(json.dumps(tiny))
+    read_coco(folder)  # a whole pixel is a box
+
+
+def test_unreadable_images_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = folder / "train" / "a.jpg"
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(image, quality=95)
+    read_coco(folder)
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 3])
+    with Image.open(image) as header:
+        assert header.size == (40, 30)
+    said = f"{folder / 'train.json'}: 1 image files that are unreadable (a.jpg: "
+    assert refused(folder).startswith(said)
+    image.write_bytes(b"no image")
+    assert refused(folder).startswith(said)
+    image.write_bytes(whole)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow refuses what has over twice that
+    assert refused(folder).count("1 image files that are unreadable (a.jpg: ") == 2
 
 
 def test_a_size_is_that_of_the_turned_image(folder: Path) -> None:
@@ -152,7 +206,7 @@ def test_legal_rarities_pass(folder: Path, caplog: pytest.LogCaptureFixture) -> 
     changed["info"] = []
     (folder / "train.json").write_text(json.dumps(changed))
     read_coco(folder)
-    assert "annotations [12] have no area and are left out" in caplog.text
+    assert f"{FLAT} are left out: [12]" in caplog.text
 
 
 def test_both_parts_need_the_same_categories_in_the_same_order(folder: Path) -> None:
@@ -193,6 +247,5 @@ def test_each_layout_is_found_and_a_missing_file_is_named(folder: Path, tmp_path
 
 
 def test_real_coco_passes(data_root: Path) -> None:
-    data = read_coco(data_root / "coco_mini")
-    assert len(data.classes) == 80 and data.classes[0] == "person"
-    assert check_part(data.val)[-1] == (90, "toothbrush")
+    classes = read_coco(data_root / "coco_mini").classes
+    assert (len(classes), classes[0], classes[-1]) == (80, "person", "toothbrush")
