@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mobilenas import __version__
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
-from mobilenas.detect.build import check_config
+from mobilenas.detect.build import PlainConfig, check_config
 from mobilenas.detect.config import CocoFiles, load_config, read_config, set_data
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json, write_text
@@ -91,7 +91,7 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
     data = read_coco(_source(folder, settings.data))
     config = settings.load(_files(data))
     check_config(config, settings.config, data.train)
-    write_text(folder / "config.py", config.pretty_text)
+    write_text(folder / "config.py", PlainConfig(config.to_dict()).pretty_text)
     about = {
         "mobilenas": __version__,
         "classes": data.classes,
