@@ -28,13 +28,13 @@ def check_config(config: Config, name: str, train: CocoPart) -> None:
     Logs how many training images mmdet leaves out, and why. Raises BadInput, with `name` for the
     config, for what cannot be built, for a training of no step, and where no image is left.
     """
-    left_out = _left_out(config, train)
     with (
         tempfile.TemporaryDirectory() as folder,
         quiet(Path(folder)),
         borrowed_generators(),
         _errors_of_building(name),
     ):
+        left_out = _left_out(config, train)
         detector_cost(config, *input_size(config))
         runner = Runner.from_cfg(runnable(config, Path(folder), seed=0))
         if runner.train_loop.max_iters < 1:

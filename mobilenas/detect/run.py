@@ -1,6 +1,6 @@
 """The folder of a detector's training.
 
-run.json         what the user chose, and what the data were
+run.json         what the user chose; classes; checksums of annotations and first weights
 config.py        mmengine's config, with all that follows from it
 digits/          the built-in scenes, where these are the data
 checkpoint.pth   all that a resumed run, evaluation, prediction and export need
@@ -92,6 +92,7 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
     config = settings.load(_files(data))
     check_config(config, settings.config, data.train)
     write_text(folder / "config.py", PlainConfig(config.to_dict()).pretty_text)
+    config = _config(folder)  # which refuses what cannot be read again
     about = {
         "mobilenas": __version__,
         "classes": data.classes,
@@ -117,6 +118,8 @@ def open_detect_run(folder: Path, moved: Path | None = None) -> DetectRun:
     settings, stored = _read(folder)
     if moved is not None:
         settings = settings.model_copy(update={"data": str(moved.resolve())})
+    elif settings.data != DIGITS and not Path(settings.data).is_dir():
+        raise BadInput(f"the data of {folder} are no longer in {settings.data}: give their --data")
     source = _source(folder, settings.data)
     if _checksum(*find_coco(source)) != stored["data_checksum"]:
         raise BadInput(f"{folder} was started with another data set than that of {source}")

@@ -57,6 +57,8 @@ def with_options(settings: DetectSettings, *options: str) -> DetectSettings:
         ("train_cfg.max_epoch=7", "max_epoch"),
         ("train_cfg.max_epochs=0", "no step"),
         ("param_scheduler.0.factor=1", "factor"),
+        ("optim_wrapper.optimizer.lr=x", "float"),
+        ("train_dataloader.dataset.filter_cfg.min_size=x", "str"),
         ("val_dataloader.dataset.pipeline.0.type=Nothing", "Nothing"),
     ],
 )
@@ -101,7 +103,7 @@ def test_the_data_may_move_but_not_change(
     shutil.copytree(scenes, old)
     create_detect_run(run, settings.model_copy(update={"data": str(old)}))
     old.rename(new)
-    with pytest.raises(BadInput, match="old is no folder"):
+    with pytest.raises(BadInput, match=f"run are no longer in {old}: give their --data"):
         open_detect_run(run)
     opened = open_detect_run(run, new)
     assert opened.settings.data == str(new)
