@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import Json, Seed, is_given, print_json
+from mobilenas.cli.options import Json, is_given, print_json
 from mobilenas.errors import BadInput
 
 detect_app = typer.Typer(
@@ -13,6 +13,10 @@ detect_app = typer.Typer(
     help="Object detectors on networks of a space: train, evaluate, predict, export.",
 )
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of detect train.")]
+MovedData = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data, where they have moved.")
+]
+_LARGEST_SEED = 2**31 - 1  # numpy takes 32 bits, and mmengine counts on from it
 
 
 @detect_app.command("train")
@@ -49,7 +53,9 @@ def detect_train(
             "--cfg-options", metavar="KEY=VALUE", help="Replace a key: train_cfg.max_epochs=8."
         ),
     ] = None,
-    seed: Seed = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=_LARGEST_SEED, help="Seed of everything random.")
+    ] = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/detect"),
     resume: Annotated[
         bool,
@@ -64,6 +70,7 @@ def detect_train(
     Example: mobilenas detect train retinanet_quick --weights runs/train/network --data DIR
     """
     from mobilenas.detect.run import (
+        DIGITS,
         DetectSettings,
         check_unchanged,
         create_detect_run,
@@ -72,17 +79,19 @@ def detect_train(
     from mobilenas.detect.runner import describe_run, train_detector
     from mobilenas.report.detect import describe_detector, describe_precisions
 
+    place = data if data == DIGITS else str(Path(data).resolve())
     given = {
         "config": config,
         "space": space,
         "arch": arch,
         "weights": weights and str(weights.resolve()),
-        "data": data if is_given(context, "data") else None,
+        "data": place if is_given(context, "data") else None,
         "options": tuple(options) if options else None,
         "seed": seed if is_given(context, "seed") else None,
     }
     if resume:
-        run = open_detect_run(out)
+        moved = given["data"] not in (None, DIGITS)
+        run = open_detect_run(out, Path(place) if moved else None)
         check_unchanged(run, given)
     elif config is None:
         raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
@@ -99,7 +108,7 @@ def detect_train(
 
 
 @detect_app.command("eval")
-def detect_eval(run: Run, as_json: Json = False) -> None:
+def detect_eval(run: Run, data: MovedData = None, as_json: Json = False) -> None:
     """COCO's average precisions of a trained detector on the validation part, also class by class.
 
     Example: mobilenas detect eval runs/detect
@@ -108,7 +117,7 @@ def detect_eval(run: Run, as_json: Json = False) -> None:
     from mobilenas.detect.runner import evaluate_detector
     from mobilenas.report.detect import describe_precisions
 
-    precisions = evaluate_detector(open_detect_run(run))
+    precisions = evaluate_detector(open_detect_run(run, data))
     if as_json:
         print_json({"run": str(run), **precisions})
     else:
@@ -133,10 +142,10 @@ def detect_predict(
     Example: mobilenas detect predict runs/detect photo.jpg
     """
     from mobilenas.detect.predict import predict
-    from mobilenas.detect.run import open_detect_run
+    from mobilenas.detect.run import open_detector
     from mobilenas.report.detect import describe_predictions
 
-    rows = predict(open_detect_run(run), images, out or run / "predictions", min_score)
+    rows = predict(open_detector(run), images, out or run / "predictions", min_score)
     if as_json:
         print_json({"run": str(run), "images": rows})
     else:
@@ -150,6 +159,7 @@ def detect_export(
     out: Annotated[
         Path | None, typer.Option(help="File to write; RUN/detector.onnx by default.")
     ] = None,
+    data: MovedData = None,
     as_json: Json = False,
 ) -> None:
     """Export a trained detector of one stage: its raw class scores and boxes of every stride.
@@ -164,7 +174,7 @@ def detect_export(
     from mobilenas.detect.run import open_detect_run
     from mobilenas.report.detect import describe_detector_export
 
-    report = export_run(open_detect_run(run), out or run / "detector.onnx").to_dict()
+    report = export_run(open_detect_run(run, data), out or run / "detector.onnx").to_dict()
     if as_json:
         print_json(report)
     else:

@@ -2,11 +2,14 @@
 
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -21,6 +24,8 @@ from mobilenas.train.folder import worked_seconds
 class SeedHook(Hook):
     """Starts the global generators of every epoch from (seed, epoch), as a resumed run does too.
 
+    Those of a loader's worker processes start from (seed, epoch, rank, worker): what mmengine gives
+    them is the same in every epoch, and so would be their augmentation.
     seed: what `borrowed_generators` gives.
     """
 
@@ -31,7 +36,16 @@ class SeedHook(Hook):
         self._key = key
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._seed(self._key, 1 + runner.epoch)
+        key = self._key, 1 + runner.epoch
+        self._seed(*key)
+        runner.train_dataloader.worker_init_fn = partial(_seed_worker, (*key, runner.rank))
+
+
+def _seed_worker(key: tuple[int, ...], worker: int) -> None:
+    words = np.random.SeedSequence((*key, 1 + worker)).generate_state(8)
+    random.seed(words.tobytes())
+    np.random.seed(words)  # noqa: NPY002 - it is what mmdet's augmentation draws from
+    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
 
 
 class CheckpointHook(Hook):

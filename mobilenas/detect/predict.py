@@ -12,9 +12,9 @@ from mmdet.models import BaseDetector
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mobilenas.data.pixels import decode
+from mobilenas.detect.build import input_size, quiet
 from mobilenas.detect.export import DetectorReport, export_detector
-from mobilenas.detect.run import DetectRun, check_trained
-from mobilenas.detect.runner import input_size, quiet
+from mobilenas.detect.run import Detector, DetectRun, check_trained
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_atomic
 
@@ -25,25 +25,30 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 
 
 def predict(
-    run: DetectRun, images: Sequence[Path], out: Path, min_score: float
+    run: Detector, images: Sequence[Path], out: Path, min_score: float
 ) -> list[dict[str, Any]]:
     """Draw the boxes of at least that score on each image, as PNG files in `out`, small images
     enlarged.
 
+    Photos are turned upright first, as their EXIF orientation says and as training sees them.
     Returns a row an image: image, drawn (the file), boxes: class, score, box (left, top, right,
-    bottom, in pixels), best first. Raises BadInput for a file that is no image, and for two of one
-    name.
+    bottom, in pixels), best first. Raises BadInput for a file that is no image, for two of one
+    name, and where a drawing would replace one of the images.
     """
     targets = [out / f"{path.stem}.png" for path in images]
     if len(set(targets)) < len(targets):
         raise BadInput("images of one name would be drawn into one file: give them one by one")
-    pictures = [decode(str(path), path) for path in images]
+    own = {path.resolve() for path in images}
+    for target in targets:
+        if target.resolve() in own:
+            raise BadInput(f"{target} is one of the images: choose another --out for the drawings")
+    pictures = [_picture(str(path), path) for path in images]
     detector = load_detector(run)
     rows = []
     for path, picture, target in zip(images, pictures, targets, strict=True):
         with quiet(run.folder):
             found = inference_detector(detector, np.asarray(picture)[..., ::-1])
-        boxes = _boxes(found.pred_instances, run.data.classes, min_score)
+        boxes = _boxes(found.pred_instances, run.classes, min_score)
         scale = -(-_LEGIBLE // max(picture.size))
         write_atomic(target, partial(draw(picture, boxes, scale).save, format="PNG"))
         rows.append({"image": str(path), "drawn": str(target), "boxes": boxes})
@@ -64,14 +69,14 @@ def export_run(run: DetectRun, path: Path) -> DetectorReport:
     images = np.zeros((min(_VERIFY_IMAGES, len(names)), height, width, 3), dtype=np.uint8)
     for image, name in zip(images, names, strict=False):
         # Fitted in and padded at the right and below, as most detectors see images.
-        fitted = ImageOps.contain(decode(name, folder / name), (width, height))
+        fitted = ImageOps.contain(_picture(name, folder / name), (width, height))
         image[: fitted.height, : fitted.width] = np.asarray(fitted)
-    detector, classes = load_detector(run), list(run.data.classes)
+    detector, classes = load_detector(run), list(run.classes)
     with quiet(run.folder):
         return export_detector(detector, run.config, classes, path, images)
 
 
-def load_detector(run: DetectRun) -> BaseDetector:
+def load_detector(run: Detector) -> BaseDetector:
     """The detector of a run with the weights of its checkpoint, on the CPU, in eval mode.
 
     Raises BadInput where there is no checkpoint.
@@ -98,6 +103,10 @@ def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]], scale: int = 1) 
         pen.rectangle(pen.textbbox(above, text, font), fill=colour)
         pen.text(above, text, "white", font)
     return drawn
+
+
+def _picture(name: str, path: Path) -> Image.Image:
+    return ImageOps.exif_transpose(decode(name, path))
 
 
 def _boxes(found: Any, classes: Sequence[str], min_score: float) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The folder of a detector's training.
 
-run.json         what the user chose, and what the data were
+run.json         what the user chose; classes; checksums of annotations and first weights
 config.py        mmengine's config, with all that follows from it
 digits/          the built-in scenes, where these are the data
 checkpoint.pth   all that a resumed run, evaluation, prediction and export need
@@ -18,11 +18,14 @@ from mmengine.config import Config
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilenas import __version__
-from mobilenas.data.coco import CocoData, read_coco
+from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
+from mobilenas.detect.build import PlainConfig, check_config
 from mobilenas.detect.config import CocoFiles, load_config, read_config, set_data
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json, write_text
+from mobilenas.nn.saved import load_network
+from mobilenas.train.checkpoint import fingerprint
 
 DIGITS = "digits"
 
@@ -53,24 +56,31 @@ class DetectSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class DetectRun:
-    """A run folder in memory."""
+class Detector:
+    """A run folder without its data, which may be gone. classes: the names of the labels."""
 
     folder: Path
     settings: DetectSettings
     config: Config
-    data: CocoData
+    classes: tuple[str, ...]
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.pth"
 
 
+@dataclass(frozen=True)
+class DetectRun(Detector):
+    """A run folder in memory, its data checked."""
+
+    data: CocoData
+
+
 def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
     """Check settings and data, and write config.py and, last, run.json.
 
-    Raises BadInput when the folder already holds a run, and for settings or data that are wrong,
-    before anything is written.
+    Raises BadInput when the folder already holds a run, and for settings or data that are wrong or
+    make a detector or a training that cannot be built, before these are written.
     """
     if (folder / "run.json").exists():
         raise BadInput(
@@ -78,32 +88,51 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
         )
     if settings.data == DIGITS:
         settings.load(None)  # which may refuse them, before the scenes are made
-    data = _read_data(folder, settings.data)
+    data = read_coco(_source(folder, settings.data))
     config = settings.load(_files(data))
-    write_text(folder / "config.py", config.pretty_text)
-    about = {"mobilenas": __version__, "classes": data.classes, "data_checksum": _checksum(data)}
+    check_config(config, settings.config, data.train)
+    write_text(folder / "config.py", PlainConfig(config.to_dict()).pretty_text)
+    config = _config(folder)  # which refuses what cannot be read again
+    about = {
+        "mobilenas": __version__,
+        "classes": data.classes,
+        "data_checksum": _checksum(data.train, data.val),
+        "weights_checksum": _weights_checksum(settings),
+    }
     write_json(folder / "run.json", settings.model_dump(mode="json") | about)
-    return DetectRun(folder, settings, config, data)
+    return DetectRun(folder, settings, config, data.classes, data)
 
 
-def open_detect_run(folder: Path) -> DetectRun:
-    """Open a run folder and check its data. Raises BadInput naming what is missing or changed."""
-    path = folder / "run.json"
-    if not (path.exists() and (folder / "config.py").exists()):
-        raise BadInput(f"{folder} holds no detector; `mobilenas detect train` makes one")
-    keys = DetectSettings.model_fields
-    stored = read_json(path, *keys, "data_checksum")
-    try:
-        settings = DetectSettings.model_validate({key: stored[key] for key in keys})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    data = _read_data(folder, settings.data)
-    if _checksum(data) != stored["data_checksum"]:
-        raise BadInput(f"the annotations of {settings.data} are not those of {folder}")
-    config = read_config(str(folder / "config.py"))
-    set_data(config, _files(data))  # folders may have moved
-    return DetectRun(folder, settings, config, data)
+def open_detector(folder: Path) -> Detector:
+    """Open a run folder without its data. Raises BadInput naming what is missing."""
+    settings, stored = _read(folder)
+    return Detector(folder, settings, _config(folder), tuple(stored["classes"]))
+
+
+def open_detect_run(folder: Path, moved: Path | None = None) -> DetectRun:
+    """Open a run folder and check its data, which are in `moved` where that is given.
+
+    Raises BadInput naming what is missing or changed: the data, and before the first checkpoint
+    also the weights that training starts from.
+    """
+    settings, stored = _read(folder)
+    if moved is not None:
+        settings = settings.model_copy(update={"data": str(moved.resolve())})
+    elif settings.data != DIGITS and not Path(settings.data).is_dir():
+        raise BadInput(f"the data of {folder} are no longer in {settings.data}: give their --data")
+    source = _source(folder, settings.data)
+    if _checksum(*find_coco(source)) != stored["data_checksum"]:
+        raise BadInput(f"{folder} was started with another data set than that of {source}")
+    data, config = read_coco(source), _config(folder)
+    set_data(config, _files(data))
+    run = DetectRun(folder, settings, config, data.classes, data)
+    known = stored.get("weights_checksum")
+    if not run.checkpoint.exists() and known not in (None, _weights_checksum(settings)):
+        raise BadInput(
+            f"{settings.weights} holds other weights than {folder} was started with: choose "
+            "another --out"
+        )
+    return run
 
 
 def check_unchanged(run: DetectRun, given: dict[str, Any]) -> None:
@@ -116,7 +145,7 @@ def check_unchanged(run: DetectRun, given: dict[str, Any]) -> None:
             )
 
 
-def check_trained(run: DetectRun) -> None:
+def check_trained(run: Detector) -> None:
     """Raise BadInput unless the run has a checkpoint."""
     if not run.checkpoint.exists():
         raise BadInput(
@@ -125,11 +154,30 @@ def check_trained(run: DetectRun) -> None:
         )
 
 
-def _read_data(folder: Path, source: str) -> CocoData:
-    if source != DIGITS:
-        return read_coco(Path(source))
+def _read(folder: Path) -> tuple[DetectSettings, dict[str, Any]]:
+    """The settings of a run folder, and all that run.json holds."""
+    path = folder / "run.json"
+    if not (path.exists() and (folder / "config.py").exists()):
+        raise BadInput(f"{folder} holds no detector; `mobilenas detect train` makes one")
+    keys = DetectSettings.model_fields
+    stored = read_json(path, *keys, "classes", "data_checksum")
+    try:
+        return DetectSettings.model_validate({key: stored[key] for key in keys}), stored
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _config(folder: Path) -> Config:
+    return read_config(str(folder / "config.py"))
+
+
+def _source(folder: Path, data: str) -> Path:
+    """The folder of the data of a run."""
+    if data != DIGITS:
+        return Path(data)
     make_scenes(folder / DIGITS)
-    return read_coco(folder / DIGITS)
+    return folder / DIGITS
 
 
 def _files(data: CocoData) -> CocoFiles:
@@ -138,7 +186,13 @@ def _files(data: CocoData) -> CocoFiles:
     )
 
 
-def _checksum(data: CocoData) -> int:
+def _checksum(train: CocoPart, val: CocoPart) -> int:
     """Of both annotation files."""
-    train, val = (part.annotations.read_bytes() for part in (data.train, data.val))
-    return zlib.crc32(val, zlib.crc32(train))
+    return zlib.crc32(val.annotations.read_bytes(), zlib.crc32(train.annotations.read_bytes()))
+
+
+def _weights_checksum(settings: DetectSettings) -> int | None:
+    if settings.weights is None:
+        return None
+    network, _ = load_network(Path(settings.weights))
+    return fingerprint(network)

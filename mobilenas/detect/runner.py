@@ -1,20 +1,14 @@
 """Training and evaluating a detector through mmengine's runner."""
 
 import contextlib
-import time
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mobilenas.detect.build import input_size, quiet, runnable
 from mobilenas.detect.costs import DetectorCost, detector_cost
 from mobilenas.detect.hooks import CheckpointHook, ProgressHook, SeedHook
 from mobilenas.detect.run import DetectRun, check_trained
-from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json
 from mobilenas.randomness import borrowed_generators
 
@@ -39,7 +33,7 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     path = run.folder / "result.json"
     if path.exists():
         return dict(read_json(path))
-    config, resumed = _runnable(run), run.checkpoint.exists()
+    config, resumed = runnable(run.config, run.folder, run.settings.seed), run.checkpoint.exists()
     hook = config.default_hooks.checkpoint or {}
     config.default_hooks.checkpoint = None
     if resumed:
@@ -69,7 +63,7 @@ def evaluate_detector(run: DetectRun) -> dict[str, Any]:
     None where the part has no box of that size or class.
     """
     check_trained(run)
-    config = _runnable(run)
+    config = runnable(run.config, run.folder, run.settings.seed)
     config.load_from = str(run.checkpoint)
     progress = ProgressHook()
     with quiet(run.folder), borrowed_generators():
@@ -94,20 +88,6 @@ def describe_run(run: DetectRun) -> dict[str, Any]:
     }
 
 
-def input_size(config: Config) -> tuple[int, int]:
-    """Height and width of what the detector is tested on: its Resize, padded as it pads.
-
-    Raises BadInput for a config without that step.
-    """
-    pipeline = config.test_dataloader.dataset.pipeline
-    scale = next((step.scale for step in pipeline if step.type == "Resize"), None)
-    if scale is None:
-        raise BadInput("the config's test_dataloader.dataset.pipeline has no step of type Resize")
-    divisor = config.model.data_preprocessor.get("pad_size_divisor", 1)
-    width, height = (-(-side // divisor) * divisor for side in scale)
-    return height, width
-
-
 def _by_part(cost: DetectorCost, name: str) -> dict[str, int]:
     parts = ("total", "backbone", "neck", "head")
     return {part: getattr(getattr(cost, part), name) for part in parts}
@@ -121,38 +101,3 @@ def _precisions(run: DetectRun, metrics: dict[str, float]) -> dict[str, Any]:
 
     classes = {name: read(f"{name}_precision") for name in run.data.classes}
     return {title: read(name) for title, name in _PRECISIONS.items()} | {"classes": classes}
-
-
-def _runnable(run: DetectRun) -> Config:
-    """The config of a run as the runner takes it: places, seed, and all that is to be measured."""
-    config = run.config
-    config.work_dir = str(run.folder / "mmengine")
-    config.randomness = {"seed": run.settings.seed}
-    # mmengine's loggers and visualizers of one name are one.
-    config.experiment_name = config.visualizer.name = str(time.time_ns())
-    # Workers that live on would carry their generators from one epoch into the next.
-    config.train_dataloader.persistent_workers = False
-    for evaluator in (config.val_evaluator, config.test_evaluator):
-        if evaluator.type == "CocoMetric":
-            evaluator.classwise = True
-    return Config(config.to_dict())
-
-
-@contextlib.contextmanager
-def quiet(folder: Path) -> Iterator[None]:
-    """What mmengine and pycocotools print, and warnings, go to a file of the run folder."""
-    path = folder / "mmengine" / "printed.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        path.open("a", encoding="utf-8") as file,
-        contextlib.redirect_stdout(file),
-        warnings.catch_warnings(),
-    ):
-        warnings.showwarning = lambda message, category, name, line, *_: print(
-            warnings.formatwarning(message, category, name, line), file=file
-        )
-        yield
-        logger = MMLogger.get_current_instance()
-        for handler in list(logger.handlers):
-            if getattr(handler, "stream", None) is file:  # made meanwhile, for what was stdout
-                logger.removeHandler(handler)

@@ -111,16 +111,23 @@ def test_a_killed_training_continues_to_the_same_weights(
         raise KeyboardInterrupt
 
     out = tmp_path / "run"
+    monkeypatch.chdir(scenes.parent)
     with monkeypatch.context() as patch:
         patch.setattr(CheckpointHook, "_save", save_and_stop)
-        stopped = call("detect", "train", *TINY, f"--data={scenes}", f"--out={out}")
+        stopped = call("detect", "train", *TINY, f"--data={scenes.name}", f"--out={out}")
     assert stopped.code == 130, stopped.err
     assert not (out / "result.json").exists()
     check_refused(call("detect", "train", *TINY, f"--out={out}"), "already holds a run")
     resume = ("detect", "train", "--resume", f"--out={out}")
     check_refused(call(*resume, "--seed=4"), "another seed")
-    check_refused(call(*resume, f"--data={tmp_path}"), "another data")
-    done = call(*resume, "--json")
+    check_refused(call(*resume, f"--data={tmp_path}"), "there is no")
+    check_refused(call(*resume, "--data=digits"), "another data")
+    moved = tmp_path / "moved"
+    shutil.copytree(scenes, moved)
+    monkeypatch.chdir(tmp_path)
+    done = call(*resume, "--data=./moved", "--json")
+    edit(moved / "val.json", annotations=[])
+    check_refused(call(*resume, f"--data={moved}"), "another data")
     assert done.code == 0, done.err
     one, other = (checkpoint(run)["state_dict"] for run in (detector[0], out))
     assert one.keys() == other.keys()
@@ -163,6 +170,28 @@ def test_a_trained_detector_is_evaluated_and_finds(
     assert json.loads(exported["metadata"]["input_size"]) == {"height": 64, "width": 64}
 
 
+def test_prediction_turns_photos_upright_and_needs_no_data(
+    detector: tuple[Path, dict[str, Any]], scenes: Path, tmp_path: Path
+) -> None:
+    from mobilenas.detect.predict import predict
+    from mobilenas.detect.run import open_detector
+
+    upright = Image.open(scenes / "val" / "0001.jpg").crop((0, 0, 160, 100))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it turned clockwise
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    images = [tmp_path / "upright.png", tmp_path / "phone.png"]
+    away = scenes.rename(scenes.with_name("away"))
+    try:
+        one, other = predict(open_detector(detector[0]), images, tmp_path / "drawn", 0)
+    finally:
+        away.rename(scenes)
+    assert one["boxes"] == other["boxes"] != []
+    drawn = [np.asarray(Image.open(row["drawn"])) for row in (one, other)]
+    assert (drawn[0] == drawn[1]).all()
+
+
 def test_bad_data_are_refused_before_anything_is_written(
     scenes: Path, tmp_path: Path, call: Call
 ) -> None:
@@ -190,7 +219,17 @@ def test_what_the_commands_refuse(
     check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")
     twice = [scenes / "val" / "0001.jpg", scenes / "train" / "0001.jpg"]
     check_refused(call("detect", "predict", detector[0], *twice), "images of one name")
+    large = call(*train, *TINY, "--seed=5000000000")
+    assert large.code == 2 and "'--seed'" in large.err and "Traceback" not in large.err
     assert contents(tmp_path) == {}
+    photo = tmp_path / "0001.png"
+    Image.open(twice[0]).save(photo)
+    before = contents(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path, target_is_directory=True)
+    own = ("detect", "predict", detector[0], photo, f"--out={link}")
+    check_refused(call(*own), "0001.png is one of the images")
+    assert contents(tmp_path) == before
 
 
 def test_without_mmdet_one_line_says_what_to_install() -> None:

@@ -1,0 +1,132 @@
+"""The folder of a detector's training: nothing is written that cannot be trained, and the data may
+move.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import contents, edit
+from tiny_detectors import ARCH, INFO, SMALL
+
+from mobilenas.data.scenes import make_scenes
+from mobilenas.errors import BadInput
+from mobilenas.nn.saved import load_network, save_network
+
+pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+
+from mobilenas.detect.run import (
+    DetectSettings,
+    create_detect_run,
+    open_detect_run,
+    open_detector,
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes") / "few"
+    make_scenes(folder, train=4, val=2)
+    return folder
+
+
+@pytest.fixture
+def settings(scenes: Path, tiny_yaml: str) -> DetectSettings:
+    return DetectSettings(
+        config="retinanet_quick",
+        space=tiny_yaml,
+        arch=ARCH,
+        data=str(scenes),
+        options=SMALL["retinanet_quick"],
+    )
+
+
+def with_options(settings: DetectSettings, *options: str) -> DetectSettings:
+    return settings.model_copy(update={"options": settings.options + options})
+
+
+@pytest.mark.parametrize(
+    ("option", "word"),
+    [
+        ("model.bbox_head.feat_channel=7", "feat_channel"),
+        ("model.bbox_head.in_channels=7", "320 x 320"),
+        ("train_dataloader.batch_size=0", "batch_size"),
+        ("train_cfg.max_epoch=7", "max_epoch"),
+        ("train_cfg.max_epochs=0", "no step"),
+        ("param_scheduler.0.factor=1", "factor"),
+        ("optim_wrapper.optimizer.lr=x", "float"),
+        ("train_dataloader.dataset.filter_cfg.min_size=x", "str"),
+        ("val_dataloader.dataset.pipeline.0.type=Nothing", "Nothing"),
+    ],
+)
+def test_what_cannot_be_built_leaves_no_run(
+    settings: DetectSettings, tmp_path: Path, option: str, word: str
+) -> None:
+    with pytest.raises(BadInput) as caught:
+        create_detect_run(tmp_path / "run", with_options(settings, option))
+    message = str(caught.value)
+    assert word in message and "\n" not in message
+    assert contents(tmp_path) == {}
+
+
+def test_images_that_mmdet_leaves_out_are_counted(
+    settings: DetectSettings, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    content = json.loads((data / "train.json").read_text())
+    first = content["images"][0]["id"]
+    rows = [row for row in content["annotations"] if row["image_id"] != first]
+    edit(data / "train.json", annotations=rows)
+    settings = settings.model_copy(update={"data": str(data)})
+    with caplog.at_level(logging.INFO):
+        run = create_detect_run(tmp_path / "run", settings)
+    line = "1 of 4 training images left out: 1 without a box, 0 smaller than 32 px"
+    assert line in caplog.messages
+
+    from mmdet.registry import DATASETS
+
+    assert len(DATASETS.build(run.config.train_dataloader.dataset)) == 3
+    size = "train_dataloader.dataset.filter_cfg.min_size=500"
+    with pytest.raises(BadInput, match=r"4 of 4 training images left out.* 4 smaller than 500 px"):
+        create_detect_run(tmp_path / "none", with_options(settings, size))
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_data_may_move_but_not_change(
+    settings: DetectSettings, scenes: Path, tmp_path: Path
+) -> None:
+    old, new, run = tmp_path / "old", tmp_path / "new", tmp_path / "run"
+    shutil.copytree(scenes, old)
+    create_detect_run(run, settings.model_copy(update={"data": str(old)}))
+    old.rename(new)
+    with pytest.raises(BadInput, match=f"run are no longer in {old}: give their --data"):
+        open_detect_run(run)
+    opened = open_detect_run(run, new)
+    assert opened.settings.data == str(new)
+    assert opened.config.train_dataloader.dataset.ann_file == str(new / "train.json")
+    assert open_detector(run).classes == opened.data.classes == tuple("0123456789")
+    edit(new / "val.json", annotations=[])
+    with pytest.raises(BadInput, match=f"run was started with another data set.*{new}"):
+        open_detect_run(run, new)
+
+
+def test_weights_may_change_only_after_the_first_checkpoint(
+    settings: DetectSettings, saved: Path, tmp_path: Path
+) -> None:
+    weights, run = tmp_path / "network", tmp_path / "run"
+    shutil.copytree(saved, weights)
+    chosen = {"space": None, "arch": None, "weights": str(weights)}
+    create_detect_run(run, settings.model_copy(update=chosen))
+    open_detect_run(run)
+    network, _ = load_network(weights)
+    with torch.no_grad():
+        next(network.parameters()).mul_(2)
+    save_network(network, weights, INFO)
+    with pytest.raises(BadInput, match=r"network holds other weights than .*run was started with"):
+        open_detect_run(run)
+    (run / "checkpoint.pth").touch()
+    open_detect_run(run)
