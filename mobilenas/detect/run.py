@@ -21,7 +21,7 @@ from mobilenas import __version__
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config
-from mobilenas.detect.config import CocoFiles, load_config, read_config, set_data
+from mobilenas.detect.config import CocoFiles, load_config, read_config, set_data, set_options
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json, write_text
 from mobilenas.nn.saved import load_network
@@ -125,6 +125,7 @@ def open_detect_run(folder: Path, moved: Path | None = None) -> DetectRun:
         raise BadInput(f"{folder} was started with another data set than that of {source}")
     data, config = read_coco(source), _config(folder)
     set_data(config, _files(data))
+    set_options(config, settings.options)  # which may be of the data
     run = DetectRun(folder, settings, config, data.classes, data)
     known = stored.get("weights_checksum")
     if not run.checkpoint.exists() and known not in (None, _weights_checksum(settings)):

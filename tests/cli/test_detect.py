@@ -86,7 +86,8 @@ def test_an_opened_run_has_the_config_that_it_was_created_with(
 ) -> None:
     from mobilenas.detect.run import DetectSettings, create_detect_run, open_detect_run
 
-    options = ("model.backbone.norm_eval=True",)  # which such a backbone would not have
+    # Neither what is for a backbone without weights nor what the data say comes before these.
+    options = ("model.backbone.norm_eval=True", "val_dataloader.dataset.metainfo.classes=['a']")
     settings = DetectSettings(
         config="retinanet_quick", space=SPACE, arch=ARCH, data=str(scenes), options=options
     )
