@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from mobilenas.data.coco import read_coco
-from mobilenas.detect.config import CocoFiles, set_data
+from mobilenas.data.coco import CocoData, read_coco
+from mobilenas.detect.config import set_data
 from mobilenas.detect.run import DetectRun, DetectSettings, create_detect_run, open_detect_run
 from mobilenas.detect.runner import evaluate_detector, train_detector
 from mobilenas.files import read_json, write_json
@@ -109,7 +109,7 @@ def on_training_images(run: DetectRun) -> dict[str, Any]:
     path = run.folder / "seen.json"
     if not path.exists():
         part = run.data.train
-        set_data(run.config, CocoFiles(*(part.annotations, part.images) * 2))
+        set_data(run.config, CocoData(part, part, run.classes))
         write_json(path, evaluate_detector(run))
     return dict(read_json(path))
 

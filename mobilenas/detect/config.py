@@ -4,12 +4,12 @@ import argparse
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from mobilenas.data.coco import CocoData
 from mobilenas.errors import BadInput, one_line
-from mobilenas.files import read_json
 from mobilenas.nn.network import feature_info
 from mobilenas.nn.saved import NetworkInfo, load_network
 from mobilenas.resources import resource
@@ -19,18 +19,6 @@ _log = logging.getLogger(__name__)
 
 _NEEDED = ("model.backbone", "model.neck", "optim_wrapper", "train_cfg", "val_evaluator")
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
-class CocoFiles(NamedTuple):
-    """A data set in COCO's format: annotation files, and the folders that their file names are in.
-
-    Both annotation files have to list the same categories in the same order.
-    """
-
-    train_annotation: Path
-    train_images: Path
-    val_annotation: Path
-    val_images: Path
 
 
 def recipes() -> list[str]:
@@ -44,7 +32,7 @@ def load_config(
     space: str | None = None,
     arch: str | None = None,
     weights: Path | None = None,
-    data: CocoFiles | None = None,
+    data: CocoData | None = None,
     options: Sequence[str] = (),
 ) -> Config:
     """The config of a shipped recipe by name, or of a file in mmengine's format.
@@ -150,32 +138,26 @@ def feature_maps(space: Space, strides: Sequence[int]) -> tuple[list[int], list[
     return taken, [feature_info(space)[row]["num_chs"] for row in taken]
 
 
-def set_data(config: Config, data: CocoFiles) -> None:
-    """Train and evaluate on a data set, with its classes. Raises BadInput naming file and fault."""
-    classes = class_names(data.train_annotation)
-    if class_names(data.val_annotation) != classes:
-        raise BadInput(
-            f"{data.val_annotation} has other categories, or another order, than "
-            f"{data.train_annotation}"
-        )
-    for loader, annotation, images in (
-        (config.train_dataloader, data.train_annotation, data.train_images),
-        (config.val_dataloader, data.val_annotation, data.val_images),
-        (config.test_dataloader, data.val_annotation, data.val_images),
+def set_data(config: Config, data: CocoData) -> None:
+    """Train and evaluate on a data set, with its classes."""
+    for loader, part in (
+        (config.train_dataloader, data.train),
+        (config.val_dataloader, data.val),
+        (config.test_dataloader, data.val),
     ):
         dataset = loader.dataset
         while "dataset" in dataset:  # one that repeats or mixes another
             dataset = dataset.dataset
         dataset.type = "CocoDataset"
         dataset.data_root = ""
-        dataset.ann_file = str(annotation.absolute())
-        dataset.data_prefix = {"img": str(images.absolute())}
-        dataset.metainfo = {"classes": classes}
+        dataset.ann_file = str(part.annotations.absolute())
+        dataset.data_prefix = {"img": str(part.images.absolute())}
+        dataset.metainfo = {"classes": list(data.classes)}
     for evaluator in (config.val_evaluator, config.test_evaluator):
-        evaluator.ann_file = str(data.val_annotation.absolute())
-    for part in _dicts({k: part for k, part in config.model.items() if k != "backbone"}):
-        if "num_classes" in part:
-            part["num_classes"] = len(classes)
+        evaluator.ann_file = str(data.val.annotations.absolute())
+    for values in _dicts({key: x for key, x in config.model.items() if key != "backbone"}):
+        if "num_classes" in values:
+            values["num_classes"] = len(data.classes)
 
 
 def set_options(config: Config, options: Sequence[str]) -> None:
@@ -194,21 +176,6 @@ def set_options(config: Config, options: Sequence[str]) -> None:
             raise BadInput(f"option {option!r}: {one_line(error)}") from None
         if not known:
             _log.warning("option %s: the config had no such key", option)
-
-
-def class_names(annotation: Path) -> list[str]:
-    """The names of the categories of an annotation file, in its order, which is that of the labels.
-
-    Raises BadInput naming the file when there are none, or two of one name.
-    """
-    categories = read_json(annotation, "images", "annotations", "categories")["categories"]
-    try:
-        names = [str(category["name"]) for category in categories]
-    except (TypeError, KeyError):
-        raise BadInput(f"{annotation}: categories must be a list of id and name") from None
-    if not names or len(set(names)) < len(names):
-        raise BadInput(f"{annotation}: categories {names} must be distinct names, one at least")
-    return names
 
 
 def _set_weights(config: Config, weights: Path, info: NetworkInfo) -> None:

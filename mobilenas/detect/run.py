@@ -21,7 +21,7 @@ from mobilenas import __version__
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config
-from mobilenas.detect.config import CocoFiles, load_config, read_config, set_data, set_options
+from mobilenas.detect.config import load_config, read_config, set_data, set_options
 from mobilenas.errors import BadInput
 from mobilenas.files import read_json, write_json, write_text
 from mobilenas.nn.saved import load_network
@@ -43,7 +43,7 @@ class DetectSettings(BaseModel):
     options: tuple[str, ...] = ()
     seed: int = 0
 
-    def load(self, data: CocoFiles | None) -> Config:
+    def load(self, data: CocoData | None) -> Config:
         """mmengine's config of these settings. Raises BadInput."""
         return load_config(
             self.config,
@@ -89,7 +89,7 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
     if settings.data == DIGITS:
         settings.load(None)  # which may refuse them, before the scenes are made
     data = read_coco(_source(folder, settings.data))
-    config = settings.load(_files(data))
+    config = settings.load(data)
     check_config(config, settings.config, data.train)
     write_text(folder / "config.py", PlainConfig(config.to_dict()).pretty_text)
     config = _config(folder)  # which refuses what cannot be read again
@@ -124,7 +124,7 @@ def open_detect_run(folder: Path, moved: Path | None = None) -> DetectRun:
     if _checksum(*find_coco(source)) != stored["data_checksum"]:
         raise BadInput(f"{folder} was started with another data set than that of {source}")
     data, config = read_coco(source), _config(folder)
-    set_data(config, _files(data))
+    set_data(config, data)
     set_options(config, settings.options)  # which may be of the data
     run = DetectRun(folder, settings, config, data.classes, data)
     known = stored.get("weights_checksum")
@@ -179,12 +179,6 @@ def _source(folder: Path, data: str) -> Path:
         return Path(data)
     make_scenes(folder / DIGITS)
     return folder / DIGITS
-
-
-def _files(data: CocoData) -> CocoFiles:
-    return CocoFiles(
-        data.train.annotations, data.train.images, data.val.annotations, data.val.images
-    )
 
 
 def _checksum(train: CocoPart, val: CocoPart) -> int:

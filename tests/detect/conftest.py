@@ -59,7 +59,7 @@ def saved(tiny: Space, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def coco(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Six images of 96 px with one bright square of 48 px each, of one of two categories."""
-    from mobilenas.detect.config import CocoFiles
+    from mobilenas.data.coco import CocoData, CocoPart
 
     folder = tmp_path_factory.mktemp("coco")
     rng = np.random.default_rng(0)
@@ -79,4 +79,5 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Any:
     file = folder / "annotations.json"
     content = {"images": images, "annotations": annotations, "categories": categories}
     file.write_text(json.dumps(content))
-    return CocoFiles(file, folder, file, folder)
+    part = CocoPart(file, folder)
+    return CocoData(part, part, ("red square", "green square"))

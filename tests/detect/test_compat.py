@@ -60,7 +60,7 @@ def test_a_spawned_worker_reads_a_dataset(coco: Any, tmp_path: Path) -> None:
         "    print(list(loader), len(dataset))\n"
     )
     done = subprocess.run(
-        [sys.executable, script, coco.train_annotation, coco.train_images],
+        [sys.executable, script, coco.train.annotations, coco.train.images],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -1,7 +1,7 @@
 """Recipes fitted to a network and a data set; what does not fit is named."""
 
-import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 from mmdet.registry import DATASETS, MODELS
 from tiny_detectors import ARCH, TINY
 
-from mobilenas.detect.config import CocoFiles, class_names, load_config, recipes
+from mobilenas.data.coco import CocoData
+from mobilenas.detect.config import load_config, recipes
 from mobilenas.detect.costs import detector_cost
 from mobilenas.errors import BadInput
 
@@ -88,7 +89,7 @@ def test_a_backbone_without_weights_is_trained_whole_and_as_fast_as_the_head(
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_the_dump_of_a_config_is_the_config(
-    name: str, saved: Path, coco: CocoFiles, tmp_path: Path
+    name: str, saved: Path, coco: CocoData, tmp_path: Path
 ) -> None:
     config = load_config(name, weights=saved, data=coco, options=["train_cfg.max_epochs=3"])
     config.dump(tmp_path / "config.py")
@@ -96,11 +97,11 @@ def test_the_dump_of_a_config_is_the_config(
 
 
 @pytest.mark.parametrize("name", [*CHANNELS, *(f"{name}_quick" for name in CHANNELS)])
-def test_a_data_set_gives_classes_and_images(name: str, coco: CocoFiles, caplog: Any) -> None:
+def test_a_data_set_gives_classes_and_images(name: str, coco: CocoData, caplog: Any) -> None:
     config = load_config(name, data=coco)
     heads = config.model.get("roi_head", config.model).bbox_head
     assert heads.num_classes == 2
-    assert config.val_evaluator.ann_file == str(coco.val_annotation)
+    assert config.val_evaluator.ann_file == str(coco.val.annotations)
     dataset = DATASETS.build(config.val_dataloader.dataset)
     assert len(dataset) == 6
     assert dataset.metainfo["classes"] == ["red square", "green square"]
@@ -160,45 +161,15 @@ def test_what_does_not_fit_is_named(saved: Path, tmp_path: Path) -> None:
         load_config(str(tmp_path / "bad.py"))
 
 
-@pytest.mark.parametrize(
-    ("categories", "message"),
-    [
-        ([], "categories .* distinct names, one at least"),
-        ([{"id": 1, "name": "a"}, {"id": 2, "name": "a"}], "distinct names"),
-        ([{"id": 1}], "list of id and name"),
-        ({"1": "a"}, "list of id and name"),
-    ],
-)
-def test_categories_that_are_none_are_refused(
-    categories: Any, message: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "annotations.json"
-    file.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
-    with pytest.raises(BadInput, match=message):
-        class_names(file)
-
-
 @pytest.mark.parametrize("name", [f"{name}_quick" for name in CHANNELS])
 def test_one_category_is_enough_and_leaves_the_space_as_it_is(
-    name: str, saved: Path, coco: CocoFiles, tmp_path: Path
+    name: str, saved: Path, coco: CocoData
 ) -> None:
-    content = json.loads(coco.train_annotation.read_text())
-    content["categories"] = content["categories"][:1]
-    (tmp_path / "one.json").write_text(json.dumps(content))
-    one = CocoFiles(*(tmp_path / "one.json", coco.train_images) * 2)
-    config = load_config(name, weights=saved, data=one)
+    config = load_config(name, weights=saved, data=replace(coco, classes=("one",)))
     assert config.model.backbone.space["num_classes"] == TINY["num_classes"]
     detector = MODELS.build(config.model)
     head = detector.roi_head.bbox_head if "faster" in name else detector.bbox_head
     assert head.num_classes == 1
-
-
-def test_both_parts_have_the_same_categories(coco: CocoFiles, tmp_path: Path) -> None:
-    content = json.loads(coco.train_annotation.read_text())
-    content["categories"].reverse()
-    (tmp_path / "val.json").write_text(json.dumps(content))
-    with pytest.raises(BadInput, match=r"val\.json has other categories, or another order"):
-        load_config("retinanet", data=coco._replace(val_annotation=tmp_path / "val.json"))
 
 
 def test_a_config_of_mmdet_itself_takes_our_network(tiny_yaml: str, tmp_path: Path) -> None:
