@@ -29,7 +29,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=30, val_interval=5)
 # The backbone knows digits, but no colours and no clutter: it learns as fast as the head.
 optim_wrapper = {{_base_.cpu.optim_wrapper}}
-# Shorter trainings than 30 epochs do better without the end of the cosine.
+# Fewer epochs keep this cosine's beginning: 4 had AP50 12.9 %, 8.8 % with a whole cosine.
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(

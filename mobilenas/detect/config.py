@@ -161,7 +161,10 @@ def set_data(config: Config, data: CocoData) -> None:
 
 
 def set_options(config: Config, options: Sequence[str]) -> None:
-    """Set keys of a config by `key=value`. Raises BadInput naming an option that is wrong."""
+    """Set keys of a config by `key=value`; a key that is new is logged.
+
+    Raises BadInput naming an option that is wrong.
+    """
     for option in options:
         key, equals, _ = option.partition("=")
         keys = key.split(".")

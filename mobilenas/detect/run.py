@@ -43,16 +43,10 @@ class DetectSettings(BaseModel):
     options: tuple[str, ...] = ()
     seed: int = 0
 
-    def load(self, data: CocoData | None) -> Config:
-        """mmengine's config of these settings. Raises BadInput."""
-        return load_config(
-            self.config,
-            space=self.space,
-            arch=self.arch,
-            weights=None if self.weights is None else Path(self.weights),
-            data=data,
-            options=self.options,
-        )
+    def load(self) -> Config:
+        """mmengine's config of these settings, without data and options. Raises BadInput."""
+        weights = None if self.weights is None else Path(self.weights)
+        return load_config(self.config, space=self.space, arch=self.arch, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,11 @@ def create_detect_run(folder: Path, settings: DetectSettings) -> DetectRun:
         raise BadInput(
             f"{folder} already holds a run: --resume continues it, or choose another --out"
         )
-    if settings.data == DIGITS:
-        settings.load(None)  # which may refuse them, before the scenes are made
-    data = read_coco(_source(folder, settings.data))
-    config = settings.load(data)
+    data = None if settings.data == DIGITS else read_coco(Path(settings.data))
+    config = settings.load()  # which may refuse them, before the scenes are made
+    data = data or read_coco(_source(folder, settings.data))
+    set_data(config, data)
+    set_options(config, settings.options)
     check_config(config, settings.config, data.train)
     write_text(folder / "config.py", PlainConfig(config.to_dict()).pretty_text)
     config = _config(folder)  # which refuses what cannot be read again
@@ -125,7 +120,7 @@ def open_detect_run(folder: Path, moved: Path | None = None) -> DetectRun:
         raise BadInput(f"{folder} was started with another data set than that of {source}")
     data, config = read_coco(source), _config(folder)
     set_data(config, data)
-    set_options(config, settings.options)  # which may be of the data
+    set_options(config, settings.options)  # as some may be of the data
     run = DetectRun(folder, settings, config, data.classes, data)
     known = stored.get("weights_checksum")
     if not run.checkpoint.exists() and known not in (None, _weights_checksum(settings)):

@@ -150,6 +150,13 @@ def test_a_trained_detector_is_evaluated_and_finds(
     assert evaluated.pop("run") == str(folder)
     assert evaluated == {key: result[key] for key in evaluated}
     assert "AP50" in call("detect", "eval", folder).out
+    moved = tmp_path / "moved"
+    shutil.copytree(scenes, moved)
+    again = json.loads(call("detect", "eval", folder, f"--data={moved}", "--json").out)
+    assert again == evaluated | {"run": str(folder)}
+    edit(moved / "val.json", categories=[])
+    for command in (("eval", folder), ("export", folder, "--onnx")):
+        check_refused(call("detect", *command, f"--data={moved}"), "another data set")
 
     images = [scenes / "val" / f"000{n}.jpg" for n in (1, 2)]
     arguments = ("predict", folder, *images, "--min-score=0", f"--out={tmp_path}")

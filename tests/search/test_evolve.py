@@ -134,6 +134,18 @@ def test_a_search_by_score_goes_by_both_measures_in_units_of_its_first_populatio
     assert max(scores) > max(score(found))
 
 
+def test_a_search_by_score_is_drawn_by_it(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        sys.modules["mobilenas.search.evolve"], "plot_front", lambda *given: drawn.append(given)
+    )
+    result = by_score(tmp_path, generations=2)
+    ((_, rows, front, *_, cost, quality),) = drawn
+    assert (cost, quality) == ("flops", "score")
+    assert rows == [e.row() for e in result.evaluations]
+    assert front == [e.row() for e in result.front]
+
+
 def test_a_search_by_score_resumes_to_the_same_bytes(tmp_path):
     by_score(tmp_path / "unbroken")
     with pytest.raises(KeyboardInterrupt):
