@@ -2,7 +2,7 @@
 
 mmcv-lite has every Python file of mmcv.ops but not the compiled module that they call. The
 functions here have the names and signatures of that module: outputs are allocated by the caller
-and filled in. What is not here imports, and raises NotImplementedError when it is called.
+and filled in. What is not here imports, and raises BadInput when it is called.
 
 All equal the compiled ops but for `roi_pool`, which rounds the corners of a region to cells first,
 as Fast R-CNN has it (Girshick 2015) and the compiled one does not.
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor
+
+from mobilenas.errors import BadInput
 
 _tv = torch.ops.torchvision
 
@@ -172,14 +174,14 @@ def _ends(boxes: Tensor, offset: int) -> Tensor:
 
 def _check_average(pool_mode: int) -> None:
     if pool_mode != 1:
-        raise NotImplementedError("roi_align with pool_mode max needs a compiled mmcv")
+        raise BadInput("roi_align with pool_mode max needs a compiled mmcv")
 
 
 def _focal_loss(
     input: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float
 ) -> Tensor:
     if weight.numel():
-        raise NotImplementedError("sigmoid_focal_loss with class weights needs a compiled mmcv")
+        raise BadInput("sigmoid_focal_loss with class weights needs a compiled mmcv")
     classes = input.shape[1]
     one_hot = F.one_hot(target, classes + 1)[:, :classes].to(input.dtype)
     return torchvision.ops.sigmoid_focal_loss(input, one_hot, alpha, gamma)
@@ -190,7 +192,7 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
         raise AttributeError(name)
 
     def missing(*args: object, **kwargs: object) -> NoReturn:
-        raise NotImplementedError(
+        raise BadInput(
             f"the op {name} needs a compiled mmcv: mobilenas.detect serves only those of "
             "torchvision (RetinaNet, Faster R-CNN, SSD, RTMDet, FCOS and ATSS need no others)"
         )
