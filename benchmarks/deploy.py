@@ -22,6 +22,8 @@ import torch
 from timm.utils.onnx import onnx_export
 from torch import nn
 
+from mobilenas.base.files import read_json, write_atomic, write_json
+from mobilenas.base.process import tune_process
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, load_data
 from mobilenas.export.form import (
@@ -37,11 +39,9 @@ from mobilenas.export.form import (
 from mobilenas.export.onnx import with_metadata
 from mobilenas.export.runtimes import make_runtime
 from mobilenas.export.write import metadata_of
-from mobilenas.files import read_json, write_atomic, write_json
 from mobilenas.latency.bench import FileBench, bench_files
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo
-from mobilenas.process import tune_process
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.space.published import PUBLISHED
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.process import tune_process
 from mobilenas.data.coco import CocoData, read_coco
 from mobilenas.detect.config import set_data
 from mobilenas.detect.run import DetectRun, DetectSettings, create_detect_run, open_detect_run
 from mobilenas.detect.runner import evaluate_detector, train_detector
-from mobilenas.files import read_json, write_json
 from mobilenas.nn.saved import load_network
-from mobilenas.process import tune_process
 
 FEW = 16
 

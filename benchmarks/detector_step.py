@@ -18,8 +18,8 @@ from mmdet.structures import DetDataSample
 from mmengine.logging import MMLogger
 from mmengine.structures import InstanceData
 
+from mobilenas.base.process import tune_process
 from mobilenas.detect.config import load_config
-from mobilenas.process import tune_process
 from mobilenas.space.published import PUBLISHED
 
 BACKBONES = ("fairnas_a", "mobilenetv2_100")

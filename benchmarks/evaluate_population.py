@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilenas.base.process import tune_process
 from mobilenas.cost import CostModel
+from mobilenas.evaluate.trie import accuracies, grow
 from mobilenas.nn import Supernet, fold_batch_norm
-from mobilenas.process import tune_process
 from mobilenas.search import evolve
-from mobilenas.search.trie import accuracies, grow
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mobilenas.base.process import tune_process
 from mobilenas.data import load_data
 from mobilenas.data.pixels import decode, fit_all
 from mobilenas.export.form import Form, deployable, normalise
 from mobilenas.export.onnx import to_onnx
 from mobilenas.export.quantize import Scheme, logits_of, observe, quantize, quantize_onnx
-from mobilenas.nn.proxyless import CROP, convert
-from mobilenas.process import tune_process
+from mobilenas.nn.published import CROP, convert
 
 NETWORKS = ("w0.25-r112", "w0.3-r176")
 SEED = 0

@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 from rivals import accuracy, spread
 
+from mobilenas.base.process import tune_process
+from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.rows import rows_of
 from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.measure import TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import make_runtime
-from mobilenas.process import tune_process
-from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 VARIANTS = ("each", "after_sum")

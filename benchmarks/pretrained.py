@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 
+from mobilenas.base.process import tune_process
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, load_data
 from mobilenas.data.pixels import short_side
 from mobilenas.export import export_network
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right
-from mobilenas.nn.proxyless import CROP, convert
+from mobilenas.nn.published import CROP, convert
 from mobilenas.nn.saved import save_network
-from mobilenas.process import tune_process
 
 NETWORKS = ("w0.25-r112", "w0.3-r176")
 VERIFIED = 64

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from mobilenas.config import load_supernet_config
-from mobilenas.files import read_json
+from mobilenas.base.files import read_json
+from mobilenas.base.process import tune_process
 from mobilenas.pipeline import open_or_create, run_rank, run_supernet
-from mobilenas.process import tune_process
 from mobilenas.rank.run import NASWOT, SUPERNET, Ranking
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
 from mobilenas.report.rank import COUNTS, FEWEST
 from mobilenas.space import load_any_space
+from mobilenas.train.config import load_supernet_config
 
 NETWORKS = 200  # drawn of a benchmark that has more
 MACRO_PASSES = (1, 4, 15)

@@ -21,18 +21,18 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import kendalltau
 
-from mobilenas.config import load_train_config
+from mobilenas.base.files import read_json
+from mobilenas.base.process import tune_process
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
-from mobilenas.files import read_json
+from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.pipeline import Search, run_evolve
-from mobilenas.process import tune_process
 from mobilenas.retrain import run_train
-from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.evolve import SETTINGS
-from mobilenas.search.found import pick_arch
+from mobilenas.search.front import pick_arch
 from mobilenas.space import Arch, Candidate, Space, space_from_dict
 from mobilenas.train.alone_run import TrainSettings, create_train_run, open_train_run
+from mobilenas.train.config import load_train_config
 from mobilenas.train.run import open_run, read_settings
 
 MARGIN = 0.02

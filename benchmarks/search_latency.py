@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from mobilenas.base.files import write_json
+from mobilenas.base.units import parse_size
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import find_table
-from mobilenas.cost.names import latency_cost
-from mobilenas.files import write_json
+from mobilenas.cost.titles import latency_cost
+from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.latency.check import time_networks
 from mobilenas.latency.runtimes import make_runtime
 from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
 from mobilenas.search import evolve
-from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.evolve import Evaluation
 from mobilenas.space import load_space
 from mobilenas.train.run import open_run
-from mobilenas.units import parse_size
 
 
 def main() -> None:

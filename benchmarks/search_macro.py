@@ -24,11 +24,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.base.units import format_size
 from mobilenas.cost import CostModel
 from mobilenas.report.plots import new_figure, save_png
 from mobilenas.search import evolve, hypervolume, non_dominated
 from mobilenas.space import Arch, load_space
-from mobilenas.units import format_size
 
 BUDGETS = (40_000_000, 50_000_000, 60_000_000, 70_000_000, 80_000_000)
 NAMES = ("NSGA-II", "random search")

@@ -5,7 +5,7 @@ A step is one arch of space `s1` on one batch: forward, backward, clipping, SGD 
 - baseline: the MixPath supernet and loop as released, rewritten here from a description of them,
   with stock modules, contiguous tensors and a default process environment;
 - channels_last: the same in that memory format;
-- mobilenas: channels_last, the gradient of `nn/depthwise.py`, in-place ReLU6, `tune_process`.
+- mobilenas: channels_last, the kernels of `nn/kernels/`, in-place ReLU6, `tune_process`.
 
 All have the same weights, archs and batches, and before anything is timed their logits must agree.
 All blocks have the same number of active paths, of drawn kernels; expansions alternate. In a round
@@ -22,7 +22,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from mobilenas.process import tune_process
+from mobilenas.base.process import tune_process
 
 if "--worker=mobilenas" in sys.argv:
     tune_process()  # before torch is imported, and in these processes only
@@ -31,9 +31,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import SupernetConfig
 from mobilenas.nn import Supernet
 from mobilenas.space import Arch, Block, Candidate, Space, load_space
+from mobilenas.train.config import SupernetConfig
 from mobilenas.train.loop import hardware, train_step
 
 WAYS = ("baseline", "channels_last", "mobilenas")

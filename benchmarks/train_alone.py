@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from mobilenas.config import load_supernet_config
+from mobilenas.base.files import read_json, write_text
+from mobilenas.base.process import tune_process
 from mobilenas.cost import CostModel
-from mobilenas.files import read_json, write_text
 from mobilenas.pipeline import open_or_create, run_supernet
-from mobilenas.process import tune_process
-from mobilenas.rank.draw import stratified
+from mobilenas.rank.strata import stratified
 from mobilenas.space import Arch, Space, load_space, space_from_dict
+from mobilenas.train.config import load_supernet_config
 
 DRAWN = 2000
 

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from mobilenas.process import tune_process
+from mobilenas.base.process import tune_process
 
 if set(sys.argv) & {"--worker=mobilenetv2_100", "--worker=fairnas_a"}:
     tune_process()  # before torch is imported
@@ -31,12 +31,12 @@ if set(sys.argv) & {"--worker=mobilenetv2_100", "--worker=fairnas_a"}:
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import TrainConfig
 from mobilenas.cost import CostModel
 from mobilenas.nn import Network
 from mobilenas.space import load_space
 from mobilenas.space.published import PUBLISHED
 from mobilenas.train.alone import Training, train_step
+from mobilenas.train.config import TrainConfig
 from mobilenas.train.device import hardware
 from mobilenas.train.distributed import SINGLE
 from mobilenas.train.recipe import Mixer, make_optimizer

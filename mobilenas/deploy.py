@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
 from mobilenas.data import Images, Part, centres, load_data, open_data
 from mobilenas.data.folders import LooseImages
 from mobilenas.data.splits import Indices, Splits
-from mobilenas.errors import BadInput
+from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.export import (
     Calibration,
     Form,
@@ -19,11 +21,9 @@ from mobilenas.export import (
 )
 from mobilenas.export.form import Runtime
 from mobilenas.export.runtimes import OnnxRuntime
-from mobilenas.files import read_json
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
-from mobilenas.search.evaluate import SupernetEvaluator
-from mobilenas.search.found import read_search
+from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
 from mobilenas.train.alone_run import open_train_run
 from mobilenas.train.run import open_run

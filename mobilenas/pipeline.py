@@ -10,24 +10,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mobilenas.config import SupernetConfig, load_supernet_config
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
-from mobilenas.cost.names import latency_cost
+from mobilenas.cost.titles import latency_cost
 from mobilenas.deploy import Target, run_export_trained
-from mobilenas.errors import BadInput
+from mobilenas.evaluate.evaluator import SupernetEvaluator, check_anchors
+from mobilenas.evaluate.truth import read_benchmark, read_truth
 from mobilenas.export import Report
-from mobilenas.files import read_json, write_json
-from mobilenas.progress import ProgressBar
 from mobilenas.rank.run import Ranking, rank
-from mobilenas.rank.truth import read_benchmark, read_truth
 from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.search import Progress, Result, check_feasible, evolve
-from mobilenas.search.evaluate import SupernetEvaluator, check_anchors
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.problem import SCORE, default_objectives, parse_objectives
 from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
 from mobilenas.train.alone_run import create_train_run, open_train_run
+from mobilenas.train.config import SupernetConfig, load_supernet_config
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import SupernetRun, check_trained, create_run, open_run, read_settings
 

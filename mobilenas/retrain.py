@@ -6,19 +6,19 @@ from typing import Any
 
 import torch
 
-from mobilenas.config import TrainConfig, load_train_config
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_json
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import known_tables
-from mobilenas.cost.names import latency_cost
+from mobilenas.cost.titles import latency_cost
 from mobilenas.data import Part
-from mobilenas.errors import BadInput
-from mobilenas.files import write_json
 from mobilenas.nn.saved import load_network
-from mobilenas.search.found import read_search
+from mobilenas.search.front import read_search
 from mobilenas.space import load_space, space_from_dict
 from mobilenas.train.alone import train_network
 from mobilenas.train.alone_run import TrainRun, TrainSettings, eval_batches, saved_accuracy
 from mobilenas.train.calibrate import accuracy
+from mobilenas.train.config import TrainConfig, load_train_config
 from mobilenas.train.device import pick_device
 from mobilenas.train.folder import check_unchanged
 from mobilenas.train.run import check_trained, read_settings

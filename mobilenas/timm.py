@@ -17,11 +17,11 @@ from timm.models import (
 )
 from torch import nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.nn import Network
-from mobilenas.nn.depthwise import DepthwiseConv2d
+from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
+from mobilenas.nn.kernels.relu6 import ReLU6
 from mobilenas.nn.network import feature_info
-from mobilenas.nn.relu6 import ReLU6
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED
 

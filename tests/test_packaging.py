@@ -13,13 +13,13 @@ import pytest
 from helpers import ROOT
 
 import mobilenas
-from mobilenas.resources import resource
+from mobilenas.base.resources import resource
 
 FOLDERS = ("configs", "latency_tables")
 QUESTIONS = """
 import json, mobilenas
-from mobilenas.config import load_supernet_config
-from mobilenas.resources import resource
+from mobilenas.train.config import load_supernet_config
+from mobilenas.base.resources import resource
 from mobilenas.space import list_spaces, load_space
 print(json.dumps({
     "package": mobilenas.__file__,

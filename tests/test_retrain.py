@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY_SPACE
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.retrain import Asked, training_settings
 from mobilenas.space import load_space
 from mobilenas.train.run import SupernetSettings

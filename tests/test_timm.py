@@ -16,7 +16,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 import mobilenas.timm  # noqa: F401  # registers the models
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import init_weights
 from mobilenas.space import Arch, Space, list_spaces, load_space
@@ -182,9 +182,9 @@ def test_torchscript_and_fx_train_alike(form: str, unlike_fresh: Change) -> None
 
 def test_the_fast_depthwise_gradient_survives_fx(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
-    monkeypatch.setattr("mobilenas.nn.depthwise._MIN_ELEMENTS", 0)
+    monkeypatch.setattr("mobilenas.nn.kernels.depthwise._MIN_ELEMENTS", 0)
     monkeypatch.setattr(
-        "mobilenas.nn.depthwise.depthwise_weight_grad",
+        "mobilenas.nn.kernels.depthwise.depthwise_weight_grad",
         lambda x, grad, k, stride: taken.append(k) or x.new_zeros(x.shape[1], 1, k, k),
     )
     model = create(features_only=True, feature_cls="fx").train()

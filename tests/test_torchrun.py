@@ -12,13 +12,13 @@ import pytest
 import torch
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, contents
 
-from mobilenas.config import load_supernet_config
-from mobilenas.files import read_json, read_jsonl
+from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.pipeline import run_supernet
 from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.space import load_space
 from mobilenas.train.alone_run import create_train_run
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.config import load_supernet_config
 from mobilenas.train.loop import train_supernet
 from mobilenas.train.run import create_run, open_run
 

@@ -7,19 +7,19 @@ from typing import Annotated
 import typer
 
 from mobilenas import __version__
-from mobilenas.cli import detect, job, latency, networks, spaces
-from mobilenas.cli.bench import bench
-from mobilenas.cli.export import export
-from mobilenas.cli.rank import rank
-from mobilenas.cli.train import train
-from mobilenas.errors import (
+from mobilenas.base.errors import (
     BadInput,
     Diverged,
     InfeasibleBudget,
     ProcessesDiffer,
     VerificationFailed,
 )
-from mobilenas.process import end_at_once, is_one_of_several, tune_process
+from mobilenas.base.process import end_at_once, is_one_of_several, tune_process
+from mobilenas.cli import detect, job, latency, networks, spaces
+from mobilenas.cli.bench import bench
+from mobilenas.cli.export import export
+from mobilenas.cli.rank import rank
+from mobilenas.cli.train import train
 
 app = typer.Typer(
     name="mobilenas",

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import Json, is_given, print_json
-from mobilenas.errors import BadInput
 
 detect_app = typer.Typer(
     no_args_is_help=True,

@@ -55,8 +55,8 @@ def supernet_train(
 
     Example: mobilenas supernet-train --space s1:width=0.25 --data digits --config quick
     """
-    from mobilenas.config import load_supernet_config
     from mobilenas.space import CellSpace, load_any_space
+    from mobilenas.train.config import load_supernet_config
     from mobilenas.train.distributed import joined
     from mobilenas.train.loop import train_supernet
     from mobilenas.train.run import SupernetRun, create_run, open_run
@@ -156,7 +156,7 @@ def _show_front(result: Any, out: Path, as_json: bool) -> None:
 
 
 def _selected_on(search: Path) -> str:
-    from mobilenas.files import read_json
+    from mobilenas.base.files import read_json
 
     settings = read_json(search / "front.json")["settings"]
     count = settings["evaluator"]["validation_images"]
@@ -215,8 +215,8 @@ def evolve(
     Example, for detection: mobilenas evolve --resolution 320 --flops 600M
     """
     budget = parse_budget(flops, params, memory, latency)
+    from mobilenas.base.units import parse_image_size
     from mobilenas.pipeline import Search, resumed, run_evolve
-    from mobilenas.units import parse_image_size
 
     size = None if resolution is None else parse_image_size(resolution)
     search = Search(supernet, budget, objectives, population, generations, seed, size)

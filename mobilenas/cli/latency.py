@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.latency_import import latency_import, latency_transfer
 from mobilenas.cli.options import Json, Seed, print_json
-from mobilenas.errors import BadInput
 
 latency_app = typer.Typer(
     no_args_is_help=True, help="Latency tables: what a network takes on a device, in ms."
@@ -60,10 +60,10 @@ def latency_build(
 
     Example: mobilenas latency build --space s2 --device laptop --budget 5m
     """
+    from mobilenas.base.units import parse_seconds
     from mobilenas.cost.latency import FOLDER, write_table
     from mobilenas.latency.build import BuildSettings, build_table, table_name
     from mobilenas.space import load_space
-    from mobilenas.units import parse_seconds
 
     if space is None or device is None:
         raise BadInput("--space and --device say what to measure and what to call it")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import Json, Seed, print_json
-from mobilenas.errors import BadInput
 
 TABLES = Path("latency_tables")
 Tables = Annotated[Path, typer.Option(help="Folder that the tables are written to.")]

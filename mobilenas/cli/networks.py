@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import DATA_HELP, Json, print_json
-from mobilenas.errors import BadInput
 
 
 def evaluate(
@@ -59,10 +59,10 @@ def convert(
 
     Example: mobilenas convert w0.3-r176.json w0.3-r176.npz --out runs/w0.3
     """
+    from mobilenas.base.units import format_size
     from mobilenas.cost import CostModel
-    from mobilenas.nn.proxyless import convert
+    from mobilenas.nn.published import convert
     from mobilenas.nn.saved import WEIGHTS, save_network
-    from mobilenas.units import format_size
 
     if (out / WEIGHTS).exists():
         raise BadInput(f"{out} already holds a network: choose another --out")

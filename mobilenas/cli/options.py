@@ -52,8 +52,8 @@ def parse_budget(
     flops: str | None, params: str | None, memory: str | None, latency: list[str] | None
 ) -> "Budget":
     """What was given of the options Flops, Params, Memory and Latency."""
+    from mobilenas.base.units import parse_size
     from mobilenas.cost.budget import Budget, LatencyLimit
-    from mobilenas.units import parse_size
 
     given = {"flops": flops, "params": params, "memory": memory}
     return Budget(

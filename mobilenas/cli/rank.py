@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import Json, Seed, print_json
-from mobilenas.errors import BadInput
 
 
 def rank(

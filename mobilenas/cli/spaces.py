@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import (
     Flops,
     Json,
@@ -16,7 +17,6 @@ from mobilenas.cli.options import (
     parse_budget,
     print_json,
 )
-from mobilenas.errors import BadInput
 
 space_app = typer.Typer(no_args_is_help=True, help="What may be built: the search spaces.")
 arch_app = typer.Typer(no_args_is_help=True, help="Single networks of a space.")
@@ -112,7 +112,7 @@ def arch_cost(
     from mobilenas.cost import CostModel
     from mobilenas.cost.budget import known_tables
     from mobilenas.cost.cells import cell_count
-    from mobilenas.cost.names import cost_title, format_cost, latency_cost
+    from mobilenas.cost.titles import cost_title, format_cost, latency_cost
     from mobilenas.space import CellSpace, load_any_space
 
     loaded = load_any_space(space)

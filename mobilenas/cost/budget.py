@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.units import parse_duration
 from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table
 from mobilenas.cost.model import CostModel
-from mobilenas.cost.names import latency_cost
-from mobilenas.errors import BadInput
+from mobilenas.cost.titles import latency_cost
 from mobilenas.space import Space
-from mobilenas.units import parse_duration
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from mobilenas.cost.counts import Count, conv
 from mobilenas.space import Cell, CellSpace
-from mobilenas.space.cell import CellShape
+from mobilenas.space.cells import CellShape
 
 
 def cell_count(space: CellSpace, cell: Cell) -> Count:

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.resources import resource
+from mobilenas.base.units import format_image_size
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_json
-from mobilenas.resources import resource
 from mobilenas.space import Genes, Space
-from mobilenas.units import format_image_size
 
 FOLDER = "latency_tables"
 

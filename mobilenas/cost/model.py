@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.cells import cell_count
 from mobilenas.cost.counts import candidate_count, fixed_count
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.memory import memory_column
-from mobilenas.cost.names import latency_cost
-from mobilenas.errors import BadInput
+from mobilenas.cost.titles import latency_cost
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace, Genes, Space
 
 

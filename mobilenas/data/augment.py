@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.pixels import Channels
-from mobilenas.errors import BadInput
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -76,7 +76,7 @@ class Augment:
     def transform(self, resolution: int, mean: Channels, std: Channels) -> Transform:
         """RGB image of any size -> (3, resolution, resolution), normalised, float32.
 
-        It draws from the global generators of random, numpy and torch (mobilenas.randomness). With
+        It draws from the global generators of random, numpy and torch (base.randomness). With
         crop "pad" the short side is first scaled to `resolution` and the long side cropped.
         """
         from timm.data.transforms_factory import transforms_imagenet_train  # slow to import

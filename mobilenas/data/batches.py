@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.augment import Augment
 from mobilenas.data.order import EpochOrder
 from mobilenas.data.pixels import Channels
 from mobilenas.data.sources import Images
 from mobilenas.data.splits import Indices
-from mobilenas.errors import BadInput
 
 
 class TrainBatches:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.parts import EncodedImages, Indexed
-from mobilenas.errors import BadInput
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.splits import Indices
-from mobilenas.errors import BadInput
 
 WINDOW_BYTES = 256 << 20  # of blocks that are mixed with each other, so held at a time
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mobilenas.base.errors import BadInput, one_line
 from mobilenas.data.order import WINDOW_BYTES, Blocks
 from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
-from mobilenas.errors import BadInput, one_line
 
 
 @dataclass(frozen=True, eq=False)

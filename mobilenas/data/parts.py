@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.order import Blocks
 from mobilenas.data.pixels import Encoded, decode
-from mobilenas.errors import BadInput
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mobilenas.errors import BadInput, one_line
+from mobilenas.base.errors import BadInput, one_line
 
 if TYPE_CHECKING:
     from mobilenas.data.parts import EncodedImages

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from mobilenas.base.files import write_atomic, write_json
 from mobilenas.data.sources import Images, load_data
-from mobilenas.files import write_atomic, write_json
 
 SIDE = 160  # pixels of a scene
 DIGIT_SIDES = (20, 64)  # pixels, of the 8x8 image whose ink is the digit

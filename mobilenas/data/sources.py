@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.folders import index_folders
 from mobilenas.data.parquet import index_parquet
 from mobilenas.data.parts import EncodedImages, Indexed
 from mobilenas.data.pixels import Channels, channel_statistics, check_memory, decode_all, fit_all
 from mobilenas.data.tars import index_tars
-from mobilenas.errors import BadInput
 
 
 @dataclass(frozen=True, eq=False)

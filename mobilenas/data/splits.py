@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 Indices = npt.NDArray[np.int64]
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import borrowed_generators
 from mobilenas.data.augment import Augment
 from mobilenas.data.batches import TrainBatches, eval_batches, normalise
 from mobilenas.data.order import EpochOrder
@@ -20,8 +22,6 @@ from mobilenas.data.parts import EncodedImages
 from mobilenas.data.pixels import Channels, short_side
 from mobilenas.data.sources import Images, Part
 from mobilenas.data.splits import Indices
-from mobilenas.errors import BadInput
-from mobilenas.randomness import borrowed_generators
 
 Batch = tuple[Tensor, Tensor]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mobilenas.base.errors import BadInput, one_line
 from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
-from mobilenas.errors import BadInput, one_line
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first dot; then the suffix

@@ -9,8 +9,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mobilenas.base.errors import BadInput
 from mobilenas.detect.checkpoint import is_saved_network
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.saved import load_network
 from mobilenas.space import Arch, Space, load_space, space_from_dict

@@ -13,11 +13,11 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.files import read_json
+from mobilenas.base.randomness import borrowed_generators
 from mobilenas.data.coco import CocoPart
 from mobilenas.detect.costs import detector_cost
-from mobilenas.errors import BadInput, one_line
-from mobilenas.files import read_json
-from mobilenas.randomness import borrowed_generators
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
-from mobilenas.errors import BadInput, one_line
+from mobilenas.base.errors import BadInput, one_line
 from mobilenas.nn.saved import load_network
 
 

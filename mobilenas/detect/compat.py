@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mobilenas.errors import BadInput, one_line
+from mobilenas.base.errors import BadInput, one_line
 
 _PACKAGES = ("mmdet", "mmengine", "mmcv", "pycocotools", "pkg_resources")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.resources import resource
 from mobilenas.data.coco import CocoData
-from mobilenas.errors import BadInput, one_line
 from mobilenas.nn.network import feature_info
 from mobilenas.nn.saved import NetworkInfo, load_network
-from mobilenas.resources import resource
 from mobilenas.space import Arch, Space, load_space
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mobilenas.base.errors import BadInput, one_line
 from mobilenas.cost.counts import Count
-from mobilenas.errors import BadInput, one_line
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import mobilenas
-from mobilenas.errors import BadInput, VerificationFailed, one_line
+from mobilenas.base.errors import BadInput, VerificationFailed, one_line
+from mobilenas.base.files import write_atomic
 from mobilenas.export.form import INPUT, OPSET, Floats, normalise
 from mobilenas.export.onnx import make_session, trace, with_metadata
 from mobilenas.export.structure import count_nodes, load_valid
 from mobilenas.export.verify import TOLERANCE as TOLERANCES
 from mobilenas.export.write import check_target
-from mobilenas.files import write_atomic
 from mobilenas.nn.fold import fold_batch_norm_
 
 TOLERANCE = TOLERANCES["fp32"]

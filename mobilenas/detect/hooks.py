@@ -14,9 +14,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mobilenas.errors import Diverged
-from mobilenas.files import write_json
-from mobilenas.progress import ProgressBar
+from mobilenas.base.errors import Diverged
+from mobilenas.base.files import write_json
+from mobilenas.base.progress import ProgressBar
 from mobilenas.train.device import hardware
 from mobilenas.train.folder import worked_seconds
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 _tv = torch.ops.torchvision
 

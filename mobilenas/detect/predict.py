@@ -11,12 +11,12 @@ from mmdet.apis import inference_detector, init_detector
 from mmdet.models import BaseDetector
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_atomic
 from mobilenas.data.pixels import decode
 from mobilenas.detect.build import input_size, quiet
 from mobilenas.detect.export import DetectorReport, export_detector
 from mobilenas.detect.run import Detector, DetectRun, check_trained
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_atomic
 
 _LEGIBLE = 480  # pixels that the longer side of a drawing has at least
 _FONT_SIZE = 14

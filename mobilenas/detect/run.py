@@ -18,12 +18,12 @@ from mmengine.config import Config
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mobilenas import __version__
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json, write_text
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config
 from mobilenas.detect.config import load_config, read_config, set_data, set_options
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_json, write_text
 from mobilenas.nn.saved import load_network
 from mobilenas.train.checkpoint import fingerprint
 

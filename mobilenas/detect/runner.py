@@ -5,12 +5,12 @@ from typing import Any
 
 from mmengine.runner import Runner
 
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.randomness import borrowed_generators
 from mobilenas.detect.build import input_size, quiet, runnable
 from mobilenas.detect.costs import DetectorCost, detector_cost
 from mobilenas.detect.hooks import CheckpointHook, ProgressHook, SeedHook
 from mobilenas.detect.run import DetectRun, check_trained
-from mobilenas.files import read_json, write_json
-from mobilenas.randomness import borrowed_generators
 
 # What COCO calls them, and what mmdet does.
 _PRECISIONS = {

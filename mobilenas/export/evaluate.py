@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mobilenas.base.errors import BadInput, VerificationFailed, one_line
+from mobilenas.base.files import read_json
 from mobilenas.data import ImageData, Images, load_data
 from mobilenas.data.pixels import short_side
-from mobilenas.errors import BadInput, VerificationFailed, one_line
 from mobilenas.export.form import Files, Floats, Labels, Pixels, beside, fed, normalise, run_all
 from mobilenas.export.onnx import metadata_in
 from mobilenas.export.runtimes import FILES, make_runtime
 from mobilenas.export.write import METADATA
-from mobilenas.files import read_json
 from mobilenas.nn.saved import NetworkInfo, load_network
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ block nothing (tests/latency), of a preprocessing the permutation and the conver
 import torch
 from torch import Tensor, nn
 
-from mobilenas.errors import VerificationFailed, one_line
+from mobilenas.base.errors import VerificationFailed, one_line
 from mobilenas.export.form import (
     Batches,
     Converted,

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import Images
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.saved import Channels, NetworkInfo
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mobilenas.errors import VerificationFailed, one_line
+from mobilenas.base.errors import VerificationFailed, one_line
 from mobilenas.export.form import (
     Batches,
     Converted,

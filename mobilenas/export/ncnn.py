@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from mobilenas.errors import VerificationFailed
+from mobilenas.base.errors import VerificationFailed
 from mobilenas.export.form import (
     Batches,
     Converted,

@@ -8,7 +8,7 @@ import torch
 from onnx import version_converter
 from torch import Tensor, nn
 
-from mobilenas.errors import VerificationFailed, one_line
+from mobilenas.base.errors import VerificationFailed, one_line
 from mobilenas.export.form import INPUT, OPSET, OUTPUT, silence
 
 # What ONNX's converter reaches from OPSET with the operators of our networks, and what ONNX Runtime

@@ -20,7 +20,7 @@ from onnxruntime.quantization.calibrate import TensorData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.export.form import INPUT, OUTPUT, Floats, Inputs, Labels, silence
 from mobilenas.export.onnx import make_session
 from mobilenas.export.verify import divergence

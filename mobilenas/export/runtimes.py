@@ -9,7 +9,7 @@ from importlib import import_module
 
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.export.form import (
     INPUT,
     OPSET,

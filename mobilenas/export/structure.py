@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from mobilenas.errors import VerificationFailed, one_line
+from mobilenas.base.errors import VerificationFailed, one_line
 from mobilenas.export.form import INPUT, OUTPUT, Form
 
 # What only training needs: folded or left out of a network that is exported for inference.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mobilenas.errors import VerificationFailed, one_line
+from mobilenas.base.errors import VerificationFailed, one_line
 from mobilenas.export.form import (
     Dtype,
     Files,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 import mobilenas
+from mobilenas.base.errors import BadInput, VerificationFailed, one_line
+from mobilenas.base.files import write_atomic, write_together
 from mobilenas.cost import CostModel
 from mobilenas.data.pixels import short_side
-from mobilenas.errors import BadInput, VerificationFailed, one_line
 from mobilenas.export.form import (
     Calibration,
     Dtype,
@@ -30,7 +31,6 @@ from mobilenas.export.onnx import with_metadata
 from mobilenas.export.runtimes import OnnxRuntime
 from mobilenas.export.structure import check_weights
 from mobilenas.export.verify import BATCH_SIZES, Verification, verify
-from mobilenas.files import write_atomic, write_together
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, own_space
 

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.progress import ProgressBar
 from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_json
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import Timing, TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime, make_runtime
-from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Genes, Space, space_from_dict, with_defaults
 
 SETTINGS, TIMINGS, GRAPHS = "build.json", "timings.jsonl", "graphs"

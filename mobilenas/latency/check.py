@@ -9,16 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Check, Figures, LatencyTable
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput
 from mobilenas.latency.build import CHUNK, GRAPHS, claim_folder, control_arch
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import TimingLog, discard, measure, steps
 from mobilenas.latency.runtimes import Runtime
-from mobilenas.progress import ProgressBar
 from mobilenas.space import Arch, Space
 
 CHECK_ROUNDS = 5

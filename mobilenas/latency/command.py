@@ -15,7 +15,7 @@ from typing import IO
 
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.latency.executorch import Executorch
 from mobilenas.latency.runtimes import write_onnx
 

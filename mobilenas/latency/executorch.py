@@ -8,10 +8,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_atomic
 from mobilenas.export.executorch import lower
 from mobilenas.export.form import package_version
-from mobilenas.files import write_atomic
 from mobilenas.latency.exported import open_exported
 from mobilenas.latency.runtimes import timed
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mobilenas.errors import BadInput, one_line
-from mobilenas.files import read_json
+from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.files import read_json
 
 RUNTIMES = {".onnx": "onnxruntime", ".pte": "executorch"}
 # Keys of the metadata: those in an .onnx file, or in the .json file beside a .pte file.

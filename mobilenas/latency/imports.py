@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.latency import Calibration, LatencyTable, Row
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput
 from mobilenas.latency.published import (
     BlockSums,
     Network,

@@ -18,11 +18,11 @@ from time import monotonic
 
 import numpy as np
 
-from mobilenas.errors import BadInput
-from mobilenas.files import read_jsonl
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_jsonl
+from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.graphs import Job
 from mobilenas.latency.runtimes import Runtime
-from mobilenas.progress import ProgressBar
 
 CONTROL = "control"
 VISIT_SECONDS = 0.015

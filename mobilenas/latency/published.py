@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
 from mobilenas.cost.latency import Milliseconds, Positive
 from mobilenas.cost.rows import block_key
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json
 from mobilenas.space import Block, Candidate
 from mobilenas.space.spec import Activation
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import NAME, Calibration, Figures, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
-from mobilenas.errors import BadInput
 from mobilenas.latency.check import compare
 from mobilenas.latency.host import today
 from mobilenas.space import Arch, Space

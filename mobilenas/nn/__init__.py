@@ -1,6 +1,6 @@
 """Supernets and networks: torch modules over the blocks or cells of a space."""
 
-from mobilenas.nn.cell import CellSupernet
+from mobilenas.nn.cells import CellSupernet
 from mobilenas.nn.fold import fold_batch_norm
 from mobilenas.nn.network import Network
 from mobilenas.nn.supernet import Supernet

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost.counts import squeezed_channels
-from mobilenas.nn.depthwise import DepthwiseConv2d
-from mobilenas.nn.relu6 import ReLU6
+from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
+from mobilenas.nn.kernels.relu6 import ReLU6
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
 from mobilenas.space.spec import BN_EPS, Activation

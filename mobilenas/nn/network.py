@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import ChoiceBlock, build, conv_head, init_weights, stem
 from mobilenas.nn.supernet import Supernet
 from mobilenas.space import Arch, Space

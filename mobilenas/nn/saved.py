@@ -17,8 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mobilenas import __version__
-from mobilenas.errors import BadInput, one_line
-from mobilenas.files import write_together
+from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.files import write_together
 from mobilenas.nn.network import Network
 from mobilenas.space import Space, space_from_dict
 

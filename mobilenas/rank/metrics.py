@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from mobilenas.errors import BadInput
-from mobilenas.units import format_size
+from mobilenas.base.errors import BadInput
+from mobilenas.base.units import format_size
 
 Floats = NDArray[np.float64]
 

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.errors import BadInput
-from mobilenas.files import append_jsonl, read_json, read_jsonl, write_json
-from mobilenas.progress import ProgressBar
-from mobilenas.rank.draw import stratified
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import append_jsonl, read_json, read_jsonl, write_json
+from mobilenas.base.progress import ProgressBar
+from mobilenas.evaluate.evaluator import SupernetEvaluator
+from mobilenas.evaluate.trie import AT_ONCE
+from mobilenas.evaluate.truth import Truth
+from mobilenas.evaluate.zero_cost import zero_cost_scores
 from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, regrets
-from mobilenas.rank.truth import Truth
+from mobilenas.rank.strata import stratified
 from mobilenas.report.rank import plot_ranking
-from mobilenas.search.evaluate import SupernetEvaluator
 from mobilenas.search.problem import score
-from mobilenas.search.trie import AT_ONCE
-from mobilenas.search.zero_cost import zero_cost_scores
 from mobilenas.space import AnyArch
 
 SETTINGS, PREDICTIONS, RANK = "settings.json", "predictions.jsonl", "rank.json"

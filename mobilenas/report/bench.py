@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from mobilenas.base.units import format_size
 from mobilenas.report.text import table
-from mobilenas.units import format_size
 
 _COLUMNS = ("file", "runtime", "input", "size", "memory", "ms", "spread", "runs", "ms/GMAC", "x")
 

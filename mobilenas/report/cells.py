@@ -7,7 +7,7 @@ from typing import Any
 from mobilenas.cost.cells import cell_count
 from mobilenas.report.text import cost_lines
 from mobilenas.space import CellSpace
-from mobilenas.space.cell import OPS
+from mobilenas.space.cells import OPS
 
 
 def cell_space_facts(space: CellSpace) -> dict[str, Any]:

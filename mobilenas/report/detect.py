@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
+from mobilenas.base.units import format_image_size, format_size
 from mobilenas.report.text import table
-from mobilenas.units import format_image_size, format_size
 
 
 def describe_detector(about: dict[str, Any]) -> str:

@@ -10,8 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mobilenas.cost.names import cost_title, format_cost, format_limits
-from mobilenas.files import write_atomic
+from mobilenas.base.files import write_atomic
+from mobilenas.cost.titles import cost_title, format_cost, format_limits
 
 # Label of an axis, and what one unit of it is in the cost's own numbers.
 AXES = {

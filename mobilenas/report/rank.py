@@ -5,9 +5,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from mobilenas.base.units import format_size
 from mobilenas.report.plots import AXES, INK, new_figure, save_png
 from mobilenas.report.text import table as text_table
-from mobilenas.units import format_size
 
 COUNTS = {"top_quarter": "top_quarter_archs", "near_flops": "near_flops_pairs"}
 FEWEST = {"top_quarter": 8, "near_flops": 30}  # archs and pairs below which no value is shown

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
+from mobilenas.base.units import format_size
 from mobilenas.cost import CostModel, supernet_params
-from mobilenas.cost.names import cost_title, format_cost, format_limits, is_cost
-from mobilenas.units import format_size
+from mobilenas.cost.titles import cost_title, format_cost, format_limits, is_cost
 
 
 def space_facts(cost_model: CostModel, limits: dict[str, float]) -> dict[str, Any]:

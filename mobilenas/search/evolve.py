@@ -25,11 +25,11 @@ from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.termination import NoTermination
 
+from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.files import append_jsonl, read_json, read_jsonl, write_json, write_text
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable
-from mobilenas.cost.names import format_limits
-from mobilenas.errors import BadInput, InfeasibleBudget
-from mobilenas.files import append_jsonl, read_json, read_jsonl, write_json, write_text
+from mobilenas.cost.titles import format_limits
 from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen

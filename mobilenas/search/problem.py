@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import LatencyLimit
-from mobilenas.cost.names import cost_title, format_cost, latency_cost
-from mobilenas.errors import BadInput, InfeasibleBudget
+from mobilenas.cost.titles import cost_title, format_cost, latency_cost
 from mobilenas.space import Genes
 
 ACCURACY, SCORE = "accuracy", "score"

@@ -1,7 +1,7 @@
 """Spaces and archs: what may be built. Imports no torch."""
 
 from mobilenas.space.arch import IDENTITY, Arch, Candidate
-from mobilenas.space.cell import Cell, CellSpace
+from mobilenas.space.cells import Cell, CellSpace
 from mobilenas.space.library import (
     AnySpace,
     any_space_from_dict,

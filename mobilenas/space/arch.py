@@ -8,7 +8,7 @@ are joined by `_`: `e3k3_e6k35_id`. Only letters, digits, `.` and `_`: safe in f
 import re
 from dataclasses import dataclass
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 _CANDIDATE = re.compile(r"e([1-9]\d*)k([13579]+(?:\.[13579]+)*)")
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mobilenas.errors import BadInput
-from mobilenas.resources import read_preset, read_value, shipped
-from mobilenas.space.cell import CellSpace, CellSpec
+from mobilenas.base.errors import BadInput
+from mobilenas.base.resources import read_preset, read_value, shipped
+from mobilenas.space.cells import CellSpace, CellSpec
 from mobilenas.space.space import Space
 from mobilenas.space.spec import SpaceSpec
 

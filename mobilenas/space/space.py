@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
+from mobilenas.base.units import format_image_size
 from mobilenas.space.arch import IDENTITY, Arch, Candidate
 from mobilenas.space.spec import (
     BN_EPS,
@@ -21,7 +22,6 @@ from mobilenas.space.spec import (
     SpaceSpec,
     StageSpec,
 )
-from mobilenas.units import format_image_size
 
 Genes = NDArray[np.int64]
 

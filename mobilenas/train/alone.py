@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilenas.config import TrainConfig
-from mobilenas.errors import BadInput, Diverged
-from mobilenas.files import read_jsonl, write_json, write_jsonl
+from mobilenas.base.errors import BadInput, Diverged
+from mobilenas.base.files import read_jsonl, write_json, write_jsonl
+from mobilenas.base.progress import ProgressBar
+from mobilenas.base.randomness import fixed_generators
 from mobilenas.nn import Network
 from mobilenas.nn.saved import save_network
-from mobilenas.progress import ProgressBar
-from mobilenas.randomness import fixed_generators
 from mobilenas.train.alone_run import (
     TrainRun,
     eval_batches,
@@ -27,6 +26,7 @@ from mobilenas.train.alone_run import (
 )
 from mobilenas.train.calibrate import Batch, accuracy
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.config import TrainConfig
 from mobilenas.train.device import MEMORY_FORMATS, autocast_dtype, hardware, pick_device
 from mobilenas.train.distill import Teacher, distillation
 from mobilenas.train.distributed import SINGLE, Processes

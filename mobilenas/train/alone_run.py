@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from mobilenas import __version__
-from mobilenas.config import TrainConfig
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
 from mobilenas.data import (
     Augment,
     Batches,
@@ -35,13 +36,12 @@ from mobilenas.data import (
     open_data,
 )
 from mobilenas.data.splits import Indices
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_json
 from mobilenas.nn import Network, Supernet
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.space import Arch, Space, space_from_dict
 from mobilenas.train.calibrate import Batch
 from mobilenas.train.checkpoint import fingerprint
+from mobilenas.train.config import TrainConfig
 from mobilenas.train.device import pick_device
 from mobilenas.train.distill import Teacher, load_teacher
 from mobilenas.train.distributed import SINGLE, Processes

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mobilenas.errors import BadInput
-from mobilenas.files import write_atomic
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_atomic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 # Of weights and of images: one of them alone makes convolutions convert the other.
 MEMORY_FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mobilenas.base.errors import BadInput, one_line
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput, one_line
 from mobilenas.nn import Supernet
 from mobilenas.nn.saved import Channels, load_network
 from mobilenas.train.calibrate import inherit

@@ -26,8 +26,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput, Diverged, ProcessesDiffer
-from mobilenas.process import TORCHRUN, is_one_of_several
+from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
+from mobilenas.base.process import TORCHRUN, is_one_of_several
 from mobilenas.space import AnyArch
 
 T = TypeVar("T")

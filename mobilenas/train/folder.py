@@ -7,11 +7,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from mobilenas.config import RunConfig
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
 from mobilenas.data import ImageData, ImageFiles, Splits
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json
 from mobilenas.space import with_defaults
+from mobilenas.train.config import RunConfig
 
 
 class RunSettings(BaseModel):

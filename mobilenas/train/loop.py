@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import SupernetConfig
-from mobilenas.errors import Diverged
-from mobilenas.files import read_jsonl, write_json, write_jsonl
+from mobilenas.base.errors import Diverged
+from mobilenas.base.files import read_jsonl, write_json, write_jsonl
+from mobilenas.base.progress import ProgressBar
 from mobilenas.nn import AnySupernet
-from mobilenas.progress import ProgressBar
 from mobilenas.space import AnyArch
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.config import SupernetConfig
 from mobilenas.train.device import MEMORY_FORMATS, autocast_dtype, hardware, pick_device
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import worked_seconds

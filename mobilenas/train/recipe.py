@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mobilenas.config import TrainConfig
-from mobilenas.errors import BadInput
-from mobilenas.randomness import fixed_generators
+from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import fixed_generators
+from mobilenas.train.config import TrainConfig
 
 _STREAM = 31  # keeps these draws apart from those of the data
 

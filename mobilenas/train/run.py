@@ -17,7 +17,8 @@ import numpy.typing as npt
 import torch
 
 from mobilenas import __version__
-from mobilenas.config import SupernetConfig
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
 from mobilenas.data import (
     Augment,
     ImageData,
@@ -26,11 +27,10 @@ from mobilenas.data import (
     load_data,
     make_splits,
 )
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, write_json
 from mobilenas.nn import AnySupernet, CellSupernet, Supernet
 from mobilenas.space import AnySpace, CellSpace, any_space_from_dict
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.config import SupernetConfig
 from mobilenas.train.device import pick_device
 from mobilenas.train.folder import (
     RunSettings,

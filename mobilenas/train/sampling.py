@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.space import IDENTITY, AnyArch, AnySpace, Arch, Block, Candidate, CellSpace, Space
 
 SamplerName = Literal["uniform", "fair"]

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import pytest
 from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, check_refused, contents
 
-from mobilenas import files
-from mobilenas.files import read_jsonl
+from mobilenas.base import files
+from mobilenas.base.files import read_jsonl
 from mobilenas.nn.saved import load_network
 from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.train.alone_run import create_train_run

@@ -13,11 +13,11 @@ import pytest
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents
 
 from mobilenas import pipeline, retrain
-from mobilenas.config import load_supernet_config, load_train_config
 from mobilenas.cost import CostModel
-from mobilenas.search.evaluate import SupernetEvaluator
-from mobilenas.search.found import pick_arch
+from mobilenas.evaluate.evaluator import SupernetEvaluator
+from mobilenas.search.front import pick_arch
 from mobilenas.space import load_space
+from mobilenas.train.config import load_supernet_config, load_train_config
 from mobilenas.train.run import open_run
 
 LIMIT = 1_200_000
@@ -90,8 +90,8 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
     import torch
 
     from mobilenas.data import load_data
+    from mobilenas.evaluate.evaluator import SupernetEvaluator
     from mobilenas.export.form import normalise
-    from mobilenas.search.evaluate import SupernetEvaluator
     from mobilenas.train.run import open_run
 
     path = Path(job.exported["path"])

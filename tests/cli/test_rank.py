@@ -9,7 +9,7 @@ from helpers import TINY, Call, Job, check_refused, contents, mobilenas_json
 from scipy.stats import kendalltau, zscore
 
 from mobilenas.cost import CostModel
-from mobilenas.search.evaluate import SupernetEvaluator
+from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.space import Arch, Space
 from mobilenas.train.run import open_run
 

@@ -12,11 +12,11 @@ import timm
 import torch
 from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, Job, Trained, check_refused, contents
 
+from mobilenas.base.files import read_json, read_jsonl, write_json
 from mobilenas.cost import CostModel
 from mobilenas.data import load_data
-from mobilenas.files import read_json, read_jsonl, write_json
 from mobilenas.nn.saved import load_network
-from mobilenas.search.found import read_search
+from mobilenas.search.front import read_search
 from mobilenas.space import load_space
 from mobilenas.train.distributed import Processes
 from mobilenas.train.run import open_run

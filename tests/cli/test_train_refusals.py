@@ -20,7 +20,7 @@ from helpers import (
 )
 from PIL import Image
 
-from mobilenas.files import read_json
+from mobilenas.base.files import read_json
 
 RUN = [f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}"]
 

@@ -9,10 +9,10 @@ from fvcore.nn import FlopCountAnalysis
 from tables import made_up_table
 from torch import Tensor, nn
 
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.nn import Network
 from mobilenas.search import check_feasible
 from mobilenas.space import Arch, Space, load_space, space_from_dict

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from tables import made_up_table
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.budget import Budget, LatencyLimit, known_tables
 from mobilenas.cost.latency import write_table
-from mobilenas.cost.names import cost_title, format_cost, format_limits
-from mobilenas.errors import BadInput
+from mobilenas.cost.titles import cost_title, format_cost, format_limits
 from mobilenas.space import load_space
 
 MACRO = load_space("macro")

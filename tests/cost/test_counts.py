@@ -13,8 +13,8 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel, supernet_params
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED

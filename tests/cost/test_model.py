@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import made_up_table
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput
 from mobilenas.space import Space, load_space
 
 MACRO = load_space("macro")

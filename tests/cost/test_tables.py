@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tables import made_up_table
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.resources import resource
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table, write_table
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput
 from mobilenas.latency.check import held_out
-from mobilenas.resources import resource
 from mobilenas.space import Arch, Space, load_space
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import borrowed_generators, fixed_generators
 from mobilenas.data import Augment
-from mobilenas.errors import BadInput
-from mobilenas.randomness import borrowed_generators, fixed_generators
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 OFF: dict[str, Any] = {"crop_padding": 0, "flip": False, "cutout": 0}

@@ -21,8 +21,8 @@ from make_sources import (
 )
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import load_data, open_data
-from mobilenas.errors import BadInput
 
 GOOD = [encode(image) for image in noise(4)]
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import Augment, Images, TrainBatches, eval_batches
-from mobilenas.errors import BadInput
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 NONE = Augment(crop_padding=0, flip=False, cutout=0)

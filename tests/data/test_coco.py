@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.coco import find_coco, read_coco
-from mobilenas.errors import BadInput
 
 Content = dict[str, list[dict[str, Any]]]
 Change = Callable[[Content], object]

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.order import Blocks, EpochOrder, shuffle
-from mobilenas.errors import BadInput
 
 
 @st.composite

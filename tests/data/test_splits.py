@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import Splits, make_splits
-from mobilenas.errors import BadInput
 
 
 @st.composite

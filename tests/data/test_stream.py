@@ -11,6 +11,7 @@ import torch
 from make_sources import encode, noise, samples, save, write_parquet, write_tar
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import (
     Augment,
     Batches,
@@ -24,7 +25,6 @@ from mobilenas.data import (
     make_eval_batches,
     open_data,
 )
-from mobilenas.errors import BadInput
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 NONE = Augment(crop_padding=0, flip=False, cutout=0)

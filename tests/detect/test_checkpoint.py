@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
 import mobilenas.detect
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 assert mobilenas.detect.MobileNASBackbone
 from mmengine.logging import MessageHub  # noqa: E402

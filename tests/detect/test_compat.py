@@ -13,8 +13,8 @@ pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
 import mmcv
 
+from mobilenas.base.errors import BadInput
 from mobilenas.detect import compat
-from mobilenas.errors import BadInput
 
 
 def test_a_compiled_mmcv_is_found_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,10 @@ pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 from mmdet.registry import DATASETS, MODELS
 from tiny_detectors import ARCH, TINY
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.coco import CocoData
 from mobilenas.detect.config import load_config, recipes
 from mobilenas.detect.costs import detector_cost
-from mobilenas.errors import BadInput
 
 # The channels of the maps of the tiny space that each head has anchors for.
 CHANNELS = {

@@ -19,12 +19,12 @@ from mmengine.structures import InstanceData
 from onnx import TensorProto, helper
 from tiny_detectors import ARCH, SMALL
 
+from mobilenas.base.errors import BadInput, VerificationFailed
 from mobilenas.cost import CostModel
 from mobilenas.detect import export
 from mobilenas.detect.config import load_config
 from mobilenas.detect.costs import detector_cost
 from mobilenas.detect.export import export_detector, verify
-from mobilenas.errors import BadInput, VerificationFailed
 from mobilenas.space import load_space
 from mobilenas.space.published import PUBLISHED
 

@@ -14,8 +14,8 @@ from mmdet.registry import MODELS
 from tiny_detectors import ARCH, INFO, TINY
 
 import mobilenas.timm
+from mobilenas.base.errors import BadInput
 from mobilenas.detect import MobileNASBackbone
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.saved import load_network, save_network
 from mobilenas.space import Space, space_from_dict
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_named(changes: dict[str, Any], message: str) -> No
 
 
 def test_published_weights_serve_as_a_backbone(data_root: Path, tmp_path: Path) -> None:
-    from mobilenas.nn.proxyless import convert
+    from mobilenas.nn.published import convert
 
     start = data_root / "pretrained" / "proxyless-w0.3-r176_imagenet"
     network, info = convert(Path(f"{start}.json"), Path(f"{start}.npz"))

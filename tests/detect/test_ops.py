@@ -11,8 +11,8 @@ from torch import Tensor
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
 import mobilenas.detect
+from mobilenas.base.errors import BadInput
 from mobilenas.detect import ops
-from mobilenas.errors import BadInput
 
 assert mobilenas.detect.MobileNASBackbone
 from mmcv.ops import (  # noqa: E402

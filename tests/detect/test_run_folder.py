@@ -12,8 +12,8 @@ import torch
 from helpers import contents, edit
 from tiny_detectors import ARCH, INFO, SMALL
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data.scenes import make_scenes
-from mobilenas.errors import BadInput
 from mobilenas.nn.saved import load_network, save_network
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")

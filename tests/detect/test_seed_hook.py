@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
+from mobilenas.base.randomness import borrowed_generators
 from mobilenas.detect.hooks import SeedHook
-from mobilenas.randomness import borrowed_generators
 
 Draws = list[list[float]]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from exporting import INFO, TINY, Exported, build, export
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.export import RUNTIMES, Form, evaluate, make_form, make_runtime
 from mobilenas.export.runtimes import FILES
 

@@ -11,8 +11,8 @@ import torch
 from exporting import INFO, TINY, Exported, build, export
 from PIL import Image
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import load_data
-from mobilenas.errors import BadInput
 from mobilenas.export import evaluate, load_images
 from mobilenas.export.evaluate import ranked_right, wilson
 from mobilenas.export.form import normalise

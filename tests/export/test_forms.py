@@ -26,7 +26,7 @@ from exporting import (
 )
 from onnx import numpy_helper
 
-from mobilenas.errors import VerificationFailed
+from mobilenas.base.errors import VerificationFailed
 from mobilenas.export import Form, evaluate
 from mobilenas.export.form import deployable
 from mobilenas.export.onnx import OPSETS, to_onnx, to_opset, with_batch

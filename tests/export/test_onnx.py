@@ -33,8 +33,8 @@ from exporting import (
 from torch import nn
 
 import mobilenas
+from mobilenas.base.errors import BadInput, VerificationFailed
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput, VerificationFailed
 from mobilenas.export.verify import TOLERANCE
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import load_space

@@ -9,7 +9,7 @@ from mobilenas.data import Images
 from mobilenas.export import evaluate, export_network
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right
 from mobilenas.nn import Network
-from mobilenas.nn.proxyless import convert
+from mobilenas.nn.published import convert
 from mobilenas.nn.saved import NetworkInfo, save_network
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"

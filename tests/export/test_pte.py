@@ -20,8 +20,8 @@ from exporting import (
     make_images,
 )
 
-from mobilenas import files
-from mobilenas.errors import BadInput, VerificationFailed
+from mobilenas.base import files
+from mobilenas.base.errors import BadInput, VerificationFailed
 from mobilenas.export import Form, evaluate, make_runtime
 from mobilenas.export.form import Converted, deployable, normalise
 

@@ -14,7 +14,7 @@ import torch
 from exporting import MEAN, STD, TINY, Exported, build, make_images, plain
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.export.form import normalise
 from mobilenas.export.quantize import (
     BINS,

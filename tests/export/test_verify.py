@@ -10,7 +10,7 @@ import torch
 from exporting import TINY, Exported, build
 from onnx import TensorProto, helper, numpy_helper
 
-from mobilenas.errors import VerificationFailed
+from mobilenas.base.errors import VerificationFailed
 from mobilenas.export import Form
 from mobilenas.export.verify import TOLERANCE, compare
 

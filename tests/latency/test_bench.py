@@ -10,7 +10,7 @@ import pytest
 from make_graphs import write_graph
 from onnx import TensorProto
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.latency import bench, probe
 from mobilenas.latency.bench import bench_files
 from mobilenas.latency.exported import Exported, open_exported

@@ -8,7 +8,7 @@ import pytest
 from tables import made_up_table
 from torch import nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.latency.build import claim_folder, control_arch, design
 from mobilenas.latency.check import figures, held_out
 from mobilenas.latency.graphs import network_job

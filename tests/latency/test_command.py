@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.latency.command import Command, _milliseconds
 
 

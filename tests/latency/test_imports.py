@@ -14,10 +14,10 @@ from pyarrow import parquet
 from timm.layers import make_divisible
 from typer.testing import CliRunner
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.latency import latency_app
 from mobilenas.cost.latency import read_table
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput
 from mobilenas.latency.imports import (
     BLOCK_SUMS,
     BLOCK_TABLES,

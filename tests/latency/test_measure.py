@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.graphs import Job
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, discard, measure, steps
-from mobilenas.progress import ProgressBar
 
 
 def job(name: str, ms: float) -> Job:

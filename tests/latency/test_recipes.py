@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.latency.command import Command
 
 EXPORT = Path(__file__).parents[2] / "export"

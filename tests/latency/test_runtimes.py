@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.export.form import Form, deployable
 from mobilenas.export.onnx import to_onnx
 from mobilenas.latency.command import Command

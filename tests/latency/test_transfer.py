@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.latency import latency_app
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Calibration, LatencyTable, Row, read_table, write_table
 from mobilenas.cost.predict import calibrate
 from mobilenas.cost.rows import rows_of
-from mobilenas.errors import BadInput
 from mobilenas.latency.transfer import (
     Timing,
     Transfer,

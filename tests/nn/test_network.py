@@ -13,7 +13,7 @@ from timm.layers import DropPath
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import build
 from mobilenas.space import Arch, Candidate, Space, load_space, space_from_dict

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import mobilenas
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network, save_network
 from mobilenas.space import Space, load_any_space, load_space
@@ -130,7 +130,7 @@ def test_a_full_disk_leaves_the_old_network(
         if calls == failing:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mobilenas.files.os.fsync", sync)
+    monkeypatch.setattr("mobilenas.base.files.os.fsync", sync)
     with pytest.raises(OSError, match="No space left"):
         save_network(build(seed=1), folder, INFO)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.units import format_size
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput
 from mobilenas.report.text import cost_lines, describe_space, front_table, space_facts, table
-from mobilenas.search.found import pick_arch
+from mobilenas.search.front import pick_arch
 from mobilenas.space import Arch, Space, load_space
-from mobilenas.units import format_size
 
 
 def row(arch: str, flops: int, accuracy: float) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from additive import additive
 
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.search import evolve
 from mobilenas.space import load_space, space_from_dict
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tables import made_up_table
 
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import LatencyLimit
-from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.search import Problem, Result, check_feasible, evolve
 from mobilenas.search.operators import sample_feasible
 from mobilenas.search.problem import default_objectives, parse_objectives

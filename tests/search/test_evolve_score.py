@@ -9,7 +9,7 @@ import pytest
 from additive import additive
 from test_evolve import SPACE, Counting, contents, search
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 
 def naswot(archs):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import zscore
 
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput, InfeasibleBudget
 from mobilenas.search import Problem, check_feasible
 from mobilenas.search.problem import score
 from mobilenas.space import load_space

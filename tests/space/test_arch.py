@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.space import IDENTITY, Arch, Candidate, Space, list_spaces, load_space
 
 SPACES = {name: load_space(name) for name in list_spaces()}

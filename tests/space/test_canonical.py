@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import InvertedBottleneck
 from mobilenas.space import IDENTITY, Arch, Space, list_spaces, load_space, space_from_dict

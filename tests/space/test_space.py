@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers import make_divisible
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.space import (
     IDENTITY,
     Candidate,

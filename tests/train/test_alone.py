@@ -10,9 +10,8 @@ import torch
 from helpers import TINY_SPACE, contents
 from torch import nn
 
-from mobilenas.config import TrainConfig
-from mobilenas.errors import BadInput, Diverged
-from mobilenas.files import read_jsonl
+from mobilenas.base.errors import BadInput, Diverged
+from mobilenas.base.files import read_jsonl
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, load_network, save_network
 from mobilenas.retrain import finish_train
@@ -22,6 +21,7 @@ from mobilenas.train.alone import Training, train_network, train_step
 from mobilenas.train.alone_run import TrainRun, TrainSettings, create_train_run, open_train_run
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.config import TrainConfig
 from mobilenas.train.device import MEMORY_FORMATS
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.recipe import Mixer, make_average, make_optimizer
@@ -222,7 +222,7 @@ def test_images_have_the_memory_format_of_the_weights(memory_format: str) -> Non
 
 
 def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
-    from mobilenas.config import load_supernet_config
+    from mobilenas.train.config import load_supernet_config
     from mobilenas.train.loop import train_supernet
     from mobilenas.train.run import create_run
 

@@ -10,14 +10,14 @@ from helpers import TINY_ARCH, TINY_SPACE, contents
 from make_sources import encode, samples, save, write_parquet, write_tar
 from PIL import Image
 
-from mobilenas.config import TrainConfig
+from mobilenas.base.errors import BadInput
 from mobilenas.data import ImageFiles
 from mobilenas.deploy import Target, run_export_trained
-from mobilenas.errors import BadInput
 from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.train import alone
 from mobilenas.train.alone import train_network
 from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
+from mobilenas.train.config import TrainConfig
 
 SMALL: dict[str, Any] = {"batch_size": 16, "validate_images": 30, "device": "cpu", "lr": 0.05}
 SMALL |= {"stream": True, "crop": "resize", "min_area": 0.3, "eval_crop": 0.9, "epochs": 6}

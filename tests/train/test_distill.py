@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network, Supernet
 from mobilenas.nn.saved import NetworkInfo, save_network
 from mobilenas.space import load_space

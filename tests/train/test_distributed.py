@@ -20,11 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mobilenas.config import SupernetConfig, TrainConfig
-from mobilenas.errors import BadInput, Diverged, ProcessesDiffer
+from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
 from mobilenas.nn import Network, Supernet
 from mobilenas.space import load_space
 from mobilenas.train import distributed
+from mobilenas.train.config import SupernetConfig, TrainConfig
 from mobilenas.train.distributed import SINGLE, Processes, joined
 from mobilenas.train.loop import train_step
 from mobilenas.train.recipe import Mixer

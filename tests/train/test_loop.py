@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.config import SupernetConfig
-from mobilenas.errors import BadInput, Diverged
-from mobilenas.files import read_jsonl
+from mobilenas.base.errors import BadInput, Diverged
+from mobilenas.base.files import read_jsonl
 from mobilenas.nn import Supernet
 from mobilenas.space import Arch, load_space
 from mobilenas.train import loop
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.config import SupernetConfig
 from mobilenas.train.loop import learning_rate, total_steps, train_step, train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler

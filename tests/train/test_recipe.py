@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from mobilenas.config import TrainConfig, load_train_config
-from mobilenas.errors import BadInput
-from mobilenas.resources import shipped
+from mobilenas.base.errors import BadInput
+from mobilenas.base.resources import shipped
+from mobilenas.train.config import TrainConfig, load_train_config
 from mobilenas.train.recipe import (
     Mixer,
     cross_entropy,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 from mobilenas.space import Arch, Block, Candidate, Space, load_space, space_from_dict
 from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 

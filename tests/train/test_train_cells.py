@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mobilenas.config import SupernetConfig
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json, read_jsonl, write_json
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, read_jsonl, write_json
 from mobilenas.nn import CellSupernet
 from mobilenas.space import Cell, CellSpace, load_any_space
 from mobilenas.train import loop
+from mobilenas.train.config import SupernetConfig
 from mobilenas.train.loop import train_step, train_supernet
 from mobilenas.train.run import SupernetRun, create_run, open_run, read_settings
 from mobilenas.train.sampling import make_sampler

@@ -20,8 +20,8 @@ from pyarrow import parquet
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy.stats import kendalltau
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.model import flops_and_params
-from mobilenas.errors import BadInput
 from mobilenas.space import AnyArch, AnySpace, Cell, CellSpace, Space, load_any_space, load_space
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def resource(name: str) -> Path:

@@ -6,8 +6,8 @@ from typing import BinaryIO
 
 import pytest
 
-from mobilenas.errors import BadInput
-from mobilenas.files import (
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import (
     append_jsonl,
     read_json,
     read_jsonl,

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mobilenas.errors import BadInput
-from mobilenas.resources import read_preset, read_value
+from mobilenas.base.errors import BadInput
+from mobilenas.base.resources import read_preset, read_value
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mobilenas.errors import BadInput
-from mobilenas.files import read_json
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
 from mobilenas.search.problem import ACCURACY, QUALITIES, SCORE
 
 PICKS = ("best", "knee", "cheapest")

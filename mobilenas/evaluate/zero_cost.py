@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
-from mobilenas.progress import ProgressBar
+from mobilenas.base.errors import BadInput
+from mobilenas.base.progress import ProgressBar
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish)
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.nn.depthwise import DepthwiseConv2d, _column_groups, depthwise_weight_grad
+from mobilenas.nn.kernels.depthwise import DepthwiseConv2d, _column_groups, depthwise_weight_grad
 
 FAST = "_DepthwiseConv2dFunctionBackward"
 
@@ -18,7 +18,7 @@ def _layer(channels: int, kernel_size: int, stride: int = 1) -> DepthwiseConv2d:
 @pytest.fixture
 def no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     """The fast path for inputs of any size, so that the tests of its values can be small."""
-    monkeypatch.setattr("mobilenas.nn.depthwise._MIN_ELEMENTS", 0)
+    monkeypatch.setattr("mobilenas.nn.kernels.depthwise._MIN_ELEMENTS", 0)
 
 
 def _relative(value: Tensor, reference: Tensor) -> float:
@@ -61,7 +61,7 @@ def test_several_chunks_add_up(stride: int, monkeypatch: pytest.MonkeyPatch) -> 
     grad = torch.randn(5, 16, 9 // stride + stride - 1, 9 // stride + stride - 1)
     whole = depthwise_weight_grad(x, grad, 7, stride)
     # two images a chunk, so that the last chunk is a short one
-    monkeypatch.setattr("mobilenas.nn.depthwise._CHUNK_BYTES", 2 * x.nbytes // 5)
+    monkeypatch.setattr("mobilenas.nn.kernels.depthwise._CHUNK_BYTES", 2 * x.nbytes // 5)
     assert _relative(depthwise_weight_grad(x, grad, 7, stride), whole.double()) < 1e-5
 
 

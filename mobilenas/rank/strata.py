@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 
 def stratified(cost: NDArray[np.number], n: int, seed: int) -> NDArray[np.int64]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mobilenas.config import SupernetConfig, load_supernet_config
-from mobilenas.errors import BadInput
-from mobilenas.resources import resource
+from mobilenas.base.errors import BadInput
+from mobilenas.base.resources import resource
+from mobilenas.train.config import SupernetConfig, load_supernet_config
 
 PRESETS = sorted(path.stem for path in (resource("configs") / "supernet").glob("*.yaml"))
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mobilenas.evaluate.trie import accuracies, grow
 from mobilenas.nn import CellSupernet, Supernet, fold_batch_norm
 from mobilenas.nn.blocks import ConvBN
 from mobilenas.nn.siblings import Apart, Siblings
-from mobilenas.search.trie import accuracies, grow
 from mobilenas.space import Arch, CellSpace, Space, load_any_space, load_space
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 
@@ -192,6 +192,6 @@ def test_groups_beyond_what_is_held_at_once(
     supernet, archs = Supernet(space).eval(), alike(space, sample)
     batches = [(images, torch.arange(5)) for images in images_of(space, 2, 5)]
     whole = accuracies(supernet, archs, calibration=None, validation=lambda: batches)
-    monkeypatch.setattr("mobilenas.search.trie.AT_ONCE", 2)
+    monkeypatch.setattr("mobilenas.evaluate.trie.AT_ONCE", 2)
     assert accuracies(supernet, archs, calibration=None, validation=lambda: batches) == whole
     assert accuracies(supernet, [], calibration=None, validation=lambda: batches) == []

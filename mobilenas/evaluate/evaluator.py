@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.cost.model import flops_and_params
 from mobilenas.data import Images, eval_batches
 from mobilenas.data.splits import Indices
-from mobilenas.errors import BadInput
+from mobilenas.evaluate.trie import accuracies
+from mobilenas.evaluate.zero_cost import naswot
 from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
-from mobilenas.search.trie import accuracies
-from mobilenas.search.zero_cost import naswot
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
 from mobilenas.train.checkpoint import fingerprint

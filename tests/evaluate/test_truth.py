@@ -11,10 +11,10 @@ import pytest
 from pyarrow import parquet
 from scipy.stats import kendalltau
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.cost.cells import cell_count
-from mobilenas.errors import BadInput
-from mobilenas.rank.truth import Truth, read_benchmark, read_truth
+from mobilenas.evaluate.truth import Truth, read_benchmark, read_truth
 from mobilenas.space import CellSpace, load_any_space, load_space
 
 SPACE = load_space("macro:width=0.25,resolution=16")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mobilenas.randomness import borrowed_generators, fixed_generators
+from mobilenas.base.randomness import borrowed_generators, fixed_generators
 
 
 def draws() -> tuple[float, float, float, float]:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
-from mobilenas.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import ConvBN, InvertedBottleneck
-from mobilenas.nn.proxyless import convert
+from mobilenas.nn.published import convert
 from mobilenas.space import load_space
 
 NARROW = "proxyless:channels=[8,8,8,16,24,24,40,48,64],resolution=32,bn_eps=0.001,num_classes=7"

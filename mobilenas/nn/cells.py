@@ -11,7 +11,7 @@ from mobilenas.nn.blocks import conv_bn, init_weights
 from mobilenas.nn.siblings import Apart, with_own_norms
 from mobilenas.nn.supernet import Pool, Step
 from mobilenas.space import Cell, CellSpace
-from mobilenas.space.cell import ABSENT, CellShape
+from mobilenas.space.cells import ABSENT, CellShape
 
 
 class PathSum(nn.ModuleList):

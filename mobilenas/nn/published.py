@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mobilenas.errors import BadInput, one_line
-from mobilenas.files import read_json
+from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.files import read_json
 from mobilenas.nn.network import Network
 from mobilenas.nn.saved import NetworkInfo
 from mobilenas.space import IDENTITY, Arch, Candidate, Space, load_space

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
+from mobilenas.evaluate.zero_cost import naswot, synflow, zero_cost_scores
 from mobilenas.nn import Network
-from mobilenas.nn.relu6 import ReLU6
-from mobilenas.search.zero_cost import naswot, synflow, zero_cost_scores
+from mobilenas.nn.kernels.relu6 import ReLU6
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 

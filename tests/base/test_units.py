@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilenas.errors import BadInput
-from mobilenas.units import (
+from mobilenas.base.errors import BadInput
+from mobilenas.base.units import (
     format_image_size,
     format_ms,
     format_size,

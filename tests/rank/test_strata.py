@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mobilenas.errors import BadInput
-from mobilenas.rank.draw import stratified
+from mobilenas.base.errors import BadInput
+from mobilenas.rank.strata import stratified
 
 SIZES = [(60, 12), (61, 12), (71, 12), (17, 12)]  # without a remainder, with small and large ones
 

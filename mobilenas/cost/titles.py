@@ -5,7 +5,7 @@ flops, params, memory (bytes) and, for each latency table, `latency_ms@TABLE`.
 
 from collections.abc import Mapping
 
-from mobilenas.units import format_ms, format_size
+from mobilenas.base.units import format_ms, format_size
 
 COUNTED = ("flops", "params", "memory")
 _LATENCY = "latency_ms@"

@@ -7,7 +7,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -2,7 +2,7 @@
 
 import re
 
-from mobilenas.errors import BadInput
+from mobilenas.base.errors import BadInput
 
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}

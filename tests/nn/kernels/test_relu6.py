@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from mobilenas.nn.relu6 import ReLU6
+from mobilenas.nn.kernels.relu6 import ReLU6
 
 
 def values() -> torch.Tensor:

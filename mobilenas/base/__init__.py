@@ -1,0 +1,1 @@
+"""Below everything: errors, files, units, settings, processes, random numbers, progress."""

@@ -1,0 +1,1 @@
+"""Faster CPU versions of depthwise convolution and ReLU6."""
