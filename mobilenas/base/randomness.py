@@ -1,12 +1,44 @@
-"""The global generators, lent to code of other libraries that knows no others."""
+"""Random numbers: one generator for each thing that is drawn, keyed by (seed, stream, ...).
+
+Nothing random is saved: what is drawn is a function of its key, so a resumed run draws the same.
+Libraries that know only the global generators get them lent, started from such a key.
+"""
 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import torch
+
+
+class Stream(IntEnum):
+    """What is drawn; the comment has the key after the seed and the stream.
+
+    A number means one thing for good, and its keys have one length: numpy's SeedSequence takes
+    [s, 1] and [s, 1, 0] for the same. Seeds are below 2**32, as a larger one fills two words.
+    """
+
+    ORDER = 1  # epoch: the order of its training images
+    AUGMENT = 2  # step: changes of a whole batch in memory
+    SPLITS = 3
+    AUGMENT_IMAGE = 4  # step, position in the batch: changes of a single image
+    ARCHS = 11  # step or super-step: the archs of a supernet's step
+    CALIBRATION = 21  # the order of the images for recalibration
+    MIX = 31  # step: mixup and cutmix
+    DROP = 32  # step, rank: dropout and drop path
+    LATENCY_DESIGN = 41  # the networks that a latency table is fitted to
+    LATENCY_CHECK = 42  # those that it is checked on
+    LATENCY_HOLDOUT = 43  # those that test a transferred table
+    RANKED_ARCHS = 51  # the archs that a ranking is measured on
+    BOOTSTRAP = 52  # resamples of a rank correlation
+
+
+def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
+    """numpy's generator of a stream."""
+    return np.random.default_rng([seed, stream, *key])
 
 
 @contextmanager

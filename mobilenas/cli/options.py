@@ -13,7 +13,7 @@ DATA_HELP = (
     "(built in)."
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 SpaceName = Annotated[
     str,
     typer.Argument(

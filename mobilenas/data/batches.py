@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.data.augment import Augment
 from mobilenas.data.order import EpochOrder
 from mobilenas.data.pixels import Channels
@@ -55,7 +56,7 @@ class TrainBatches:
         """Images (len(rows), 3, H, W), float32, channels last, and labels (len(rows),), int64."""
         chosen = self._order(step)
         shape = (len(chosen), *self.images.pixels.shape[1:])
-        rng = np.random.default_rng([self.seed, 2, step])
+        rng = generator(self.seed, Stream.AUGMENT, step)
         draws = _draw(rng, shape, self.augment).at(torch.from_numpy(self.rows))
 
         chosen = chosen[self.rows]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.data.splits import Indices
 
 WINDOW_BYTES = 256 << 20  # of blocks that are mixed with each other, so held at a time
@@ -45,7 +46,7 @@ class EpochOrder:
         """The indices (batch_size,) of the images of this step."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            rng = np.random.default_rng([self.seed, 1, epoch])
+            rng = generator(self.seed, Stream.ORDER, epoch)
             self._order = (epoch, shuffle(self.indices, rng, self.blocks))
         start = position * self.batch_size
         return self._order[1][start : start + self.batch_size]

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 
 Indices = npt.NDArray[np.int64]
 
@@ -76,7 +77,7 @@ def make_splits(
     if validate >= images:
         raise BadInput(f"validate {validate}: less than the {images} training images is wanted")
 
-    rng = np.random.default_rng([seed, 3])  # 1 and 2 are the streams of batches.py
+    rng = generator(seed, Stream.SPLITS)
     everything = np.arange(images, dtype=np.int64)
     validate_part = _draw(everything, labels, validate, rng)
     train = np.setdiff1d(everything, validate_part)

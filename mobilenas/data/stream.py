@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.randomness import borrowed_generators
+from mobilenas.base.randomness import Stream, borrowed_generators
 from mobilenas.data.augment import Augment
 from mobilenas.data.batches import TrainBatches, eval_batches, normalise
 from mobilenas.data.order import EpochOrder
@@ -139,7 +139,7 @@ class StreamBatches:
         with borrowed_generators() as seed_generators:
             for row, (position, index) in enumerate(zip(self.rows, chosen, strict=True)):
                 image = self.part.image(index)
-                seed_generators(self.seed, 4, step, int(position))
+                seed_generators(self.seed, Stream.AUGMENT_IMAGE, step, int(position))
                 images[row] = self._transform(image)
         return images, torch.from_numpy(self.part.labels[chosen])
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.model import flops_and_params
 from mobilenas.data import Images, eval_batches
@@ -22,7 +23,6 @@ from mobilenas.train.device import pick_device
 from mobilenas.train.run import SupernetRun
 
 _BATCH = 256
-_STREAM = 21  # keeps the order of calibration images apart from the other draws of the seed
 _ZERO_COST_IMAGES = 64
 
 
@@ -96,7 +96,7 @@ class SupernetEvaluator:
 
     def _calibration(self) -> Iterator[Tensor]:
         # In random order: class folders come sorted, and a batch should hold all classes.
-        rng = np.random.default_rng([self.run.settings.seed, _STREAM])
+        rng = generator(self.run.settings.seed, Stream.CALIBRATION)
         indices = rng.permutation(self.run.splits.calibrate)
         count = max(1, round(len(indices) / _BATCH))
         size = len(indices) // count  # equal batches, so that each image weighs the same

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.progress import ProgressBar
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
@@ -143,7 +144,7 @@ def control_arch(space: Space) -> Arch:
 
 def design(space: Space, n: int, seed: int) -> list[Arch]:
     """n archs in which each candidate of a block is chosen equally often, in random company."""
-    rng = np.random.default_rng([seed, 1])
+    rng = generator(seed, Stream.LATENCY_DESIGN)
     columns = []
     for size in space.num_candidates:
         repeated = np.tile(np.arange(size), -(-n // size))[:n]

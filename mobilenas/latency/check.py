@@ -11,6 +11,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.progress import ProgressBar
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Check, Figures, LatencyTable
 from mobilenas.cost.rows import rows_of
@@ -49,7 +50,7 @@ def is_same_device(table: LatencyTable, runtime: Runtime) -> bool:
 def held_out(space: Space, table: LatencyTable, n: int, seed: int) -> list[Arch]:
     """n archs drawn as `Space.sample` does, none of which the table was fitted to."""
     used = set(table.calibration.archs) | {str(control_arch(space))}
-    rng = np.random.default_rng([seed, 2])
+    rng = generator(seed, Stream.LATENCY_CHECK)
     archs: dict[Arch, None] = {}
     for _ in range(100 * n):
         arch = space.sample(rng)

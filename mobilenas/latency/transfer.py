@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import NAME, Calibration, Figures, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, calibrate
@@ -106,7 +107,7 @@ def transfer_table(
         raise BadInput(
             f"--holdout {count} of {n} networks leaves {n - count}; {MIN_NETWORKS} are needed"
         )
-    order = np.random.default_rng(seed).permutation(n)
+    order = generator(seed, Stream.LATENCY_HOLDOUT).permutation(n)
     used = [timings[i] for i in sorted(order[count:])]
     tests = [timings[i] for i in sorted(order[:count])]
     table = _fitted(source, space, used, device)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.units import format_size
 
 Floats = NDArray[np.float64]
@@ -89,7 +90,7 @@ def rank_metrics(
     """
     _check(predicted=predicted, truth=truth, flops=flops)
     n = len(truth)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Stream.BOOTSTRAP)
     rows = np.vstack([np.arange(n), rng.integers(n, size=(resamples, n))])
     counts = np.stack([np.bincount(row, minlength=n) for row in rows]).astype(np.float32)
     cuts = np.quantile(truth[rows], 1 - TOP_SHARE, axis=1, keepdims=True)

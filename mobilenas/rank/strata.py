@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 
 
 def stratified(cost: NDArray[np.number], n: int, seed: int) -> NDArray[np.int64]:
@@ -18,7 +19,7 @@ def stratified(cost: NDArray[np.number], n: int, seed: int) -> NDArray[np.int64]
     total = len(cost)
     if n >= total:
         return np.arange(total)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, Stream.RANKED_ARCHS)
     kept = rng.permutation(total)[: total - total % n]
     strata = kept[np.argsort(cost[kept], kind="stable")].reshape(n, -1)
     drawn = rng.integers(strata.shape[1], size=n)

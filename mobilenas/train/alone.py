@@ -13,7 +13,7 @@ from torch import nn
 from mobilenas.base.errors import BadInput, Diverged
 from mobilenas.base.files import read_jsonl, write_json, write_jsonl
 from mobilenas.base.progress import ProgressBar
-from mobilenas.base.randomness import fixed_generators
+from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.nn import Network
 from mobilenas.nn.saved import save_network
 from mobilenas.train.alone_run import (
@@ -33,7 +33,6 @@ from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.folder import worked_seconds
 from mobilenas.train.recipe import Mixer, cross_entropy, make_average, make_optimizer, make_schedule
 
-_STREAM = 32  # keeps dropout and drop path apart from the other draws of the seed
 _PARTS = ("network", "average", "optimizer", "scaler")  # of Training, in a checkpoint
 _STATE = (*_PARTS, "progress")
 _LOG_ROWS = 400  # about so many rows a run, however long
@@ -109,7 +108,7 @@ def train_network(run: TrainRun, processes: Processes = SINGLE) -> Progress:
         for images, labels in batches.iterate(first, steps):
             schedule.set(progress.step)
             processes.check_same(progress.step, [run.arch])
-            with fixed_generators(seed, _STREAM, progress.step, processes.rank, device=device):
+            with fixed_generators(seed, Stream.DROP, progress.step, processes.rank, device=device):
                 loss = train_step(training, config, mixer, teacher, (images, labels), processes)
             progress.loss_sum += loss
             progress.loss_steps += 1

@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.randomness import fixed_generators
+from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.train.config import TrainConfig
-
-_STREAM = 31  # keeps these draws apart from those of the data
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class Mixer:
         """Images and, where they were mixed, the shares of each class (n, classes)."""
         if self.mixup is None:
             return images, labels
-        with fixed_generators(self.seed, _STREAM, step):
+        with fixed_generators(self.seed, Stream.MIX, step):
             mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
         return mixed
 

@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.space import IDENTITY, AnyArch, AnySpace, Arch, Block, Candidate, CellSpace, Space
 
 SamplerName = Literal["uniform", "fair"]
-_STREAM = 11  # keeps these draws apart from those of the data
 
 
 class UniformSampler:
@@ -26,7 +26,7 @@ class UniformSampler:
         self.seed = seed
 
     def __call__(self, step: int) -> list[AnyArch]:
-        return [self.space.sample(np.random.default_rng([self.seed, _STREAM, step]))]
+        return [self.space.sample(generator(self.seed, Stream.ARCHS, step))]
 
 
 class FairSampler:
@@ -54,7 +54,7 @@ class FairSampler:
 
     def __call__(self, step: int) -> list[Arch]:
         superstep, position = divmod(step, self.steps_per_superstep)
-        rng = np.random.default_rng([self.seed, _STREAM, superstep])
+        rng = generator(self.seed, Stream.ARCHS, superstep)
         plans = [
             self._plan(block, phases, rng)
             for block, phases in zip(self.space.blocks, self._phases, strict=True)
