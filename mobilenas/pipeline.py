@@ -11,51 +11,39 @@ from pathlib import Path
 from typing import Any
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import read_json, write_json
+from mobilenas.base.files import read_json
 from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.titles import latency_cost
-from mobilenas.deploy import Target, run_export_trained
-from mobilenas.evaluate.evaluator import SupernetEvaluator, check_anchors
+from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.truth import read_benchmark, read_truth
 from mobilenas.export import Report
 from mobilenas.rank.run import Ranking, rank
-from mobilenas.retrain import Asked, run_train, training_settings
+from mobilenas.runs import RunFolder
 from mobilenas.search import Progress, Result, check_feasible, evolve
 from mobilenas.search.evolve import SETTINGS
 from mobilenas.search.problem import SCORE, default_objectives, parse_objectives
-from mobilenas.space import AnySpace, any_space_from_dict, load_space, space_from_dict
-from mobilenas.train.alone_run import create_train_run, open_train_run
-from mobilenas.train.config import SupernetConfig, load_supernet_config
-from mobilenas.train.loop import train_supernet
-from mobilenas.train.run import SupernetRun, check_trained, create_run, open_run, read_settings
+from mobilenas.space import any_space_from_dict, load_space, space_from_dict
+from mobilenas.stages.export import Target, run_export_trained
+from mobilenas.stages.supernet_train import (
+    create_supernet_run,
+    resume_supernet_run,
+    score_supernet,
+    train_supernet,
+)
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
+from mobilenas.train.config import load_supernet_config
+from mobilenas.train.networks import open_network_run
+from mobilenas.train.supernets import SupernetSettings, open_supernet_run
 
 log = logging.getLogger(__name__)
-
-
-def run_supernet(run: SupernetRun) -> list[dict[str, Any]]:
-    """Train a run to its end; returns and stores the accuracy of three archs."""
-    train_supernet(run)
-    return score_supernet(run)
-
-
-def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
-    """Measure and store the accuracy of three archs of a trained run."""
-    rows = check_anchors(run)
-    write_json(run.folder / "result.json", {"validation": rows})
-    return rows
-
-
-def open_or_create(
-    folder: Path, space: AnySpace, data: str, seed: int, config: SupernetConfig
-) -> SupernetRun:
-    """The run in a folder, which has to be of these settings, or a new one."""
-    if not (folder / "run.json").exists():
-        return create_run(folder, space, data, seed, config)
-    run = open_run(folder)
-    run.check_unchanged(space=space, data=data, seed=seed, config=config)
-    return run
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,8 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
 def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
     supernet, latencies = search.supernet, search.budget.latencies
-    space = space_from_dict(read_settings(supernet).space)
+    trained = RunFolder.open(supernet, "supernet")
+    space = space_from_dict(trained.read(SupernetSettings).space)
     costed = space if search.resolution is None else space.backbone(*search.resolution)
     cost_model, limits = search.budget.look_up(costed)
     if search.objectives is None:
@@ -115,8 +104,8 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         objectives = parse_objectives(search.objectives, cost_model, latencies)
     if not resume:  # else first of all the search has to be the one that was started
         check_feasible(cost_model, limits)
-    check_trained(supernet)
-    evaluator = SupernetEvaluator(open_run(supernet))
+    trained.check_finished()
+    evaluator = SupernetEvaluator(open_supernet_run(supernet))
     tables = zip(latencies, cost_model.tables, strict=True)
     places = {
         "supernet": str(supernet.resolve()),
@@ -162,25 +151,14 @@ def run_rank(
     resume: bool,
 ) -> dict[str, Any]:
     """Rank a trained supernet against a file of accuracies, or else against a benchmark."""
-    space = any_space_from_dict(read_settings(supernet).space)
+    trained = RunFolder.open(supernet, "supernet")
+    space = any_space_from_dict(trained.read(SupernetSettings).space)
     if truth is not None:
         known = read_truth(truth, space)
     else:
         known = read_benchmark(benchmark or "", data_root, space)
-    check_trained(supernet)
-    return rank(SupernetEvaluator(open_run(supernet)), known, asked, out, resume=resume)
-
-
-def newest_run(*folders: Path) -> Path:
-    """The one of these run folders whose result is the newest. Raises BadInput if none has one."""
-    results = [folder / name for folder in folders for name in ("result.json", "front.json")]
-    there = [path for path in results if path.exists()]
-    if not there:
-        raise BadInput(
-            f"no finished run in {' or '.join(map(str, folders))}: `mobilenas train` and "
-            "`mobilenas evolve` make one; --run names another folder"
-        )
-    return max(there, key=lambda path: path.stat().st_mtime).parent
+    trained.check_finished()
+    return rank(SupernetEvaluator(open_supernet_run(supernet)), known, asked, out, resume=resume)
 
 
 def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:
@@ -189,17 +167,23 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
     Returns the search's result, that of the winner's training, and the report of its export.
     """
     folder = out / "supernet"
-    digits = load_space("digits")
-    run = open_or_create(folder, digits, "digits", seed, load_supernet_config("quick", []))
-    run_supernet(run)
+    digits, config = load_space("digits"), load_supernet_config("quick", [])
+    if (folder / "run.json").exists():
+        given = {"space": digits, "data": "digits", "seed": seed, "config": config}
+        run = resume_supernet_run(folder, given)
+    else:
+        run = create_supernet_run(folder, digits, "digits", seed, config)
+    train_supernet(run)
+    score_supernet(run)
     budget = Budget({"flops": CostModel(digits).range("flops").median})
     search = Search(folder, budget, generations=8, seed=seed)
     resume = (out / "evolve" / SETTINGS).exists()
     found = run_evolve(search, out / "evolve", resume=resume)
     if (out / "train" / "run.json").exists():
-        training = open_train_run(out / "train")
+        training = open_network_run(out / "train")
     else:
         asked = Asked(search=out / "evolve", inherit=folder, seed=seed)
-        training = create_train_run(out / "train", training_settings(asked))
-    trained = run_train(training)
+        training = create_network_run(out / "train", training_settings(asked))
+    train_network(training)
+    trained = finish_train(training)
     return found, trained, run_export_trained(out / "train", Target())

@@ -19,6 +19,7 @@ from mobilenas.cli import detect, job, latency, networks, spaces
 from mobilenas.cli.bench import bench
 from mobilenas.cli.export import export
 from mobilenas.cli.rank import rank
+from mobilenas.cli.supernet_train import supernet_train
 from mobilenas.cli.train import train
 
 app = typer.Typer(
@@ -34,7 +35,7 @@ app.add_typer(spaces.space_app, name="space")
 app.add_typer(spaces.arch_app, name="arch")
 app.add_typer(latency.latency_app, name="latency")
 app.add_typer(detect.detect_app, name="detect")
-app.command("supernet-train")(job.supernet_train)
+app.command("supernet-train")(supernet_train)
 app.command()(job.quickstart)
 app.command()(rank)
 app.command()(job.evolve)

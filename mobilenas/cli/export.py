@@ -108,31 +108,42 @@ def export(
     for name in _OF_INT8:
         if is_given(context, name) and not int8:
             raise BadInput(f"--{name.replace('_', '-')} is for --int8")
-    from mobilenas.deploy import Int8, Target, run_export, run_export_saved, run_export_trained
     from mobilenas.export import make_form, make_runtime
-    from mobilenas.pipeline import newest_run
-    from mobilenas.train.alone_run import is_train_run
+    from mobilenas.runs import RunFolder
+    from mobilenas.runs.folder import newest_finished
+    from mobilenas.stages.export import (
+        Int8,
+        Target,
+        run_export,
+        run_export_saved,
+        run_export_trained,
+    )
 
     made = make_runtime(runtime or "onnxruntime")
     form = make_form(made, opset=opset, batch=batch, preprocess=preprocess, int8=int8)
     target = Target(made, form, Int8(calibrate, calibration_data) if int8 else None)
-    source = network or run or newest_run(Path("runs/train"), Path("runs/evolve"))
-    of_search = network is None and not is_train_run(source)
-    if not of_search:
+    if network is not None:
+        source, kind = network, "network"
+    elif run is not None:
+        source, kind = run, RunFolder.open(run, "train", "evolve").kind
+    else:
+        newest = newest_finished(("train", "evolve"), Path("runs/train"), Path("runs/evolve"))
+        source, kind = newest.path, newest.kind
+    if kind != "evolve":
         for name in ("arch", "pick"):
             if is_given(context, name):
                 raise BadInput(f"--{name} is for a search; {source} is one network")
     for name, value in (("data", data), ("calibration-data", calibration_data)):
         if network is None and value is not None:
             raise BadInput(f"--{name} is for a saved network; a run has images of its own")
-    if of_search:
+    if kind == "evolve":
         report = run_export(source, arch=arch, pick=pick, target=target, out=out).to_dict()
-    elif network is None:
+    elif kind == "train":
         report = run_export_trained(source, target, out).to_dict()
     elif data is None:
-        raise BadInput("--data is wanted: images that the exported network is verified on")
+        raise BadInput("give --data: images that the exported network is verified on")
     else:
-        report = run_export_saved(network, data, target, out).to_dict()
+        report = run_export_saved(source, data, target, out).to_dict()
     if as_json:
         print_json(report)
     else:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from mobilenas.cli.options import (
-    DATA_HELP,
     Flops,
     Json,
     Latency,
@@ -21,87 +20,6 @@ from mobilenas.cli.options import (
     parse_budget,
     print_json,
 )
-
-
-def supernet_train(
-    context: typer.Context,
-    space: Annotated[str, typer.Option(help="Shipped space or YAML file, with overrides.")] = "s1",
-    data: Annotated[
-        str,
-        typer.Option(help=DATA_HELP),
-    ] = "digits",
-    config: Annotated[
-        str, typer.Option(help="Preset of configs/supernet or YAML file.")
-    ] = "default",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a key of the config: lr=0.05.")
-    ] = None,
-    sampler: Annotated[str | None, typer.Option(help="uniform or fair.")] = None,
-    bn: Annotated[str | None, typer.Option(help="shadow or shared.")] = None,
-    passes: Annotated[
-        float | None, typer.Option(help="Budget in passes over the training images.")
-    ] = None,
-    seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/supernet"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Train a supernet. Kill it at any time; --resume continues to the same result.
-
-    Several processes: torchrun --nproc-per-node N -m mobilenas supernet-train ...
-
-    Example: mobilenas supernet-train --space s1:width=0.25 --data digits --config quick
-    """
-    from mobilenas.space import CellSpace, load_any_space
-    from mobilenas.train.config import load_supernet_config
-    from mobilenas.train.distributed import joined
-    from mobilenas.train.loop import train_supernet
-    from mobilenas.train.run import SupernetRun, create_run, open_run
-
-    given = {"sampler": sampler, "bn": bn, "passes": passes}
-    flags = [f"{key}={value}" for key, value in given.items() if value is not None]
-
-    def start() -> SupernetRun:
-        chosen = load_supernet_config(config, (settings or []) + flags)
-        if not resume:
-            processes.share(chosen.batch_size)
-            return create_run(out, load_any_space(space), data, seed, chosen)
-        run = open_run(out)
-        config_given = flags or settings or is_given(context, "config")
-        run.check_unchanged(
-            space=load_any_space(space) if is_given(context, "space") else None,
-            data=data if is_given(context, "data") else None,
-            seed=seed if is_given(context, "seed") else None,
-            config=chosen if config_given else None,
-        )
-        return run
-
-    with joined() as processes:
-        run = processes.main_first(start, lambda: open_run(out))
-        train_supernet(run, processes)
-    if not processes.is_main:
-        return
-    from mobilenas.pipeline import score_supernet
-    from mobilenas.report.text import table
-
-    rows = score_supernet(run)
-    if as_json:
-        print_json({"run": str(out), "validation": rows})
-        return
-    columns = {
-        "name": "arch",
-        "flops": "FLOPs",
-        "accuracy_inherited_bn": "accuracy",
-        "accuracy_recalibrated": "recalibrated",
-    }
-    print(table(rows, columns))
-    print(f"accuracy on {len(run.splits.validate)} validation images")
-    cells = isinstance(run.space, CellSpace)
-    verb, flag = ("rank", "--truth <file>") if cells else ("evolve", "--flops <budget>")
-    print(f"supernet in {out}; next: mobilenas {verb} --supernet {out} {flag}")
 
 
 def quickstart(
@@ -117,7 +35,7 @@ def quickstart(
     """
     from mobilenas.pipeline import run_quickstart
     from mobilenas.report.text import describe_export, describe_training, front_table
-    from mobilenas.train.folder import worked_seconds
+    from mobilenas.runs import RunFolder
 
     result, trained, report = run_quickstart(out, seed)
     front = [evaluation.row() for evaluation in result.front]
@@ -129,7 +47,7 @@ def quickstart(
     print(_selected_on(out / "evolve"))
     print(f"\npicture of the front: {out / 'evolve' / 'front.png'}")
     print("\nthe most accurate of them, trained on alone from the weights it has in the supernet:")
-    print(describe_training(trained, worked_seconds(out / "train")))
+    print(describe_training(trained, RunFolder.open(out / "train", "train").seconds))
     print(f"network, which timm loads too: {out / 'train' / 'network'}")
     print("\nONNX:")
     print(describe_export(report.to_dict()))

@@ -64,11 +64,16 @@ def train(
     Example: mobilenas train --search runs/evolve --preset cifar10-quick --inherit runs/supernet
     """
     from mobilenas.report.text import describe_training
-    from mobilenas.retrain import Asked, check_asked, finish_train, training_settings
-    from mobilenas.train.alone import train_network
-    from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
+    from mobilenas.stages.train import (
+        Asked,
+        create_network_run,
+        finish_train,
+        resume_network_run,
+        train_network,
+        training_settings,
+    )
     from mobilenas.train.distributed import joined
-    from mobilenas.train.folder import worked_seconds
+    from mobilenas.train.networks import NetworkRun, open_network_run
 
     chosen_seed = seed if is_given(context, "seed") else None
     recipe = (preset, tuple(settings or ()))
@@ -76,17 +81,15 @@ def train(
         space, arch, search, pick, data, inherit, weights, resolution, chosen_seed, *recipe
     )
 
-    def start() -> TrainRun:
+    def start() -> NetworkRun:
         if resume:
-            run = open_train_run(out)
-            check_asked(run, asked)
-            return run
+            return resume_network_run(out, asked)
         chosen = training_settings(asked)
         processes.share(chosen.config.batch_size)
-        return create_train_run(out, chosen)
+        return create_network_run(out, chosen)
 
     with joined() as processes:
-        run = processes.main_first(start, lambda: open_train_run(out))
+        run = processes.main_first(start, lambda: open_network_run(out))
         train_network(run, processes)
     if not processes.is_main:
         return
@@ -94,5 +97,5 @@ def train(
     if as_json:
         print_json({"run": str(out), **result})
         return
-    print(describe_training(result, worked_seconds(out)))
+    print(describe_training(result, run.folder.seconds))
     print(f"network in {out / 'network'}; next: mobilenas export --onnx --run {out}")

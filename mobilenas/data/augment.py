@@ -1,4 +1,4 @@
-"""What is done to training images by chance, and timm's transforms that do it."""
+"""Random changes of training images: what a config can ask for, and timm's transforms for it."""
 
 import re
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data.pixels import Channels
+from mobilenas.data.images import Channels
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data.parts import EncodedImages, Indexed
+from mobilenas.data.images import EncodedImages, Indexed
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.data.images import EncodedImages, Indexed
 from mobilenas.data.order import WINDOW_BYTES, Blocks
-from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
+from mobilenas.data.shards import name_classes, split_files
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,28 +1,20 @@
-"""From image files to arrays of one size: decode, scale, crop; and their mean and std."""
+"""From images to arrays of one size: decode, scale, crop; and their mean and std."""
 
-import io
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from mobilenas.base.errors import BadInput, one_line
-
-if TYPE_CHECKING:
-    from mobilenas.data.parts import EncodedImages
+from mobilenas.base.errors import BadInput
+from mobilenas.data.images import Channels, Encoded, EncodedImages, decode
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 1024  # images that are held encoded at a time
 TASK = 16  # images that a thread decodes in one go: one at a time is slower for small images
-
-Channels = tuple[float, float, float]
-Encoded = Path | bytes | None  # an image file, its bytes, or a parquet row without an image
 
 
 def short_side(resolution: int, crop: float) -> int:
@@ -30,7 +22,7 @@ def short_side(resolution: int, crop: float) -> int:
     return round(resolution / crop)
 
 
-def decode_all(part: "EncodedImages", resolution: int, crop: float = 1.0) -> npt.NDArray[np.uint8]:
+def decode_all(part: EncodedImages, resolution: int, crop: float = 1.0) -> npt.NDArray[np.uint8]:
     """The images of a part, (N, resolution, resolution, 3); BadInput names one that is damaged."""
     pixels = np.empty((len(part), resolution, resolution, 3), dtype=np.uint8)
 
@@ -44,20 +36,6 @@ def decode_all(part: "EncodedImages", resolution: int, crop: float = 1.0) -> npt
             tasks = [block[i : i + TASK] for i in range(0, len(block), TASK)]
             list(pool.map(fill, tasks))  # raises the error of the first bad image
     return pixels
-
-
-def decode(name: str, encoded: Encoded) -> Image.Image:
-    """An RGB image. Raises BadInput with this name where it is damaged or missing."""
-    if encoded is None:
-        raise BadInput(f"{name}: no image bytes; every row needs an image")
-    try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
-            if image.mode[0] in "IF":  # convert("RGB") would clip these to white
-                raise ValueError(f"pixels of type {image.mode}; 8 bits a channel are wanted")
-            return image.convert("RGB")
-    except Exception as error:  # a damaged file makes Pillow raise nearly anything
-        reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
-        raise BadInput(f"{name}: cannot read the image ({reason})") from error
 
 
 def _fit(image: Image.Image, resolution: int, crop: float) -> npt.NDArray[np.uint8]:

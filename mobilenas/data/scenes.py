@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mobilenas.base.files import write_atomic, write_json
-from mobilenas.data.sources import Images, load_data
+from mobilenas.data.images import Images
+from mobilenas.data.sources import load_data
 
 SIDE = 160  # pixels of a scene
 DIGIT_SIDES = (20, 64)  # pixels, of the 8x8 image whose ink is the digit
@@ -37,7 +38,8 @@ def make_scenes(folder: Path, *, train: int = 500, val: int = 150, seed: int = 0
     if folder.exists():
         return
     digits = load_data("digits", 8)  # their own size: nothing is scaled yet
-    assert digits.test is not None
+    assert isinstance(digits.train, Images)
+    assert isinstance(digits.test, Images)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     sizes, images = (train, val), (digits.train, digits.test)

@@ -1,65 +1,22 @@
 """Labelled images from class folders, parquet or tar files, torchvision's CIFAR or scikit-learn.
 
 `load_data` decodes everything once into memory, so that a batch costs an index and no more.
-`open_data` reads an index only; the images of a large data set are read when they are wanted.
+`open_data` reads an index only; the images of a large data set are read when they are needed.
+`read_data` does the one or the other by the size.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from mobilenas.base.errors import BadInput
 from mobilenas.data.folders import index_folders
+from mobilenas.data.images import ImageData, Images, Indexed, Part
 from mobilenas.data.parquet import index_parquet
-from mobilenas.data.parts import EncodedImages, Indexed
-from mobilenas.data.pixels import Channels, channel_statistics, check_memory, decode_all, fit_all
+from mobilenas.data.pixels import channel_statistics, check_memory, decode_all, fit_all
 from mobilenas.data.tars import index_tars
 
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """Decoded images and their classes, in the order of the source."""
-
-    pixels: npt.NDArray[np.uint8]  # (N, H, W, 3), RGB
-    labels: npt.NDArray[np.int64]  # (N,), in 0..classes - 1
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        """The image, RGB."""
-        return Image.fromarray(self.pixels[index])
-
-
-Part = Images | EncodedImages
-
-
-@dataclass(frozen=True, eq=False)
-class ImageData:
-    """A data set in memory; `mean` and `std` are per channel, of `train`, in units of 0..1."""
-
-    name: str
-    train: Images
-    test: Images | None  # never used for selection
-    classes: tuple[str, ...]
-    mean: Channels
-    std: Channels
-
-
-@dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """A data set on disk; `mean` and `std` are ImageNet's, as no image was read."""
-
-    name: str
-    train: EncodedImages
-    test: EncodedImages | None  # never used for selection
-    classes: tuple[str, ...]
-    mean: Channels
-    std: Channels
-
+_HELD_BYTES = 2 << 30  # of decoded images, from which on they are streamed
 
 Loaded = tuple[tuple[str, ...], Images, Images | None]  # classes, train, test
 
@@ -101,7 +58,7 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
     return ImageData(name, train, test, classes, mean, std)
 
 
-def open_data(source: str) -> ImageFiles:
+def open_data(source: str) -> ImageData:
     """Index the files that `source` names: class folders, parquet or tar files as in `load_data`.
 
     Labels and classes are those of `load_data`. Raises BadInput where the source is missing or
@@ -109,14 +66,33 @@ def open_data(source: str) -> ImageFiles:
     """
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # slow to import
 
-    if source == "digits" or source.startswith(("cifar10:", "cifar100:")):
+    if _is_held(source):
         raise BadInput(
             f"{source} is always held in memory; class folders, parquet and tar files are streamed"
         )
     classes, train, test = _index(source)
     _check_classes(source, train)
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return ImageFiles(_name(source), train, test, classes, mean, std)
+    return ImageData(_name(source), train, test, classes, mean, std)
+
+
+def read_data(
+    source: str, resolution: int, crop: float = 1.0, *, stream: bool | None = None
+) -> tuple[ImageData, bool]:
+    """`open_data` if `stream`, `load_data` if not; None streams what would take more than 2 GiB
+    decoded. Returns the data and whether they are streamed. Raises BadInput as these do.
+    """
+    if stream is None and not _is_held(source):
+        opened = open_data(source)
+        images = len(opened.train) + len(opened.test or ())
+        if images * resolution * resolution * 3 > _HELD_BYTES:
+            return opened, True
+    return (open_data(source), True) if stream else (load_data(source, resolution, crop), False)
+
+
+def _is_held(source: str) -> bool:
+    """Whether it is small, and there is no other way than to hold it in memory."""
+    return source == "digits" or source.startswith(("cifar10:", "cifar100:"))
 
 
 def _name(source: str) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput, one_line
-from mobilenas.data.parts import EncodedImages, Indexed, name_classes, split_files
+from mobilenas.data.images import EncodedImages, Indexed
+from mobilenas.data.shards import name_classes, split_files
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first dot; then the suffix

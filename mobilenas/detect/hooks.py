@@ -17,8 +17,8 @@ from mmengine.runner import Runner
 from mobilenas.base.errors import Diverged
 from mobilenas.base.files import write_json
 from mobilenas.base.progress import ProgressBar
+from mobilenas.runs import RunFolder
 from mobilenas.train.device import hardware
-from mobilenas.train.folder import worked_seconds
 
 
 class SeedHook(Hook):
@@ -62,7 +62,11 @@ class CheckpointHook(Hook):
         self._interval = interval
         self._by_epoch = by_epoch
         self._start = time.monotonic()
-        self._before = worked_seconds(folder) if (folder / "checkpoint.pth").exists() else 0.0
+        self._before = (
+            RunFolder.open(folder, "detect").seconds
+            if (folder / "checkpoint.pth").exists()
+            else 0.0
+        )
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self._by_epoch and (runner.epoch + 1 == runner.max_epochs or self._due(runner.epoch)):

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_atomic
-from mobilenas.data.pixels import decode
+from mobilenas.data.images import decode
 from mobilenas.detect.build import input_size, quiet
 from mobilenas.detect.export import DetectorReport, export_detector
 from mobilenas.detect.run import Detector, DetectRun, check_trained

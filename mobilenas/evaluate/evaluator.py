@@ -11,16 +11,16 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.model import flops_and_params
-from mobilenas.data import Images, eval_batches
+from mobilenas.data import Batch, Part
 from mobilenas.data.splits import Indices
 from mobilenas.evaluate.trie import accuracies
 from mobilenas.evaluate.zero_cost import naswot
 from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
-from mobilenas.train.calibrate import Batch, accuracy, inherit, recalibrate
+from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.device import pick_device
-from mobilenas.train.run import SupernetRun
+from mobilenas.train.supernets import SupernetRun
 
 _BATCH = 256
 _ZERO_COST_IMAGES = 64
@@ -39,20 +39,20 @@ class SupernetEvaluator:
 
     def __call__(self, archs: Sequence[AnyArch], *, recalibrated: bool = True) -> list[float]:
         """Top-1, with recalibrated or, for comparison, the supernet's own statistics."""
-        data = self.run.data
+        data, splits = self.run.images.data, self.run.images.splits
         return accuracies(
             self.supernet,
             archs,
             calibration=self._calibration if recalibrated else None,
-            validation=lambda: self._batches(data.train, self.run.splits.validate, _BATCH),
+            validation=lambda: self._batches(data.train, splits.validate, _BATCH),
         )
 
     def test_accuracy(self, arch: Arch) -> float:
         """Top-1 after recalibration on the test images: to report, never to select."""
-        data = self.run.data
+        data = self.run.images.data
         if data.test is None:
             raise BadInput(f"{data.name} has no test images")
-        batches = self._batches(data.test, np.arange(len(data.test.labels)), _BATCH)
+        batches = self._batches(data.test, np.arange(len(data.test)), _BATCH)
         return accuracy(fold_batch_norm(self.network(arch)), batches)
 
     def network(self, arch: Arch) -> Network:
@@ -90,23 +90,23 @@ class SupernetEvaluator:
             "seed": self.run.settings.seed,
             "data": self.run.settings.data,
             "weights": fingerprint(self.supernet),
-            "validation_images": len(self.run.splits.validate),
-            "calibration_images": len(self.run.splits.calibrate),
+            "validation_images": len(self.run.images.splits.validate),
+            "calibration_images": len(self.run.images.splits.calibrate),
         }
 
     def _calibration(self) -> Iterator[Tensor]:
         # In random order: class folders come sorted, and a batch should hold all classes.
         rng = generator(self.run.settings.seed, Stream.CALIBRATION)
-        indices = rng.permutation(self.run.splits.calibrate)
+        indices = rng.permutation(self.run.images.splits.calibrate)
         count = max(1, round(len(indices) / _BATCH))
         size = len(indices) // count  # equal batches, so that each image weighs the same
-        for images, _ in self._batches(self.run.data.train, indices[: size * count], size):
+        train = self.run.images.data.train
+        for images, _ in self._batches(train, indices[: size * count], size):
             yield images
 
-    def _batches(self, images: Images, indices: Indices, size: int) -> Iterator[Batch]:
+    def _batches(self, part: Part, indices: Indices, size: int) -> Iterator[Batch]:
         device = next(self.supernet.parameters()).device
-        data = self.run.data
-        return eval_batches(images, indices, size, data.mean, data.std, device)
+        return self.run.images.evaluation(part, device, indices, size)
 
 
 def anchor_archs(space: AnySpace) -> dict[str, AnyArch]:

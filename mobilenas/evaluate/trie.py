@@ -13,11 +13,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from mobilenas.data import Batch
 from mobilenas.nn import AnySupernet
 from mobilenas.nn.fold import fold_batch_norm_
 from mobilenas.nn.supernet import Step
 from mobilenas.space import AnyArch
-from mobilenas.train.calibrate import Batch, fresh_statistics
+from mobilenas.train.calibrate import fresh_statistics
 
 AT_ONCE = 64  # archs whose weights are in memory together
 

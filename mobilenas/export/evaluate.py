@@ -13,7 +13,7 @@ import torch
 
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import read_json
-from mobilenas.data import ImageData, Images, load_data
+from mobilenas.data import ImageData, Part, Preparation, read_data
 from mobilenas.data.pixels import short_side
 from mobilenas.export.form import Files, Floats, Labels, Pixels, beside, fed, normalise, run_all
 from mobilenas.export.onnx import metadata_in
@@ -62,7 +62,7 @@ class Classifier:
 
 
 def evaluate(path: Path, source: str) -> Evaluation:
-    """Top-1 and top-5 of a network on the images that `source` names, as `load_data` reads them.
+    """Top-1 and top-5 of a network on the images that `source` names, as `read_data` reads them.
 
     path: a saved network (folder or .safetensors file), or the main file of `export_network`. The
     images are those of the test part, all where there is none. Raises BadInput naming what is
@@ -90,9 +90,9 @@ def evaluate(path: Path, source: str) -> Evaluation:
 def load_images(source: str, resolution: int, info: NetworkInfo) -> ImageData:
     """Images prepared as a network wants them.
 
-    Raises BadInput as `load_data` does, and where the number of classes is another one.
+    Raises BadInput as `read_data` does, and where the number of classes is another one.
     """
-    data = load_data(source, resolution, info.crop)
+    data, _ = read_data(source, resolution, info.crop)
     if len(data.classes) != len(info.classes):
         raise BadInput(
             f"{source} has {len(data.classes)} classes; the network has {len(info.classes)}"
@@ -108,7 +108,7 @@ def load_images(source: str, resolution: int, info: NetworkInfo) -> ImageData:
     return data
 
 
-def evaluation_images(data: ImageData) -> tuple[Images, str]:
+def evaluation_images(data: ImageData) -> tuple[Part, str]:
     """The images to evaluate a network on, and what they are in words."""
     if data.test is not None:
         return data.test, f"{len(data.test)} test images"
@@ -188,11 +188,15 @@ def _check_runs(
         raise BadInput(f"{said} gives {found.shape[-1]} logits")
 
 
-def all_logits(network: Classifier, images: Images) -> Floats:
-    """Logits (N, classes) of all images. Raises BadInput where one is not finite."""
-    pixels = images.pixels
-    starts = range(0, len(pixels), _BATCH)
-    logits = np.concatenate([network.logits(pixels[i : i + _BATCH]) for i in starts])
+def all_logits(network: Classifier, images: Part) -> Floats:
+    """Logits (N, classes) of all images, prepared as the network says. Raises BadInput for an image
+    that is damaged, and for logits that are not finite.
+    """
+    info = network.info
+    preparation = Preparation(network.resolution, info.mean, info.std, info.crop)
+    batches = np.split(np.arange(len(images)), range(_BATCH, len(images), _BATCH))
+    pixels = (preparation.centres(images, rows)[0].numpy() for rows in batches)
+    logits = np.concatenate([network.logits(batch) for batch in pixels])
     if not np.isfinite(logits).all():
         raise BadInput("the network gives logits that are not finite: its weights are damaged")
     return logits

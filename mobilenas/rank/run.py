@@ -86,7 +86,7 @@ def rank(
     result = {
         "space": evaluator.run.space.name,
         "supernet": {
-            "folder": str(evaluator.run.folder.resolve()),
+            "folder": str(evaluator.run.folder.path.resolve()),
             "config": evaluator.run.settings.config.model_dump(mode="json"),
         },
         "truth": truth.source,

@@ -6,10 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from mobilenas.data import Batch
 from mobilenas.nn import Network, Supernet
 from mobilenas.space import Arch
-
-Batch = tuple[Tensor, Tensor]
 
 
 @contextmanager
@@ -41,13 +40,19 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 @torch.no_grad()
-def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
-    """Top-1 accuracy in 0..1 over (images, labels) batches, in eval mode."""
+def count_right(network: nn.Module, batches: Iterable[Batch]) -> tuple[int, int]:
+    """How many images of (images, labels) batches are classified right, of how many; eval mode."""
     network.eval()
     right = total = 0
     for images, labels in batches:
         right += int((network(images).argmax(dim=1) == labels).sum())
         total += len(labels)
+    return right, total
+
+
+def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
+    """Top-1 accuracy in 0..1 over (images, labels) batches, in eval mode."""
+    right, total = count_right(network, batches)
     return right / total
 
 

@@ -9,7 +9,9 @@ from mobilenas.base.errors import BadInput, one_line
 from mobilenas.cost import CostModel
 from mobilenas.nn import Supernet
 from mobilenas.nn.saved import Channels, load_network
+from mobilenas.runs import RunFolder
 from mobilenas.train.calibrate import inherit
+from mobilenas.train.checkpoint import fingerprint
 
 
 class Teacher(nn.Module):
@@ -50,7 +52,7 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def load_teacher(
     name: str, classes: tuple[str, ...], given: tuple[Channels, Channels], supernet: Supernet | None
 ) -> Teacher:
-    """The teacher that a config names (`TrainConfig.teacher`).
+    """The teacher that a config names (`TrainingConfig.teacher`).
 
     classes, given: the class names, and mean and std of the images, of the student. supernet: what
     `supernet` stands for. Raises BadInput for one that cannot be had or has other classes.
@@ -58,7 +60,7 @@ def load_teacher(
     if name == "supernet":
         if supernet is None:
             raise BadInput(
-                "teacher supernet: it is the largest arch of a supernet run; add --inherit"
+                "teacher supernet: it is the largest arch of --inherit, an option of `train`"
             )
         arch = CostModel(supernet.space, folded=False).largest("flops")
         return Teacher(inherit(supernet, arch), given, given)
@@ -68,6 +70,12 @@ def load_teacher(
     if info.classes != classes:
         raise BadInput(f"teacher {name} has other classes than the images")
     return Teacher(network, (info.mean, info.std), given)
+
+
+def check_teacher(run: RunFolder, teacher: Teacher) -> None:
+    """Raise BadInput unless the teacher is that which a run was started with."""
+    if fingerprint(teacher) != run.facts.get("teacher_checksum"):
+        raise BadInput(f"the teacher is not the one that {run.path} was started with")
 
 
 def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels]) -> Teacher:

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
 from mobilenas.base.process import TORCHRUN, is_one_of_several
-from mobilenas.space import AnyArch
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # for the main process to prepare data; torchrun ends lost ones
@@ -98,14 +97,16 @@ class Processes:
         with self.together():
             return read() if made is None else made
 
-    def check_same(self, step: int, archs: Iterable[AnyArch]) -> None:
-        """Raise ProcessesDiffer unless all processes are about to train these archs in this step.
+    def check_same(self, step: int, names: Iterable[str]) -> None:
+        """Raise ProcessesDiffer unless all processes are about to train the same in this step.
+
+        names: of what is trained.
 
         They would wait for each other forever, or average gradients of different weights.
         """
         if self.world == 1:
             return
-        digest = zlib.crc32(" ".join([str(step), *map(str, archs)]).encode())
+        digest = zlib.crc32(" ".join([str(step), *names]).encode())
         ends = torch.tensor([digest, -digest])
         dist.all_reduce(ends, dist.ReduceOp.MAX)
         if ends.sum() != 0:
@@ -119,6 +120,10 @@ class Processes:
         if self.world == 1:
             return values
         return _sum(values.detach()) / self.world
+
+    def total(self, count: int) -> int:
+        """The sum over the processes."""
+        return count if self.world == 1 else int(_sum(torch.tensor(count)).item())
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace the gradients that there are by their mean over the processes."""

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream, fixed_generators
-from mobilenas.train.config import TrainConfig
+from mobilenas.train.config import TrainingConfig
+from mobilenas.train.distill import Teacher, distillation
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The learning rate as a function of the step, by timm's scheduler of the config's name.
 
-    All count from the first step; warm-up, linear from lr / its number of steps, takes the place of
-    their first rates. `cosine` and `poly` would reach min_lr one step after the last, `step`
+    Warm-up is linear. It takes the place of the schedule's first rates, or, with warmup_prefix, the
+    schedule starts after it. `cosine` and `poly` would reach min_lr one step after the last, `step`
     multiplies the rate by decay_rate every decay_epochs.
     """
 
@@ -27,7 +28,7 @@ class Schedule:
         self.scheduler.step_update(step)  # type: ignore[attr-defined]
 
 
-def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the config over a network. Raises BadInput for what timm does not know."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
@@ -42,6 +43,7 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
             lr=config.lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
+            filter_bias_and_bn=config.filter_bias_and_bn,
             **config.optimizer_options,
         )
     except (TypeError, ValueError, AssertionError) as error:
@@ -50,26 +52,33 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
 
 
 def make_schedule(
-    config: TrainConfig, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: int
+    config: TrainingConfig, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: float
 ) -> Schedule:
     """The schedule of `steps` steps in all."""
     from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 
-    warmup = round(config.warmup_epochs * steps_per_epoch)
+    warmup = config.warmup_epochs * steps_per_epoch
+    if config.warmup_prefix:  # the first rate after it is the full one
+        first, length = config.lr / (warmup + 1), steps - warmup
+    else:
+        warmup = round(warmup)
+        first, length = config.lr / max(1, warmup), steps
     common = {
         "warmup_t": warmup,
-        "warmup_lr_init": config.lr / max(1, warmup),
-        "warmup_prefix": False,
+        "warmup_lr_init": first,
+        "warmup_prefix": config.warmup_prefix,
         "t_in_epochs": False,
     }
+    for group in optimizer.param_groups:  # which checkpoints of earlier versions lack
+        group.setdefault("initial_lr", config.lr)
     if config.schedule == "step":
         decay_t = config.decay_epochs * steps_per_epoch
         return Schedule(StepLRScheduler(optimizer, decay_t, config.decay_rate, **common))
     kind = {"cosine": CosineLRScheduler, "poly": PolyLRScheduler}[config.schedule]
-    return Schedule(kind(optimizer, max(1, steps), lr_min=config.min_lr, **common))
+    return Schedule(kind(optimizer, max(1, length), lr_min=config.min_lr, **common))
 
 
-def make_average(config: TrainConfig, network: nn.Module) -> "nn.Module | None":
+def make_average(config: TrainingConfig, network: nn.Module) -> "nn.Module | None":
     """The moving average of a network (timm's ModelEmaV3), None where the config has none."""
     if config.ema_decay is None:
         return None
@@ -85,7 +94,7 @@ class Mixer:
     as they are.
     """
 
-    def __init__(self, config: TrainConfig, num_classes: int, seed: int) -> None:
+    def __init__(self, config: TrainingConfig, num_classes: int, seed: int) -> None:
         self.seed = seed
         self.mixup = None
         if config.mixup or config.cutmix:
@@ -105,6 +114,36 @@ class Mixer:
         with fixed_generators(self.seed, Stream.MIX, step):
             mixed: tuple[Tensor, Tensor] = self.mixup(images, labels)
         return mixed
+
+
+class Objective:
+    """The loss that a config asks for: cross-entropy, smoothed, with mixed images and a teacher.
+
+    num_classes: of the images. teacher: whose softened predictions are a part of the loss.
+    """
+
+    def __init__(
+        self, config: TrainingConfig, num_classes: int, seed: int, teacher: Teacher | None
+    ) -> None:
+        self.config = config
+        self.mixer = Mixer(config, num_classes, seed)
+        self.teacher = teacher
+
+    def mix(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """What a step trains on: see `Mixer`."""
+        return self.mixer(images, labels, step)
+
+    def taught(self, images: Tensor) -> Tensor | None:
+        """The teacher's logits (n, classes), None without one."""
+        return None if self.teacher is None else self.teacher(images)
+
+    def loss(self, logits: Tensor, target: Tensor, taught: Tensor | None) -> Tensor:
+        """The loss of logits (n, classes); in float32, whatever they were computed in."""
+        loss = cross_entropy(logits.float(), target, self.config.label_smoothing)
+        if taught is None:
+            return loss
+        softened = distillation(logits.float(), taught.float(), self.config.distill_temperature)
+        return torch.lerp(loss, softened, self.config.distill_weight)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:

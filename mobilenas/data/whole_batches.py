@@ -1,95 +1,35 @@
-"""Batches of images in memory as a function of (seed, step), by operations on whole batches.
+"""Changes of whole batches of images in memory: far faster than one image at a time."""
 
-No generator lives between two batches, so a killed run that continues at step s sees the very
-batches of an unbroken one, and nothing about the data has to be saved.
-"""
-
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mobilenas.base.errors import BadInput
-from mobilenas.base.randomness import Stream, generator
 from mobilenas.data.augment import Augment
-from mobilenas.data.order import EpochOrder
-from mobilenas.data.pixels import Channels
-from mobilenas.data.sources import Images
+from mobilenas.data.images import Channels
 from mobilenas.data.splits import Indices
 
 
-class TrainBatches:
-    """Shuffled, augmented, normalised training batches; call it with the number of the step.
-
-    rows: the positions in the batch that this process takes, None for all; what an image looks
-    like depends on its position in the whole batch only. `augment` has to be `in_memory`. Raises
-    BadInput as `EpochOrder` does.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        indices: Indices,
-        *,
-        batch_size: int,
-        seed: int,
-        mean: Channels,
-        std: Channels,
-        augment: Augment,
-        device: torch.device | str = "cpu",
-        rows: Indices | None = None,
-    ) -> None:
-        assert augment.in_memory
-        self.images = images
-        self.seed = seed
-        self.mean = mean
-        self.std = std
-        self.augment = augment
-        self.device = torch.device(device)
-        self.rows = np.arange(batch_size) if rows is None else rows
-        self._order = EpochOrder(indices, batch_size, seed)
-        self.steps_per_epoch = self._order.steps_per_epoch
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (len(rows), 3, H, W), float32, channels last, and labels (len(rows),), int64."""
-        chosen = self._order(step)
-        shape = (len(chosen), *self.images.pixels.shape[1:])
-        rng = generator(self.seed, Stream.AUGMENT, step)
-        draws = _draw(rng, shape, self.augment).at(torch.from_numpy(self.rows))
-
-        chosen = chosen[self.rows]
-        pixels = torch.from_numpy(self.images.pixels[chosen]).to(self.device)
-        labels = torch.from_numpy(self.images.labels[chosen]).to(self.device)
-        moved = _crop_and_flip(pixels, draws, self.augment)
-        normalised = normalise(moved, self.mean, self.std)
-        return _cut_out(normalised, draws, self.augment.cutout), labels
-
-    def iterate(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of the steps `start` to `stop` - 1."""
-        return map(self, range(start, stop))
-
-
-def eval_batches(
-    images: Images,
-    indices: Indices,
-    batch_size: int,
+def augment_batch(
+    pixels: Tensor,
+    rows: Indices,
+    count: int,
+    rng: np.random.Generator,
+    augment: Augment,
     mean: Channels,
     std: Channels,
-    device: torch.device | str = "cpu",
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches as TrainBatches gives them, but in the order of `indices`, without augmentation.
+) -> Tensor:
+    """Images (len(rows), H, W, 3), uint8, cropped, mirrored, normalised and cut out.
 
-    The last batch may be smaller. Raises BadInput (at the first batch) where `batch_size` < 1.
+    rows: their positions in the whole batch of `count` images; what an image looks like depends on
+    its position only. `augment` must be `in_memory`. Returns (len(rows), 3, H, W), float32,
+    channels last.
     """
-    if batch_size < 1:
-        raise BadInput(f"batch_size {batch_size}: at least 1 is wanted")
-    for start in range(0, len(indices), batch_size):
-        rows = indices[start : start + batch_size]
-        pixels = torch.from_numpy(images.pixels[rows]).to(device)
-        labels = torch.from_numpy(images.labels[rows]).to(device)
-        yield normalise(pixels, mean, std), labels
+    assert augment.in_memory
+    draws = _draw(rng, (count, *pixels.shape[1:]), augment).at(torch.from_numpy(rows))
+    normalised = normalise(_crop_and_flip(pixels, draws, augment), mean, std)
+    return _cut_out(normalised, draws, augment.cutout)
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,17 @@
-"""Which archs a supernet step trains. A sampler is a function of the step number alone.
-
-`sampler(step)` gives the archs whose gradients are accumulated in that optimizer step. It draws
-from a generator keyed by (seed, step), so a resumed run needs no saved generator.
-"""
+"""Strict fairness (FairNAS, Chu et al. 2021), extended to blocks of several paths."""
 
 import math
-from typing import Literal
 
 import numpy as np
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream, generator
-from mobilenas.space import IDENTITY, AnyArch, AnySpace, Arch, Block, Candidate, CellSpace, Space
+from mobilenas.space import IDENTITY, Arch, Block, Candidate, Space
 
-SamplerName = Literal["uniform", "fair"]
-
-
-class UniformSampler:
-    """One arch a step, drawn as the released MixPath code does (`sample` of the space)."""
-
-    passes_per_step = 1
-
-    def __init__(self, space: AnySpace, seed: int) -> None:
-        self.space = space
-        self.seed = seed
-
-    def __call__(self, step: int) -> list[AnyArch]:
-        return [self.space.sample(generator(self.seed, Stream.ARCHS, step))]
+_Phase = tuple[int, int] | None  # (expansion, number of paths); None is a walk over the candidates
 
 
-class FairSampler:
+class Fair:
     """Strict fairness: equal use of everything within a (super-)step, by construction.
 
     Single-path blocks follow FairNAS (Chu et al. 2021): a step walks through a
@@ -52,7 +34,8 @@ class FairSampler:
         self.steps_per_superstep = math.lcm(*(len(p) for p in self._phases))
         self.passes_per_step = math.lcm(*(_passes(b) for b in space.blocks))
 
-    def __call__(self, step: int) -> list[Arch]:
+    def archs(self, step: int) -> list[Arch]:
+        """The archs of a step."""
         superstep, position = divmod(step, self.steps_per_superstep)
         rng = generator(self.seed, Stream.ARCHS, superstep)
         plans = [
@@ -62,26 +45,12 @@ class FairSampler:
         return [Arch(blocks) for blocks in zip(*(plan[position] for plan in plans), strict=True)]
 
     def _plan(
-        self, block: Block, phases: list["_Phase"], rng: np.random.Generator
+        self, block: Block, phases: list[_Phase], rng: np.random.Generator
     ) -> list[list[Candidate]]:
         """The candidates of a block for each step of a super-step and each pass of the step."""
         walk = _rounds(phases, self.steps_per_superstep, rng)
         repeats = self.passes_per_step // _passes(block)
         return [[c for _ in range(repeats) for c in _round(block, phase, rng)] for phase in walk]
-
-
-_Phase = tuple[int, int] | None  # (expansion, number of paths); None is a walk over the candidates
-
-
-def make_sampler(name: SamplerName, space: AnySpace, seed: int) -> UniformSampler | FairSampler:
-    """The sampler of that name. Raises BadInput for a fair one of cells."""
-    if name == "uniform":
-        return UniformSampler(space, seed)
-    if isinstance(space, CellSpace):
-        raise BadInput(
-            f"space {space.name}: fair sampling is for blocks; train cells with --sampler uniform"
-        )
-    return FairSampler(space, seed)
 
 
 def _is_single_path(block: Block) -> bool:
@@ -96,7 +65,7 @@ def _phases(block: Block) -> list[_Phase]:
     if len(block.candidates) != full:
         raise BadInput(
             f"{block.name}: fair sampling of several paths needs all kernel subsets as candidates; "
-            "write them as a product, or use the uniform sampler"
+            "write them as a product, or use --strategy uniform"
         )
     return list(phases)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import read_json
-from mobilenas.data import Images, Part, centres, load_data, open_data
+from mobilenas.data import ImageData, Images, Part, Preparation, read_data
 from mobilenas.data.folders import LooseImages
 from mobilenas.data.splits import Indices, Splits
 from mobilenas.evaluate.evaluator import SupernetEvaluator
@@ -25,8 +24,8 @@ from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
-from mobilenas.train.alone_run import open_train_run
-from mobilenas.train.run import open_run
+from mobilenas.train.networks import open_network_run
+from mobilenas.train.supernets import open_supernet_run
 
 _PROOF_IMAGES = 64  # of a float export
 _SAMPLE_IMAGES = 1000  # that the accuracies before and after an int8 export are measured on
@@ -92,8 +91,9 @@ class Source:
 
     def images(self, some: Some, count: int) -> Images:
         """At most so many of the images, as the network is evaluated on them."""
-        size, crop = self.network.space.resolution, self.info.crop
-        pixels, labels = centres(some.part, size, crop, some.drawn(count).rows)
+        info = self.info
+        preparation = Preparation(self.network.space.resolution, info.mean, info.std, info.crop)
+        pixels, labels = preparation.centres(some.part, some.drawn(count).rows)
         return Images(pixels.numpy(), labels.numpy())
 
 
@@ -107,13 +107,13 @@ def run_export(
     """
     found = read_search(run)
     folder = found.supernet
-    supernet = open_run(folder)
+    supernet = open_supernet_run(folder)
     space = space_from_dict(supernet.settings.space)
     chosen = space.parse(arch or found.pick(pick))
     evaluator = SupernetEvaluator(supernet)
     if evaluator.describe()["weights"] != found.weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
-    data, splits = supernet.data, supernet.splits
+    data, splits = supernet.images.data, supernet.images.splits
     if data.test is not None:
         accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
     else:
@@ -122,7 +122,7 @@ def run_export(
         accuracy = Accuracy(share, f"{count} validation images, used in the search")
     info = NetworkInfo(data.classes, data.mean, data.std, accuracy=accuracy)
     network = evaluator.network(chosen)
-    return _export(_of_run(network, info, run, data.train, data.test, splits), target, out)
+    return _export(_of_run(network, info, run, data, splits), target, out)
 
 
 def run_export_trained(folder: Path, target: Target, out: Path | None = None) -> Report:
@@ -131,17 +131,13 @@ def run_export_trained(folder: Path, target: Target, out: Path | None = None) ->
     The accuracy in the file is that on the test images; without these it is that on the validation
     images, by which the best epoch was chosen.
     """
-    run = open_train_run(folder)
-    if not (folder / "result.json").exists():
-        raise BadInput(
-            f"{folder} is not trained to its end: `mobilenas train --resume --out {folder}` does it"
-        )
+    run = open_network_run(folder)
+    result = run.folder.result("test_accuracy", "test_images")
     network, info = load_network(run.network)
-    result = read_json(folder / "result.json", "test_accuracy", "test_images")
     if result["test_images"]:
         tested = Accuracy(result["test_accuracy"], f"{result['test_images']} test images")
         info = replace(info, accuracy=tested)
-    source = _of_run(network, info, folder, run.data.train, run.data.test, run.splits)
+    source = _of_run(network, info, folder, run.images.data, run.images.splits)
     return _export(source, target, out)
 
 
@@ -171,16 +167,15 @@ def _of_run(
     network: Network,
     info: NetworkInfo,
     folder: Path,
-    train: Part,
-    test: Part | None,
+    data: ImageData,
     splits: Splits,
 ) -> Source:
-    ranges = Some(train, splits.train, "training images")
-    proof = Some(train, splits.validate, "validation images")
-    if test is None:
+    ranges = Some(data.train, splits.train, "training images")
+    proof = Some(data.train, splits.validate, "validation images")
+    if data.test is None:
         choice, rest = proof.halves()
         return Source(network, info, folder, proof, ranges, choice, rest)
-    return Source(network, info, folder, proof, ranges, proof, _all(test, "test images"))
+    return Source(network, info, folder, proof, ranges, proof, _all(data.test, "test images"))
 
 
 def _all(part: Part, words: str) -> Some:
@@ -194,8 +189,7 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
         loose = LooseImages(root)
         if len(loose):
             return _all(loose, f"images of {source}")
-    in_memory = source == "digits" or source.startswith(("cifar10:", "cifar100:"))
-    data = load_data(source, resolution, info.crop) if in_memory else open_data(source)
+    data, _ = read_data(source, resolution, info.crop)
     return _all(data.train, f"training images of {source}")
 
 

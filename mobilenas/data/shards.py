@@ -1,48 +1,15 @@
-"""The parts of a data set, train and test, as they lie on disk; what all file formats share."""
+"""What parquet files and tar shards share: which are the test part, and the class names."""
 
 import logging
 import re
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data.order import Blocks
-from mobilenas.data.pixels import Encoded, decode
+from mobilenas.data.images import EncodedImages
 
 logger = logging.getLogger(__name__)
-
-
-class EncodedImages(ABC):
-    """Labelled images of which only the index is in memory; each is read when it is wanted.
-
-    labels: (N,), in 0..classes - 1. blocks: images that are read together, None where each is
-    read alone. No file is held open, so worker processes can share a part, forked or pickled.
-    """
-
-    labels: npt.NDArray[np.int64]
-    blocks: Blocks | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @abstractmethod
-    def name(self, index: int) -> str:
-        """What the messages call this image: its file, or file and row or member."""
-
-    @abstractmethod
-    def read(self, index: int) -> Encoded:
-        """The image as it is stored. Raises BadInput where the file cannot be read."""
-
-    def image(self, index: int) -> Image.Image:
-        """The image, RGB, at its own size. Raises BadInput naming one that is damaged."""
-        return decode(self.name(index), self.read(index))
-
-
-Indexed = tuple[tuple[str, ...], EncodedImages, EncodedImages | None]  # classes, train, test
 
 
 def split_files(files: list[Path]) -> tuple[list[Path], list[Path]]:

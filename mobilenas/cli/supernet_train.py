@@ -1,0 +1,95 @@
+"""The command `supernet-train`. Heavy imports live inside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import DATA_HELP, Json, Seed, is_given, print_json
+
+
+def supernet_train(
+    context: typer.Context,
+    space: Annotated[str, typer.Option(help="Shipped space or YAML file, with overrides.")] = "s1",
+    data: Annotated[
+        str,
+        typer.Option(help=DATA_HELP),
+    ] = "digits",
+    preset: Annotated[
+        str, typer.Option(help="Preset of configs/supernet or YAML file.")
+    ] = "default",
+    config: Annotated[str | None, typer.Option(hidden=True, help="--preset, as it was.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a key of the preset: lr=0.05.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option("--strategy", "--sampler", help="Which archs a step trains: fair or uniform."),
+    ] = None,
+    bn: Annotated[str | None, typer.Option(help="shadow or shared.")] = None,
+    passes: Annotated[
+        float | None, typer.Option(help="Budget in passes over the training images.")
+    ] = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/supernet"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a supernet. Kill it at any time; --resume continues to the same result.
+
+    Several processes: torchrun --nproc-per-node N -m mobilenas supernet-train ...
+
+    Example: mobilenas supernet-train --space s1:width=0.25 --data digits --preset quick
+    """
+    from mobilenas.report.text import table
+    from mobilenas.space import CellSpace, load_any_space
+    from mobilenas.stages.supernet_train import (
+        create_supernet_run,
+        resume_supernet_run,
+        score_supernet,
+        train_supernet,
+    )
+    from mobilenas.train.config import load_supernet_config
+    from mobilenas.train.distributed import joined
+    from mobilenas.train.supernets import SupernetRun, open_supernet_run
+
+    given = {"strategy": strategy, "bn": bn, "passes": passes}
+    flags = [f"{key}={value}" for key, value in given.items() if value is not None]
+
+    def start() -> SupernetRun:
+        chosen = load_supernet_config(config or preset, (settings or []) + flags)
+        if not resume:
+            processes.share(chosen.batch_size)
+            return create_supernet_run(out, load_any_space(space), data, seed, chosen)
+        config_given = flags or settings or is_given(context, "preset") or config
+        again = {
+            "space": load_any_space(space) if is_given(context, "space") else None,
+            "data": data if is_given(context, "data") else None,
+            "seed": seed if is_given(context, "seed") else None,
+            "config": chosen if config_given else None,
+        }
+        return resume_supernet_run(out, again)
+
+    with joined() as processes:
+        run = processes.main_first(start, lambda: open_supernet_run(out))
+        train_supernet(run, processes)
+    if not processes.is_main:
+        return
+    rows = score_supernet(run)
+    if as_json:
+        print_json({"run": str(out), "validation": rows})
+        return
+    columns = {
+        "name": "arch",
+        "flops": "FLOPs",
+        "accuracy_inherited_bn": "accuracy",
+        "accuracy_recalibrated": "recalibrated",
+    }
+    print(table(rows, columns))
+    print(f"accuracy on {len(run.images.splits.validate)} validation images")
+    cells = isinstance(run.space, CellSpace)
+    verb, flag = ("rank", "--truth <file>") if cells else ("evolve", "--flops <budget>")
+    print(f"supernet in {out}; next: mobilenas {verb} --supernet {out} {flag}")

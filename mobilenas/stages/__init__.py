@@ -1,0 +1,1 @@
+"""The commands that work long, one module each: what is asked for, the run, its result."""

@@ -1,0 +1,110 @@
+"""Training a supernet: `mobilenas supernet-train`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mobilenas.evaluate.evaluator import check_anchors
+from mobilenas.nn import AnySupernet
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import check_free
+from mobilenas.space import AnySpace, any_space_from_dict
+from mobilenas.strategies import make_strategy
+from mobilenas.strategies.supernet_task import SupernetTask
+from mobilenas.train.checkpoint import fingerprint
+from mobilenas.train.config import SupernetConfig
+from mobilenas.train.device import pick_device
+from mobilenas.train.distill import Teacher, check_teacher, load_teacher
+from mobilenas.train.distributed import SINGLE, Processes
+from mobilenas.train.images import TrainingImages, choose_images
+from mobilenas.train.recipe import Objective, make_optimizer
+from mobilenas.train.supernets import (
+    SupernetRun,
+    SupernetSettings,
+    new_supernet,
+    open_supernet_run,
+)
+from mobilenas.train.trainer import Trainer, fit
+
+
+def create_supernet_run(
+    path: Path, space: AnySpace, data: str, seed: int, config: SupernetConfig
+) -> SupernetRun:
+    """Load the data, draw the splits and write splits.json and, last, run.json.
+
+    The classes of the space become those of the data. Raises BadInput when the folder already holds
+    a run, and, before anything is written, when the config does not fit the space, the images or
+    this machine.
+    """
+    check_free(path)
+    images = choose_images(data, space.resolution, config, seed, config.calibrate_images)
+    named = _with_classes(space, len(images.data.classes))
+    settings = SupernetSettings(space=named, data=data, seed=seed, config=config)
+    own = any_space_from_dict(named)
+    make_strategy(config.strategy, own, seed)
+    images.training(pick_device(config.device))
+    make_optimizer(config, new_supernet(settings))
+    teacher = _teacher(config, images)
+    images.store_splits(path)
+    facts = {
+        "data_checksum": images.checksum(),
+        "classes": images.data.classes,
+        "teacher_checksum": None if teacher is None else fingerprint(teacher),
+    }
+    run = RunFolder.create(path, "supernet", settings, facts=facts)
+    return SupernetRun(run, settings, own, images)
+
+
+def resume_supernet_run(path: Path, given: Mapping[str, Any]) -> SupernetRun:
+    """The run in a folder. given: settings that the user gave again: space, data, seed, config.
+
+    Raises BadInput where one of them is another than that of the run.
+    """
+    run = open_supernet_run(path)
+    space = given.get("space")
+    named = None if space is None else _with_classes(space, run.space.num_classes)
+    run.folder.check_unchanged({**given, "space": named})
+    return run
+
+
+def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupernet:
+    """Train a supernet from its last checkpoint, or from the start, to the end, as `fit` does."""
+    settings, config, images = run.settings, run.settings.config, run.images
+    with processes.together():
+        device = pick_device(config.device)
+        strategy = make_strategy(config.strategy, run.space, settings.seed)
+        teacher = _teacher(config, images)
+        if teacher is not None:
+            check_teacher(run.folder, teacher)
+            teacher.to(device)
+        supernet = new_supernet(settings)
+        trainer = Trainer(
+            supernet,
+            config,
+            images.training(device, processes),
+            seed=settings.seed,
+            device=device,
+            processes=processes,
+        )
+    objective = Objective(config, run.space.num_classes, settings.seed, teacher)
+    task = SupernetTask(strategy, config, objective, len(images.splits.train))
+    fit(run.folder, task, trainer)
+    return supernet
+
+
+def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
+    """Measure and store the accuracy of three archs of a trained run."""
+    rows = check_anchors(run)
+    run.folder.store_result({"validation": rows})
+    return rows
+
+
+def _teacher(config: SupernetConfig, images: TrainingImages) -> Teacher | None:
+    if config.teacher is None:
+        return None
+    data = images.data
+    return load_teacher(config.teacher, data.classes, (data.mean, data.std), None)
+
+
+def _with_classes(space: AnySpace, num_classes: int) -> dict[str, Any]:
+    return space.to_dict() | {"num_classes": num_classes}

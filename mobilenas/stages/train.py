@@ -1,0 +1,240 @@
+"""Stand-alone training of one network: `mobilenas train`."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas.base.errors import BadInput
+from mobilenas.cost import CostModel
+from mobilenas.cost.budget import known_tables
+from mobilenas.cost.titles import latency_cost
+from mobilenas.data import Part
+from mobilenas.nn.saved import load_network
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import check_free
+from mobilenas.search.front import read_search
+from mobilenas.space import load_space, space_from_dict
+from mobilenas.train.calibrate import accuracy
+from mobilenas.train.checkpoint import fingerprint
+from mobilenas.train.config import NetworkConfig, load_network_config
+from mobilenas.train.device import pick_device
+from mobilenas.train.distill import check_teacher
+from mobilenas.train.distributed import SINGLE, Processes
+from mobilenas.train.images import choose_images
+from mobilenas.train.network_task import NetworkTask
+from mobilenas.train.networks import (
+    NetworkRun,
+    NetworkSettings,
+    fresh_network,
+    make_teacher,
+    new_network,
+    open_network_run,
+    saved_accuracy,
+)
+from mobilenas.train.recipe import Objective, make_optimizer
+from mobilenas.train.supernets import SupernetSettings
+from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a stand-alone training is asked for; None where the user left it to the rest.
+
+    search: run folder of a finished search, whose `pick` (best if None) is trained on its data.
+    inherit: supernet run. weights: saved network. resolution: side of the images. preset,
+    overrides: as `load_network_config` takes them; the preset is `digits` for the digits, else
+    `cifar10`.
+    """
+
+    space: str | None = None
+    arch: str | None = None
+    search: Path | None = None
+    pick: str | None = None
+    data: str | None = None
+    inherit: Path | None = None
+    weights: Path | None = None
+    resolution: int | None = None
+    seed: int | None = None
+    preset: str | None = None
+    overrides: tuple[str, ...] = ()
+
+    def config(self, data: str) -> NetworkConfig:
+        """The recipe for these data. Raises BadInput."""
+        preset = self.preset or ("digits" if data == "digits" else "cifar10")
+        return load_network_config(preset, list(self.overrides))
+
+
+def training_settings(asked: Asked) -> NetworkSettings:
+    """Which network is trained, on what and from which weights. Raises BadInput.
+
+    Space and data that are not given are those of the supernet that was searched or is inherited
+    from; the space may come from the saved network. Without any of these the data are the built-in
+    digits.
+    """
+    if asked.inherit and asked.weights:
+        raise BadInput("--inherit and --weights: a network starts from one of them")
+    space, arch, data = asked.space, _arch(asked), asked.data
+    known: dict[str, Any] | None = None  # the space that comes with what training starts from
+    supernet = asked.inherit
+    if asked.search is not None and supernet is None:
+        supernet = read_search(asked.search).supernet
+    if supernet is not None:
+        trained = RunFolder.open(supernet, "supernet")
+        trained.check_finished()
+        settings = trained.read(SupernetSettings)
+        known, data = settings.space, data or settings.data
+    if asked.weights is not None:
+        saved, _ = load_network(asked.weights)
+        known, arch = saved.space.to_dict(), arch or str(saved.arch)
+    if arch is None:
+        raise BadInput("which network? give --arch (of --space), --search or --weights")
+    if space is not None:
+        known = load_space(space).to_dict()
+    elif known is None:
+        raise BadInput(f"arch {arch}: give its --space")
+    if asked.resolution is not None:
+        known = known | {"resolution": asked.resolution}
+    return NetworkSettings(
+        space=space_from_dict(known).to_dict(),
+        arch=arch,
+        data=data or "digits",
+        seed=asked.seed or 0,
+        config=asked.config(data or "digits"),
+        inherit=str(asked.inherit.resolve()) if asked.inherit else None,
+        weights=str(asked.weights.resolve()) if asked.weights else None,
+    )
+
+
+def create_network_run(path: Path, settings: NetworkSettings) -> NetworkRun:
+    """Load the data, draw the splits and write splits.json and, last, run.json.
+
+    The classes of `settings.space` become those of the data. Raises BadInput when the folder
+    already holds a run, and, before anything is written, when settings, data and weights do not
+    fit.
+    """
+    check_free(path)
+    config, seed = settings.config, settings.seed
+    resolution = space_from_dict(settings.space).resolution
+    images = choose_images(settings.data, resolution, config, seed, calibrate=0)
+    if settings.weights is not None:  # which were trained with a mean and std of their own
+        _, info = load_network(Path(settings.weights))
+        images = images.normalised_by(info.mean, info.std)
+        if info.classes != images.data.classes:
+            log.info("%s: trained on other classes, the classifier starts anew", settings.weights)
+    data = images.data
+    named = settings.space | {"num_classes": len(data.classes)}
+    settings = settings.model_copy(update={"space": named})
+    space = space_from_dict(named)
+    arch = space.parse(settings.arch)
+    draft = RunFolder(path, "train", settings.model_dump(mode="json"))
+    run = NetworkRun(draft, settings, space, arch, images)
+    make_optimizer(config, new_network(run))
+    teacher = make_teacher(run)
+    images.training(pick_device(config.device))
+    images.store_splits(path)
+    facts = {
+        "data_checksum": images.checksum(),
+        "mean": data.mean,
+        "std": data.std,
+        "teacher_checksum": None if teacher is None else fingerprint(teacher),
+    }
+    places = {"supernet": settings.inherit, "network": settings.weights}
+    parents = {role: place for role, place in places.items() if place}
+    folder = RunFolder.create(path, "train", settings, parents=parents, facts=facts)
+    return NetworkRun(folder, settings, space, arch, images)
+
+
+def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
+    """The run in a folder. Raises BadInput where what is asked for now is another setting."""
+    run = open_network_run(path)
+    space = None
+    if asked.space is not None:
+        given = {"num_classes": run.space.num_classes}
+        if asked.resolution is not None:
+            given["resolution"] = asked.resolution
+        space = load_space(asked.space).to_dict() | given
+    changed = asked.preset or asked.overrides
+    run.folder.check_unchanged(
+        {
+            "arch": _arch(asked),
+            "data": asked.data,
+            "inherit": asked.inherit and str(asked.inherit.resolve()),
+            "weights": asked.weights and str(asked.weights.resolve()),
+            "space": space,
+            "seed": asked.seed,
+            "config": asked.config(run.settings.data) if changed else None,
+        }
+    )
+    if asked.resolution not in (None, run.space.resolution):
+        raise BadInput(f"{path} was started with --resolution {run.space.resolution}")
+    return run
+
+
+def _arch(asked: Asked) -> str | None:
+    """The arch that is asked for, if any is, by its text form or as one of a search."""
+    if asked.pick and (asked.arch or not asked.search):
+        raise BadInput(f"--pick {asked.pick}: it chooses among --search, in place of --arch")
+    if asked.arch or not asked.search:
+        return asked.arch
+    return read_search(asked.search).pick(asked.pick or "best")
+
+
+def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask:
+    """Train a network from its last checkpoint, or from the start, to the end, as `fit` does."""
+    settings, config = run.settings, run.settings.config
+    with processes.together():
+        device = pick_device(config.device)
+        batches = run.images.training(device, processes)
+        teacher = make_teacher(run)
+        if teacher is not None:
+            check_teacher(run.folder, teacher)
+            teacher.to(device)
+        resumed = (run.folder.path / CHECKPOINT).exists()
+        trainer = Trainer(
+            fresh_network(run) if resumed else new_network(run),
+            config,
+            batches,
+            seed=settings.seed,
+            device=device,
+            processes=processes,
+        )
+    objective = Objective(config, run.space.num_classes, settings.seed, teacher)
+    task = NetworkTask(run, objective, batches.steps_per_epoch)
+    fit(run.folder, task, trainer)
+    if processes.is_main:
+        task.save_last(trainer)
+    return task
+
+
+def finish_train(run: NetworkRun) -> dict[str, Any]:
+    """Measure the best network of a finished training on the test images; stores the result."""
+    tables = known_tables(run.space)
+    costs = CostModel(run.space, tables).of(run.arch)
+    latency = {table.name: costs.pop(latency_cost(table.name)) for table in tables}
+    test = run.images.data.test
+    result = {
+        "space": run.space.name,
+        "arch": str(run.arch),
+        "accuracy": saved_accuracy(run.network),
+        "last_accuracy": saved_accuracy(run.last),
+        "validation_images": len(run.images.splits.validate),
+        "test_accuracy": None if test is None else accuracy_on(run, test),
+        "test_images": 0 if test is None else len(test),
+        **costs,
+        "latency_ms": latency,
+    }
+    run.folder.store_result(result)
+    return result
+
+
+def accuracy_on(run: NetworkRun, part: Part) -> float:
+    """Top-1 in 0..1 of the best network of a run on all images of a part."""
+    device = pick_device(run.settings.config.device)
+    network, _ = load_network(run.network)
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return accuracy(network, run.images.evaluation(part, device))

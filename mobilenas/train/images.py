@@ -1,0 +1,137 @@
+"""The images of a training: its data, how they are split, and the batches made of them."""
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
+from mobilenas.data import (
+    Batch,
+    ImageData,
+    Images,
+    Loader,
+    Part,
+    Preparation,
+    Splits,
+    TrainingBatches,
+    make_splits,
+    read_data,
+)
+from mobilenas.data.images import Channels
+from mobilenas.data.splits import Indices
+from mobilenas.runs import RunFolder
+from mobilenas.train.config import TrainingConfig
+from mobilenas.train.distributed import SINGLE, Processes
+
+SPLITS = "splits.json"
+_EVAL_BATCH = 256
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingImages:
+    """Data and splits of a training, and how its config has them prepared.
+
+    resolution: side of the network's input in pixels. seed: of the order and the augmentation.
+    """
+
+    data: ImageData
+    splits: Splits
+    resolution: int
+    config: TrainingConfig
+    seed: int
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the images become the input of a network."""
+        return Preparation(self.resolution, self.data.mean, self.data.std, self.config.eval_crop)
+
+    def training(
+        self, device: torch.device | str = "cpu", processes: Processes = SINGLE
+    ) -> TrainingBatches:
+        """The augmented training batches, of each the rows of this process. Raises BadInput."""
+        return self._loader(device).training(
+            self.data.train,
+            self.splits.train,
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            augment=self.config.augment(),
+            rows=processes.share(self.config.batch_size),
+        )
+
+    def evaluation(
+        self,
+        part: Part,
+        device: torch.device | str = "cpu",
+        indices: Indices | None = None,
+        batch_size: int = _EVAL_BATCH,
+    ) -> Iterator[Batch]:
+        """The images of a part (those of `indices`, all if None) as evaluation sees them."""
+        rows = np.arange(len(part)) if indices is None else indices
+        return self._loader(device).evaluation(part, rows, batch_size)
+
+    def normalised_by(self, mean: Channels, std: Channels) -> "TrainingImages":
+        """The same with another mean and standard deviation."""
+        return replace(self, data=replace(self.data, mean=mean, std=std))
+
+    def store_splits(self, folder: Path) -> None:
+        """Write splits.json."""
+        write_json(folder / SPLITS, self.splits.to_json())
+
+    def checksum(self) -> int:
+        """Of the training images in memory, or of the names of those on disk; and of the labels."""
+        train = self.data.train
+        if isinstance(train, Images):
+            images = zlib.crc32(train.pixels.data)
+        else:
+            names = (Path(train.name(index)).name for index in range(len(train)))
+            images = zlib.crc32("\n".join(names).encode())
+        return zlib.crc32(train.labels.tobytes(), images)
+
+    def _loader(self, device: torch.device | str) -> Loader:
+        return Loader(self.preparation, device, self.config.workers)
+
+
+def choose_images(
+    source: str, resolution: int, config: TrainingConfig, seed: int, calibrate: int | None
+) -> TrainingImages:
+    """The images of a new training, with splits drawn from the seed.
+
+    calibrate: images for recalibration, None for 2,016 at most. Raises BadInput.
+    """
+    data, _ = read_data(source, resolution, config.eval_crop, stream=config.stream)
+    count = len(data.train)
+    validate = config.validate_images or min(5000, count // 5)
+    if not validate:
+        raise BadInput(
+            f"{count} training images: there must be 5 or more, to validate on a fifth of them"
+        )
+    if calibrate is None:
+        calibrate = min(2016, config.limit or count, count - validate)
+    splits = make_splits(
+        data.train.labels, seed=seed, validate=validate, calibrate=calibrate, limit=config.limit
+    )
+    return TrainingImages(data, splits, resolution, config, seed)
+
+
+def stored_images(
+    run: RunFolder, source: str, resolution: int, config: TrainingConfig, seed: int
+) -> TrainingImages:
+    """The images of the training in a run folder. Raises BadInput naming what is missing, or
+    changed since the run was started.
+    """
+    data, _ = read_data(source, resolution, config.eval_crop, stream=config.stream)
+    splits = Splits.from_json(read_json(run.path / SPLITS))
+    for name, indices in vars(splits).items():
+        if len(indices) and indices[-1] >= len(data.train):
+            raise BadInput(
+                f"{run.path / SPLITS}: {name} has image {indices[-1]}, there are {len(data.train)}"
+            )
+    images = TrainingImages(data, splits, resolution, config, seed)
+    if images.checksum() != run.fact("data_checksum"):
+        raise BadInput(f"the images of {source} are not those that {run.path} was made from")
+    return images

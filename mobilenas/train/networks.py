@@ -1,0 +1,170 @@
+"""Networks that are trained stand-alone: their run folders, and the weights that they start from.
+
+run.json        settings from which everything else follows, and what the data was
+splits.json     indices of the train and validate images
+log.jsonl       one row now and then: step, epoch, loss, lr; with accuracy where it was validated
+tensorboard/    the same for TensorBoard
+checkpoint.pt   all that a resumed run needs (weights_only loadable)
+network/        the network of the best validation accuracy so far
+last/           the network of the last step
+timing.json     seconds of work so far, hardware
+result.json     accuracies, costs
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.settings import Record
+from mobilenas.nn import Network, Supernet
+from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
+from mobilenas.runs import RunFolder
+from mobilenas.space import Arch, Space, space_from_dict
+from mobilenas.train.config import NetworkConfig
+from mobilenas.train.distill import Teacher, load_teacher
+from mobilenas.train.images import TrainingImages, stored_images
+from mobilenas.train.supernets import load_supernet
+
+_OF_NO_WEIGHT = {"name", "description", "resolution"}  # keys of a space
+
+
+class NetworkSettings(Record):
+    """What the user chose. `space` is a whole space as plain data, its classes those of `data`.
+
+    The weights to start from are those that a supernet run has for the arch (inherit), those of a
+    saved network (weights), or fresh ones.
+    """
+
+    space: dict[str, Any]
+    arch: str
+    data: str
+    seed: int
+    config: NetworkConfig
+    inherit: str | None = None
+    weights: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkRun:
+    """The run of a stand-alone training, and its images."""
+
+    folder: RunFolder
+    settings: NetworkSettings
+    space: Space
+    arch: Arch
+    images: TrainingImages
+
+    @property
+    def network(self) -> Path:
+        """Where the network of the best validation accuracy is saved."""
+        return self.folder.path / "network"
+
+    @property
+    def last(self) -> Path:
+        """Where the network of the last step is saved."""
+        return self.folder.path / "last"
+
+    def info(self, accuracy: float, *, is_best: bool) -> NetworkInfo:
+        """What is saved beside a network of this run; accuracy: on the validation images."""
+        data, images = self.images.data, f"{len(self.images.splits.validate)} validation images"
+        return NetworkInfo(
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            crop=self.settings.config.eval_crop,
+            accuracy=Accuracy(
+                accuracy, f"{images}, by which its epoch was chosen" if is_best else images
+            ),
+        )
+
+    def supernet(self) -> Supernet | None:
+        """The supernet whose weights are inherited, if any. Raises BadInput for another space."""
+        if self.settings.inherit is None:
+            return None
+        folder = RunFolder.open(Path(self.settings.inherit), "supernet")
+        supernet = load_supernet(folder)
+        ours, theirs = self.space.to_dict(), supernet.space.to_dict()
+        odd = {key for key in ours | theirs if ours.get(key) != theirs.get(key)} - _OF_NO_WEIGHT
+        if odd:
+            raise BadInput(
+                f"{folder.path} is a supernet of another space than {self.space.name}: it has "
+                f"another {', '.join(sorted(odd))}"
+            )
+        data = self.images.data
+        if tuple(folder.fact("classes")) != data.classes:
+            raise BadInput(f"{folder.path} is a supernet of other classes than {data.name} has")
+        assert isinstance(supernet, Supernet), "a space of cells is another space"
+        return supernet
+
+
+def open_network_run(path: Path) -> NetworkRun:
+    """Open the run folder of a stand-alone training and its data. Raises BadInput naming what is
+    missing or changed.
+    """
+    run = RunFolder.open(path, "train")
+    settings = run.read(NetworkSettings)
+    space = space_from_dict(settings.space)
+    config, seed = settings.config, settings.seed
+    images = stored_images(run, settings.data, space.resolution, config, seed)
+    images = images.normalised_by(tuple(run.fact("mean")), tuple(run.fact("std")))
+    return NetworkRun(run, settings, space, space.parse(settings.arch), images)
+
+
+def fresh_network(run: NetworkRun) -> Network:
+    """The network of a run, initialised from the seed."""
+    config = run.settings.config
+    return Network(
+        run.space,
+        run.arch,
+        drop_rate=config.drop_rate,
+        drop_path_rate=config.drop_path_rate,
+        generator=torch.Generator().manual_seed(run.settings.seed),
+    )
+
+
+def new_network(run: NetworkRun) -> Network:
+    """The network as training starts, with the weights that the settings name.
+
+    Raises BadInput for weights that do not fit.
+    """
+    network, weights = fresh_network(run), run.settings.weights
+    supernet = run.supernet()
+    if supernet is not None:
+        return network.load_from(supernet)
+    if weights is not None:
+        _start_from(network, Path(weights), run.images.data.classes)
+    return network
+
+
+def make_teacher(run: NetworkRun) -> Teacher | None:
+    """The teacher that the settings name, if they do. Raises BadInput."""
+    name, data = run.settings.config.teacher, run.images.data
+    if name is None:
+        return None
+    supernet = run.supernet() if name == "supernet" else None
+    return load_teacher(name, data.classes, (data.mean, data.std), supernet)
+
+
+def _start_from(network: Network, path: Path, classes: tuple[str, ...]) -> None:
+    saved, info = load_network(path)
+    if saved.arch != network.arch:
+        raise BadInput(f"{path} holds {saved.arch}, another arch than {network.arch}")
+    state = saved.state_dict()
+    if info.classes != classes:
+        state = {key: x for key, x in state.items() if not key.startswith("classifier.")}
+    own = network.state_dict()
+    odd = [key for key, x in state.items() if key not in own or own[key].shape != x.shape]
+    if odd:
+        raise BadInput(f"{path} does not fit space {network.space.name} (first: {odd[0]})")
+    network.load_state_dict(own | state)
+
+
+def saved_accuracy(path: Path) -> float:
+    """The validation accuracy in 0..1 that is noted in a network that a training saved."""
+    _, info = load_network(path)
+    if info.accuracy is None:
+        raise BadInput(f"{path} was not saved by a training: it has no accuracy")
+    return info.accuracy.top1
