@@ -22,7 +22,6 @@ from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.device import pick_device
 from mobilenas.train.supernets import SupernetRun
 
-_BATCH = 256
 _ZERO_COST_IMAGES = 64
 
 
@@ -44,7 +43,7 @@ class SupernetEvaluator:
             self.supernet,
             archs,
             calibration=self._calibration if recalibrated else None,
-            validation=lambda: self._batches(data.train, splits.validate, _BATCH),
+            validation=lambda: self._batches(data.train, splits.validate),
         )
 
     def test_accuracy(self, arch: Arch) -> float:
@@ -52,7 +51,7 @@ class SupernetEvaluator:
         data = self.run.images.data
         if data.test is None:
             raise BadInput(f"{data.name} has no test images")
-        batches = self._batches(data.test, np.arange(len(data.test)), _BATCH)
+        batches = self._batches(data.test, np.arange(len(data.test)))
         return accuracy(fold_batch_norm(self.network(arch)), batches)
 
     def network(self, arch: Arch) -> Network:
@@ -82,7 +81,12 @@ class SupernetEvaluator:
 
         Fewer where some are equal, as real data may have them: naswot is undefined for these.
         """
-        return torch.unique(next(self._calibration())[:_ZERO_COST_IMAGES], dim=0)
+        images: list[Tensor] = []
+        for batch in self._calibration():
+            images += batch
+            if len(images) >= _ZERO_COST_IMAGES:
+                break
+        return torch.unique(torch.stack(images[:_ZERO_COST_IMAGES]), dim=0)
 
     def describe(self) -> dict[str, Any]:
         """What is measured, as plain data: enough to tell two evaluators apart."""
@@ -98,13 +102,13 @@ class SupernetEvaluator:
         # In random order: class folders come sorted, and a batch should hold all classes.
         rng = generator(self.run.settings.seed, Stream.CALIBRATION)
         indices = rng.permutation(self.run.images.splits.calibrate)
-        count = max(1, round(len(indices) / _BATCH))
+        count = max(1, round(len(indices) / self.run.images.evaluation_batch))
         size = len(indices) // count  # equal batches, so that each image weighs the same
         train = self.run.images.data.train
         for images, _ in self._batches(train, indices[: size * count], size):
             yield images
 
-    def _batches(self, part: Part, indices: Indices, size: int) -> Iterator[Batch]:
+    def _batches(self, part: Part, indices: Indices, size: int | None = None) -> Iterator[Batch]:
         device = next(self.supernet.parameters()).device
         return self.run.images.evaluation(part, device, indices, size)
 

@@ -195,7 +195,9 @@ class RunFolder:
 def check_free(path: Path) -> None:
     """Raise BadInput when a folder already holds a run."""
     if (path / _RUN).exists() or read_earlier(path, tuple(KINDS)) is not None:
-        raise BadInput(f"{path} already holds a run: --resume continues it, or choose another --out")
+        raise BadInput(
+            f"{path} already holds a run: --resume continues it, or choose another --out"
+        )
 
 
 def is_run(path: Path, kind: Kind) -> bool:

@@ -29,7 +29,7 @@ from mobilenas.train.config import TrainingConfig
 from mobilenas.train.distributed import SINGLE, Processes
 
 SPLITS = "splits.json"
-_EVAL_BATCH = 256
+_EVAL_BATCH, _EVAL_SIDE = 256, 64  # images at a time, fewer where they are larger than this
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +68,20 @@ class TrainingImages:
         part: Part,
         device: torch.device | str = "cpu",
         indices: Indices | None = None,
-        batch_size: int = _EVAL_BATCH,
+        batch_size: int | None = None,
     ) -> Iterator[Batch]:
-        """The images of a part (those of `indices`, all if None) as evaluation sees them."""
+        """The images of a part (those of `indices`, all if None) as evaluation sees them.
+
+        batch_size: `evaluation_batch` if None.
+        """
         rows = np.arange(len(part)) if indices is None else indices
-        return self._loader(device).evaluation(part, rows, batch_size)
+        size = batch_size or self.evaluation_batch
+        return self._loader(device).evaluation(part, rows, size)
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Images at a time in evaluation: as many pixels as 256 images of 64 px, 256 at most."""
+        return min(_EVAL_BATCH, max(1, _EVAL_BATCH * _EVAL_SIDE**2 // self.resolution**2))
 
     def normalised_by(self, mean: Channels, std: Channels) -> "TrainingImages":
         """The same with another mean and standard deviation."""
