@@ -28,7 +28,7 @@ def read_earlier(path: Path, kinds: tuple[str, ...]) -> Stored | None:
 
 def current_checkpoint(state: Any) -> Any:
     """A checkpoint of the two trainings of before, with the keys of today; others as they are."""
-    if not isinstance(state, dict) or "progress" in state and "task" in state:
+    if not isinstance(state, dict) or ("progress" in state and "task" in state):
         return state
     if "model" in state:
         progress = {"step": state["step"], "loss_sum": state["loss_sum"]}

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import ALONE, TINY_ARCH, TINY_SPACE
+from mobilenas.deploy import Int8, Target, run_export_saved, run_export_trained
+from mobilenas.retrain import Asked, run_train, training_settings
+from mobilenas.train.alone_run import TrainRun, create_train_run
 
 from mobilenas import deploy
 from mobilenas.data import ImageData, Images
-from mobilenas.deploy import Int8, Target, run_export_saved, run_export_trained
 from mobilenas.nn.saved import load_network
-from mobilenas.retrain import Asked, run_train, training_settings
-from mobilenas.train.alone_run import TrainRun, create_train_run
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 from mobilenas.base.errors import BadInput
 from mobilenas.space import Arch, Block, Candidate, Space, load_space, space_from_dict
-from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 # Passes a step and steps a super-step, worked out by hand.
 SPACES = {

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import torch
 from helpers import TINY_SPACE, contents
+from mobilenas.retrain import finish_train
+from mobilenas.train.alone import Training, train_network, train_step
+from mobilenas.train.alone_run import TrainRun, TrainSettings, create_train_run, open_train_run
 from torch import nn
 
 from mobilenas.base.errors import BadInput, Diverged
 from mobilenas.base.files import read_jsonl
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, load_network, save_network
-from mobilenas.retrain import finish_train
 from mobilenas.space import load_space
 from mobilenas.train import alone
-from mobilenas.train.alone import Training, train_network, train_step
-from mobilenas.train.alone_run import TrainRun, TrainSettings, create_train_run, open_train_run
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.config import TrainConfig
@@ -222,9 +222,10 @@ def test_images_have_the_memory_format_of_the_weights(memory_format: str) -> Non
 
 
 def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
-    from mobilenas.train.config import load_supernet_config
     from mobilenas.train.loop import train_supernet
     from mobilenas.train.run import create_run
+
+    from mobilenas.train.config import load_supernet_config
 
     quick = ["passes=1", "limit=160", "validate_images=60", "calibrate_images=32"]
     quick += ["batch_size=16", "device=cpu"]

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from helpers import TINY_ARCH, TINY_SPACE, contents
 from make_sources import encode, samples, save, write_parquet, write_tar
+from mobilenas.deploy import Target, run_export_trained
+from mobilenas.retrain import Asked, run_train, training_settings
+from mobilenas.train.alone import train_network
+from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
 from PIL import Image
 
 from mobilenas.base.errors import BadInput
 from mobilenas.data import ImageFiles
-from mobilenas.deploy import Target, run_export_trained
-from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.train import alone
-from mobilenas.train.alone import train_network
-from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
 from mobilenas.train.config import TrainConfig
 
 SMALL: dict[str, Any] = {"batch_size": 16, "validate_images": 30, "device": "cpu", "lr": 0.05}

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from mobilenas.train.loop import learning_rate, total_steps, train_step, train_supernet
+from mobilenas.train.run import SupernetRun, create_run, open_run
+from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged
@@ -19,9 +22,6 @@ from mobilenas.space import Arch, load_space
 from mobilenas.train import loop
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.config import SupernetConfig
-from mobilenas.train.loop import learning_rate, total_steps, train_step, train_supernet
-from mobilenas.train.run import SupernetRun, create_run, open_run
-from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 Change = Callable[..., nn.Module]
 SPACE = load_space("macro:width=0.125,resolution=8")
