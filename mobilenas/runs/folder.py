@@ -1,0 +1,230 @@
+"""The run folder, one form for all commands that work long.
+
+run.json      kind, settings (what the user chose), parents (the runs and files it was made from)
+              and facts (what was found when it started: classes, checksums, versions)
+timing.json   seconds of work so far, hardware
+result.json   what came out, written last (evolve: front.json, rank: rank.json)
+
+Everything else in a folder belongs to the command. run.json is written once, when all that it says
+has been checked, and never changed: a run that is resumed has the settings that it started with.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mobilenas import __version__
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.settings import Record, validated
+from mobilenas.runs.earlier import read_earlier
+from mobilenas.space import with_defaults
+
+Kind = Literal["supernet", "rank", "evolve", "train", "detect", "latency", "latency-check"]
+Settings = TypeVar("Settings", bound=Record)
+
+# What a run of each kind is, and the command that makes it.
+KINDS: dict[Kind, tuple[str, str]] = {
+    "supernet": ("the training of a supernet", "supernet-train"),
+    "rank": ("the ranking of a supernet", "rank"),
+    "evolve": ("a search", "evolve"),
+    "train": ("the training of a network", "train"),
+    "detect": ("the training of a detector", "detect train"),
+    "latency": ("the timings of a latency table", "latency build"),
+    "latency-check": ("the timings of a latency table's check", "latency check"),
+}
+_RUN, _TIMING = "run.json", "timing.json"
+_RESULTS: dict[Kind, str] = {"rank": "rank.json", "evolve": "front.json"}
+_LARGE = 60  # characters of a value from which on messages leave it out
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run folder by what its run.json says. settings, parents and facts are plain data.
+
+    parents: role -> absolute path of the run or file; never compared, as folders move.
+    """
+
+    path: Path
+    kind: Kind
+    settings: dict[str, Any]
+    parents: dict[str, str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        kind: Kind,
+        settings: Record | Mapping[str, Any],
+        *,
+        parents: Mapping[str, Path | str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> "RunFolder":
+        """Start a run: writes run.json. Raises BadInput as `check_free` does."""
+        check_free(path)
+        data = settings.model_dump(mode="json") if isinstance(settings, Record) else dict(settings)
+        places = {role: str(Path(place).resolve()) for role, place in (parents or {}).items()}
+        stored = {
+            "kind": kind,
+            "mobilenas": __version__,
+            "settings": data,
+            "parents": places,
+            "facts": dict(facts or {}),
+        }
+        write_json(path / _RUN, stored)
+        return cls.open(path, kind)
+
+    @classmethod
+    def open(cls, path: Path, *kinds: Kind) -> "RunFolder":
+        """The run in a folder, of one of these kinds.
+
+        Raises BadInput naming what is missing, damaged or of another kind.
+        """
+        needed = " or ".join(f"`mobilenas {KINDS[kind][1]}`" for kind in kinds)
+        stored = read_earlier(path, kinds)
+        if stored is None and not (path / _RUN).is_file():
+            raise BadInput(f"{path} holds no run; one of {needed} is needed")
+        if stored is None:
+            stored = read_json(path / _RUN, "kind", "settings", "parents", "facts")
+        kind = stored["kind"]
+        if kind not in KINDS:
+            raise BadInput(f"{path / _RUN}: kind: {kind!r} is none of {', '.join(KINDS)}")
+        if kind not in kinds:
+            raise BadInput(f"{path} holds {KINDS[kind][0]}; a run of {needed} is needed")
+        for key in ("settings", "parents", "facts"):
+            if not isinstance(stored[key], dict):
+                raise BadInput(f"{path / _RUN}: {key}: must be a JSON object")
+        settings = stored["settings"]
+        if isinstance(settings.get("space"), dict):
+            settings = settings | {"space": with_defaults(settings["space"], path / _RUN)}
+        return cls(path, kind, settings, stored["parents"], stored["facts"])
+
+    @classmethod
+    def start_or_resume(
+        cls,
+        path: Path,
+        kind: Kind,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool,
+        parents: Mapping[str, Path | str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> "RunFolder":
+        """For commands that are given all their settings again: the run that is there, which must
+        have them, if `resume`; else a new one. Raises BadInput.
+        """
+        if resume and is_run(path, kind):
+            run = cls.open(path, kind)
+            run.check_unchanged(settings)
+            return run
+        if resume:
+            log.info("%s holds no run to resume: starting one", path)
+        return cls.create(path, kind, settings, parents=parents, facts=facts)
+
+    def read(self, shape: type[Settings]) -> Settings:
+        """The settings with their types. Raises BadInput naming the file and the key."""
+        return validated(shape, self.settings, self.path / _RUN, "settings")
+
+    def fact(self, name: str) -> Any:
+        """A fact by its name. Raises BadInput where run.json lacks it."""
+        if name not in self.facts:
+            raise BadInput(f"{self.path / _RUN} lacks the fact {name!r}")
+        return self.facts[name]
+
+    def parent(self, role: str) -> Path:
+        """A parent by its role. Raises BadInput where run.json lacks it."""
+        if role not in self.parents:
+            raise BadInput(f"{self.path / _RUN} does not say which {role} it was made from")
+        return Path(self.parents[role])
+
+    def check_unchanged(self, given: Mapping[str, object]) -> None:
+        """Raise BadInput when a setting that is given again (not None) is another one now."""
+        for name, value in given.items():
+            if value is None:
+                continue
+            there, here = self.settings.get(name), _plain(value)
+            if there != here:
+                raise BadInput(
+                    f"{self.path} was started with another {_difference(name, there, here)}: leave "
+                    "it out to resume, or choose another --out"
+                )
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of work so far; 0 before the first were stored."""
+        path = self.path / _TIMING
+        return float(read_json(path, "seconds")["seconds"]) if path.exists() else 0.0
+
+    def store_timing(self, seconds: float, about: Mapping[str, Any]) -> None:
+        """Write timing.json. about: what the time was measured on."""
+        write_json(self.path / _TIMING, {"seconds": seconds, **about})
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the result is there."""
+        return self._result.is_file()
+
+    def check_finished(self) -> None:
+        """Raise BadInput unless the result is there."""
+        if not self.is_finished:
+            raise BadInput(
+                f"{self.path} is not finished: `mobilenas {KINDS[self.kind][1]} --resume --out "
+                f"{self.path}` does the rest"
+            )
+
+    def result(self, *keys: str) -> dict[str, Any]:
+        """The result. Raises BadInput where there is none, or one that lacks a key."""
+        self.check_finished()
+        return dict(read_json(self._result, *keys))
+
+    def store_result(self, result: Mapping[str, Any]) -> None:
+        """Write the result: the run is finished."""
+        write_json(self._result, dict(result))
+
+    @property
+    def _result(self) -> Path:
+        return self.path / _RESULTS.get(self.kind, "result.json")
+
+
+def check_free(path: Path) -> None:
+    """Raise BadInput when a folder already holds a run."""
+    if (path / _RUN).exists() or read_earlier(path, tuple(KINDS)) is not None:
+        raise BadInput(f"{path} already holds a run: --resume continues it, or choose another --out")
+
+
+def is_run(path: Path, kind: Kind) -> bool:
+    """Whether a folder holds a run, of this kind or one that `RunFolder.open` then refuses."""
+    return (path / _RUN).exists() or read_earlier(path, (kind,)) is not None
+
+
+def newest_finished(kinds: tuple[Kind, ...], *folders: Path) -> RunFolder:
+    """Of the runs in these folders that are finished the newest. Raises BadInput for none."""
+    runs = [RunFolder.open(x, *kinds) for x in folders if any(is_run(x, kind) for kind in kinds)]
+    finished = [run for run in runs if run.is_finished]
+    if not finished:
+        commands = " and ".join(f"`mobilenas {KINDS[kind][1]}`" for kind in kinds)
+        raise BadInput(
+            f"no finished run in {' or '.join(map(str, folders))}: {commands} make one; --run "
+            "names another folder"
+        )
+    return max(finished, key=lambda run: run._result.stat().st_mtime)
+
+
+def _plain(value: object) -> Any:
+    """As JSON has it, which knows no tuples."""
+    return json.loads(json.dumps(value, default=lambda x: x.model_dump(mode="json")))
+
+
+def _difference(name: str, there: Any, here: Any) -> str:
+    """The name of a setting that differs, of a nested one that of its first such key; and how."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        key = next(k for k in there | here if there.get(k) != here.get(k))
+        return _difference(f"{name}.{key}", there.get(key), here.get(key))
+    both = f"{there}, not {here}"
+    return f"{name} ({both})" if len(both) <= _LARGE else name
