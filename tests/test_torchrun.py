@@ -14,13 +14,12 @@ from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, contents
 
 from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.pipeline import run_supernet
-from mobilenas.retrain import Asked, run_train, training_settings
 from mobilenas.space import load_space
-from mobilenas.train.alone_run import create_train_run
+from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
+from mobilenas.stages.train import Asked, create_network_run, run_train, training_settings
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.config import load_supernet_config
-from mobilenas.train.loop import train_supernet
-from mobilenas.train.run import create_run, open_run
+from mobilenas.train.supernets import open_supernet_run
 
 STEPS = 8  # 1 pass over 200 images in steps of 3 * 16, in whole super-steps of 4
 # A small rate: in float32, rounding grows by orders of magnitude within a few large steps.
@@ -64,7 +63,7 @@ def check_weights(found: Path, expected: Path, part: str = "model") -> None:
 
 def test_two_processes_write_what_one_does(unbroken: Path, tmp_path: Path) -> None:
     config = load_supernet_config("quick", [*SETTINGS, "sync_bn=true"])
-    single = create_run(tmp_path / "one", load_space(TINY_SPACE), "digits", 3, config)
+    single = create_supernet_run(tmp_path / "one", load_space(TINY_SPACE), "digits", 3, config)
     run_supernet(single)
     check_weights(unbroken, single.folder)
     ours, theirs = contents(unbroken), contents(single.folder)
@@ -99,7 +98,7 @@ def test_torchrun_killed_and_resumed_ends_with_the_same_bytes(
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == ["timing.json"]
 
-    train_supernet(open_run(tmp_path / "one"))  # with another number of processes
+    train_supernet(open_supernet_run(tmp_path / "one"))  # with another number of processes
     check_weights(tmp_path / "one", unbroken)
 
 
@@ -115,7 +114,7 @@ def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None
     assert done.stdout.count("next: mobilenas export") == 1
 
     asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(settings))
-    run_train(create_train_run(one, training_settings(asked)))
+    run_train(create_network_run(one, training_settings(asked)))
     for part in ("network", "average"):
         check_weights(two, one, part)
     logs = [read_jsonl(folder / "log.jsonl") for folder in (two, one)]

@@ -12,6 +12,10 @@ from mobilenas.base.files import read_json
 
 Stored = dict[str, Any]  # kind, settings, parents, facts
 
+# What the checkpoints of before held, of supernets and of networks.
+_SUPERNET = {"step", "loss_sum", "loss_passes", "model", "optimizer", "scaler"}
+_NETWORK = {"progress", "network", "average", "optimizer", "scaler"}
+
 
 def read_earlier(path: Path, kinds: tuple[str, ...]) -> Stored | None:
     """What run.json of today would say of the run in a folder; None for no run of before.
@@ -28,7 +32,7 @@ def read_earlier(path: Path, kinds: tuple[str, ...]) -> Stored | None:
 
 def current_checkpoint(state: Any) -> Any:
     """A checkpoint of the two trainings of before, with the keys of today; others as they are."""
-    if not isinstance(state, dict) or ("progress" in state and "task" in state):
+    if not isinstance(state, dict) or not (state.keys() >= _SUPERNET or state.keys() >= _NETWORK):
         return state
     if "model" in state:
         progress = {"step": state["step"], "loss_sum": state["loss_sum"]}

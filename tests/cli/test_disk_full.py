@@ -13,8 +13,7 @@ from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, check_refused, contents
 from mobilenas.base import files
 from mobilenas.base.files import read_jsonl
 from mobilenas.nn.saved import load_network
-from mobilenas.retrain import Asked, run_train, training_settings
-from mobilenas.train.alone_run import create_train_run
+from mobilenas.stages.train import Asked, create_network_run, run_train, training_settings
 from mobilenas.train.checkpoint import load_checkpoint
 
 FULL = Path("/dev/full")
@@ -31,7 +30,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [item.removeprefix("--set=") for item in TRAIN if item.startswith("--set=")]
     asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(overrides))
     settings = training_settings(asked)
-    run = create_train_run(tmp_path_factory.mktemp("unbroken") / "run", settings)
+    run = create_network_run(tmp_path_factory.mktemp("unbroken") / "run", settings)
     run_train(run)
     return run.folder
 

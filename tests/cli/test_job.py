@@ -17,8 +17,8 @@ from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.search.front import pick_arch
 from mobilenas.space import load_space
-from mobilenas.train.config import load_supernet_config, load_train_config
-from mobilenas.train.run import open_run
+from mobilenas.train.config import load_network_config, load_supernet_config
+from mobilenas.train.supernets import open_supernet_run
 
 LIMIT = 1_200_000
 
@@ -92,7 +92,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
     from mobilenas.data import load_data
     from mobilenas.evaluate.evaluator import SupernetEvaluator
     from mobilenas.export.form import normalise
-    from mobilenas.train.run import open_run
+    from mobilenas.train.supernets import open_supernet_run
 
     path = Path(job.exported["path"])
     front = json.loads((job.search / "front.json").read_text())["front"]
@@ -115,7 +115,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
     assert float(about["top1_accuracy"]) == pytest.approx(right.mean(), abs=1e-9)
     assert about["top1_accuracy_on"] == f"{len(right)} test images"
 
-    run = open_run(job.supernet)
+    run = open_supernet_run(job.supernet)
     network = SupernetEvaluator(run).network(run.space.parse(chosen))
     with torch.inference_mode():
         expected = network(torch.from_numpy(images)).numpy()
@@ -166,8 +166,8 @@ def test_quickstart_does_the_whole_job_and_continues(
     )
     monkeypatch.setattr(pipeline, "load_space", lambda _: load_space(TINY_SPACE))
     monkeypatch.setattr(pipeline, "evolve", small_search)
-    alone = load_train_config("digits", [item.removeprefix("--set=") for item in ALONE[1:]])
-    monkeypatch.setattr(retrain, "load_train_config", lambda *_: alone)
+    alone = load_network_config("digits", [item.removeprefix("--set=") for item in ALONE[1:]])
+    monkeypatch.setattr(retrain, "load_network_config", lambda *_: alone)
     out = tmp_path / "quickstart"
     first = call("quickstart", f"--out={out}")
     assert first.code == 0, first.err
@@ -200,7 +200,7 @@ def test_a_search_by_score_goes_to_an_export_and_resumes(
     front = json.loads((out / "front.json").read_text())["front"]
     best = max(front, key=lambda row: row["score"])
     archs = [load_space(TINY_SPACE).parse(row["arch"]) for row in front]
-    evaluator = SupernetEvaluator(open_run(job.supernet))
+    evaluator = SupernetEvaluator(open_supernet_run(job.supernet))
     assert [row["naswot"] for row in front] == pytest.approx(evaluator.naswot(archs, seed=0))
     exported = call("export", "--onnx", f"--run={out}", "--json")
     assert json.loads(exported.out)["metadata"]["arch"] == best["arch"]

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, zscore
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.space import Arch, Space
-from mobilenas.train.run import open_run
+from mobilenas.train.supernets import open_supernet_run
 
 
 def distinct(space: Space, n: int) -> list[Arch]:
@@ -22,7 +22,7 @@ def distinct(space: Space, n: int) -> list[Arch]:
 
 def write_truth(path: Path, job: Job, n: int = 40) -> Path:
     """Accuracies that grow with FLOPs, but for some noise."""
-    space = open_run(job.supernet).space
+    space = open_supernet_run(job.supernet).space
     assert isinstance(space, Space)
     archs, noise = distinct(space, n), np.random.default_rng(1).normal(0, 0.02, n)
     flops = [CostModel(space).flops(arch) for arch in archs]
@@ -54,7 +54,7 @@ def test_the_figures_are_of_the_archs_that_are_listed(job: Job, tmp_path: Path, 
     assert len(stored["regret"]["supernet"]) == 5
     assert (out / "rank.png").read_bytes().startswith(b"\x89PNG")
 
-    run = open_run(job.supernet)
+    run = open_supernet_run(job.supernet)
     assert isinstance(run.space, Space)
     evaluator = SupernetEvaluator(run)
     for row in archs[:3]:
@@ -72,7 +72,7 @@ def test_statistics_of_the_supernet_are_another_ranking(
     assert set(own["predictors"]) == {"supernet", "flops", "params"}
     assert own["recalibrated"] is False
     rows = json.loads((tmp_path / "own" / "rank.json").read_text())["archs"]
-    run = open_run(job.supernet)
+    run = open_supernet_run(job.supernet)
     evaluator = SupernetEvaluator(run)
     arch = run.space.parse(rows[0]["arch"])
     assert evaluator([arch], recalibrated=False) == [rows[0]["supernet"]]

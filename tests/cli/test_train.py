@@ -19,7 +19,7 @@ from mobilenas.nn.saved import load_network
 from mobilenas.search.front import read_search
 from mobilenas.space import load_space
 from mobilenas.train.distributed import Processes
-from mobilenas.train.run import open_run
+from mobilenas.train.supernets import open_supernet_run
 
 FILES = {
     *("run.json", "splits.json", "log.jsonl", "checkpoint.pt", "timing.json", "result.json"),
@@ -123,7 +123,7 @@ def test_the_pick_of_a_search_is_trained_on_its_data(job: Job, tmp_path: Path, c
 
 def test_training_inherits_the_weights_of_a_supernet(job: Job, tmp_path: Path, call: Call) -> None:
     run = start(call, tmp_path / "run", f"--inherit={job.supernet}", f"--arch={TINY_ARCH}")
-    supernet = open_run(job.supernet)
+    supernet = open_supernet_run(job.supernet)
     assert run["inherit"] == str(job.supernet.resolve())
     assert (run["space"], run["data"]) == (supernet.space.to_dict(), "digits")
     network, _ = load_network(tmp_path / "run" / "last")

@@ -146,7 +146,7 @@ ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (folder_without_images, "emu: no images in this class folder"),
     (folder_with_damage, r"dog/1\.png: cannot read the image \(.+\)"),
     (folder_with_text, r"cat/2\.png: cannot read the image \(not an image\)"),
-    (folder_with_16_bits, r"cat/2\.png: .*I;16; 8 bits a channel are wanted"),
+    (folder_with_16_bits, r"cat/2\.png: .*I;16; there must be 8 bits a channel"),
     (folder_with_one_class, "training images of 1 class; at least 2"),
     (folder_with_other_test_classes, r"/test: classes differ .*/train \(first: dog\)"),
     (parquet([*GOOD[:3], b"x"], [0, 1, 0, 1]), r"a\.parquet, row 3: cannot read .*not an image"),

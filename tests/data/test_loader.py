@@ -14,15 +14,13 @@ from PIL import Image
 from mobilenas.base.errors import BadInput
 from mobilenas.data import (
     Augment,
-    Batches,
     Images,
+    Loader,
     Part,
-    StreamBatches,
-    TrainBatches,
-    eval_batches,
+    Preparation,
+    TrainingBatches,
     load_data,
-    make_batches,
-    make_eval_batches,
+    loader,
     open_data,
 )
 
@@ -69,24 +67,50 @@ def tars(tmp_path: Path) -> Part:
     return open_data(str(tmp_path)).train
 
 
-def make(part: Part, augment: Augment = STRONG, **changes: Any) -> Batches:
-    wanted: dict[str, Any] = {"resolution": 12, "batch_size": 8, "seed": 3, "mean": MEAN}
-    indices = np.arange(len(part))
-    return make_batches(part, indices, std=STD, augment=augment, **wanted | changes)
+def make(
+    part: Part, augment: Augment = STRONG, *, resolution: int = 12, workers: int = 0, **changes: Any
+) -> TrainingBatches:
+    loader = Loader(Preparation(resolution, MEAN, STD), workers=workers)
+    asked: dict[str, Any] = {"batch_size": 8, "seed": 3} | changes
+    return loader.training(part, np.arange(len(part)), augment=augment, **asked)
 
 
-def taken(batches: Batches, start: int, stop: int) -> list[bytes]:
+def taken(batches: TrainingBatches, start: int, stop: int) -> list[bytes]:
     """Images and labels of each step, as bytes."""
     found = batches.iterate(start, stop)
     return [images.numpy().tobytes() + labels.numpy().tobytes() for images, labels in found]
 
 
-def test_the_tensor_path_is_taken_where_it_can_do_what_is_asked(tars: Part) -> None:
+@pytest.fixture
+def transforms(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Every transform of single images that is made."""
+    made: list[object] = []
+    original = Augment.transform
+    monkeypatch.setattr(Augment, "transform", lambda *given: made.append(given) or original(*given))
+    return made
+
+
+def test_whole_batches_are_changed_where_that_can_do_what_is_asked(
+    tars: Part, transforms: list[object]
+) -> None:
     images = Images(noise(30, 12), np.arange(30))
-    assert isinstance(make(images, Augment()), TrainBatches)
-    assert isinstance(make(images), StreamBatches)
-    assert isinstance(make(images, Augment(), resolution=10), StreamBatches)
-    assert isinstance(make(tars, Augment()), StreamBatches)
+    make(images, Augment())
+    assert transforms == []
+    for part, changes in ((images, {}), (images, {"augment": Augment(), "resolution": 10})):
+        make(part, **changes)  # type: ignore[arg-type]
+    make(tars, Augment())
+    assert len(transforms) == 3
+
+
+def test_workers_are_not_started_for_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a worker was started")
+
+    monkeypatch.setattr(loader, "DataLoader", refuse)
+    images = Images(noise(30, 12), np.arange(30))
+    assert len(taken(make(images, Augment(), workers=2), 0, 3)) == 3
+    with pytest.raises(AssertionError, match="worker"):
+        taken(make(images, workers=2), 0, 3)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -100,7 +124,6 @@ def test_types_shapes_and_memory_layout(tars: Part, workers: int) -> None:
 def test_without_augmentation_batches_are_those_of_images_in_memory(source: str) -> None:
     loaded, opened = load_data(source, 12).train, open_data(source).train
     in_memory, streamed = make(loaded, NONE), make(opened, NONE)
-    assert isinstance(in_memory, TrainBatches)
     assert in_memory.steps_per_epoch == streamed.steps_per_epoch == 3
     for one, other in zip(in_memory.iterate(2, 8), streamed.iterate(2, 8), strict=True):
         np.testing.assert_allclose(one[0], other[0], atol=1e-5)
@@ -114,17 +137,13 @@ def test_images_in_memory_and_on_disk_are_augmented_alike(tmp_path: Path) -> Non
     assert taken(in_memory, 0, 3) == taken(make(open_data(str(tmp_path)).train), 0, 3)
 
 
-def test_padding_shows_windows_of_the_padded_image() -> None:
+def test_padding_shows_windows_of_the_padded_image(tmp_path: Path) -> None:
     pixels = RNG.integers(1, 256, (8, 9, 9, 3), dtype=np.uint8)
-    batches = StreamBatches(
-        Images(pixels, np.arange(8)),
-        np.arange(8),
-        resolution=9,
-        batch_size=8,
-        seed=0,
-        mean=(0, 0, 0),
-        std=(1 / 255,) * 3,
-        augment=Augment(crop_padding=2, flip=True, cutout=0),
+    encoded = samples([encode(image) for image in pixels], range(8))
+    part = open_data(str(write_tar(tmp_path / "a.tar", encoded))).train
+    augment = Augment(crop_padding=2, flip=True, cutout=0)
+    batches = Loader(Preparation(9, (0, 0, 0), (1 / 255,) * 3)).training(
+        part, np.arange(8), batch_size=8, seed=0, augment=augment
     )
     padded = np.pad(pixels, ((0, 0), (2, 2), (2, 2), (0, 0)))
     seen = set()
@@ -220,14 +239,17 @@ INDICES = np.array([4, 2, 9, 11, 29, 0, 17])
 
 
 def make_evaluation(part: Part, **changes: Any) -> Any:
-    wanted: dict[str, Any] = {"resolution": 12, "batch_size": 3, "mean": MEAN, "std": STD} | changes
-    return make_eval_batches(part, INDICES, **wanted)
+    """Batches of INDICES. changes: crop, batch_size, workers."""
+    loader = Loader(
+        Preparation(12, MEAN, STD, changes.get("crop", 1.0)), workers=changes.get("workers", 0)
+    )
+    return loader.evaluation(part, INDICES, changes.get("batch_size", 3))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_the_very_pixels_of_images_in_memory(source: str, workers: int) -> None:
     loaded = load_data(source, 12).train
-    expected = list(eval_batches(loaded, INDICES, 3, MEAN, STD))
+    expected = list(make_evaluation(loaded))
     for part in (open_data(source).train, loaded):
         found = list(make_evaluation(part, workers=workers))
         assert [len(labels) for _, labels in found] == [3, 3, 1]
@@ -251,7 +273,7 @@ def test_evaluation_crops_the_centre_of_the_scaled_image(tars: Part) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("crop", 0.0), ("crop", 1.1), ("batch_size", 0)])
 def test_bad_numbers_are_refused(tars: Part, name: str, value: float) -> None:
-    with pytest.raises(BadInput, match=f"{name} {value}: .* is wanted"):
+    with pytest.raises(BadInput, match=f"{name} {value}: it must be "):
         next(make_evaluation(tars, **{name: value}))
     if name == "batch_size":
         with pytest.raises(BadInput, match=r"batch_size 0: 1\.\.30"):

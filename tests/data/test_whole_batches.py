@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data import Augment, Images, TrainBatches, eval_batches
+from mobilenas.base.randomness import Stream, generator
+from mobilenas.data import Augment, Images, Loader, Preparation, TrainingBatches
+from mobilenas.data.whole_batches import augment_batch
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+LOADER = Loader(Preparation(12, MEAN, STD))
 NONE = Augment(crop_padding=0, flip=False, cutout=0)
 
 
@@ -22,9 +25,18 @@ def make_images(count: int, height: int = 12, width: int = 12) -> Images:
     return Images(pixels, np.arange(count, dtype=np.int64))
 
 
-def make_batches(images: Images, augment: Augment = NONE, **changes: Any) -> TrainBatches:
-    wanted: dict[str, Any] = {"batch_size": 8, "seed": 3, "mean": MEAN, "std": STD} | changes
-    return TrainBatches(images, np.arange(len(images.labels)), augment=augment, **wanted)
+def make_batches(images: Images, augment: Augment = NONE, **changes: Any) -> TrainingBatches:
+    asked: dict[str, Any] = {"batch_size": 8, "seed": 3} | changes
+    return LOADER.training(images, np.arange(len(images)), augment=augment, **asked)
+
+
+def augmented(images: Images, augment: Augment, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images as one batch, of any shape: networks take square ones only."""
+    rows = np.arange(len(images))
+    rng = generator(3, Stream.AUGMENT, step)
+    pixels = torch.from_numpy(images.pixels)
+    inputs = augment_batch(pixels, rows, len(rows), rng, augment, MEAN, STD)
+    return inputs, torch.from_numpy(images.labels)
 
 
 def normalised(pixels: np.ndarray) -> np.ndarray:
@@ -40,12 +52,14 @@ def denormalised(batch: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("augment", [NONE, Augment(2, True, 5)])
 def test_types_shapes_and_memory_layout(augment: Augment) -> None:
-    inputs, labels = make_batches(make_images(20, 10, 14), augment)(1)
-    assert inputs.shape == (8, 3, 10, 14)
-    assert inputs.dtype == torch.float32
-    assert inputs.is_contiguous(memory_format=torch.channels_last)
-    assert labels.shape == (8,)
-    assert labels.dtype == torch.int64
+    inputs, labels = make_batches(make_images(20), augment)(1)
+    assert inputs.shape == (8, 3, 12, 12)
+    assert (labels.shape, labels.dtype) == ((8,), torch.int64)
+    oblong, _ = augmented(make_images(20, 10, 14), augment, 1)
+    assert oblong.shape == (20, 3, 10, 14)
+    for images in (inputs, oblong):
+        assert images.dtype == torch.float32
+        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_without_augmentation_the_images_are_only_normalised() -> None:
@@ -69,9 +83,7 @@ def test_each_epoch_shows_each_image_at_most_once_in_a_new_order() -> None:
 def test_only_the_given_indices_are_shown() -> None:
     images = make_images(40)
     chosen = np.array([3, 8, 9, 20, 31])
-    batches = TrainBatches(
-        images, chosen, batch_size=5, seed=0, mean=MEAN, std=STD, augment=Augment()
-    )
+    batches = LOADER.training(images, chosen, batch_size=5, seed=0, augment=Augment())
     assert sorted(batches(7)[1].tolist()) == chosen.tolist()
 
 
@@ -118,10 +130,9 @@ def windows(image: np.ndarray, padding: int) -> list[bytes]:
 
 def test_crop_and_flip_give_windows_of_the_padded_image_all_equally_often() -> None:
     images = make_images(50, 9, 11)
-    batches = make_batches(images, Augment(1, True, 0), batch_size=50)
     counts = np.zeros((2, 9), dtype=int)
     for step in range(40):
-        inputs, labels = batches(step)
+        inputs, labels = augmented(images, Augment(1, True, 0), step)
         for pixels, label in zip(denormalised(inputs), labels.tolist(), strict=True):
             choices = windows(images.pixels[label], 1)
             flipped = pixels.tobytes() not in choices
@@ -152,10 +163,9 @@ def test_flip_off_never_flips() -> None:
 def test_cutout_is_a_square_around_a_pixel_set_to_the_mean(side: int) -> None:
     height, width = 10, 13
     images = make_images(50, height, width)
-    batches = make_batches(images, Augment(0, False, side), batch_size=50)
     centres = set()
     for step in range(40):
-        inputs, labels = batches(step)
+        inputs, labels = augmented(images, Augment(0, False, side), step)
         expected = normalised(images.pixels[labels])
         holes = (inputs == 0).all(dim=1).numpy()
         kept = np.broadcast_to(~holes[:, None], expected.shape)
@@ -191,13 +201,13 @@ def test_turning_one_augmentation_off_leaves_the_others_as_they_were() -> None:
 def test_eval_batches_keep_order_and_the_last_partial_batch() -> None:
     images = make_images(30)
     indices = np.array([4, 2, 9, 11, 29, 0, 17])
-    batches = list(eval_batches(images, indices, 3, MEAN, STD))
+    batches = list(LOADER.evaluation(images, indices, 3))
     assert [len(labels) for _, labels in batches] == [3, 3, 1]
     assert torch.cat([labels for _, labels in batches]).tolist() == indices.tolist()
     inputs = torch.cat([inputs for inputs, _ in batches])
     np.testing.assert_allclose(inputs, normalised(images.pixels[indices]), atol=1e-5)
     assert batches[0][0].is_contiguous(memory_format=torch.channels_last)
-    assert list(eval_batches(images, indices[:0], 3, MEAN, STD)) == []
+    assert list(LOADER.evaluation(images, indices[:0], 3)) == []
 
 
 @pytest.mark.parametrize("size", [0, 21])
@@ -211,5 +221,5 @@ def test_other_bad_numbers_are_refused() -> None:
         Augment(crop_padding=-1)
     with pytest.raises(BadInput, match="cutout -3"):
         Augment(cutout=-3)
-    with pytest.raises(BadInput, match="batch_size 0: at least 1"):
-        next(eval_batches(make_images(3), np.arange(3), 0, MEAN, STD))
+    with pytest.raises(BadInput, match="batch_size 0: it must be 1 or more"):
+        next(LOADER.evaluation(make_images(3), np.arange(3), 0))

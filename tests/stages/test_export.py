@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import ALONE, TINY_ARCH, TINY_SPACE
-from mobilenas.deploy import Int8, Target, run_export_saved, run_export_trained
-from mobilenas.retrain import Asked, run_train, training_settings
-from mobilenas.train.alone_run import TrainRun, create_train_run
 
-from mobilenas import deploy
 from mobilenas.data import ImageData, Images
 from mobilenas.nn.saved import load_network
+from mobilenas.stages import export as deploy
+from mobilenas.stages.export import Int8, Target, run_export_saved, run_export_trained
+from mobilenas.stages.train import Asked, create_network_run, run_train, training_settings
+from mobilenas.train.networks import NetworkRun
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> TrainRun:
+def run(tmp_path_factory: pytest.TempPathFactory) -> NetworkRun:
     overrides = [item.removeprefix("--set=") for item in ALONE if item.startswith("--set=")]
     asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(overrides))
-    run = create_train_run(tmp_path_factory.mktemp("deploy") / "run", training_settings(asked))
+    run = create_network_run(tmp_path_factory.mktemp("deploy") / "run", training_settings(asked))
     run_train(run)
     return run
 
@@ -41,7 +41,7 @@ def keys(pixels: np.ndarray) -> set[bytes]:
     return {image.tobytes() for image in pixels}
 
 
-def test_of_a_run(run: TrainRun, exports: list[dict[str, Any]]) -> None:
+def test_of_a_run(run: NetworkRun, exports: list[dict[str, Any]]) -> None:
     run_export_trained(run.folder, Target())
     run_export_trained(run.folder, Target(int8=Int8()))
     run_export_trained(run.folder, Target(int8=Int8(images=30)))
@@ -49,7 +49,7 @@ def test_of_a_run(run: TrainRun, exports: list[dict[str, Any]]) -> None:
     assert isinstance(data, ImageData)
     assert data.test is not None
     train, validate = (
-        keys(data.train.pixels[rows]) for rows in (run.splits.train, run.splits.validate)
+        keys(data.train.pixels[rows]) for rows in (run.images.splits.train, run.images.splits.validate)
     )
     plain, int8, fewer = exports
     assert keys(plain["images"]) <= validate
@@ -66,22 +66,22 @@ def test_of_a_run(run: TrainRun, exports: list[dict[str, Any]]) -> None:
 
 
 def test_of_a_run_without_test_images(
-    run: TrainRun, exports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    run: NetworkRun, exports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = replace(run, data=replace(run.data, test=None))
-    monkeypatch.setattr(deploy, "open_train_run", lambda _: bare)
+    bare = replace(run, data=replace(run.images.data, test=None))
+    monkeypatch.setattr(deploy, "open_network_run", lambda _: bare)
     run_export_trained(run.folder, Target(int8=Int8()))
     (int8,) = exports
     assert int8["images_are"] == "30 validation images"
     assert not keys(int8["images"]) & keys(int8["calibration"].choice.pixels)
 
 
-def test_of_a_saved_network(run: TrainRun, exports: list[dict[str, Any]]) -> None:
+def test_of_a_saved_network(run: NetworkRun, exports: list[dict[str, Any]]) -> None:
     run_export_saved(run.network, "digits", Target(int8=Int8()), None)
     (int8,) = exports
     crop = load_network(run.network)[1].crop
     assert crop == 1
-    test, train = run.data.test, run.data.train
+    test, train = run.images.data.test, run.images.data.train
     assert isinstance(train, Images)
     assert isinstance(test, Images)
     assert keys(int8["images"]) == keys(test.pixels)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from helpers import TINY_SPACE
-from mobilenas.retrain import Asked, training_settings
-from mobilenas.train.run import SupernetSettings
 
 from mobilenas.base.errors import BadInput
 from mobilenas.space import load_space
+from mobilenas.stages.train import Asked, training_settings
+from mobilenas.train.supernets import SupernetSettings
 
 CHEAP, BEST = "e3k3_e3k3_e3k3_e3k3_e3k3_e3k3", "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
 

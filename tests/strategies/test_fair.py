@@ -1,4 +1,4 @@
-"""Fairness, by counting what the samplers draw."""
+"""Fairness, by counting what the strategies draw."""
 
 import math
 from collections import Counter
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 
 from mobilenas.base.errors import BadInput
 from mobilenas.space import Arch, Block, Candidate, Space, load_space, space_from_dict
+from mobilenas.strategies import Fair, Uniform, make_strategy
 
 # Passes a step and steps a super-step, worked out by hand.
 SPACES = {
@@ -61,11 +61,11 @@ def norms(candidates: Iterable[Candidate]) -> list[tuple[int, int]]:
     return [(c.expansion, c.num_paths) for c in candidates]
 
 
-def check_superstep(sampler: FairSampler, superstep: int) -> None:
-    space = sampler.space
-    first = superstep * sampler.steps_per_superstep
-    steps = [sampler(step) for step in range(first, first + sampler.steps_per_superstep)]
-    assert all(len(archs) == sampler.passes_per_step for archs in steps)
+def check_superstep(strategy: Fair, superstep: int) -> None:
+    space = strategy.space
+    first = superstep * strategy.steps_per_superstep
+    steps = [strategy.archs(step) for step in range(first, first + strategy.steps_per_superstep)]
+    assert all(len(archs) == strategy.passes_per_step for archs in steps)
     for archs in steps:
         for arch in archs:
             space.encode(arch)  # an arch of the space
@@ -92,23 +92,25 @@ def check_superstep(sampler: FairSampler, superstep: int) -> None:
 @settings(max_examples=5, deadline=None)
 @given(seed=SEEDS, superstep=st.integers(0, 1000))
 def test_everything_is_used_equally(reference: str, seed: int, superstep: int) -> None:
-    sampler = FairSampler(load_space(reference), seed)
-    assert (sampler.passes_per_step, sampler.steps_per_superstep) == SPACES[reference]
-    check_superstep(sampler, superstep)
+    strategy = Fair(load_space(reference), seed)
+    assert (strategy.passes_per_step, strategy.steps_per_superstep) == SPACES[reference]
+    check_superstep(strategy, superstep)
 
 
 def test_blocks_that_differ_in_length_are_each_fair(mixed_space: Space) -> None:
-    sampler = FairSampler(mixed_space, 3)
+    strategy = Fair(mixed_space, 3)
     # candidates 2, 3, 5, kernels 3 and 2; (expansion, paths) 5 and 1
-    assert (sampler.passes_per_step, sampler.steps_per_superstep) == (30, 5)
+    assert (strategy.passes_per_step, strategy.steps_per_superstep) == (30, 5)
     for superstep in (0, 1, 17):
-        check_superstep(sampler, superstep)
+        check_superstep(strategy, superstep)
 
 
 def test_shorter_blocks_are_permuted_anew_in_each_repeat(mixed_space: Space) -> None:
     """Repeats of one permutation would tie the candidates of two blocks together."""
-    sampler = FairSampler(mixed_space, 0)
-    orders = {tuple(arch.blocks[1] for arch in sampler(0)[i : i + 3]) for i in range(0, 30, 3)}
+    strategy = Fair(mixed_space, 0)
+    orders = {
+        tuple(arch.blocks[1] for arch in strategy.archs(0)[i : i + 3]) for i in range(0, 30, 3)
+    }
     assert len(orders) > 1
 
 
@@ -120,25 +122,25 @@ def test_a_step_draws_the_same_archs_whatever_came_before(
 ) -> None:
     space = load_space(reference)
     for name in ("fair", "uniform"):
-        sampler = make_sampler(name, space, seed)
-        forward = [sampler(step) for step in steps]
-        assert [sampler(step) for step in reversed(steps)] == forward[::-1]
-        assert make_sampler(name, space, seed)(steps[0]) == forward[0]
+        strategy = make_strategy(name, space, seed)
+        forward = [strategy.archs(step) for step in steps]
+        assert [strategy.archs(step) for step in reversed(steps)] == forward[::-1]
+        assert make_strategy(name, space, seed).archs(steps[0]) == forward[0]
 
 
 @pytest.mark.parametrize("name", ["fair", "uniform"])
 def test_seeds_and_steps_differ(name: Any) -> None:
     space = load_space("s1")
-    sampler, other = make_sampler(name, space, 0), make_sampler(name, space, 1)
-    steps = [tuple(sampler(step)) for step in range(40)]
+    strategy, other = make_strategy(name, space, 0), make_strategy(name, space, 1)
+    steps = [tuple(strategy.archs(step)) for step in range(40)]
     assert len(set(steps)) == 40
-    assert tuple(other(0)) not in steps
+    assert tuple(other.archs(0)) not in steps
 
 
 @cache
 def drawn(reference: str, steps: int) -> list[list[Arch]]:
-    sampler = FairSampler(load_space(reference), 0)
-    return [sampler(step) for step in range(steps)]
+    strategy = Fair(load_space(reference), 0)
+    return [strategy.archs(step) for step in range(steps)]
 
 
 def subsets_drawn(archs: Iterable[Arch], expansion: int, k: int) -> Counter[tuple[int, ...]]:
@@ -162,9 +164,9 @@ def test_windows_give_every_subset_equally_often(expansion: int) -> None:
 
 
 def test_a_step_of_pairs_has_four_of_the_six_in_a_ring() -> None:
-    sampler = FairSampler(load_space("s1"), 0)
+    strategy = Fair(load_space("s1"), 0)
     for step in range(8):
-        archs = sampler(step)
+        archs = strategy.archs(step)
         for number in range(12):
             used = [arch.blocks[number].kernels[0] for arch in archs]
             if len(used[0]) == 2:
@@ -196,16 +198,16 @@ def test_blocks_and_channel_groups_permute_on_their_own(
 
 
 def test_permutations_are_all_equally_likely() -> None:
-    sampler = FairSampler(load_space("macro"), 0)
-    orders = Counter(tuple(arch.blocks[5] for arch in sampler(step)) for step in range(3000))
+    strategy = Fair(load_space("macro"), 0)
+    orders = Counter(tuple(arch.blocks[5] for arch in strategy.archs(step)) for step in range(3000))
     assert len(orders) == math.factorial(3)
     assert all(abs(n - 500) < 5 * 20.4 for n in orders.values())  # 5 sigma
 
 
-def test_uniform_sampler_draws_one_arch_a_step_as_the_released_code() -> None:
-    sampler = UniformSampler(load_space("s1"), 0)
-    archs = [sampler(step) for step in range(1500)]
-    assert all(len(step) == sampler.passes_per_step == 1 for step in archs)
+def test_uniform_sampling_draws_one_arch_a_step_as_the_released_code() -> None:
+    strategy = Uniform(load_space("s1"), 0)
+    archs = [strategy.archs(step) for step in range(1500)]
+    assert all(len(step) == strategy.passes_per_step == 1 for step in archs)
     for expansion, k in product((3, 6), (1, 2, 3, 4)):
         counts = subsets_drawn((arch for (arch,) in archs), expansion, k)
         assert counts.total() == pytest.approx(18_000 / 8, rel=0.1)
@@ -222,16 +224,16 @@ def test_uniform_sampler_draws_one_arch_a_step_as_the_released_code() -> None:
         ["e3k3.5", "e3k5.3"],  # e3k3.3 and e3k5.5 are missing
     ],
 )
-def test_paths_without_all_subsets_are_refused_by_the_fair_sampler_only(
+def test_paths_without_all_subsets_are_refused_by_the_fair_strategy_only(
     candidates: list[str], mixed_data: dict[str, Any]
 ) -> None:
     mixed_data["candidates"] = candidates
     space = space_from_dict(mixed_data)
-    with pytest.raises(BadInput, match=r"block 2: .*all kernel subsets.*uniform sampler"):
-        make_sampler("fair", space, 0)
-    assert len(make_sampler("uniform", space, 0)(0)) == 1
+    with pytest.raises(BadInput, match=r"block 2: .*all kernel subsets.*--strategy uniform"):
+        make_strategy("fair", space, 0)
+    assert len(make_strategy("uniform", space, 0).archs(0)) == 1
 
 
 def test_a_list_that_is_a_full_product_is_accepted(mixed_data: dict[str, Any]) -> None:
     mixed_data["candidates"] = ["id", "e6k35", "e6k5", "e6k3"]
-    check_superstep(FairSampler(space_from_dict(mixed_data), 0), 2)
+    check_superstep(Fair(space_from_dict(mixed_data), 0), 2)

@@ -46,18 +46,38 @@ def test_a_preset_loads_and_is_what_its_file_says(preset: str) -> None:
 def test_the_default_preset_is_the_released_recipe() -> None:
     config = load_supernet_config("default", [])
     assert {key: getattr(config, key) for key in RELEASED} == RELEASED
-    assert config.warmup == 0
+    assert config.warmup_epochs == 0
     assert config.limit is None
     assert (config.crop_padding, config.flip, config.label_smoothing) == (4, True, 0)
 
 
 def test_overrides_replace_keys_and_the_last_one_counts() -> None:
-    overrides = ["lr=0.1", "flip=false", "limit=200", "sampler=uniform", "lr=0.05"]
+    overrides = ["lr=0.1", "flip=false", "limit=200", "strategy=uniform", "lr=0.05"]
     config = load_supernet_config("default", overrides)
-    changes = {"lr": 0.05, "flip": False, "limit": 200, "sampler": "uniform"}
+    changes = {"lr": 0.05, "flip": False, "limit": 200, "strategy": "uniform"}
     assert config == load_supernet_config("default", []).model_copy(update=changes)
     assert load_supernet_config("default", ["limit=200", "limit=null"]).limit is None
     assert load_supernet_config("default", ["weight_decay=1e-4"]).weight_decay == 1e-4
+
+
+def test_the_names_of_before_are_read_too(tmp_path: Path) -> None:
+    """As configs and run folders of earlier versions have them."""
+    expected = SupernetConfig(strategy="uniform", warmup_epochs=2)
+    path = tmp_path / "mine.yaml"
+    path.write_text("sampler: uniform\nwarmup: 2\n")
+    assert load_supernet_config(str(path), []) == expected
+    overrides = ["sampler=uniform", "warmup=2"]
+    found = load_supernet_config("default", overrides)
+    assert (found.strategy, found.warmup_epochs) == ("uniform", 2)
+    assert {"sampler", "warmup"}.isdisjoint(found.model_dump())
+    assert "strategy: " in refusal("default", ["sampler=random"])
+
+
+def test_a_supernet_takes_the_keys_of_every_training(tmp_path: Path) -> None:
+    recipe = ["optimizer=adamw", "schedule=step", "ema_decay=0.99", "mixup=0.2", "stream=true"]
+    config = load_supernet_config("default", [*recipe, "teacher=timm:resnet18", "crop=resize"])
+    assert (config.optimizer, config.schedule, config.ema_decay) == ("adamw", "step", 0.99)
+    assert config.augment().crop == "resize"
 
 
 def test_a_file_takes_the_defaults_for_what_it_leaves_out(tmp_path: Path) -> None:
@@ -101,7 +121,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> N
         ("batch_size=0", "batch_size"),
         ("flip=maybe", "flip"),
         ("limit=0", "limit"),
-        ("sampler=random", "sampler"),
+        ("strategy=random", "strategy"),
         ("bn=none", "bn"),
         ("precision=fp8", "precision"),
         ("cutout=-1", "cutout"),

@@ -23,15 +23,16 @@ from torch import Tensor, nn
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
 from mobilenas.nn import Network, Supernet
 from mobilenas.space import load_space
+from mobilenas.strategies import Fair
 from mobilenas.train import distributed
-from mobilenas.train.config import SupernetConfig, TrainConfig
+from mobilenas.train.config import NetworkConfig, SupernetConfig
 from mobilenas.train.distributed import SINGLE, Processes, joined
-from mobilenas.train.loop import train_step
-from mobilenas.train.recipe import Mixer
-from mobilenas.train.sampling import FairSampler
+from mobilenas.train.recipe import Mixer, Objective
+from mobilenas.train.trainer import Trainer
 
 SPACE = load_space("digits:resolution=16")
-ARCHS = FairSampler(SPACE, 0)(0)
+ARCHS = Fair(SPACE, 0).archs(0)
+NAMES = [f"arch {arch}" for arch in ARCHS]
 CONFIG = SupernetConfig(
     lr=0.1, weight_decay=0.01, clip=3.0, device="cpu", memory_format="contiguous"
 )
@@ -75,16 +76,24 @@ def network_step(processes: Processes) -> dict[str, Any]:
     return outcome(network, processes.mean(loss[None]).tolist())
 
 
+def train_step(
+    supernet: nn.Module, images_and_labels: tuple[Tensor, Tensor], processes: Processes
+) -> list[float]:
+    """One step of a trainer on all ARCHS; their losses."""
+    trainer = Trainer(supernet, CONFIG, None, processes=processes)  # type: ignore[arg-type]
+    objective, (images, labels) = Objective(CONFIG, 10, 0, None), images_and_labels
+    losses = (objective.loss(trainer.forward(images, arch), labels, None) for arch in ARCHS)
+    trainer.step(0, losses, NAMES)
+    found: list[float] = trainer._unread[0][2][:-1].tolist()
+    trainer.read_losses()
+    return found
+
+
 def supernet_step(processes: Processes, joint_norms: bool = True) -> dict[str, Any]:
     supernet = changed(Supernet(SPACE, generator=torch.Generator().manual_seed(0)))
     if joint_norms:
         processes.join_batch_norms(supernet)
-    optimizer = torch.optim.SGD(
-        supernet.parameters(), CONFIG.lr, CONFIG.momentum, weight_decay=CONFIG.weight_decay
-    )
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    losses = train_step(supernet, optimizer, scaler, batch(processes), ARCHS, CONFIG, processes)
-    return outcome(supernet, losses)
+    return outcome(supernet, train_step(supernet, batch(processes), processes))
 
 
 def separate_norms(processes: Processes) -> dict[str, Any]:
@@ -100,8 +109,12 @@ def cumulative_statistics(processes: Processes) -> dict[str, Any]:
     return {"statistics": norm.state_dict(), "evaluated": evaluated.detach()}
 
 
+def counts(processes: Processes) -> dict[str, Any]:
+    return {"total": processes.total(3 + processes.rank)}
+
+
 def same_archs(processes: Processes) -> dict[str, Any]:
-    processes.check_same(3, ARCHS)
+    processes.check_same(3, NAMES)
     return {}
 
 
@@ -112,12 +125,12 @@ def raised(error: type[Exception], function: Callable[[], object]) -> dict[str, 
 
 
 def other_archs(processes: Processes) -> dict[str, Any]:
-    archs = ARCHS if processes.is_main else ARCHS[:-1]
-    return raised(ProcessesDiffer, lambda: processes.check_same(3, archs))
+    names = NAMES if processes.is_main else NAMES[:-1]
+    return raised(ProcessesDiffer, lambda: processes.check_same(3, names))
 
 
 def other_step(processes: Processes) -> dict[str, Any]:
-    return raised(ProcessesDiffer, lambda: processes.check_same(3 + processes.rank, ARCHS))
+    return raised(ProcessesDiffer, lambda: processes.check_same(3 + processes.rank, NAMES))
 
 
 def one_diverges(processes: Processes) -> dict[str, Any]:
@@ -125,14 +138,11 @@ def one_diverges(processes: Processes) -> dict[str, Any]:
     images, labels = batch(processes)
     if not processes.is_main:
         images[0] = math.nan
-    optimizer = torch.optim.SGD(supernet.parameters(), 0.1)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    step = (supernet, optimizer, scaler, (images, labels), ARCHS, CONFIG, processes)
-    return raised(Diverged, lambda: train_step(*step))
+    return raised(Diverged, lambda: train_step(supernet, (images, labels), processes))
 
 
 EQUAL = [network_step, supernet_step, cumulative_statistics]
-JOINT = [*EQUAL, separate_norms, same_archs, other_archs, other_step, one_diverges]
+JOINT = [*EQUAL, separate_norms, counts, same_archs, other_archs, other_step, one_diverges]
 
 
 def work(rank: int, port: int, folder: Path) -> None:
@@ -232,6 +242,10 @@ def test_without_them_gradients_and_statistics_are_the_mean(results: list[Result
         check_close(found["state"][name], (a + b) / 2, 1e-5, name)
 
 
+def test_counts_are_added(results: list[Results]) -> None:
+    assert [found["counts"]["total"] for found in results] == [7, 7]
+
+
 @pytest.mark.parametrize("function", [other_archs, other_step])
 def test_processes_that_differ_stop(function: Callable[..., Any], results: list[Results]) -> None:
     for found in results:
@@ -265,7 +279,7 @@ def test_shares_are_a_partition_into_mirrored_pairs(world: int, half: int) -> No
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_a_share_is_mixed_as_in_the_joint_batch(kind: str) -> None:
-    config = TrainConfig.model_validate({kind: 1.0, "label_smoothing": 0.1})
+    config = NetworkConfig.model_validate({kind: 1.0, "label_smoothing": 0.1})
     images, labels = batch(SINGLE)
     for step in range(5):
         mixed, target = Mixer(config, 10, seed=4)(images.clone(), labels, step)

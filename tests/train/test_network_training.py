@@ -1,16 +1,13 @@
-"""Stand-alone training: what a step does, what is kept, where it starts, and that it resumes."""
+"""The training of a network: what a step does, what is kept, where it starts, and that it resumes."""
 
-import copy
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import TINY_SPACE, contents
-from mobilenas.retrain import finish_train
-from mobilenas.train.alone import Training, train_network, train_step
-from mobilenas.train.alone_run import TrainRun, TrainSettings, create_train_run, open_train_run
 from torch import nn
 
 from mobilenas.base.errors import BadInput, Diverged
@@ -18,13 +15,22 @@ from mobilenas.base.files import read_jsonl
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, load_network, save_network
 from mobilenas.space import load_space
-from mobilenas.train import alone
+from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
+from mobilenas.stages.train import create_network_run, finish_train, train_network
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import load_checkpoint
-from mobilenas.train.config import TrainConfig
+from mobilenas.train.config import NetworkConfig, load_supernet_config
 from mobilenas.train.device import MEMORY_FORMATS
-from mobilenas.train.distributed import SINGLE, Processes
-from mobilenas.train.recipe import Mixer, make_average, make_optimizer
+from mobilenas.train.distributed import Processes
+from mobilenas.train.network_task import NetworkTask
+from mobilenas.train.networks import (
+    NetworkRun,
+    NetworkSettings,
+    new_network,
+    open_network_run,
+)
+from mobilenas.train.recipe import Objective
+from mobilenas.train.trainer import CHECKPOINT, Trainer
 
 ARCH = "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
 SPACE = load_space(TINY_SPACE)
@@ -44,44 +50,65 @@ RICH = {
 }
 
 
-def settings(**changes: Any) -> TrainSettings:
+def settings(**changes: Any) -> NetworkSettings:
     named = {"space": SPACE.to_dict(), "arch": ARCH, "data": "digits", "seed": 3}
     own = {key: changes.pop(key) for key in ("inherit", "weights", "arch") if key in changes}
-    config = TrainConfig.model_validate(SMALL | {"epochs": 2} | changes)
-    return TrainSettings(**named | own, config=config)
+    config = NetworkConfig.model_validate(SMALL | {"epochs": 2} | changes)
+    return NetworkSettings(**named | own, config=config)
 
 
-def create(folder: Path, **changes: Any) -> TrainRun:
-    return create_train_run(folder, settings(**changes))
+def create(folder: Path, **changes: Any) -> NetworkRun:
+    return create_network_run(folder, settings(**changes))
 
 
-def fresh(config: TrainConfig, seed: int = 0) -> Training:
+def images_and_labels() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(16, 3, 16, 16, generator=generator), torch.arange(16) % 10
+
+
+class SameBatch:
+    """In place of training batches: every step has the same."""
+
+    def iterate(self, start: int, stop: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return (images_and_labels() for _ in range(start, stop))
+
+
+def fresh(config: NetworkConfig, seed: int = 0) -> Trainer:
     generator = torch.Generator().manual_seed(seed)
     network = Network(SPACE, SPACE.parse(ARCH), generator=generator)
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    average, optimizer = make_average(config, network), make_optimizer(config, network)
-    return Training(network, average, optimizer, scaler)
+    return Trainer(network, config, SameBatch())  # type: ignore[arg-type]
 
 
-def test_a_step_is_the_plain_torch_step() -> None:
+def train_step(trainer: Trainer, run: NetworkRun, n: int = 0) -> None:
+    """Step n of a run's network, without reading the loss from the device."""
+    objective = Objective(trainer.config, 10, 0, None)
+    NetworkTask(run, objective, steps_per_epoch=10).step(trainer, n)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> NetworkRun:
+    return create(tmp_path / "run")
+
+
+def test_a_step_is_the_plain_torch_step(run: NetworkRun) -> None:
     options = {"optimizer_options": {"nesterov": True}, "label_smoothing": 0.1, "clip": 0.5}
-    config = TrainConfig.model_validate({"lr": 0.1, "weight_decay": 0.01} | options)
-    ours, plain = fresh(config), fresh(config).network.train()
+    config = NetworkConfig.model_validate({"lr": 0.1, "weight_decay": 0.01} | options)
+    ours, plain = fresh(config), fresh(config).module.train()
     decayed = [p for p in plain.parameters() if p.ndim > 1]
     others = [p for p in plain.parameters() if p.ndim <= 1]
     groups = [{"params": others, "weight_decay": 0.0}, {"params": decayed}]
     optimizer = torch.optim.SGD(groups, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
-    images = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    labels = torch.arange(16) % 10
-    for _ in range(3):
-        loss = train_step(ours, config, Mixer(config, 10, 0), None, (images, labels), SINGLE)
+    images, labels = images_and_labels()
+    for n in range(3):
+        train_step(ours, run, n)
+        ours.read_losses()
         optimizer.zero_grad()
         expected = nn.functional.cross_entropy(plain(images), labels, label_smoothing=0.1)
         expected.backward()
         nn.utils.clip_grad_norm_(plain.parameters(), 0.5)
         optimizer.step()
-        assert loss == pytest.approx(expected.item(), rel=1e-5)
-    for own, other in zip(ours.network.parameters(), plain.parameters(), strict=True):
+        assert ours.last_loss == pytest.approx(expected.item(), rel=1e-5)
+    for own, other in zip(ours.module.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-6)
 
 
@@ -89,35 +116,35 @@ def test_a_digits_network_learns(tmp_path: Path) -> None:
     run = create(tmp_path / "run", epochs=5, limit=None, flip=False, crop_padding=2)
     train_network(run)
     result = finish_train(run)
-    rows = read_jsonl(run.folder / "log.jsonl")
+    rows = read_jsonl(run.folder.path / "log.jsonl")
     accuracies = [row["accuracy"] for row in rows if "accuracy" in row]
     assert len(accuracies) == 5
     assert result["accuracy"] == max(accuracies) > 0.8
     assert result["last_accuracy"] == accuracies[-1]
     assert result["test_accuracy"] > 0.8
     assert (result["test_images"], result["arch"]) == (355, ARCH)
-    assert list((run.folder / "tensorboard").iterdir())
+    assert list((run.folder.path / "tensorboard").iterdir())
 
 
 def test_what_is_kept_is_what_was_measured(tmp_path: Path) -> None:
     """The moving average of the best step, with batch norm statistics and all."""
     run = create(tmp_path / "run", **RICH | {"crop": "pad", "auto_augment": None})
-    progress = train_network(run)
+    task = train_network(run)
     last, info = load_network(run.last)
-    state = load_checkpoint(run.checkpoint)["average"]
+    state = load_checkpoint(run.folder.path / CHECKPOINT)["average"]
     for name, tensor in last.state_dict().items():
         assert torch.equal(tensor, state[f"module.{name}"]), name
-    rows = run.splits.validate
-    pixels, labels = run.data.train.pixels[rows], run.data.train.labels[rows]  # type: ignore[union-attr]
-    mean, std = torch.tensor(run.data.mean), torch.tensor(run.data.std)
+    rows = run.images.splits.validate
+    pixels, labels = run.images.data.train.pixels[rows], run.images.data.train.labels[rows]  # type: ignore[union-attr]
+    mean, std = torch.tensor(run.images.data.mean), torch.tensor(run.images.data.std)
     images = ((torch.from_numpy(pixels) / 255 - mean) / std).permute(0, 3, 1, 2)
     assert info.accuracy is not None
     assert info.accuracy.top1 == accuracy(last, [(images, torch.from_numpy(labels))])
-    assert progress.last_accuracy == info.accuracy.top1
+    assert task.last_accuracy == info.accuracy.top1
     best, best_info = load_network(run.network)
     assert best_info.accuracy is not None
     assert best_info.accuracy.top1 == accuracy(best, [(images, torch.from_numpy(labels))])
-    assert best_info.accuracy.top1 == progress.best_accuracy >= progress.last_accuracy
+    assert best_info.accuracy.top1 == task.best_accuracy >= task.last_accuracy
 
 
 @pytest.mark.parametrize("extra", [{}, RICH])
@@ -132,19 +159,19 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bytes(
         pass
 
     create(tmp_path / "killed", **extra, checkpoint_seconds=0)
-    original = alone.train_step
+    original = NetworkTask.step
     for stop in (3, 10, 14):  # 10 is the end of an epoch, where it was validated just before
 
-        def dies(training: Training, *rest: Any, stop: int = stop) -> float:
-            if training.progress.step == stop:
+        def dies(task: NetworkTask, trainer: Trainer, n: int, stop: int = stop) -> None:
+            if n == stop:
                 raise Killed
-            return original(training, *rest)
+            original(task, trainer, n)
 
-        monkeypatch.setattr(alone, "train_step", dies)
-        with pytest.raises(Killed):
-            train_network(open_train_run(tmp_path / "killed"))
-    monkeypatch.setattr(alone, "train_step", original)
-    run = open_train_run(tmp_path / "killed")
+        with monkeypatch.context() as patch:
+            patch.setattr(NetworkTask, "step", dies)
+            with pytest.raises(Killed):
+                train_network(open_network_run(tmp_path / "killed"))
+    run = open_network_run(tmp_path / "killed")
     train_network(run)
     finish_train(run)
     ours, theirs = contents(tmp_path / "killed"), contents(tmp_path / "whole")
@@ -156,7 +183,7 @@ def test_a_run_that_stops_anywhere_ends_with_the_same_bytes(
 def test_seeds_differ(tmp_path: Path) -> None:
     runs = [
         create(tmp_path / "a"),
-        create_train_run(tmp_path / "b", settings().model_copy(update={"seed": 4})),
+        create_network_run(tmp_path / "b", settings().model_copy(update={"seed": 4})),
     ]
     weights = []
     for run in runs:
@@ -169,19 +196,20 @@ def test_seeds_differ(tmp_path: Path) -> None:
 def test_processes_count_the_validation_images_jointly(world: int, tmp_path: Path) -> None:
     """Also where some of the processes have none of them."""
     run = create(tmp_path / "run", limit=16)
-    training = fresh(run.settings.config)
-    alone.validate(run, training, SINGLE)
-    expected, right = training.progress.last_accuracy, []
+    trainer, right = fresh(run.settings.config), []
+    task = NetworkTask(run, Objective(run.settings.config, 10, 0, None), steps_per_epoch=10)
+    expected = task.validate(trainer, 10)["accuracy"]
 
     class OneOfMany(Processes):
-        def mean(self, values: torch.Tensor) -> torch.Tensor:
-            right.append(values.item())
-            return values / self.world
+        def total(self, count: int) -> int:
+            right.append(count)
+            return count
 
     for rank in range(world):
-        alone.validate(run, training, OneOfMany(rank, world))
-    assert len(run.splits.validate) == 60
-    assert sum(right) == pytest.approx(60 * expected)
+        trainer.processes = OneOfMany(rank, world)
+        task.validate(trainer, 10)
+    assert len(run.images.splits.validate) == 60
+    assert sum(right) == pytest.approx(60 * expected, abs=1e-9)
     assert len(right) == world
 
 
@@ -189,50 +217,57 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
     run = create(tmp_path / "run", lr=1e30, clip=None, checkpoint_seconds=0)
     with pytest.raises(Diverged, match=r"step \d+: .* a lower lr may help"):
         train_network(run)
-    state = load_checkpoint(run.checkpoint)
-    assert all(torch.isfinite(x).all() for x in state["network"].values())
+    state = load_checkpoint(run.folder.path / CHECKPOINT)
+    assert all(torch.isfinite(x).all() for x in state["module"].values())
 
 
 @pytest.mark.parametrize("clip", [None, 5.0])
-def test_a_gradient_that_is_not_finite_stops_before_the_update(clip: float | None) -> None:
-    """A checkpoint after such an update could never be continued."""
-    config = TrainConfig(clip=clip)
-    training = fresh(config)
-    weight = training.network.classifier.weight
-    weight.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[operator]
-    before = copy.deepcopy(training.network.state_dict())
-    batch = torch.randn(16, 3, 16, 16), torch.arange(16) % 10
-    with pytest.raises(Diverged, match="step 0: the gradient norm is"):
-        train_step(training, config, Mixer(config, 10, 0), None, batch, SINGLE)
-    for name, parameter in training.network.named_parameters():
-        assert torch.equal(parameter, before[name]), name
+def test_a_gradient_that_is_not_finite_stops_before_it_is_saved(
+    clip: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint after such an update could never be continued, nor the network be used."""
+    run = create(tmp_path / "run", clip=clip, validate_every=0.5, checkpoint_seconds=0)
+    original = NetworkTask.step
+
+    def poison_step_7(task: NetworkTask, trainer: Trainer, n: int) -> None:
+        weight = trainer.module.classifier.weight  # type: ignore[union-attr]
+        hook = weight.register_hook(lambda gradient: gradient * (math.inf if n == 7 else 1))  # type: ignore[union-attr, operator]
+        original(task, trainer, n)
+        hook.remove()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NetworkTask, "step", poison_step_7)
+        with pytest.raises(Diverged, match=f"step 7: the gradient norm of arch {ARCH} is"):
+            train_network(run)
+    state = load_checkpoint(run.folder.path / CHECKPOINT)
+    assert state["progress"]["step"] == 7
+    saved_network, _ = load_network(run.network)
+    for tensors in (state["module"], saved_network.state_dict()):
+        assert all(torch.isfinite(x).all() for x in tensors.values())
+    assert train_network(open_network_run(tmp_path / "run")).steps == 20
 
 
 @pytest.mark.parametrize("memory_format", ["channels_last", "contiguous"])
-def test_images_have_the_memory_format_of_the_weights(memory_format: str) -> None:
-    config = TrainConfig.model_validate({"memory_format": memory_format})
-    training = fresh(config)
+def test_images_have_the_memory_format_of_the_weights(memory_format: str, run: NetworkRun) -> None:
+    trainer = fresh(NetworkConfig.model_validate({"memory_format": memory_format}))
     seen = []
-    training.network.stem.register_forward_hook(lambda *call: seen.append(call[2]))
-    images = torch.randn(16, 3, 16, 16).to(memory_format=torch.channels_last)
-    batch = images, torch.arange(16) % 10
-    training.network.to(memory_format=MEMORY_FORMATS[memory_format])  # type: ignore[call-overload]
-    train_step(training, config, Mixer(config, 10, 0), None, batch, SINGLE)
-    assert seen[0].is_contiguous(memory_format=MEMORY_FORMATS[memory_format])
+    trainer.module.stem.register_forward_hook(lambda *call: seen.append(call[2]))  # type: ignore[union-attr, operator]
+    train_step(trainer, run)
+    expected = MEMORY_FORMATS[memory_format]
+    assert seen[0].is_contiguous(memory_format=expected)
+    weight = trainer.module.stem.conv.weight  # type: ignore[union-attr]
+    assert weight.is_contiguous(memory_format=expected)  # type: ignore[union-attr, operator]
 
 
 def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
-    from mobilenas.train.loop import train_supernet
-    from mobilenas.train.run import create_run
-
-    from mobilenas.train.config import load_supernet_config
-
     quick = ["passes=1", "limit=160", "validate_images=60", "calibrate_images=32"]
     quick += ["batch_size=16", "device=cpu"]
-    supernet = create_run(tmp_path / "s", SPACE, "digits", 0, load_supernet_config("quick", quick))
+    supernet = create_supernet_run(
+        tmp_path / "s", SPACE, "digits", 0, load_supernet_config("quick", quick)
+    )
     trained = train_supernet(supernet)
     run = create(tmp_path / "run", inherit=str(tmp_path / "s"))
-    network = alone.new_network(run)
+    network = new_network(run)
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     arch = SPACE.parse(ARCH)
     torch.testing.assert_close(network.eval()(images), trained.cpu().eval()(images, arch))
@@ -249,8 +284,8 @@ def test_training_starts_from_a_saved_network(tmp_path: Path) -> None:
     """With its normalisation; its classifier only where the classes are the same."""
     path, network = saved(tmp_path / "same", tuple("0123456789"))
     run = create(tmp_path / "run", weights=str(path))
-    assert (run.data.mean, run.data.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    for name, tensor in alone.new_network(run).state_dict().items():
+    assert (run.images.data.mean, run.images.data.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    for name, tensor in new_network(run).state_dict().items():
         assert torch.equal(tensor, network.state_dict()[name]), name
 
     # Only a start needs them: a resumed run has its own.
@@ -260,7 +295,7 @@ def test_training_starts_from_a_saved_network(tmp_path: Path) -> None:
 
     path, network = saved(tmp_path / "other", tuple("abc"))
     run = create(tmp_path / "run2", weights=str(path))
-    started = alone.new_network(run)
+    started = new_network(run)
     assert started.classifier.weight.shape[0] == 10
     torch.testing.assert_close(started.stem.conv.weight, network.stem.conv.weight)
 
@@ -296,7 +331,7 @@ def test_the_teacher_changes_what_is_learnt(tmp_path: Path) -> None:
         name = f"run{weight}"
         run = create(tmp_path / name, epochs=1, teacher=str(path), distill_weight=weight)
         train_network(run)
-        losses.append(read_jsonl(run.folder / "log.jsonl")[0]["loss"])
+        losses.append(read_jsonl(run.folder.path / "log.jsonl")[0]["loss"])
     assert losses[0] != pytest.approx(losses[1])
     assert all(math.isfinite(loss) for loss in losses)
     assert not any(parameter.grad is not None for parameter in teacher.parameters())

@@ -9,7 +9,7 @@ from torch import nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.resources import shipped
-from mobilenas.train.config import TrainConfig, load_train_config
+from mobilenas.train.config import NetworkConfig, load_network_config
 from mobilenas.train.recipe import (
     Mixer,
     cross_entropy,
@@ -23,7 +23,7 @@ def model() -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
 
 
-def rates(config: TrainConfig, steps: int, per_epoch: int) -> list[float]:
+def rates(config: NetworkConfig, steps: int, per_epoch: int) -> list[float]:
     optimizer = make_optimizer(config, model())
     schedule = make_schedule(config, optimizer, steps, per_epoch)
     found = []
@@ -34,7 +34,7 @@ def rates(config: TrainConfig, steps: int, per_epoch: int) -> list[float]:
 
 
 def test_a_cosine_rises_for_its_warmup_and_falls_to_the_least_rate() -> None:
-    config = TrainConfig(lr=0.4, warmup_epochs=2, min_lr=0.01)
+    config = NetworkConfig(lr=0.4, warmup_epochs=2, min_lr=0.01)
     found = rates(config, 100, 5)
     assert np.all(np.diff(found[:10]) > 0)
     assert found[0] == pytest.approx(0.04)
@@ -44,7 +44,7 @@ def test_a_cosine_rises_for_its_warmup_and_falls_to_the_least_rate() -> None:
 
 
 def test_a_step_schedule_is_that_of_mnasnet() -> None:
-    config = load_train_config("imagenet-mnasnet", [])
+    config = load_network_config("imagenet-mnasnet", [])
     per_epoch = 50
     found = rates(config, 30 * per_epoch, per_epoch)
     for epoch in (5, 10, 29):
@@ -53,7 +53,7 @@ def test_a_step_schedule_is_that_of_mnasnet() -> None:
 
 
 def test_a_rate_depends_on_the_step_alone() -> None:
-    config = TrainConfig(lr=0.4, warmup_epochs=2)
+    config = NetworkConfig(lr=0.4, warmup_epochs=2)
     optimizer = make_optimizer(config, model())
     schedule = make_schedule(config, optimizer, 100, 5)
     schedule.set(70)
@@ -65,7 +65,7 @@ def test_a_rate_depends_on_the_step_alone() -> None:
 
 @pytest.mark.parametrize("preset", shipped("train"))
 def test_every_preset_makes_an_optimizer_that_learns(preset: str) -> None:
-    config = load_train_config(preset, [])
+    config = load_network_config(preset, [])
     network = model()
     optimizer = make_optimizer(config, network)
     make_schedule(config, optimizer, 100, 10).set(50)
@@ -76,7 +76,7 @@ def test_every_preset_makes_an_optimizer_that_learns(preset: str) -> None:
 
 
 def test_weight_decay_leaves_out_biases_and_batch_norms() -> None:
-    optimizer = make_optimizer(TrainConfig(weight_decay=0.1), model())
+    optimizer = make_optimizer(NetworkConfig(weight_decay=0.1), model())
     decays = {group["weight_decay"]: len(group["params"]) for group in optimizer.param_groups}
     assert decays == {0.1: 1, 0.0: 3}
 
@@ -91,7 +91,7 @@ def test_weight_decay_leaves_out_biases_and_batch_norms() -> None:
 )
 def test_a_bad_optimizer_is_refused(settings: dict[str, object], words: list[str]) -> None:
     with pytest.raises(BadInput) as refused:
-        make_optimizer(TrainConfig.model_validate(settings), model())
+        make_optimizer(NetworkConfig.model_validate(settings), model())
     message = str(refused.value)
     assert "\n" not in message
     assert all(word in message for word in words)
@@ -100,13 +100,13 @@ def test_a_bad_optimizer_is_refused(settings: dict[str, object], words: list[str
 def test_the_average_follows_the_weights() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
-    average = make_average(TrainConfig(ema_decay=0.5), network)
+    average = make_average(NetworkConfig(ema_decay=0.5), network)
     assert average is not None
     nn.init.ones_(network.weight)
     for step in range(40):
         average.update(network, step=step)  # type: ignore[operator]
     assert average.module.weight.item() == pytest.approx(1.0)  # type: ignore[union-attr]
-    assert make_average(TrainConfig(), network) is None
+    assert make_average(NetworkConfig(), network) is None
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +115,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_mixing_is_a_function_of_seed_and_step() -> None:
-    config = TrainConfig(mixup=0.4, cutmix=1.0, batch_size=8, label_smoothing=0.1)
+    config = NetworkConfig(mixup=0.4, cutmix=1.0, batch_size=8, label_smoothing=0.1)
     mixed = {}
     for seed in (0, 1):
         for step in range(6):
@@ -130,7 +130,7 @@ def test_mixing_is_a_function_of_seed_and_step() -> None:
 
 def test_mixing_in_halves_is_mixing_the_whole() -> None:
     """A process that holds rows i and n - 1 - i of a batch makes of them what a single one does."""
-    config = TrainConfig(mixup=0.4, cutmix=1.0, batch_size=8)
+    config = NetworkConfig(mixup=0.4, cutmix=1.0, batch_size=8)
     whole_images, whole_shares = Mixer(config, 5, 0)(*batch(), 3)
     for rows in ([0, 1, 6, 7], [2, 3, 4, 5]):
         images, labels = batch()
@@ -141,7 +141,7 @@ def test_mixing_in_halves_is_mixing_the_whole() -> None:
 
 def test_without_mixing_nothing_changes() -> None:
     images, labels = batch()
-    same_images, same_labels = Mixer(TrainConfig(), 5, 0)(images, labels, 0)
+    same_images, same_labels = Mixer(NetworkConfig(), 5, 0)(images, labels, 0)
     assert same_images is images
     assert same_labels is labels
 
@@ -158,4 +158,4 @@ def test_smoothing_is_not_applied_twice() -> None:
 
 def test_mixing_needs_pairs() -> None:
     with pytest.raises(BadInput, match="batch_size 33 must be even"):
-        load_train_config("imagenet-modern", ["batch_size=33"])
+        load_network_config("imagenet-modern", ["batch_size=33"])

@@ -1,4 +1,4 @@
-"""Stand-alone training on images that are read when they are wanted, from files of every kind."""
+"""Trainings on images that are read when they are needed, from files of every kind."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,16 +8,22 @@ import numpy as np
 import pytest
 from helpers import TINY_ARCH, TINY_SPACE, contents
 from make_sources import encode, samples, save, write_parquet, write_tar
-from mobilenas.deploy import Target, run_export_trained
-from mobilenas.retrain import Asked, run_train, training_settings
-from mobilenas.train.alone import train_network
-from mobilenas.train.alone_run import TrainRun, create_train_run, open_train_run
 from PIL import Image
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data import ImageFiles
-from mobilenas.train import alone
-from mobilenas.train.config import TrainConfig
+from mobilenas.data import EncodedImages
+from mobilenas.stages.export import Target, run_export_trained
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
+from mobilenas.train.config import NetworkConfig
+from mobilenas.train.network_task import NetworkTask
+from mobilenas.train.networks import NetworkRun, open_network_run
+from mobilenas.train.trainer import Trainer
 
 SMALL: dict[str, Any] = {"batch_size": 16, "validate_images": 30, "device": "cpu", "lr": 0.05}
 SMALL |= {"stream": True, "crop": "resize", "min_area": 0.3, "eval_crop": 0.9, "epochs": 6}
@@ -58,10 +64,15 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def create(folder: Path, data: Path, **changes: Any) -> TrainRun:
-    config = TrainConfig.model_validate(SMALL | changes)
+def create(folder: Path, data: Path, **changes: Any) -> NetworkRun:
+    config = NetworkConfig.model_validate(SMALL | changes)
     settings = training_settings(Asked(TINY_SPACE, TINY_ARCH, data=str(data), seed=3))
-    return create_train_run(folder, settings.model_copy(update={"config": config}))
+    return create_network_run(folder, settings.model_copy(update={"config": config}))
+
+
+def finish(run: NetworkRun) -> dict[str, Any]:
+    train_network(run)
+    return finish_train(run)
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -74,30 +85,30 @@ def test_a_stream_trains_resumes_and_does_not_depend_on_workers(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = create(tmp_path / "whole", folders, workers=0)
-    result = run_train(whole)
-    assert isinstance(whole.data, ImageFiles)
+    result = finish(whole)
+    assert isinstance(whole.images.data.train, EncodedImages)
     assert (result["validation_images"], result["test_images"]) == (30, 30)
     assert result["test_accuracy"] > 0.8
 
     class Killed(Exception):
         pass
 
-    def dies(*arguments: Any) -> float:
-        if arguments[0].progress.step == 13:
+    def dies(task: NetworkTask, trainer: Trainer, n: int) -> None:
+        if n == 13:
             raise Killed
-        return original(*arguments)
+        original(task, trainer, n)
 
-    original = alone.train_step
+    original = NetworkTask.step
     killed = create(tmp_path / "killed", folders, workers=1, checkpoint_seconds=0)
     with monkeypatch.context() as patch:
-        patch.setattr(alone, "train_step", dies)
+        patch.setattr(NetworkTask, "step", dies)
         with pytest.raises(Killed):
             train_network(killed)
-    assert run_train(open_train_run(killed.folder)) == result
-    assert results(killed.folder) == results(whole.folder)
-    assert len(results(whole.folder)) == 8
+    assert finish(open_network_run(killed.folder.path)) == result
+    assert results(killed.folder.path) == results(whole.folder.path)
+    assert len(results(whole.folder.path)) == 8
 
-    report = run_export_trained(killed.folder, Target()).to_dict()
+    report = run_export_trained(killed.folder.path, Target()).to_dict()
     assert report["verification"]["images"] == 30
     assert report["metadata"]["input_short_side"] == "18"  # 16 / 0.9
     assert report["metadata"]["top1_accuracy_on"] == "30 test images"
@@ -108,11 +119,11 @@ def test_every_layout_is_streamed(write: Callable[[Path], None], tmp_path: Path)
     data = tmp_path / "data"
     write(data)
     run = create(tmp_path / "run", data, epochs=0.4, workers=1)
-    assert isinstance(run.data, ImageFiles)
-    assert train_network(run).step == 2
-    reopened = open_train_run(run.folder)
-    assert reopened.data.classes == ("0", "1", "2")
-    result = run_train(reopened)
+    assert isinstance(run.images.data.train, EncodedImages)
+    assert train_network(run).steps == 2
+    reopened = open_network_run(run.folder.path)
+    assert reopened.images.data.classes == ("0", "1", "2")
+    result = finish(reopened)
     assert (result["test_images"], result["validation_images"]) == (30, 30)
 
 
@@ -122,14 +133,14 @@ def test_files_that_have_changed_since_are_refused(tmp_path: Path) -> None:
     image = tmp_path / "data" / "train" / "r" / "0.png"
     image.rename(image.with_name("new.png"))
     with pytest.raises(BadInput, match=r"the images of .* are not those that .* was made from"):
-        open_train_run(run.folder)
+        open_network_run(run.folder.path)
 
 
 def test_an_image_that_is_damaged_stops_training_and_is_named(tmp_path: Path) -> None:
     in_folders(tmp_path / "data")
     run = create(tmp_path / "run", tmp_path / "data", workers=1)
-    first = run.splits.train[0]
-    path = Path(run.data.train.name(first))  # type: ignore[union-attr]
+    first = run.images.splits.train[0]
+    path = Path(run.images.data.train.name(first))  # type: ignore[union-attr]
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(BadInput, match=path.name) as refused:
         train_network(run)

@@ -1,8 +1,8 @@
-"""The training loop: what a step adds up, when it stops, and what is left on disk."""
+"""Training a supernet: what a step adds up, when it stops, and what is left on disk."""
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mobilenas.train.loop import learning_rate, total_steps, train_step, train_supernet
-from mobilenas.train.run import SupernetRun, create_run, open_run
-from mobilenas.train.sampling import FairSampler, UniformSampler, make_sampler
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged
 from mobilenas.base.files import read_jsonl
 from mobilenas.nn import Supernet
 from mobilenas.space import Arch, load_space
-from mobilenas.train import loop
+from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
+from mobilenas.strategies import Fair, Uniform, make_strategy
+from mobilenas.strategies.supernet_task import SupernetTask, total_steps
+from mobilenas.train import trainer as trainer_module
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.config import SupernetConfig
+from mobilenas.train.recipe import Objective, make_schedule
+from mobilenas.train.supernets import SupernetRun, open_supernet_run
+from mobilenas.train.trainer import CHECKPOINT, Trainer
 
 Change = Callable[..., nn.Module]
 SPACE = load_space("macro:width=0.125,resolution=8")
@@ -40,15 +43,53 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor]:
     return torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8)
 
 
-def step(supernet: Supernet, archs: list[Arch], settings: SupernetConfig) -> list[float]:
-    optimizer = torch.optim.SGD(
-        supernet.parameters(),
-        settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
-    scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return train_step(supernet, optimizer, scaler, batch(), archs, settings)
+class SameBatch:
+    """In place of training batches: every step has the same."""
+
+    def iterate(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return (batch() for _ in range(start, stop))
+
+
+class Given:
+    """A strategy that trains the given archs at every step."""
+
+    steps_per_superstep = 1
+
+    def __init__(self, archs: list[Arch]) -> None:
+        self.given = archs
+        self.passes_per_step = len(archs)
+
+    def archs(self, step: int) -> list[Arch]:
+        return self.given
+
+
+class Noting(Objective):
+    """Notes each loss."""
+
+    def __init__(self, settings: SupernetConfig) -> None:
+        super().__init__(settings, 10, 0, None)
+        self.noted: list[float] = []
+
+    def loss(self, *arguments: Any) -> Tensor:
+        loss = super().loss(*arguments)
+        self.noted.append(loss.item())
+        return loss
+
+
+def step(
+    supernet: Supernet, archs: list[Arch], settings: SupernetConfig, steps: int = 1
+) -> list[float]:
+    """Train some steps, read the losses from the device, return those of the last step."""
+    trainer = Trainer(supernet, settings, SameBatch())  # type: ignore[arg-type]
+    objective = Noting(settings)
+    task = SupernetTask(Given(archs), settings, objective, num_images=64)
+    for n in range(steps):
+        objective.noted.clear()
+        task.step(trainer, n)
+    trainer.read_losses()
+    assert trainer.progress.losses == steps * len(archs)
+    assert trainer.last_loss == pytest.approx(objective.noted[-1])
+    return objective.noted
 
 
 @pytest.fixture
@@ -136,47 +177,63 @@ def test_bfloat16_gives_nearly_the_same_losses(supernet: Supernet) -> None:
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_stops_and_names_the_arch(
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_arch(
     supernet: Supernet, poison: float
 ) -> None:
     with torch.no_grad():  # only the second arch uses this branch
         supernet.blocks[0].branches["e3"].project.weight[0, 0] = poison
-    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
-    with pytest.raises(Diverged) as error:
+    with pytest.raises(Diverged, match="step 0: the loss of arch") as error:
         step(supernet, ARCHS, config())
     assert str(ARCHS[1]) in str(error.value)
     assert str(ARCHS[0]) not in str(error.value)
-    for name, parameter in supernet.named_parameters():
-        torch.testing.assert_close(parameter, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+def test_of_all_steps_that_are_read_at_once_the_first_bad_one_is_named(supernet: Supernet) -> None:
+    """After it the weights are not finite, so later steps have losses that are not, of all."""
+    bad = iter([False] * 9 + [True])  # three archs a step: the first of step 3
+
+    def poison(module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        return logits * math.nan if next(bad, True) else logits
+
+    supernet.classifier.register_forward_hook(poison)
+    with pytest.raises(Diverged) as error:
+        step(supernet, ARCHS, config(), steps=6)
+    assert str(error.value) == f"step 3: the loss of arch {ARCHS[0]} is nan; a lower lr may help"
+    assert not all(p.isfinite().all() for p in supernet.parameters())
 
 
 def test_a_gradient_that_is_not_finite_stops_too(supernet: Supernet) -> None:
     supernet.classifier.weight.register_hook(lambda grad: grad * math.inf)
-    before = {name: p.detach().clone() for name, p in supernet.named_parameters()}
-    with pytest.raises(Diverged, match="gradient norm") as error:
-        step(supernet, ARCHS[:2], config())
+    with pytest.raises(Diverged, match="step 0: the gradient norm") as error:
+        step(supernet, ARCHS[:2], config(), steps=3)
     assert all(str(arch) in str(error.value) for arch in ARCHS[:2])
-    assert all(torch.equal(p, before[name]) for name, p in supernet.named_parameters())
 
 
 # --- the schedule ---------------------------------------------------------------------------------
 
 
 def rates(settings: SupernetConfig, steps: int, num_images: int, a_step: int) -> list[float]:
-    return [learning_rate(settings, i, steps, num_images, a_step) for i in range(steps)]
+    """The rate of each step, and of the one after the last."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.lr)
+    schedule = make_schedule(settings, optimizer, steps, num_images / a_step)
+    found = []
+    for i in range(steps + 1):
+        schedule.set(i)
+        found.append(optimizer.param_groups[0]["lr"])
+    return found
 
 
 def test_learning_rate_is_a_cosine_to_nearly_nothing() -> None:
-    found = rates(config(lr=0.025), 100, 960, 96)
+    *found, end = rates(config(lr=0.025), 100, 960, 96)
     cosine = [0.025 * (1 + math.cos(math.pi * i / 100)) / 2 for i in range(100)]
     np.testing.assert_allclose(found, cosine, atol=2e-8)
     assert found[0] == 0.025
     assert np.all(np.diff(found) < 0)
-    assert learning_rate(config(lr=0.025), 100, 100, 960, 96) == pytest.approx(1e-8, rel=1e-6)
+    assert end == pytest.approx(1e-8, rel=1e-6)
 
 
 def test_learning_rate_warms_up_in_a_line() -> None:
-    found = rates(config(lr=0.5, warmup=2), 100, 960, 96)  # 2 passes are 20 steps
+    *found, _ = rates(config(lr=0.5, warmup_epochs=2), 100, 960, 96)  # 2 passes are 20 steps
     np.testing.assert_allclose(np.diff(found[:21]), 0.5 / 21, rtol=1e-9)
     assert found[0] == pytest.approx(0.5 / 21)
     assert found[20] == max(found) == 0.5
@@ -186,24 +243,24 @@ def test_learning_rate_warms_up_in_a_line() -> None:
 
 @pytest.mark.parametrize("warmup", [0, 0.3, 1, 5])
 def test_learning_rate_is_within_bounds_for_any_warm_up(warmup: float) -> None:
-    found = rates(config(lr=0.3, warmup=warmup), 17, 1000, 123)
+    found = rates(config(lr=0.3, warmup_epochs=warmup), 17, 1000, 123)
     assert all(0 < rate <= 0.3 for rate in found)
 
 
 @pytest.mark.parametrize("reference", ["s1", "s1:candidates.max_paths=3", "s3", "macro"])
 @pytest.mark.parametrize("passes", [0.001, 1, 7.5])
 def test_total_steps_spend_the_budget_in_whole_super_steps(reference: str, passes: float) -> None:
-    sampler = FairSampler(load_space(reference), 0)
-    steps = total_steps(config(passes=passes), 1000, sampler)
-    assert steps % sampler.steps_per_superstep == 0
-    spent, one = (n * 8 * sampler.passes_per_step for n in (steps, sampler.steps_per_superstep))
+    strategy = Fair(load_space(reference), 0)
+    steps = total_steps(config(passes=passes), 1000, strategy)
+    assert steps % strategy.steps_per_superstep == 0
+    spent, one = (n * 8 * strategy.passes_per_step for n in (steps, strategy.steps_per_superstep))
     assert passes * 1000 <= spent < passes * 1000 + one
 
 
-def test_samplers_spend_the_same_budget() -> None:
+def test_strategies_spend_the_same_budget() -> None:
     space, settings = load_space("macro"), config(passes=3)
-    fair, uniform = (make_sampler(name, space, 0) for name in ("fair", "uniform"))
-    assert isinstance(uniform, UniformSampler)
+    fair, uniform = (make_strategy(name, space, 0) for name in ("fair", "uniform"))
+    assert isinstance(uniform, Uniform)
     assert total_steps(settings, 800, uniform) == 300
     assert total_steps(settings, 800, fair) * fair.passes_per_step == 300
 
@@ -214,62 +271,79 @@ def test_samplers_spend_the_same_budget() -> None:
 def make_run(folder: Path, **changes: Any) -> SupernetRun:
     small = {"passes": 9, "limit": 64, "validate_images": 20, "calibrate_images": 16, "cutout": 2}
     settings = config(**small | {"crop_padding": 1, "checkpoint_seconds": 0} | changes)
-    return create_run(folder, SPACE, "digits", 0, settings)
+    return create_supernet_run(folder, SPACE, "digits", 0, settings)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "timing.json"}
+    return {
+        p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "timing.json"
+    }
 
 
-def test_a_run_that_diverges_leaves_its_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_a_run_that_diverges_names_the_step_and_can_be_continued(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_run(tmp_path)
+    """What is not finite is never saved, so what is on disk is a step of the unbroken run."""
+    whole = make_run(tmp_path / "whole", checkpoint_seconds=seconds)
+    train_supernet(whole)
+    run = make_run(tmp_path / "run", checkpoint_seconds=seconds)
+    original = SupernetTask.step
 
-    def poison_step_5(supernet: Supernet, *rest: Any) -> list[float]:
-        if len(calls) == 5:
+    def poison_step_5(task: SupernetTask, trainer: Trainer, n: int) -> None:
+        if n == 5:
             with torch.no_grad():
-                supernet.stem.conv.weight.fill_(math.nan)
-        calls.append(1)
-        return train_step(supernet, *rest)
+                trainer.module.stem.conv.weight.fill_(math.nan)  # type: ignore[union-attr, operator]
+        original(task, trainer, n)
 
-    calls: list[int] = []
-    monkeypatch.setattr(loop, "train_step", poison_step_5)
-    with pytest.raises(Diverged) as error:
-        train_supernet(run)
-    assert "step 5" in str(error.value)
-    state = load_checkpoint(run.checkpoint)
-    assert state["step"] == 5
-    supernet = open_run(tmp_path).load_supernet()
-    assert all(p.isfinite().all() for p in supernet.state_dict().values())
+    monkeypatch.setattr(trainer_module, "_LOG_ROWS", 2)  # else each step is read for the log
+    with monkeypatch.context() as patch:
+        patch.setattr(SupernetTask, "step", poison_step_5)
+        with pytest.raises(Diverged, match="step 5: the loss of arch") as error:
+            train_supernet(run)
+    assert str(make_strategy("fair", run.space, 0).archs(5)[0]) in str(error.value)
+    path = run.folder.path / CHECKPOINT
+    assert path.exists() == (seconds == 0)
+    if path.exists():
+        assert load_checkpoint(path)["progress"]["step"] == 5
+        supernet = open_supernet_run(tmp_path / "run").load_supernet()
+        assert all(p.isfinite().all() for p in supernet.state_dict().values())
+    train_supernet(open_supernet_run(tmp_path / "run"))
+    ours, theirs = (load_checkpoint(x.folder.path / CHECKPOINT) for x in (run, whole))
+    assert all(torch.equal(x, theirs["module"][name]) for name, x in ours["module"].items())
 
 
 def test_a_killed_run_continues_to_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_LOG_ROWS", 8)  # a row covers 3 steps: kills fall between rows
+    monkeypatch.setattr(trainer_module, "_LOG_ROWS", 8)  # a row covers 3 steps: kills fall between
     whole, killed = make_run(tmp_path / "whole"), make_run(tmp_path / "killed")
     train_supernet(whole)
+    original = Trainer.step
 
     def train_until(last: int) -> None:
-        """Stop after so many steps, as a kill does: without a word to the loop."""
+        """Stop after so many steps, as a kill does: without a word to the trainer."""
         left = iter(range(last))
 
-        def train_or_stop(*arguments: Any) -> list[float]:
+        def train_or_stop(*arguments: Any) -> None:
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            return train_step(*arguments)
+            original(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "train_step", train_or_stop)
+            patch.setattr(Trainer, "step", train_or_stop)
             with pytest.raises(KeyboardInterrupt):
-                train_supernet(open_run(tmp_path / "killed"))
+                train_supernet(open_supernet_run(tmp_path / "killed"))
+
+    def done() -> int:
+        step: int = load_checkpoint(killed.folder.path / CHECKPOINT)["progress"]["step"]
+        return step
 
     train_until(3)
     train_until(4)
-    assert load_checkpoint(killed.checkpoint)["step"] == 7
-    train_supernet(open_run(tmp_path / "killed"))
-    assert load_checkpoint(killed.checkpoint)["step"] == 24  # 9 passes of 64 in steps of 3 * 8
+    assert done() == 7
+    train_supernet(open_supernet_run(tmp_path / "killed"))
+    assert done() == 24  # 9 passes of 64 in steps of 3 * 8
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
@@ -277,7 +351,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     easy = {"cutout": 0, "crop_padding": 0, "flip": False}
     run = make_run(tmp_path, passes=60, batch_size=16, checkpoint_seconds=60, **easy)
     train_supernet(run)
-    losses = [row["loss"] for row in read_jsonl(run.folder / "log.jsonl")]
+    losses = [row["loss"] for row in read_jsonl(run.folder.path / "log.jsonl")]
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.8  # 3.0 to 1.7
 
 
@@ -287,7 +361,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
 @pytest.fixture
 def checkpoint(tmp_path: Path, supernet: Supernet) -> Path:
     path = tmp_path / "checkpoint.pt"
-    save_checkpoint(path, {"step": 3, "loss_sum": 0.5, "model": supernet.state_dict()})
+    save_checkpoint(path, {"step": 3, "loss_sum": 0.5, "module": supernet.state_dict()})
     return path
 
 
@@ -295,8 +369,8 @@ def test_a_checkpoint_comes_back_without_pickled_code(checkpoint: Path, supernet
     state = load_checkpoint(checkpoint)
     assert (state["step"], state["loss_sum"]) == (3, 0.5)
     weights = supernet.state_dict()
-    assert state["model"].keys() == weights.keys()
-    assert all(torch.equal(state["model"][name], value) for name, value in weights.items())
+    assert state["module"].keys() == weights.keys()
+    assert all(torch.equal(state["module"][name], value) for name, value in weights.items())
     assert torch.load(checkpoint, weights_only=True)["step"] == 3
     assert list(checkpoint.parent.iterdir()) == [checkpoint]
 
@@ -312,7 +386,7 @@ class Evil:
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    torch.save({"model": Evil(tmp_path / "run")}, tmp_path / "evil.pt")
+    torch.save({"module": Evil(tmp_path / "run")}, tmp_path / "evil.pt")
     with pytest.raises(BadInput, match=r"evil\.pt is not a readable checkpoint"):
         load_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "run").exists()
@@ -365,13 +439,13 @@ def test_bytes_changed_anywhere_are_refused_or_harmless(checkpoint: Path) -> Non
 def test_a_checkpoint_of_another_space_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     other = Supernet(load_space("macro:width=0.25,resolution=8"))
-    save_checkpoint(run.checkpoint, {"model": other.state_dict()})
-    with pytest.raises(BadInput, match=r"checkpoint\.pt does not fit the space in run\.json"):
+    save_checkpoint(run.folder.path / CHECKPOINT, {"module": other.state_dict()})
+    with pytest.raises(BadInput, match=r"checkpoint\.pt does not fit what .*run\.json says"):
         run.load_supernet()
 
 
 def test_a_checkpoint_without_weights_is_refused(tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    save_checkpoint(run.checkpoint, {"step": 3})
+    save_checkpoint(run.folder.path / CHECKPOINT, {"step": 3})
     with pytest.raises(BadInput, match=r"checkpoint\.pt"):
         run.load_supernet()
