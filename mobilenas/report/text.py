@@ -1,5 +1,6 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
