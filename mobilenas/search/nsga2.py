@@ -50,9 +50,9 @@ class NSGA2Search:
     """`ask` for the archs of a generation, `tell` what was measured of them, until `ask` ends.
 
     A deterministic function of its arguments and of what it is told. generations: counts the
-    initial population. max_evaluations: no more archs than these are asked for. In a search by score
-    the reference of `problem.score` are the archs within the limits of the first population (of a
-    later one, should that have none). Raises BadInput for numbers that make no sense.
+    initial population. max_evaluations: no more archs than these are asked for. In a search by
+    score the reference of `problem.score` are the archs within the limits of the first population
+    (of a later one, should that have none). Raises BadInput for numbers that make no sense.
     """
 
     def __init__(
@@ -64,11 +64,8 @@ class NSGA2Search:
         max_evaluations: int | None = None,
         seed: int = 0,
     ) -> None:
-        if (
-            population < 2
-            or generations < 1
-            or (max_evaluations is not None and max_evaluations < 1)
-        ):
+        most = 1 if max_evaluations is None else max_evaluations
+        if population < 2 or generations < 1 or most < 1:
             raise BadInput(
                 "a search needs population >= 2, generations >= 1 and max_evaluations >= 1"
             )

@@ -7,6 +7,7 @@ no other state, hence none that a kill could tear.
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _even_groups(archs: list[Arch]) -> list[list[Arch]]:
     """Of at most GROUP archs each, in order: archs measured together share work."""
     count = -(-len(archs) // GROUP)
     ends = np.linspace(0, len(archs), count + 1).round().astype(int)
-    return [archs[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    return [archs[a:b] for a, b in pairwise(ends)]
 
 
 def _evaluation(

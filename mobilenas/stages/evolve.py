@@ -176,9 +176,15 @@ def search_archs(
     with ProgressBar("evolve", population * generations) as bar:
         explore(search, out / EVALUATIONS, measure, _Shown(bar))
     result = search.result()
-    stored = settings | {"places": _places(parents or {})}
     _write_result(
-        run, problem, result, {"settings": stored, "feasible_share": share, "ranges": ranges}
+        run,
+        problem,
+        result,
+        {
+            "settings": settings | {"places": _places(parents or {})},
+            "feasible_share": share,
+            "ranges": ranges,
+        },
     )
     return result
 
