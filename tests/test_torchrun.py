@@ -15,7 +15,13 @@ from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, untimed
 from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.space import load_space
 from mobilenas.stages.supernet_train import create_supernet_run, score_supernet, train_supernet
-from mobilenas.stages.train import Asked, create_network_run, training_settings
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.config import load_supernet_config
 from mobilenas.train.supernets import open_supernet_run

@@ -13,7 +13,13 @@ from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, check_refused, untimed
 from mobilenas.base import files
 from mobilenas.base.files import read_jsonl
 from mobilenas.nn.saved import load_network
-from mobilenas.stages.train import Asked, create_network_run, training_settings
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
 from mobilenas.train.checkpoint import load_checkpoint
 
 FULL = Path("/dev/full")

@@ -17,9 +17,9 @@ from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.search.front import pick_arch
 from mobilenas.space import load_space
-from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.stages import train as train_stage
 from mobilenas.train import images
+from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.train.supernets import open_supernet_run
 
 LIMIT = 1_200_000
@@ -94,9 +94,6 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
     from mobilenas.data import load_data
     from mobilenas.evaluate.evaluator import SupernetEvaluator
     from mobilenas.export.form import normalise
-    from mobilenas.stages import train as train_stage
-from mobilenas.train import images
-from mobilenas.train.supernets import open_supernet_run
 
     path = Path(job.exported["path"])
     front = json.loads((job.search / "front.json").read_text())["front"]

@@ -12,7 +12,13 @@ from mobilenas.data import ImageData, Images
 from mobilenas.nn.saved import load_network
 from mobilenas.stages import export
 from mobilenas.stages.export import Int8, Target, run_export_saved, run_export_trained
-from mobilenas.stages.train import Asked, create_network_run, training_settings
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
 from mobilenas.train.networks import NetworkRun
 
 
