@@ -133,6 +133,9 @@ def test_neither_training_nor_search_sees_a_test_image(
         def __getattr__(self, name: str) -> Any:
             raise AssertionError(f"the {name} of the test images was asked for")
 
+        def __len__(self) -> int:
+            raise AssertionError("the number of the test images was asked for")
+
     def read(*asked: Any, **how: Any) -> Any:
         data, streamed = read_data(*asked, **how)
         return replace(data, test=Forbidden()), streamed

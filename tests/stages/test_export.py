@@ -52,7 +52,7 @@ def test_of_a_run(run: NetworkRun, exports: list[dict[str, Any]]) -> None:
     run_export_trained(run.folder.path, Target())
     run_export_trained(run.folder.path, Target(int8=Int8()))
     run_export_trained(run.folder.path, Target(int8=Int8(images=30)))
-    data = run.data
+    data = run.images.data
     assert isinstance(data, ImageData)
     assert data.test is not None
     train, validate = (
