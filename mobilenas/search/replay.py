@@ -78,6 +78,8 @@ def _evaluation(
 ) -> Evaluation:
     if not 0 <= measured.accuracy <= 1:
         raise ValueError(f"the accuracy of {arch} is {measured.accuracy}, not in 0..1")
+    if (search.problem.quality == SCORE) != (measured.naswot is not None):
+        raise ValueError("a search by score, and no other, needs naswot")
     return Evaluation(search.generation, arch, measured.accuracy, costs, measured.naswot)
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents
 
-from mobilenas import pipeline
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.search.front import pick_arch
 from mobilenas.space import load_space
+from mobilenas.stages import quickstart
 from mobilenas.stages import train as train_stage
 from mobilenas.train import images
 from mobilenas.train.config import load_network_config, load_supernet_config
@@ -160,16 +160,16 @@ def test_quickstart_does_the_whole_job_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     tiny = load_supernet_config("quick", [item.removeprefix("--set=") for item in TINY[1:]])
-    evolve = pipeline.evolve
+    run_evolve = quickstart.run_evolve
 
-    def small_search(*arguments: Any, **settings: Any) -> Any:
-        return evolve(*arguments, **settings | {"population": 4, "generations": 2})
+    def small_search(search: Any, *arguments: Any, **how: Any) -> Any:
+        return run_evolve(replace(search, population=4, generations=2), *arguments, **how)
 
     monkeypatch.setattr(
-        pipeline, "load_supernet_config", lambda *_: tiny.model_copy(update={"passes": 0.5})
+        quickstart, "load_supernet_config", lambda *_: tiny.model_copy(update={"passes": 0.5})
     )
-    monkeypatch.setattr(pipeline, "load_space", lambda _: load_space(TINY_SPACE))
-    monkeypatch.setattr(pipeline, "evolve", small_search)
+    monkeypatch.setattr(quickstart, "load_space", lambda _: load_space(TINY_SPACE))
+    monkeypatch.setattr(quickstart, "run_evolve", small_search)
     alone = load_network_config("digits", [item.removeprefix("--set=") for item in ALONE[1:]])
     monkeypatch.setattr(train_stage, "load_network_config", lambda *_: alone)
     out = tmp_path / "quickstart"
