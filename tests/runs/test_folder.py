@@ -1,4 +1,4 @@
-"""The run folder: created, opened, compared, finished; and what it says where something is wrong."""
+"""The run folder: created, opened, compared, finished; and what is said where it is wrong."""
 
 import json
 import os
@@ -122,7 +122,7 @@ def test_a_space_takes_the_defaults_of_keys_that_came_later(tmp_path: Path) -> N
     run = RunFolder.create(tmp_path, "supernet", {"space": older})
     assert run.settings["space"] == space
     run.check_unchanged({"space": space})
-    other = load_space("s1:stem.channels=99").to_dict()
+    other = load_space("s1:stem.channels=99").to_dict() | {"name": "s1"}
     assert "another space.stem.channels (" in refusal(run.check_unchanged, {"space": other})
 
 
@@ -144,14 +144,9 @@ def test_start_or_resume(tmp_path: Path) -> None:
 def test_a_run_with_its_result_is_finished(kind: Kind, name: str, tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path, kind, {})
     assert not run.is_finished
-    assert (
-        refusal(run.check_finished)
-        == refusal(run.result)
-        == (
-            f"{tmp_path} is not finished: `mobilenas {KINDS[kind][1]} --resume --out {tmp_path}` does "
-            "the rest"
-        )
-    )
+    command = f"`mobilenas {KINDS[kind][1]} --resume --out {tmp_path}`"
+    expected = f"{tmp_path} is not finished: {command} does the rest"
+    assert [refusal(run.check_finished), refusal(run.result)] == [expected] * 2
     run.store_result({"accuracy": 0.5})
     assert (tmp_path / name).is_file()
     run.check_finished()
