@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from executorch.devtools import Inspector
 from executorch.runtime import Runtime
-from torch import nn
-
 from mobilenas.latency.runtimes import make_runtime
+from torch import nn
 
 SHAPES = ((240, 28, 2), (576, 14, 1), (1152, 7, 1))  # channels, size, stride: blocks of s2
 KERNELS = (3, 5, 7, 9)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from mobilenas.latency.runtimes import make_runtime
 from rivals import accuracy, spread
 
 from mobilenas.base.process import tune_process
@@ -26,7 +27,6 @@ from mobilenas.cost.rows import rows_of
 from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.measure import TimingLog, discard, measure, steps
-from mobilenas.latency.runtimes import make_runtime
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 VARIANTS = ("each", "after_sum")

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from mobilenas.latency.runtimes import make_runtime
+from mobilenas.train.run import open_run
 
 from mobilenas.base.files import write_json
 from mobilenas.base.units import parse_size
@@ -22,12 +24,10 @@ from mobilenas.cost.latency import find_table
 from mobilenas.cost.titles import latency_cost
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.latency.check import time_networks
-from mobilenas.latency.runtimes import make_runtime
 from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
 from mobilenas.search import evolve
 from mobilenas.search.evolve import Evaluation
 from mobilenas.space import load_space
-from mobilenas.train.run import open_run
 
 
 def main() -> None:

@@ -11,7 +11,6 @@ from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.blocks import build, conv_head, stem
 from mobilenas.space import Arch, Block, Candidate, Space
 
-
 _BIAS = 0.1
 
 
@@ -75,11 +74,11 @@ def _job(key: str, make: Callable[[], nn.Module], batch: int, channels: int, siz
         module, generator = make(), torch.Generator().manual_seed(0)
         for part in module.modules():
             # Fresh modules have zeros, which a runtime could take advantage of: residual blocks as
-            # weights of batch norms, all as biases, which files of trained networks are not without.
+            # weights of batch norms, and all as biases, which exporters then leave out.
             if isinstance(part, nn.BatchNorm2d):
                 nn.init.ones_(part.weight)
                 nn.init.normal_(part.bias, std=_BIAS, generator=generator)
-            elif isinstance(part, nn.Linear):
+            elif isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
                 nn.init.normal_(part.bias, std=_BIAS, generator=generator)
         return fold_batch_norm(module).requires_grad_(False)
 

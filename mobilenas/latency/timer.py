@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import cast
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import write_together
+from mobilenas.base.files import write_atomic
 from mobilenas.latency.graphs import Job
-from mobilenas.runtimes.base import Dtype, Feed, Form, Runtime, beside
+from mobilenas.runtimes.base import Dtype, Feed, Form, Runtime
 from mobilenas.runtimes.command import Command
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.runtimes.registry import make_runtime
@@ -28,13 +28,10 @@ class Timer:
         scales, which no latency depends on.
         """
         module, example = job.make(), job.example
-        for part in module.modules():
-            if hasattr(part, "inplace"):
-                part.inplace = False  # type: ignore[assignment]
         feed = Feed(example.numpy()) if self.dtype == "int8" else None
         files = self.runtime.convert(module, example, Form(batch=len(example)), feed).files
-        suffix = self.runtime.suffix
-        write_together({beside(path, suffix, end): content for end, content in files.items()})
+        (content,) = files.values()
+        write_atomic(path, lambda file: file.write(content))
 
     def time(self, job: Job, path: Path, seconds: float) -> list[float]:
         """Milliseconds of each run of the file of a job, see `Runtime.time`."""

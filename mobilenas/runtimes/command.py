@@ -16,7 +16,17 @@ from typing import IO
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.runtimes.base import Batches, Converted, Dtype, Feed, Files, Form, Inputs, Run, Runtime
+from mobilenas.runtimes.base import (
+    Batches,
+    Converted,
+    Dtype,
+    Feed,
+    Files,
+    Form,
+    Inputs,
+    Run,
+    Runtime,
+)
 from mobilenas.runtimes.executorch import ExecuTorch
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 

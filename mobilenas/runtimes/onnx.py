@@ -1,6 +1,7 @@
 """A torch module as one self-contained ONNX model."""
 
-import io
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -29,19 +30,19 @@ def to_onnx_quickly(module: nn.Module, example: Tensor) -> bytes:
     some hundred rows of a latency table do not have. What is left of its ways is taken out here,
     so that the nodes are the same and the quantiser does the same to them (tests/runtimes).
     """
-    written = io.BytesIO()
-    with silence():
+    with silence(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
         torch.onnx.export(
             module,
             (example,),
-            written,
+            path,
             input_names=[INPUT],
             output_names=[OUTPUT],
             opset_version=OPSET,
             dynamo=False,
             external_data=False,
         )
-    proto = onnx.load_from_string(written.getvalue())
+        proto = onnx.load(path)
     _constants_to_initializers(proto.graph)
     return _plain_bytes(proto)
 

@@ -1,11 +1,10 @@
-"""ONNX Runtime's session, for running and for timing files; without torch where threads are given."""
+"""ONNX Runtime's session of a model; without torch where the number of threads is given."""
 
 from pathlib import Path
 
 import onnxruntime as ort
 
 from mobilenas.base.errors import VerificationFailed, one_line
-
 
 
 def make_session(model: bytes | Path, threads: int | None = None) -> ort.InferenceSession:

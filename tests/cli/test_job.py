@@ -91,7 +91,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
 
     from mobilenas.data import load_data
     from mobilenas.evaluate.evaluator import SupernetEvaluator
-    from mobilenas.export.form import normalise
+    from mobilenas.export.deployable import normalise
     from mobilenas.train.supernets import open_supernet_run
 
     path = Path(job.exported["path"])

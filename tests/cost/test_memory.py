@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from mobilenas.latency.runtimes import write_onnx
 
 from mobilenas.cost import CostModel
-from mobilenas.export.form import Form, deployable
-from mobilenas.export.onnx import to_onnx
-from mobilenas.latency.runtimes import write_onnx
+from mobilenas.export.deployable import deployable
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.saved import NetworkInfo
+from mobilenas.runtimes.base import Form
+from mobilenas.runtimes.onnx import to_onnx
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 # They may write their output where an input was: all that a graph has besides convolutions,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from exporting import INFO, TINY, Exported, build, export
+from mobilenas.export.runtimes import FILES
 
 from mobilenas.base.errors import BadInput
 from mobilenas.export import RUNTIMES, Form, evaluate, make_form, make_runtime
-from mobilenas.export.runtimes import FILES
 
 OPTIONAL = {
     "litert": ["litert_torch", "ai_edge_litert"],

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_graphs import write_graph
+from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime
 from onnx import TensorProto
 
 from mobilenas.base.errors import BadInput
 from mobilenas.latency import bench, probe
 from mobilenas.latency.bench import bench_files
-from mobilenas.latency.exported import Exported, open_exported
 from mobilenas.latency.graphs import network_job
-from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime
+from mobilenas.runtimes.open_file import Exported, open_exported
 from mobilenas.space import load_space
 
 PHOTO = (1, 3, 8, 8)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.command import Command, _milliseconds
+from mobilenas.runtimes.command import Command, _milliseconds
 
 
 @pytest.fixture

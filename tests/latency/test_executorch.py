@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mobilenas.latency.runtimes import MIN_RUNS
 from torch import Tensor, nn
 
 from mobilenas.latency.graphs import Head
-from mobilenas.latency.runtimes import MIN_RUNS
 from mobilenas.nn import fold_batch_norm
 from mobilenas.nn.blocks import build
 from mobilenas.space import load_space

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.command import Command
+from mobilenas.runtimes.command import Command
 
 EXPORT = Path(__file__).parents[2] / "export"
 DOCS = Path(__file__).parents[2] / "docs" / "latency_devices.md"

@@ -10,17 +10,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime, make_runtime
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.export.form import Form, deployable
-from mobilenas.export.onnx import to_onnx
-from mobilenas.latency.command import Command
+from mobilenas.export.deployable import deployable
 from mobilenas.latency.graphs import network_job
-from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime, make_runtime
 from mobilenas.nn import Network
 from mobilenas.nn.blocks import build
 from mobilenas.nn.saved import NetworkInfo
+from mobilenas.runtimes.base import Form
+from mobilenas.runtimes.command import Command
+from mobilenas.runtimes.onnx import to_onnx
 from mobilenas.space import Space, load_space
 
 RAW = NetworkInfo((), (0.0,) * 3, (1.0,) * 3)
