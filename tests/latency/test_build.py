@@ -1,6 +1,7 @@
 """Which networks a table is fitted to and checked with, and what the figures of a check mean."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from tables import made_up_table
 from torch import nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.build import claim_folder, control_arch, design
+from mobilenas.latency.build import control_arch, design
 from mobilenas.latency.check import figures, held_out
 from mobilenas.latency.graphs import network_job
+from mobilenas.runs.folder import RunFolder
 from mobilenas.space import Space, load_space, space_from_dict
 
 
@@ -36,13 +38,15 @@ def test_held_out_networks_are_held_out(mixed_space: Space) -> None:
 
 def test_timings_from_before_a_key_of_spaces_was_added_go_on(tmp_path: Path) -> None:
     path, settings = tmp_path / "build.json", {"space": load_space("macro").to_dict(), "seed": 0}
+    start = partial(RunFolder.start_or_resume, tmp_path, "latency")
     old = {k: v for k, v in settings["space"].items() if k != "path_activation"}
     path.write_text(json.dumps(settings | {"space": old}))
-    claim_folder(path, settings, resume=True)
-    assert json.loads(path.read_text()) == json.loads(json.dumps(settings))
+    assert start(settings, resume=True).settings == json.loads(json.dumps(settings))
     other = load_space("macro:path_activation=after_sum").to_dict()
     with pytest.raises(BadInput, match="another space"):
-        claim_folder(path, settings | {"space": other}, resume=True)
+        start(settings | {"space": other}, resume=True)
+    with pytest.raises(BadInput, match="already holds a run"):
+        start(settings, resume=False)
 
 
 def test_figures_of_known_predictions() -> None:
