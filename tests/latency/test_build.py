@@ -78,13 +78,15 @@ def test_the_control_network_is_nowhere_else() -> None:
     assert held_out(space, made_up_table(space), 1, seed=0) == [other]
 
 
-def test_no_network_has_weights_of_nothing_but_zeros(small_space: Space) -> None:
-    # Residual blocks are trained from a projection of zeros, which a runtime could skip.
+def test_no_network_has_weights_or_biases_of_nothing_but_zeros(small_space: Space) -> None:
+    # Residual blocks are trained from a projection of zeros, and all from biases of zeros: a runtime
+    # could skip the first, and exporters leave out the second.
     arch = small_space.decode(small_space.num_candidates - 1)
-    module, _ = network_job(small_space, arch, batch=1).make()
+    module = network_job(small_space, arch, batch=1).make()
     for name, part in module.named_modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d | nn.Linear):
             assert part.weight.abs().max() > 0, name
+            assert part.bias is not None and part.bias.abs().max() > 0, name
 
 
 def test_too_few_archs_to_check() -> None:
