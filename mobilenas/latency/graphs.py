@@ -67,7 +67,7 @@ def _job(key: str, make: Callable[[], nn.Module], batch: int, channels: int, siz
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
                 # Residual blocks start with zeros here, which a runtime could take advantage of.
-                nn.init.ones_(part.weight)
+                part.reset_parameters()
         generator = torch.Generator().manual_seed(0)
         example = torch.randn(batch, channels, size, size, generator=generator)
         return fold_batch_norm(module).requires_grad_(False), example

@@ -40,9 +40,7 @@ def fast_depthwise() -> nn.Module:
 
 
 def plain_depthwise() -> nn.Module:
-    return nn.Conv2d(
-        CHANNELS, CHANNELS, KERNEL, padding=KERNEL // 2, groups=CHANNELS, bias=False
-    )
+    return nn.Conv2d(CHANNELS, CHANNELS, KERNEL, padding=KERNEL // 2, groups=CHANNELS, bias=False)
 
 
 def fast_relu6() -> nn.Module:
