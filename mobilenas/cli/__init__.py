@@ -15,9 +15,11 @@ from mobilenas.base.errors import (
     VerificationFailed,
 )
 from mobilenas.base.process import end_at_once, is_one_of_several, tune_process
-from mobilenas.cli import detect, job, latency, networks, spaces
+from mobilenas.cli import detect, latency, networks, spaces
 from mobilenas.cli.bench import bench
+from mobilenas.cli.evolve import evolve
 from mobilenas.cli.export import export
+from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
 from mobilenas.cli.supernet_train import supernet_train
 from mobilenas.cli.train import train
@@ -36,9 +38,9 @@ app.add_typer(spaces.arch_app, name="arch")
 app.add_typer(latency.latency_app, name="latency")
 app.add_typer(detect.detect_app, name="detect")
 app.command("supernet-train")(supernet_train)
-app.command()(job.quickstart)
+app.command()(quickstart)
 app.command()(rank)
-app.command()(job.evolve)
+app.command()(evolve)
 app.command()(train)
 app.command()(export)
 app.command("eval")(networks.evaluate)

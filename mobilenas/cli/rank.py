@@ -50,9 +50,8 @@ def rank(
 
     Example: mobilenas rank --supernet runs/supernet --benchmark macro --data-root DIR
     """
-    from mobilenas.pipeline import run_rank
-    from mobilenas.rank.run import Ranking
     from mobilenas.report.rank import describe_ranking
+    from mobilenas.stages.rank import Ranking, run_rank
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")

@@ -11,40 +11,23 @@ the identity (last batch norm of weight 0), in which state a score would be blin
 
 import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.progress import ProgressBar
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish)
 
-A = TypeVar("A")  # the archs of any kind of space
 
+def zero_cost_scores(network: nn.Module, images: Tensor) -> dict[str, float]:
+    """Both scores of an untrained network by name, from images (batch, channels, h, w).
 
-def zero_cost_scores(
-    build: Callable[[A, int], nn.Module],
-    archs: Sequence[A],
-    images: Tensor,
-    seed: int,
-) -> dict[str, NDArray[np.float64]]:
-    """Scores (archs,) by name. build: makes the untrained network of an arch from a seed, so that a
-    score does not depend on the archs before.
-
-    images (batch, channels, h, w), for naswot; synflow takes their shape only.
+    synflow takes their shape only. Raises BadInput as `naswot` does.
     """
-    scores = np.empty((2, len(archs)))
-    with ProgressBar("zero-cost scores", len(archs)) as bar:
-        for column, arch in zip(scores.T, archs, strict=True):
-            network = build(arch, seed)
-            column[:] = naswot(network, images), synflow(network, tuple(images.shape[1:]))
-            bar.advance(1)
-    return {"naswot": scores[0], "synflow": scores[1]}
+    shape = tuple(images.shape[1:])
+    return {"naswot": naswot(network, images), "synflow": synflow(network, shape)}
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -190,3 +191,16 @@ def describe_evaluation(result: dict[str, Any]) -> str:
         f"{result['resolution']} px; {result['runtime']}; 95 % intervals (Wilson)"
     )
     return "\n".join(lines)
+
+
+def selected_on(found: Mapping[str, Any]) -> str:
+    """What the accuracies of a search rest on. found: the content of front.json."""
+    settings = found["settings"]
+    count = settings["evaluator"]["validation_images"]
+    line = f"accuracy on {count} validation images, those that the search selected on"
+    if "score" in settings["objectives"]:
+        line += (
+            "\nscore: accuracy + naswot (of the untrained network), each in standard deviations of "
+            "the first population"
+        )
+    return line

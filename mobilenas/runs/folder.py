@@ -47,7 +47,8 @@ log = logging.getLogger(__name__)
 class RunFolder:
     """A run folder by what its run.json says. settings, parents and facts are plain data.
 
-    parents: role -> absolute path of the run or file; never compared, as folders move.
+    parents: role -> absolute path of a run or file, or the name of a latency table; never compared,
+    as folders move.
     """
 
     path: Path
@@ -69,12 +70,11 @@ class RunFolder:
         """Start a run: writes run.json. Raises BadInput as `check_free` does."""
         check_free(path)
         data = settings.model_dump(mode="json") if isinstance(settings, Record) else dict(settings)
-        places = {role: str(Path(place).resolve()) for role, place in (parents or {}).items()}
         stored = {
             "kind": kind,
             "mobilenas": __version__,
             "settings": data,
-            "parents": places,
+            "parents": {role: str(place) for role, place in (parents or {}).items()},
             "facts": dict(facts or {}),
         }
         write_json(path / _RUN, stored)
@@ -121,7 +121,7 @@ class RunFolder:
         """
         if resume and is_run(path, kind):
             run = cls.open(path, kind)
-            run.check_unchanged(settings)
+            run.check_same(settings)
             return run
         if resume:
             log.info("%s holds no run to resume: starting one", path)
@@ -145,9 +145,11 @@ class RunFolder:
 
     def check_unchanged(self, given: Mapping[str, object]) -> None:
         """Raise BadInput when a setting that is given again (not None) is another one now."""
-        for name, value in given.items():
-            if value is None:
-                continue
+        self.check_same({name: value for name, value in given.items() if value is not None})
+
+    def check_same(self, settings: Mapping[str, object]) -> None:
+        """Raise BadInput when one of these settings is another one than that of the run."""
+        for name, value in settings.items():
             there, here = self.settings.get(name), _plain(value)
             if there != here:
                 raise BadInput(

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from additive import additive
+from additive import additive, evolve
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
-from mobilenas.search import evolve
+from mobilenas.search import Evaluation, Measured, NSGA2Search, Problem, explore
+from mobilenas.search.replay import GROUP
 from mobilenas.space import load_space, space_from_dict
 
 SPACE = load_space("macro")
 COSTS = CostModel(SPACE)
 LIMITS = {"flops": 60_000_000}
-FILES = ("evaluations.jsonl", "front.json", "history.csv", "search.json", "front.png")
+FILES = ("evaluations.jsonl", "front.json", "history.csv", "run.json", "front.png")
 
 
 class Counting:
@@ -96,18 +97,22 @@ def test_random_state_of_the_process_neither_matters_nor_changes(tmp_path, unbro
     assert contents(tmp_path) == contents(unbroken)
 
 
-def test_every_generation_is_evaluated_at_once_and_synced_before_the_next(tmp_path, synced):
+def test_every_group_is_synced_before_the_next_is_measured(tmp_path, synced):
     counts = []
 
     def evaluate(archs):
         counts.append((len(synced), len((tmp_path / "evaluations.jsonl").open().readlines())))
+        sizes.append(len(archs))
         return [0.5] * len(archs)
 
+    sizes = []
     (tmp_path / "evaluations.jsonl").touch()
-    result = search(tmp_path, evaluate, generations=3)
-    done = [sum(e.generation < g for e in result.evaluations) for g in (1, 2, 3)]
-    assert [lines for _, lines in counts] == done
-    assert np.diff([syncs for syncs, _ in counts]).tolist() == [1, 1]
+    result = search(tmp_path, evaluate, population=25, generations=3)
+    assert [lines for _, lines in counts] == np.cumsum([0, *sizes[:-1]]).tolist()
+    assert np.diff([syncs for syncs, _ in counts]).tolist() == [1] * (len(counts) - 1)
+    assert max(sizes) <= GROUP
+    assert sizes[:3] == [8, 9, 8]  # the first generation, evenly
+    assert sum(sizes) == len(result.evaluations)
 
 
 def test_another_seed_is_another_search(tmp_path, unbroken):
@@ -115,9 +120,33 @@ def test_another_seed_is_another_search(tmp_path, unbroken):
     assert contents(tmp_path)["evaluations.jsonl"] != contents(unbroken)["evaluations.jsonl"]
 
 
-def test_nothing_is_printed(tmp_path, capfd):
+def test_nothing_is_printed_but_progress(tmp_path, capfd):
     search(tmp_path, generations=2)
-    assert capfd.readouterr() == ("", "")
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("evolve 100%  generation 2, 20 archs, best ")
+
+
+def test_importing_the_search_imports_no_figures_and_no_torch():
+    program = "import sys, mobilenas.search; print({'torch', 'matplotlib'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_a_search_knows_no_files():
+    """By ask and tell alone it comes to what it comes to in a folder."""
+    by_hand = NSGA2Search(Problem(COSTS, limits=LIMITS), population=10, generations=8, seed=3)
+    evaluate, asked = additive(SPACE), []
+    while (costs := by_hand.ask()) is not None:
+        asked.append(list(costs))
+        rows = zip(costs.items(), evaluate(list(costs)), strict=True)
+        by_hand.tell([Evaluation(len(asked), arch, x, cost) for (arch, cost), x in rows])
+    assert len(asked) == 8
+    front = [(str(e.arch), e.accuracy) for e in by_hand.result().front]
+    first = ("id_id_e3k3_id_id_id_id_id", 0.5109627578366941)
+    last = ("e6k5_id_e3k3_e3k3_e3k3_e6k5_e6k5_id", 0.8794335767820632)
+    assert (front[0], front[-1], len(front)) == (first, last, 15)  # as it always was
 
 
 @pytest.mark.parametrize("fail_at", [0, 10, 37])
@@ -176,7 +205,6 @@ def test_resume_of_a_finished_search_evaluates_nothing(tmp_path, unbroken):
         ("generations", 9),
         ("limits", {"flops": 50_000_000}),
         ("objectives", ("accuracy", "params")),
-        ("max_evaluations", 30),
         ("evaluator", {"weights": 7}),
     ],
 )
@@ -184,17 +212,17 @@ def test_resume_with_another_setting_is_refused(tmp_path, name, value):
     with pytest.raises(KeyboardInterrupt):
         search(tmp_path, Counting(12))
     before = (tmp_path / "evaluations.jsonl").read_bytes()
-    with pytest.raises(BadInput, match=f"another {name} "):
+    with pytest.raises(BadInput, match=rf"another {name}[ .:]"):
         search(tmp_path, resume=True, **{name: value})
     assert (tmp_path / "evaluations.jsonl").read_bytes() == before
 
 
 def test_a_supernet_may_have_moved_when_a_search_is_resumed(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        search(tmp_path, Counting(12), places={"supernet": "here"})
-    search(tmp_path, resume=True, places={"supernet": "there"})
-    for name in ("search.json", "front.json"):
-        assert '"there"' in (tmp_path / name).read_text()
+        search(tmp_path, Counting(12), parents={"supernet": "here"})
+    search(tmp_path, resume=True, parents={"supernet": "there"})
+    stored = json.loads((tmp_path / "front.json").read_text())["settings"]
+    assert stored["places"] == {"supernet": "there", "latency_tables": {}}
 
 
 def test_resume_in_another_space_is_refused(tmp_path):
@@ -206,15 +234,15 @@ def test_resume_in_another_space_is_refused(tmp_path):
 
 def test_a_search_from_before_a_key_of_spaces_was_added_resumes(tmp_path):
     whole = search(tmp_path)
-    stored = json.loads((tmp_path / "search.json").read_text())
-    del stored["space"]["path_activation"]
-    (tmp_path / "search.json").write_text(json.dumps(stored))
+    stored = json.loads((tmp_path / "run.json").read_text())
+    del stored["settings"]["space"]["path_activation"]
+    (tmp_path / "run.json").write_text(json.dumps(stored))
     assert search(tmp_path, Counting(fail_at=0), resume=True) == whole
 
 
 def test_a_used_folder_is_refused_without_resume(tmp_path):
     search(tmp_path, generations=1)
-    with pytest.raises(BadInput, match="--resume or set --out"):
+    with pytest.raises(BadInput, match="--resume continues it, or choose another --out"):
         search(tmp_path, generations=1)
 
 
@@ -238,13 +266,17 @@ def test_edited_evaluations_are_refused(tmp_path):
         search(tmp_path, resume=True)
 
 
-def test_max_evaluations_is_exact(tmp_path):
-    progress = []
-    result = search(tmp_path, max_evaluations=33, on_generation=progress.append)
-    assert len(result.evaluations) == 33
-    assert [p.generation for p in progress] == list(range(1, len(progress) + 1))
-    assert progress[-1].evaluations == 33
-    assert progress[-1].best == max(e.accuracy for e in result.evaluations)
+def test_max_evaluations_is_exact_and_progress_is_told(tmp_path):
+    search = NSGA2Search(Problem(COSTS, limits=LIMITS), population=10, max_evaluations=33)
+    done = []
+
+    def measure(archs):
+        return [Measured(x) for x in additive(SPACE)(archs)]
+
+    explore(search, tmp_path / "e.jsonl", measure, lambda _, count: done.append(count))
+    assert len(search.evaluations) == 33
+    assert done == sorted(done)
+    assert done[-1] == 33
 
 
 def test_a_search_ends_when_no_arch_is_left(tmp_path):
@@ -286,9 +318,9 @@ def test_accuracies_must_be_shares(tmp_path, accuracy):
 
 
 @pytest.mark.parametrize("bad", [{"population": 1}, {"generations": 0}, {"max_evaluations": 0}])
-def test_settings_without_sense_are_refused(tmp_path, bad):
+def test_settings_without_sense_are_refused(bad):
     with pytest.raises(BadInput, match="population >= 2"):
-        search(tmp_path, **bad)
+        NSGA2Search(Problem(COSTS), **bad)
 
 
 def test_a_budget_that_hardly_any_arch_meets_is_told_and_searched(tmp_path, caplog):

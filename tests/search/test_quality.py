@@ -1,10 +1,10 @@
 import itertools
 
 import numpy as np
-from additive import additive
+from additive import additive, evolve
 
 from mobilenas.cost import CostModel
-from mobilenas.search import evolve, hypervolume
+from mobilenas.search import hypervolume
 from mobilenas.space import load_space
 
 SPACE = load_space("macro")

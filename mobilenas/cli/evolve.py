@@ -1,0 +1,85 @@
+"""The command `evolve`. Heavy imports live inside."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import (
+    Flops,
+    Json,
+    Latency,
+    Memory,
+    Params,
+    Seed,
+    is_given,
+    parse_budget,
+    print_json,
+)
+
+
+def evolve(
+    context: typer.Context,
+    flops: Flops = None,
+    params: Params = None,
+    memory: Memory = None,
+    latency: Latency = None,
+    supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
+        "runs/supernet"
+    ),
+    objectives: Annotated[
+        str | None,
+        typer.Option(
+            help="accuracy or score, and at least one of flops, params, memory, latency (or "
+            "latency@DEVICE), comma separated. By default accuracy,flops, or with --latency "
+            "accuracy and each latency given. score: the supernet's accuracy and a score of the "
+            "untrained network (NASWOT), which together order networks better than the former."
+        ),
+    ] = None,
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|HxW",
+            help="Pixels of a detector's images, 320 or 800x1280: all costs are then those of the "
+            "backbone at that size, without head and classifier.",
+        ),
+    ] = None,
+    population: Annotated[int, typer.Option(min=2, help="Archs a generation.")] = 20,
+    generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/evolve"),
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue the search in --out; other flags may be left out."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Search the accuracy/cost front under a budget with NSGA-II, through a trained supernet.
+
+    Writes front.json, history.csv, front.png and evaluations.jsonl. Exit code 3 and the feasible
+    range when no arch meets the budget.
+
+    Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
+
+    Example, for detection: mobilenas evolve --resolution 320 --flops 600M
+    """
+    budget = parse_budget(flops, params, memory, latency)
+    from mobilenas.base.units import parse_image_size
+    from mobilenas.report.text import front_table, selected_on
+    from mobilenas.runs import RunFolder
+    from mobilenas.stages.evolve import Search, resumed, run_evolve
+
+    size = None if resolution is None else parse_image_size(resolution)
+    search = Search(supernet, budget, objectives, population, generations, seed, size)
+    if resume:
+        given = {field.name for field in fields(search) if is_given(context, field.name)}
+        search = resumed(out, search, given | ({"budget"} if budget else set()))
+    result = run_evolve(search, out, resume=resume)
+    front = [evaluation.row() for evaluation in result.front]
+    if as_json:
+        print_json({"run": str(out), "evaluations": len(result.evaluations), "front": front})
+        return
+    print(front_table(front))
+    print(selected_on(RunFolder.open(out, "evolve").result()))
+    print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")

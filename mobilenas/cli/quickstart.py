@@ -1,0 +1,52 @@
+"""The command `quickstart`. Heavy imports live inside."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import Json, Seed, print_json
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Folder for all runs.")] = Path("runs/quickstart"),
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The whole job, small, on the built-in digits: supernet, search, training, verified ONNX.
+
+    Takes a few minutes; run it again after a kill and it continues.
+
+    Example: mobilenas quickstart
+    """
+    from mobilenas.report.text import (
+        describe_export,
+        describe_training,
+        front_table,
+        selected_on,
+    )
+    from mobilenas.runs import RunFolder
+    from mobilenas.stages.quickstart import run_quickstart
+
+    result, trained, report = run_quickstart(out, seed)
+    front = [evaluation.row() for evaluation in result.front]
+    if as_json:
+        export = report.to_dict()
+        print_json({"run": str(out), "front": front, "train": trained, "export": export})
+        return
+    print(front_table(front))
+    print(selected_on(RunFolder.open(out / "evolve", "evolve").result()))
+    print(f"\npicture of the front: {out / 'evolve' / 'front.png'}")
+    print("\nthe most accurate of them, trained on alone from the weights it has in the supernet:")
+    print(describe_training(trained, RunFolder.open(out / "train", "train").seconds))
+    print(f"network, which timm loads too: {out / 'train' / 'network'}")
+    print("\nONNX:")
+    print(describe_export(report.to_dict()))
+    print(
+        "\nnext, with your own images and budget:\n"
+        "  mobilenas space list\n"
+        "  mobilenas supernet-train --space s1 --data DIR\n"
+        "  mobilenas evolve --flops 500M\n"
+        "  mobilenas train --search runs/evolve --inherit runs/supernet\n"
+        "  mobilenas export --onnx"
+    )

@@ -1,0 +1,161 @@
+"""NSGA-II (Deb et al. 2002) over the archs of a space, by ask and tell. It knows no files."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.problem import Problem as PymooProblem
+from pymoo.core.termination import NoTermination
+
+from mobilenas.base.errors import BadInput
+from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
+from mobilenas.search.pareto import non_dominated
+from mobilenas.search.problem import ACCURACY, SCORE, Problem, score
+from mobilenas.space import Arch, Genes
+
+
+class Measured(NamedTuple):
+    """What was measured of an arch: accuracy in 0..1, and NASWOT in a search by score."""
+
+    accuracy: float
+    naswot: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluated arch: accuracy in 0..1, costs by name, and the generation (from 1) it is of.
+
+    naswot and score: of a search by score; the score is known when the search has ended.
+    """
+
+    generation: int
+    arch: Arch
+    accuracy: float
+    costs: dict[str, float]
+    naswot: float | None = None
+    score: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Plain data; only archs within the limits are evaluated."""
+        head = {"generation": self.generation, "arch": str(self.arch), "accuracy": self.accuracy}
+        more = {"naswot": self.naswot, "score": self.score}
+        known = {name: value for name, value in more.items() if value is not None}
+        return {**head, **known, **self.costs, "feasible": True}
+
+
+class NSGA2Search:
+    """`ask` for the archs of a generation, `tell` what was measured of them, until `ask` ends.
+
+    A deterministic function of its arguments and of what it is told. generations: counts the
+    initial population. max_evaluations: no more archs than these are asked for. In a search by
+    score the reference of `problem.score` are the archs within the limits of the first population
+    (of a later one, should that have none). Raises BadInput for numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        population: int = 20,
+        generations: int = 20,
+        max_evaluations: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        most = 1 if max_evaluations is None else max_evaluations
+        if population < 2 or generations < 1 or most < 1:
+            raise BadInput(
+                "a search needs population >= 2, generations >= 1 and max_evaluations >= 1"
+            )
+        self.problem = problem
+        self.generation = 0
+        self.evaluations: list[Evaluation] = []
+        self.proposed: set[tuple[int, ...]] = set()  # the genes of all archs, in the limits or not
+        self._generations = generations
+        self._most = max_evaluations
+        space = problem.cost_model.space
+        self._algorithm = NSGA2(
+            pop_size=population,
+            sampling=FeasibleSampling(problem),
+            crossover=BlockCrossover(),
+            mutation=BlockMutation(space),
+            eliminate_duplicates=Unseen(self.proposed),
+            seed=seed,
+        )
+        shape = PymooProblem(len(space.blocks), len(problem.objectives), len(problem.limits))
+        self._algorithm.setup(shape, termination=NoTermination())
+        self._asked: Any = None  # pymoo's population
+        self._feasible: NDArray[np.int64] = np.array([], dtype=np.int64)
+
+    def ask(self) -> dict[Arch, dict[str, float]] | None:
+        """The archs of the next generation and their costs by name: those within the limits, each
+        once in a search; there may be none. None where the search has ended.
+        """
+        over = self._most is not None and len(self.evaluations) == self._most
+        if self.generation == self._generations or over:
+            return None
+        asked = self._algorithm.ask()
+        if asked is None:  # no arch is left that was not proposed before
+            return None
+        self.generation += 1
+        self._asked = asked
+        genes: Genes = asked.get("X")
+        self.proposed.update(map(tuple, genes.tolist()))
+        self._feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
+        if self._most is not None:
+            self._feasible = self._feasible[: self._most - len(self.evaluations)]
+        space, costs = self.problem.cost_model.space, self._costs(genes)
+        return {
+            space.decode(genes[i]): {name: values[i].item() for name, values in costs.items()}
+            for i in self._feasible
+        }
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """The evaluations of the archs that were asked for last, in their order."""
+        self.evaluations += evaluations
+        if self._most is not None and len(self.evaluations) == self._most:
+            return
+        genes: Genes = self._asked.get("X")
+        quality = np.zeros(len(genes))  # also of those that are not within the limits
+        known = self.qualities()
+        quality[self._feasible] = known[len(known) - len(self._feasible) :]
+        points = self.problem.points({self.problem.quality: quality, **self._costs(genes)})
+        self._asked.set("F", points, "G", self.problem.violations(genes))
+        self._algorithm.tell(infills=self._asked)
+
+    def qualities(self) -> NDArray[np.float64]:
+        """The accuracy (evaluations,) of each, or its score."""
+        if self.problem.quality == ACCURACY or not self.evaluations:
+            return np.array([e.accuracy for e in self.evaluations])
+        measured = np.array([(e.accuracy, e.naswot) for e in self.evaluations])
+        first = [e.generation == self.evaluations[0].generation for e in self.evaluations]
+        return score(measured, measured[first])
+
+    def result(self) -> "Result":
+        """What has been found so far."""
+        evaluations, qualities = self.evaluations, self.qualities()
+        if self.problem.quality == SCORE:
+            pairs = zip(evaluations, qualities.tolist(), strict=True)
+            evaluations = [replace(evaluation, score=value) for evaluation, value in pairs]
+        values = {
+            name: np.array([e.costs[name] for e in evaluations])
+            for name in self.problem.cost_objectives
+        }
+        front = non_dominated(self.problem.points({self.problem.quality: qualities, **values}))
+        cost = values[self.problem.cost_objectives[0]]
+        order = sorted(front, key=lambda i: (cost[i], -qualities[i], str(evaluations[i].arch)))
+        return Result([evaluations[i] for i in order], evaluations)
+
+    def _costs(self, genes: Genes) -> dict[str, NDArray[Any]]:
+        model = self.problem.cost_model
+        return {name: model.batch(name, genes) for name in model.costs}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The non-dominated evaluations, cheapest first, and all of them in order."""
+
+    front: list[Evaluation]
+    evaluations: list[Evaluation]

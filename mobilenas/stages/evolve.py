@@ -1,0 +1,243 @@
+"""The search for archs under a budget: `mobilenas evolve`.
+
+run.json            settings, parents (supernet, latency tables)
+evaluations.jsonl   one line an evaluated arch, synced after each group of archs
+front.json          the archs that no other beats in all objectives, and what they rest on
+history.csv         all evaluations
+front.png           their picture
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_text
+from mobilenas.base.progress import ProgressBar
+from mobilenas.cost.budget import Budget, LatencyLimit
+from mobilenas.cost.latency import LatencyTable
+from mobilenas.cost.titles import format_limits, latency_cost
+from mobilenas.evaluate.evaluator import SupernetEvaluator
+from mobilenas.report.plots import plot_front
+from mobilenas.report.text import cost_lines
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import check_free, is_run
+from mobilenas.search import Measured, NSGA2Search, Problem, Result, check_feasible, explore
+from mobilenas.search.problem import SCORE, default_objectives, parse_objectives
+from mobilenas.search.replay import Measure
+from mobilenas.space import Arch, space_from_dict
+from mobilenas.train.supernets import SupernetSettings, open_supernet_run
+
+EVALUATIONS = "evaluations.jsonl"
+_TABLE = "latency table "  # of the role of such a parent, before its name
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search is asked for.
+
+    supernet: run folder. objectives: as `search.problem.parse_objectives` reads them, None for
+    those of `default_objectives`. resolution: height and width of a detector's images; costs are
+    then those of backbones on these.
+    """
+
+    supernet: Path
+    budget: Budget
+    objectives: str | None = None
+    population: int = 20
+    generations: int = 20
+    seed: int = 0
+    resolution: tuple[int, int] | None = None
+
+
+def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
+    """`search` with every field that is not `given` taken from the search in `out`, if one is.
+
+    Raises BadInput for a run.json that is damaged.
+    """
+    if not is_run(out, "evolve"):
+        return search
+    run = RunFolder.open(out, "evolve")
+    stored = run.settings
+    try:
+        limits = dict(stored["limits"])
+        latencies = tuple(
+            LatencyLimit(place, limits.pop(latency_cost(role.removeprefix(_TABLE)), None))
+            for role, place in run.parents.items()
+            if role.startswith(_TABLE)
+        )
+        fields = {name: stored[name] for name in ("population", "generations", "seed")} | {
+            "objectives": ",".join(stored["objectives"]),
+            "supernet": run.parent("supernet"),
+            "resolution": stored.get("resolution") and tuple(stored["resolution"]),
+            "budget": Budget(limits, latencies),
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise BadInput(f"{out / 'run.json'} does not hold the settings of a search") from None
+    return replace(search, **{name: x for name, x in fields.items() if name not in given})
+
+
+def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
+    """Search with the supernet of a run folder; an infeasible budget stops before any work."""
+    supernet, latencies = search.supernet, search.budget.latencies
+    trained = RunFolder.open(supernet, "supernet")
+    space = space_from_dict(trained.read(SupernetSettings).space)
+    costed = space if search.resolution is None else space.backbone(*search.resolution)
+    cost_model, limits = search.budget.look_up(costed)
+    if search.objectives is None:
+        objectives = default_objectives(cost_model)
+    else:
+        objectives = parse_objectives(search.objectives, cost_model, latencies)
+    if not resume:  # else first of all the search has to be the one that was started
+        check_feasible(cost_model, limits)
+    trained.check_finished()
+    evaluator = SupernetEvaluator(open_supernet_run(supernet))
+    tables = zip(latencies, cost_model.tables, strict=True)
+    parents = {"supernet": str(supernet.resolve())}
+    parents |= {f"{_TABLE}{table.name}": latency.place(table) for latency, table in tables}
+    problem = Problem(cost_model, objectives, limits)
+    by_score = problem.quality == SCORE
+
+    def measure(archs: list[Arch]) -> list[Measured]:
+        naswots = evaluator.naswot(archs, search.seed) if by_score else [None] * len(archs)
+        return [Measured(*pair) for pair in zip(evaluator(archs), naswots, strict=True)]
+
+    return search_archs(
+        problem,
+        measure,
+        out,
+        population=search.population,
+        generations=search.generations,
+        seed=search.seed,
+        evaluator=evaluator.describe(),
+        parents=parents,
+        resume=resume,
+    )
+
+
+def search_archs(
+    problem: Problem,
+    measure: Measure,
+    out: Path,
+    *,
+    population: int = 20,
+    generations: int = 20,
+    seed: int = 0,
+    evaluator: Mapping[str, Any] | None = None,
+    parents: Mapping[str, str] | None = None,
+    resume: bool = False,
+) -> Result:
+    """Search in a run folder, with what `measure` says of archs (see `search.replay`).
+
+    evaluator: plain data that says what is measured (which weights, which images); a resume with
+    another one is refused, and so are latency tables with another content. parents: of the run
+    folder; they are never compared, as files move.
+    Raises InfeasibleBudget where no arch meets the limits; BadInput for settings that make no
+    sense, a folder with another search, or evaluations that this search would not have made.
+    """
+    cost_model, space = problem.cost_model, problem.cost_model.space
+    settings = {
+        "space": space.to_dict(),
+        "objectives": list(problem.objectives),
+        "limits": dict(problem.limits),
+        "population": population,
+        "generations": generations,
+        "seed": seed,
+        "evaluator": dict(evaluator or {}),
+        "resolution": list(space.image_size) if space.is_backbone else None,
+        "latency_tables": {table.name: _digest(table) for table in cost_model.tables},
+    }
+    run = None
+    if resume and is_run(out, "evolve"):
+        run = RunFolder.open(out, "evolve")
+        run.check_same(settings)
+    elif resume:
+        log.info("%s holds no search to resume: starting one", out)
+    else:
+        check_free(out)
+    search = NSGA2Search(problem, population=population, generations=generations, seed=seed)
+    share = check_feasible(cost_model, problem.limits)
+    if share == 0:
+        limit = format_limits(problem.limits)
+        log.warning("0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit)
+    run = run or RunFolder.create(out, "evolve", settings, parents=parents)
+    ranges = {name: asdict(cost_model.range(name)) for name in cost_model.costs}
+    log.info("%s\n%s", space.name, cost_lines(ranges))
+    if problem.limits:
+        log.info("within the budget: %.1f %% of the space", 100 * share)
+    with ProgressBar("evolve", population * generations) as bar:
+        explore(search, out / EVALUATIONS, measure, _Shown(bar))
+    result = search.result()
+    _write_result(
+        run,
+        problem,
+        result,
+        {
+            "settings": settings | {"places": _places(parents or {})},
+            "feasible_share": share,
+            "ranges": ranges,
+        },
+    )
+    return result
+
+
+@dataclass
+class _Shown:
+    """Advances a bar to the number of evaluated archs, replayed ones included."""
+
+    bar: ProgressBar
+    counted: int = 0
+
+    def __call__(self, search: NSGA2Search, done: int) -> None:
+        known = search.qualities()
+        by_score = search.problem.quality == SCORE
+        best = "" if not len(known) else f", best {100 * known.max():.2f} %"
+        if by_score and len(known):
+            best = f", best score {known.max():.2f}"
+        self.bar.advance(done - self.counted, f"generation {search.generation}, {done} archs{best}")
+        self.counted = done
+
+
+def _places(parents: Mapping[str, str]) -> dict[str, Any]:
+    """The parents as front.json has them."""
+    tables = {
+        role.removeprefix(_TABLE): place
+        for role, place in parents.items()
+        if role.startswith(_TABLE)
+    }
+    others = {role: place for role, place in parents.items() if not role.startswith(_TABLE)}
+    return others | {"latency_tables": tables}
+
+
+def _digest(table: LatencyTable) -> str:
+    """SHA-256 of the content of a table, whatever the layout of its file."""
+    content = json.dumps(table.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[str, Any]) -> None:
+    rows = [evaluation.row() for evaluation in result.evaluations]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(run.path / "history.csv", table.getvalue())
+    front = [evaluation.row() for evaluation in result.front]
+    plot_front(
+        run.path / "front.png",
+        rows,
+        front,
+        problem.limits,
+        problem.cost_model.space.name,
+        problem.cost_objectives[0],
+        problem.quality,
+    )
+    run.store_result({"front": front, "evaluations": len(rows), **about})

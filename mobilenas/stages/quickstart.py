@@ -1,0 +1,54 @@
+"""The whole job, small, on the built-in digits: `mobilenas quickstart`."""
+
+from pathlib import Path
+from typing import Any
+
+from mobilenas.cost import CostModel
+from mobilenas.cost.budget import Budget
+from mobilenas.export import Report
+from mobilenas.runs.folder import is_run
+from mobilenas.search import Result
+from mobilenas.space import load_space
+from mobilenas.stages.evolve import Search, run_evolve
+from mobilenas.stages.export import Target, run_export_trained
+from mobilenas.stages.supernet_train import (
+    create_supernet_run,
+    resume_supernet_run,
+    score_supernet,
+    train_supernet,
+)
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
+from mobilenas.train.config import load_supernet_config
+from mobilenas.train.networks import open_network_run
+
+
+def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:
+    """Supernet, search, training of the winner, export; what is already in `out` is continued.
+
+    Returns the search's result, that of the winner's training, and the report of its export.
+    """
+    folders = {name: out / name for name in ("supernet", "evolve", "train")}
+    digits, config = load_space("digits"), load_supernet_config("quick", [])
+    if is_run(folders["supernet"], "supernet"):
+        given = {"space": digits, "data": "digits", "seed": seed, "config": config}
+        supernet = resume_supernet_run(folders["supernet"], given)
+    else:
+        supernet = create_supernet_run(folders["supernet"], digits, "digits", seed, config)
+    train_supernet(supernet)
+    score_supernet(supernet)
+    budget = Budget({"flops": CostModel(digits).range("flops").median})
+    search = Search(folders["supernet"], budget, generations=8, seed=seed)
+    found = run_evolve(search, folders["evolve"], resume=is_run(folders["evolve"], "evolve"))
+    if is_run(folders["train"], "train"):
+        training = open_network_run(folders["train"])
+    else:
+        asked = Asked(search=folders["evolve"], inherit=folders["supernet"], seed=seed)
+        training = create_network_run(folders["train"], training_settings(asked))
+    train_network(training)
+    return found, finish_train(training), run_export_trained(folders["train"], Target())
