@@ -10,7 +10,9 @@ from mobilenas.base.errors import BadInput
 from mobilenas.data.images import EncodedImages
 
 # Whole words: valley.parquet and testimonials.tar are training files. Numbers may follow: test01.
-_TEST = re.compile(r"(?:^|[-_. ])(tests?|testing|val|valid|validation|eval)(?![a-z])", re.IGNORECASE)
+_TEST = re.compile(
+    r"(?:^|[-_. ])(tests?|testing|val|valid|validation|eval)(?![a-z])", re.IGNORECASE
+)
 
 logger = logging.getLogger(__name__)
 

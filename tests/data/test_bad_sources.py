@@ -152,7 +152,10 @@ ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (parquet([*GOOD[:3], b"x"], [0, 1, 0, 1]), r"a\.parquet, row 3: cannot read .*not an image"),
     (parquet([*GOOD[:3], None], [0, 1, 0, 1]), r"a\.parquet, row 3: no image bytes"),
     (parquet(GOOD, [0, 1, None, 1]), r"a\.parquet, row 2: label is null"),
-    (parquet(GOOD, [0, 1, -1, 1]), r"a\.parquet, row 2: label -1 is out of range; .* must be 0\.\.2"),
+    (
+        parquet(GOOD, [0, 1, -1, 1]),
+        r"a\.parquet, row 2: label -1 is out of range; .* must be 0\.\.2",
+    ),
     (parquet(GOOD, [1, 2, 3, 1]), r"row 2: label 3 is out of range; there are 3 classes"),
     (parquet(GOOD, [0, 1, 2, 0], names=["ant", "bee"]), r"row 2: label 2 .* must be 0\.\.1"),
     (parquet(GOOD, ["a", "b", "a", "b"]), r"column label holds string; integers are wanted"),
