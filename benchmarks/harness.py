@@ -35,9 +35,7 @@ DataRoot = Annotated[
     Path, typer.Option(envvar="MOBILENAS_DATA", help="Folder of the published data sets.")
 ]
 Data = Annotated[str, typer.Option(help="Images, as `mobilenas train` takes them.")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key.")
-]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key.")]
 
 log = logging.getLogger(__name__)
 

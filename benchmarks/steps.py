@@ -108,9 +108,7 @@ def draw_steps(space: Space, paths: int, batch: int, n: int) -> tuple[list[Batch
     return batches, archs
 
 
-def model_steps(
-    model: nn.Module, batches: list[Batch], archs: list[Arch]
-) -> Callable[[int], None]:
+def model_steps(model: nn.Module, batches: list[Batch], archs: list[Arch]) -> Callable[[int], None]:
     if isinstance(model, Supernet):
         return supernet_steps(model, SUPERNET, batches, archs)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.025, momentum=0.9, weight_decay=3e-4)
@@ -169,8 +167,10 @@ def network_rate(way: str, batch: int, size: int, steps: int, threads: int) -> d
     arch = space.parse(text)
     gmacs = CostModel(space).flops(arch) / 1e9 * (size / space.resolution) ** 2
     batches = [(images, labels)] * (2 + steps)
-    step = timm_steps(batches) if way == "timm" else network_steps(
-        Network(space, arch), NETWORK, batches
+    step = (
+        timm_steps(batches)
+        if way == "timm"
+        else network_steps(Network(space, arch), NETWORK, batches)
     )
     return {"images/s x GMACs": steps * batch * gmacs / seconds(step, 2, steps)}
 
@@ -219,7 +219,7 @@ def noise(height: int, width: int) -> dict[str, Any]:
 
     corners = torch.rand(8, 2) * torch.tensor([width - 200.0, height - 200.0])
     shape = (height, width)
-    sizes = {name: shape for name in ("img_shape", "ori_shape", "batch_input_shape")}
+    sizes = dict.fromkeys(("img_shape", "ori_shape", "batch_input_shape"), shape)
     sample = DetDataSample(metainfo=sizes | {"scale_factor": (1.0, 1.0), "img_id": 0})
     sample.gt_instances = InstanceData(
         bboxes=torch.cat([corners, corners + 40 + 150 * torch.rand(8, 2)], dim=1),
