@@ -49,7 +49,8 @@ def test_of_a_run(run: NetworkRun, exports: list[dict[str, Any]]) -> None:
     assert isinstance(data, ImageData)
     assert data.test is not None
     train, validate = (
-        keys(data.train.pixels[rows]) for rows in (run.images.splits.train, run.images.splits.validate)
+        keys(data.train.pixels[rows])
+        for rows in (run.images.splits.train, run.images.splits.validate)
     )
     plain, int8, fewer = exports
     assert keys(plain["images"]) <= validate
