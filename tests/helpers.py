@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The smallest training that is still one: a space of six blocks, 200 images, 60 to choose by.
 TINY_SPACE = "digits:resolution=16"
 TINY = [
-    "--config=quick",
+    "--preset=quick",
     "--set=batch_size=16",
     "--set=limit=200",
     "--set=validate_images=60",
@@ -75,10 +75,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def untimed(folder: Path) -> dict[str, bytes]:
+    """The same without the files of TensorBoard, which have times in them."""
+    files = contents(folder).items()
+    return {name: x for name, x in files if not name.startswith("tensorboard/")}
+
+
 def edit(path: Path, **changes: Any) -> None:
     """Replace keys of a JSON file; ... takes one out."""
     value = json.loads(path.read_text()) | changes
     path.write_text(json.dumps({k: v for k, v in value.items() if v is not ...}))
+
+
+def edit_settings(run: Path, **changes: Any) -> None:
+    """The same with the settings in the run.json of a folder."""
+    settings = json.loads((run / "run.json").read_text())["settings"] | changes
+    edit(run / "run.json", settings={k: v for k, v in settings.items() if v is not ...})
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, contents
+from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, untimed
 
 from mobilenas.base.files import read_json, read_jsonl
-from mobilenas.pipeline import run_supernet
 from mobilenas.space import load_space
-from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
-from mobilenas.stages.train import Asked, create_network_run, run_train, training_settings
+from mobilenas.stages.supernet_train import create_supernet_run, score_supernet, train_supernet
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.config import load_supernet_config
 from mobilenas.train.supernets import open_supernet_run
 
 STEPS = 8  # 1 pass over 200 images in steps of 3 * 16, in whole super-steps of 4
 # A small rate: in float32, rounding grows by orders of magnitude within a few large steps.
-SETTINGS = [*(item.removeprefix("--set=") for item in TINY[1:]), "passes=1", "lr=0.002", "warmup=0"]
-TRAIN = ["supernet-train", f"--space={TINY_SPACE}", "--config=quick", "--seed=3"]
+SETTINGS = [
+    *(item.removeprefix("--set=") for item in TINY[1:]),
+    "passes=1",
+    "lr=0.002",
+    "warmup_epochs=0",
+]
+TRAIN = ["supernet-train", f"--space={TINY_SPACE}", "--preset=quick", "--seed=3"]
 
 
 def torchrun(*arguments: object) -> list[str]:
@@ -54,7 +64,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check_weights(found: Path, expected: Path, part: str = "model") -> None:
+def check_weights(found: Path, expected: Path, part: str = "module") -> None:
     ours, theirs = (load_checkpoint(path / "checkpoint.pt")[part] for path in (found, expected))
     assert list(ours) == list(theirs)
     for name, value in theirs.items():
@@ -64,12 +74,13 @@ def check_weights(found: Path, expected: Path, part: str = "model") -> None:
 def test_two_processes_write_what_one_does(unbroken: Path, tmp_path: Path) -> None:
     config = load_supernet_config("quick", [*SETTINGS, "sync_bn=true"])
     single = create_supernet_run(tmp_path / "one", load_space(TINY_SPACE), "digits", 3, config)
-    run_supernet(single)
-    check_weights(unbroken, single.folder)
-    ours, theirs = contents(unbroken), contents(single.folder)
+    train_supernet(single)
+    score_supernet(single)
+    check_weights(unbroken, single.folder.path)
+    ours, theirs = untimed(unbroken), untimed(single.folder.path)
     assert ours.keys() == theirs.keys()
     assert all(ours[name] == theirs[name] for name in ("run.json", "splits.json"))
-    logs = [read_jsonl(folder / "log.jsonl") for folder in (unbroken, single.folder)]
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (unbroken, single.folder.path)]
     assert [row["step"] for row in logs[0]] == list(range(1, STEPS + 1))
     for row, expected in zip(*logs, strict=True):
         assert row == pytest.approx(expected, rel=1e-4)
@@ -89,12 +100,12 @@ def test_torchrun_killed_and_resumed_ends_with_the_same_bytes(
             time.sleep(0.002)
         os.kill(job.pid, signal.SIGKILL)
         job.stderr.read()  # its processes hold the other end: they have ended too
-    assert load_checkpoint(folder / "checkpoint.pt")["step"] < STEPS
+    assert load_checkpoint(folder / "checkpoint.pt")["progress"]["step"] < STEPS
     shutil.copytree(folder, tmp_path / "one")
 
     done = run("supernet-train", "--resume", f"--out={folder}")
     assert done.returncode == 0, done.stderr
-    ours, theirs = contents(folder), contents(unbroken)
+    ours, theirs = untimed(folder), untimed(unbroken)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == ["timing.json"]
 
@@ -114,8 +125,10 @@ def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None
     assert done.stdout.count("next: mobilenas export") == 1
 
     asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(settings))
-    run_train(create_network_run(one, training_settings(asked)))
-    for part in ("network", "average"):
+    single = create_network_run(one, training_settings(asked))
+    train_network(single)
+    finish_train(single)
+    for part in ("module", "average"):
         check_weights(two, one, part)
     logs = [read_jsonl(folder / "log.jsonl") for folder in (two, one)]
     assert [row["step"] for row in logs[0] if "accuracy" in row] == [4, 8]
@@ -123,7 +136,7 @@ def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None
         assert row == pytest.approx(expected, rel=1e-4)
     results = [read_json(folder / "result.json") for folder in (two, one)]
     assert results[0] == results[1]
-    ours, theirs = (contents(folder) for folder in (two, one))
+    ours, theirs = (untimed(folder) for folder in (two, one))
     assert all(ours[name] == theirs[name] for name in ("run.json", "splits.json"))
     assert read_json(two / "timing.json")["processes"] == 2
 

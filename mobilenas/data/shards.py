@@ -11,13 +11,17 @@ from mobilenas.data.images import EncodedImages
 
 logger = logging.getLogger(__name__)
 
+# A whole word: valley and testimonials are not test images. [^\W\d_] is a letter of any alphabet.
+_TEST_WORD = re.compile(
+    r"(^|[-_.])(test|tests|testing|val|valid|validation)(?![^\W\d_])", re.IGNORECASE
+)
+
 
 def split_files(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Training and test files: test is where a word of the name begins with test or val.
-
-    Where all are so, they are the training files.
+    """Training and test files: test is where the name has the word test, tests, testing, val, valid
+    or validation, in any case. Where all have one, they are the training files.
     """
-    test = [file for file in files if re.search(r"(^|[-_.])(test|val)", file.name)]
+    test = [file for file in files if _TEST_WORD.search(file.stem)]
     if len(test) == len(files):
         logger.warning("%s: no training files beside it, so this is the training part", files[0])
         return files, []

@@ -268,7 +268,8 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     for part in module.modules():
         if isinstance(part, InvertedBottleneck) and part.residual:
             for norm in part.bns:
-                nn.init.zeros_(norm.weight)  # type: ignore[arg-type]
+                if isinstance(norm, nn.BatchNorm2d) and norm.affine:
+                    nn.init.zeros_(norm.weight)
         if isinstance(part, nn.Conv2d):
             fan_out = part.weight[0, 0].numel() * part.out_channels // part.groups
             nn.init.normal_(part.weight, 0.0, math.sqrt(2.0 / fan_out), generator=generator)

@@ -16,7 +16,7 @@ def fresh_statistics(module: nn.Module) -> Iterator[None]:
     """Within it, batch norms forget their statistics and average those of the batches they see.
 
     Statistics inherited from a supernet mix those of many archs. Each batch counts the same, so
-    batches should have one size. The module ends in eval mode.
+    batches should have one size. The module ends in eval mode, after an error too.
     """
     module.eval()
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -25,10 +25,12 @@ def fresh_statistics(module: nn.Module) -> Iterator[None]:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for a cumulative average
         norm.train()
-    yield
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
 
 
 @torch.no_grad()

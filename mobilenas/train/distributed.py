@@ -132,12 +132,17 @@ class Processes:
     def average_statistics(self, module: nn.Module) -> None:
         """Replace the running statistics of batch norms by their mean over the processes.
 
-        Those that saw no image in this step (their weight has no gradient) stay untouched, and
-        those of `join_batch_norms` are the same everywhere already.
+        Those that saw no image in this step (their weight has no gradient) stay untouched; where
+        no weight is trained, this cannot be told, and the mean of what is the same everywhere
+        changes nothing. Those of `join_batch_norms` are the same everywhere already.
         """
-        norms = [m for m in module.modules() if type(m) is nn.BatchNorm2d]
-        used = [norm for norm in norms if norm.weight.grad is not None]
-        statistics = [s for norm in used for s in (norm.running_mean, norm.running_var)]
+
+        def may_be_used(norm: nn.BatchNorm2d) -> bool:
+            is_trained = norm.affine and norm.weight.requires_grad
+            return not is_trained or norm.weight.grad is not None
+
+        norms = [m for m in module.modules() if type(m) is nn.BatchNorm2d and may_be_used(m)]
+        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
         self._average([s for s in statistics if s is not None])
 
     def join_batch_norms(self, module: nn.Module) -> None:
@@ -204,8 +209,9 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         """x (n, channels, h, w), of the joint batch the rows of this process."""
         if not self.training:
             return super().forward(x)
+        assert self.running_mean is not None
         world = dist.get_world_size()
-        wide = x.to(self.weight.dtype)  # under autocast too
+        wide = x.to(self.running_mean.dtype)  # under autocast too
         var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
         all_statistics = mean.new_zeros(world, 2, self.num_features)
         all_statistics[dist.get_rank()] = torch.stack([mean, var])
@@ -213,9 +219,13 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         mean = means.mean(0)
         var = variances.mean(0) + means.var(0, correction=0)
         self._track(mean.detach(), var.detach(), world * x.numel() // self.num_features)
-        scale = self.weight * torch.rsqrt(var + self.eps)
-        centred = wide - mean[:, None, None]
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+        scale = torch.rsqrt(var + self.eps)
+        if self.affine:
+            scale = self.weight * scale
+        out = (wide - mean[:, None, None]) * scale[:, None, None]
+        if self.affine:
+            out = out + self.bias[:, None, None]
+        return out.to(x.dtype)
 
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
         assert self.running_mean is not None

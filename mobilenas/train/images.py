@@ -29,7 +29,7 @@ from mobilenas.train.config import TrainingConfig
 from mobilenas.train.distributed import SINGLE, Processes
 
 SPLITS = "splits.json"
-_EVAL_BATCH, _EVAL_SIDE = 256, 64  # images at a time, fewer where they are larger than this
+_EVAL_BATCH, _EVAL_SIDE = 256, 48  # images at a time, fewer where they are larger than this
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ class TrainingImages:
 
     @property
     def evaluation_batch(self) -> int:
-        """Images at a time in evaluation: as many pixels as 256 images of 64 px, 256 at most."""
+        """Images at a time in evaluation: as many pixels as 256 images of 48 px, 256 at most."""
         return min(_EVAL_BATCH, max(1, _EVAL_BATCH * _EVAL_SIDE**2 // self.resolution**2))
 
     def normalised_by(self, mean: Channels, std: Channels) -> "TrainingImages":

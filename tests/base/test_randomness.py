@@ -1,12 +1,13 @@
 """Lent generators: the same draws for the same key, and no trace afterwards."""
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
-from mobilenas.base.randomness import borrowed_generators, fixed_generators
+from mobilenas.base.randomness import Stream, borrowed_generators, fixed_generators, generator
 
 
 def draws() -> tuple[float, float, float, float]:
@@ -69,3 +70,22 @@ def test_the_generator_of_a_named_accelerator_is_lent_too() -> None:
             drawn.append(torch.rand(3, device="cuda").tolist())
     assert drawn[0] == drawn[1]
     assert torch.cuda.get_rng_state().tolist() == before
+
+
+KEY_LENGTHS = {Stream.ORDER: 1, Stream.AUGMENT: 1, Stream.ARCHS: 1, Stream.MIX: 1}
+KEY_LENGTHS |= {Stream.AUGMENT_IMAGE: 2, Stream.DROP: 2}
+
+
+def test_no_two_streams_and_keys_draw_the_same() -> None:
+    drawn = {}
+    for seed, stream in product((0, 1, 2, 2**32 - 1), Stream):
+        for key in product(range(4), repeat=KEY_LENGTHS.get(stream, 0)):
+            first = int(generator(seed, stream, *key).integers(2**63))
+            assert first not in drawn, (drawn[first], (seed, stream, key))
+            drawn[first] = seed, stream, key
+
+
+def test_a_number_means_one_stream_for_good() -> None:
+    """Else a run that is resumed would draw other images, changes and archs."""
+    assert (Stream.ORDER, Stream.AUGMENT, Stream.SPLITS, Stream.AUGMENT_IMAGE) == (1, 2, 3, 4)
+    assert (Stream.ARCHS, Stream.CALIBRATION, Stream.MIX, Stream.DROP) == (11, 21, 31, 32)

@@ -48,7 +48,7 @@ def test_arch_sample_and_cost(call: Call) -> None:
         ("space show nb101 --flops 5M", "budgets are for spaces of blocks"),
         ("arch cost nb101 c5", "'c5' is none of c1, c3, mp and none"),
         ("latency build --space nb101 --device here", "nb101 is a space of cells"),
-        ("supernet-train --space nb101 --sampler fair", "--sampler uniform"),
+        ("supernet-train --space nb101 --strategy fair", "--strategy uniform"),
     ],
 )
 def test_what_cells_do_not_take(arguments: str, words: str, call: Call) -> None:

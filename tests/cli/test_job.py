@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents
 
-from mobilenas import pipeline, retrain
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.search.front import pick_arch
 from mobilenas.space import load_space
+from mobilenas.stages import quickstart
+from mobilenas.stages import train as train_stage
+from mobilenas.train import images
 from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.train.supernets import open_supernet_run
 
@@ -91,8 +93,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
 
     from mobilenas.data import load_data
     from mobilenas.evaluate.evaluator import SupernetEvaluator
-    from mobilenas.export.form import normalise
-    from mobilenas.train.supernets import open_supernet_run
+    from mobilenas.export.deployable import normalise
 
     path = Path(job.exported["path"])
     front = json.loads((job.search / "front.json").read_text())["front"]
@@ -126,17 +127,20 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
 def test_neither_training_nor_search_sees_a_test_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    from mobilenas.data import load_data
-    from mobilenas.train import run
+    from mobilenas.data import read_data
 
     class Forbidden:
         def __getattr__(self, name: str) -> Any:
             raise AssertionError(f"the {name} of the test images was asked for")
 
-    def load(source: str, resolution: int) -> Any:
-        return replace(load_data(source, resolution), test=Forbidden())
+        def __len__(self) -> int:
+            raise AssertionError("the number of the test images was asked for")
 
-    monkeypatch.setattr(run, "load_data", load)
+    def read(*asked: Any, **how: Any) -> Any:
+        data, streamed = read_data(*asked, **how)
+        return replace(data, test=Forbidden()), streamed
+
+    monkeypatch.setattr(images, "read_data", read)
     supernet, search = tmp_path / "supernet", tmp_path / "evolve"
     train = call(
         *("supernet-train", f"--space={TINY_SPACE}", *TINY, "--set=passes=1", f"--out={supernet}")
@@ -156,18 +160,18 @@ def test_quickstart_does_the_whole_job_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     tiny = load_supernet_config("quick", [item.removeprefix("--set=") for item in TINY[1:]])
-    evolve = pipeline.evolve
+    run_evolve = quickstart.run_evolve
 
-    def small_search(*arguments: Any, **settings: Any) -> Any:
-        return evolve(*arguments, **settings | {"population": 4, "generations": 2})
+    def small_search(search: Any, *arguments: Any, **how: Any) -> Any:
+        return run_evolve(replace(search, population=4, generations=2), *arguments, **how)
 
     monkeypatch.setattr(
-        pipeline, "load_supernet_config", lambda *_: tiny.model_copy(update={"passes": 0.5})
+        quickstart, "load_supernet_config", lambda *_: tiny.model_copy(update={"passes": 0.5})
     )
-    monkeypatch.setattr(pipeline, "load_space", lambda _: load_space(TINY_SPACE))
-    monkeypatch.setattr(pipeline, "evolve", small_search)
+    monkeypatch.setattr(quickstart, "load_space", lambda _: load_space(TINY_SPACE))
+    monkeypatch.setattr(quickstart, "run_evolve", small_search)
     alone = load_network_config("digits", [item.removeprefix("--set=") for item in ALONE[1:]])
-    monkeypatch.setattr(retrain, "load_network_config", lambda *_: alone)
+    monkeypatch.setattr(train_stage, "load_network_config", lambda *_: alone)
     out = tmp_path / "quickstart"
     first = call("quickstart", f"--out={out}")
     assert first.code == 0, first.err

@@ -127,7 +127,7 @@ def test_what_is_refused(job: Job, tmp_path: Path, call: Call) -> None:
     check_refused(call(*asked, *both), "give one of")
     check_refused(call(*asked, "--truth", tmp_path / "no.csv"), "no.csv")
     check_refused(call(*asked, "--benchmark", "nats"), "nats", "macro, nb101")
-    check_refused(call("rank", "--supernet", tmp_path, "--benchmark", "macro"), "no supernet run")
+    check_refused(call("rank", "--supernet", tmp_path, "--benchmark", "macro"), "holds no run")
     bad = tmp_path / "bad.csv"
     bad.write_text("arch,accuracy\ne9k9_e3k3,50\n")
     check_refused(call(*asked, "--truth", bad), "bad.csv line 2", "digits")

@@ -10,9 +10,20 @@ import numpy as np
 import pytest
 import timm
 import torch
-from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, Job, Trained, check_refused, contents
+from helpers import (
+    ALONE,
+    TINY_ARCH,
+    TINY_SPACE,
+    Call,
+    Job,
+    Trained,
+    check_refused,
+    contents,
+    edit_settings,
+    untimed,
+)
 
-from mobilenas.base.files import read_json, read_jsonl, write_json
+from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.cost import CostModel
 from mobilenas.data import load_data
 from mobilenas.nn.saved import load_network
@@ -44,8 +55,7 @@ def test_json_is_one_object_and_the_folder_is_full(trained: Trained) -> None:
     assert accuracies.keys() == {10, 20}
     assert result["accuracy"] == max(accuracies.values())
     assert result["last_accuracy"] == accuracies[20]
-    names = {name for name in contents(trained.folder) if not name.startswith("tensorboard/")}
-    assert names == FILES
+    assert untimed(trained.folder).keys() == FILES
     splits = read_json(trained.folder / "splits.json")
     assert (len(splits["train"]), len(splits["validate"])) == (160, 60)
     assert not set(splits["train"]) & set(splits["validate"])
@@ -100,18 +110,18 @@ def test_the_same_command_makes_the_same_run(trained: Trained, tmp_path: Path, c
 
 
 def start(call: Call, out: Path, *arguments: object) -> dict[str, Any]:
-    """run.json of a training of one step at a rate that moves nothing."""
+    """The settings of a training of one step at a rate that moves nothing."""
     tiny = ("--set=epochs=0.1", "--set=lr=1e-12", "--set=warmup_epochs=0")
     done = call("train", *ALONE, *tiny, *arguments, f"--out={out}", "--json")
     assert done.code == 0, done.err
-    run: dict[str, Any] = read_json(out / "run.json")
+    run: dict[str, Any] = read_json(out / "run.json")["settings"]
     assert json.loads(done.out)["arch"] == run["arch"]
     return run
 
 
 def test_the_pick_of_a_search_is_trained_on_its_data(job: Job, tmp_path: Path, call: Call) -> None:
     run = start(call, tmp_path / "run", f"--search={job.search}", "--pick=knee")
-    supernet = read_json(job.supernet / "run.json")
+    supernet = read_json(job.supernet / "run.json")["settings"]
     assert run["arch"] == read_search(job.search).pick("knee")
     assert (run["space"], run["data"]) == (supernet["space"], supernet["data"])
     assert (run["inherit"], run["weights"]) == (None, None)
@@ -216,9 +226,8 @@ def test_a_killed_run_loses_no_row_of_tensorboard(
     run = tmp_path / "run"
     shutil.copytree(trained.folder, run)
     shutil.rmtree(run / "tensorboard")
-    settings = read_json(run / "run.json")
-    settings["config"]["epochs"] = 3
-    write_json(run / "run.json", settings)  # so that 10 steps are left to do
+    config = read_json(run / "run.json")["settings"]["config"]
+    edit_settings(run, config=config | {"epochs": 3})  # so that 10 steps are left to do
     assert call("train", "--resume", f"--out={run}").code == 0
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()

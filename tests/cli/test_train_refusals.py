@@ -17,6 +17,7 @@ from helpers import (
     check_refused,
     contents,
     edit,
+    edit_settings,
 )
 from PIL import Image
 
@@ -49,7 +50,7 @@ REFUSED = {
     "arch of another space": ([f"--space={TINY_SPACE}", f"--arch={MACRO_ARCH}"], ["8 blocks", "6"]),
     "no candidate": ([f"--space={TINY_SPACE}", "--arch=x"], ["block 1", "'x'"]),
     "no search": ([*RUN, "--search=none"], ["none holds no finished search"]),
-    "no supernet": ([*RUN, "--inherit=none"], ["none holds no supernet run"]),
+    "no supernet": ([*RUN, "--inherit=none"], ["none holds no run", "supernet-train"]),
     "no weights": ([*RUN, "--weights=none"], ["no saved network at none"]),
     "both": ([*RUN, "--weights=none", "--inherit=none"], ["--inherit and --weights"]),
     "data": ([*RUN, "--data=/no/such"], ["/no/such"]),
@@ -139,11 +140,14 @@ def test_resume_with_other_settings_is_refused(name: str, trained: Trained, call
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
-    "no run": (lambda f: (f / "run.json").unlink(), ["holds no training"]),
+    "no run": (lambda f: (f / "run.json").unlink(), ["holds no run", "mobilenas train"]),
     "run.json torn": (lambda f: (f / "run.json").write_text('{"space": {'), ["run.json", "JSON"]),
-    "arch": (lambda f: edit(f / "run.json", arch="e3k3"), ["1 blocks", "6"]),
-    "config": (lambda f: edit(f / "run.json", config={"lrr": 1}), ["run.json", "config.lrr"]),
-    "other data": (lambda f: edit(f / "run.json", data_checksum=1), ["digits", "images"]),
+    "arch": (lambda f: edit_settings(f, arch="e3k3"), ["1 blocks", "6"]),
+    "config": (lambda f: edit_settings(f, config={"lrr": 1}), ["run.json", "config.lrr"]),
+    "other data": (
+        lambda f: edit(f / "run.json", facts={"data_checksum": 1}),
+        ["digits", "images"],
+    ),
     "no splits": (lambda f: (f / "splits.json").unlink(), ["splits.json"]),
     "split outside": (lambda f: edit(f / "splits.json", validate=[10**6]), ["splits", "validate"]),
     "checkpoint torn": (
@@ -180,11 +184,12 @@ def test_the_checkpoint_of_something_else_is_refused(
     arch = TINY_ARCH.replace("e3k37", "e6k7")
     train = ("train", f"--space={TINY_SPACE}", f"--arch={arch}", *ALONE, "--set=epochs=0.1")
     assert call(*train, f"--out={other}").code == 0
-    for source, words in ((other, "does not fit the arch"), (job.supernet, "lacks 'network'")):
+    for source, words in ((other, "does not fit"), (job.supernet, "does not fit")):
         shutil.copy(source / "checkpoint.pt", run)
         before = contents(run)
         check_refused(call("train", "--resume", f"--out={run}"), "checkpoint.pt", words)
         assert contents(run) == before
-    edit(run / "run.json", config=read_json(run / "run.json")["config"] | {"ema_decay": 0.9})
+    config = read_json(run / "run.json")["settings"]["config"]
+    edit_settings(run, config=config | {"ema_decay": 0.9})
     shutil.copy(trained.folder / "checkpoint.pt", run)  # has no average
     check_refused(call("train", "--resume", f"--out={run}"), "checkpoint.pt", "fit")

@@ -10,9 +10,15 @@ from helpers import ALONE, TINY_ARCH, TINY_SPACE
 
 from mobilenas.data import ImageData, Images
 from mobilenas.nn.saved import load_network
-from mobilenas.stages import export as deploy
+from mobilenas.stages import export
 from mobilenas.stages.export import Int8, Target, run_export_saved, run_export_trained
-from mobilenas.stages.train import Asked, create_network_run, run_train, training_settings
+from mobilenas.stages.train import (
+    Asked,
+    create_network_run,
+    finish_train,
+    train_network,
+    training_settings,
+)
 from mobilenas.train.networks import NetworkRun
 
 
@@ -20,8 +26,9 @@ from mobilenas.train.networks import NetworkRun
 def run(tmp_path_factory: pytest.TempPathFactory) -> NetworkRun:
     overrides = [item.removeprefix("--set=") for item in ALONE if item.startswith("--set=")]
     asked = Asked(TINY_SPACE, TINY_ARCH, seed=3, preset="digits", overrides=tuple(overrides))
-    run = create_network_run(tmp_path_factory.mktemp("deploy") / "run", training_settings(asked))
-    run_train(run)
+    run = create_network_run(tmp_path_factory.mktemp("export") / "run", training_settings(asked))
+    train_network(run)
+    finish_train(run)
     return run
 
 
@@ -33,7 +40,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     def note(network: Any, info: Any, path: Path, images: Any, labels: Any, **how: Any) -> None:
         given.append({"path": path, "images": images, "labels": labels, **how})
 
-    monkeypatch.setattr(deploy, "export_network", note)
+    monkeypatch.setattr(export, "export_network", note)
     return given
 
 
@@ -42,10 +49,10 @@ def keys(pixels: np.ndarray) -> set[bytes]:
 
 
 def test_of_a_run(run: NetworkRun, exports: list[dict[str, Any]]) -> None:
-    run_export_trained(run.folder, Target())
-    run_export_trained(run.folder, Target(int8=Int8()))
-    run_export_trained(run.folder, Target(int8=Int8(images=30)))
-    data = run.data
+    run_export_trained(run.folder.path, Target())
+    run_export_trained(run.folder.path, Target(int8=Int8()))
+    run_export_trained(run.folder.path, Target(int8=Int8(images=30)))
+    data = run.images.data
     assert isinstance(data, ImageData)
     assert data.test is not None
     train, validate = (
@@ -69,9 +76,10 @@ def test_of_a_run(run: NetworkRun, exports: list[dict[str, Any]]) -> None:
 def test_of_a_run_without_test_images(
     run: NetworkRun, exports: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = replace(run, data=replace(run.images.data, test=None))
-    monkeypatch.setattr(deploy, "open_network_run", lambda _: bare)
-    run_export_trained(run.folder, Target(int8=Int8()))
+    images = replace(run.images, data=replace(run.images.data, test=None))
+    bare = replace(run, images=images)
+    monkeypatch.setattr(export, "open_network_run", lambda _: bare)
+    run_export_trained(run.folder.path, Target(int8=Int8()))
     (int8,) = exports
     assert int8["images_are"] == "30 validation images"
     assert not keys(int8["images"]) & keys(int8["calibration"].choice.pixels)

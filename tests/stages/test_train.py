@@ -7,6 +7,7 @@ import pytest
 from helpers import TINY_SPACE
 
 from mobilenas.base.errors import BadInput
+from mobilenas.runs import RunFolder
 from mobilenas.space import load_space
 from mobilenas.stages.train import Asked, training_settings
 from mobilenas.train.supernets import SupernetSettings
@@ -22,8 +23,7 @@ def runs(tmp_path: Path) -> Path:
         {"space": space, "data": "photos", "seed": 0, "config": {}}
     )
     for name in ("trained", "started"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(settings.model_dump_json())
+        RunFolder.create(tmp_path / name, "supernet", settings)
     (tmp_path / "trained" / "result.json").write_text("{}")
     rows = [
         {"arch": CHEAP, "accuracy": 0.5, "flops": 1},
@@ -62,5 +62,5 @@ def test_a_pick_needs_a_search_to_choose_from(runs: Path) -> None:
 def test_only_a_finished_supernet_is_inherited(runs: Path) -> None:
     settings = training_settings(Asked(arch=BEST, inherit=runs / "trained"))
     assert settings.inherit == str(runs / "trained")
-    with pytest.raises(BadInput, match=r"started is not trained to its end: .* --resume"):
+    with pytest.raises(BadInput, match=r"started is not finished: .* --resume"):
         training_settings(Asked(arch=BEST, inherit=runs / "started"))

@@ -141,8 +141,43 @@ def one_diverges(processes: Processes) -> dict[str, Any]:
     return raised(Diverged, lambda: train_step(supernet, (images, labels), processes))
 
 
-EQUAL = [network_step, supernet_step, cumulative_statistics]
-JOINT = [*EQUAL, separate_norms, counts, same_archs, other_archs, other_step, one_diverges]
+def step_without_affine(processes: Processes) -> dict[str, Any]:
+    norm = nn.BatchNorm2d(3, affine=False, dtype=torch.float64)
+    processes.join_batch_norms(norm)
+    x = batch(processes)[0].double().requires_grad_()
+    out = norm(x)
+    loss = processes.mean((out**3).mean()[None])
+    (gradient,) = torch.autograd.grad((out**3).sum(), x)
+    rows = torch.from_numpy(processes.share(16))
+    every = torch.zeros(16, *gradient.shape[1:], dtype=torch.float64)
+    every[rows] = gradient
+    gradients = {"x": processes.mean(every) * processes.world}
+    return {"losses": loss.tolist(), "gradients": gradients, "state": norm.state_dict()}
+
+
+def untrained_statistics(processes: Processes) -> dict[str, Any]:
+    """Means and variances of norms that no gradient reaches, and those of each process."""
+    norms = nn.ModuleList([nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3)])
+    norms[1].requires_grad_(False)
+    for norm in norms:
+        norm(batch(processes)[0])
+    own = [s.clone() for n in norms for s in (n.running_mean, n.running_var)]
+    processes.average_statistics(norms)
+    averaged = [s.clone() for n in norms for s in (n.running_mean, n.running_var)]
+    return {"own": torch.stack(own), "averaged": torch.stack(averaged)}
+
+
+EQUAL = [network_step, supernet_step, cumulative_statistics, step_without_affine]
+JOINT = [
+    *EQUAL,
+    separate_norms,
+    untrained_statistics,
+    counts,
+    same_archs,
+    other_archs,
+    other_step,
+    one_diverges,
+]
 
 
 def work(rank: int, port: int, folder: Path) -> None:
@@ -240,6 +275,13 @@ def test_without_them_gradients_and_statistics_are_the_mean(results: list[Result
         check_close(gradient, None if mean is None else mean * (CONFIG.clip / norm), 1e-4, name)
     for (name, a), b in zip(first.named_buffers(), second.buffers(), strict=True):
         check_close(found["state"][name], (a + b) / 2, 1e-5, name)
+
+
+def test_norms_without_trained_weights_get_the_mean_too(results: list[Results]) -> None:
+    one, other = (found["untrained_statistics"] for found in results)
+    assert (one["own"] - other["own"]).abs().max() > 0.01
+    for found in (one, other):
+        check_close(found["averaged"], (one["own"] + other["own"]) / 2, 1e-6)
 
 
 def test_counts_are_added(results: list[Results]) -> None:

@@ -1,4 +1,4 @@
-"""The training of a network: what a step does, what is kept, where it starts, and that it resumes."""
+"""Training a network: what a step does, what is kept, where it starts, and that it resumes."""
 
 import math
 from collections.abc import Iterator

@@ -114,7 +114,7 @@ def test_weights_of_another_space_are_refused(tmp_path: Path) -> None:
     settings = read_json(tmp_path / "run.json")
     settings["settings"]["space"]["channels"] = 8
     write_json(tmp_path / "run.json", settings)
-    with pytest.raises(BadInput, match="does not fit what .*run.json says"):
+    with pytest.raises(BadInput, match=r"does not fit what .*run\.json says"):
         open_supernet_run(tmp_path).load_supernet()
 
 

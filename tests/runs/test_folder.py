@@ -1,0 +1,181 @@
+"""The run folder: created, opened, resumed, finished, and refused in one line where it must be."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import edit
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.settings import Record
+from mobilenas.runs import Kind, RunFolder
+from mobilenas.runs.folder import KINDS, is_run, newest_finished
+from mobilenas.space import load_space
+
+
+class Recipe(Record):
+    lr: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+
+
+class Settings(Record):
+    data: str
+    seed: int = 0
+    recipe: Recipe = Recipe()
+
+
+def refusal(function: Any, *arguments: Any, **named: Any) -> str:
+    with pytest.raises(BadInput) as refused:
+        function(*arguments, **named)
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    facts = {"classes": ("a", "b"), "checksum": 7}
+    parents = {"supernet": tmp_path / "s"}
+    settings = Settings(data="pets")
+    return RunFolder.create(tmp_path / "run", "train", settings, parents=parents, facts=facts)
+
+
+def test_a_run_is_opened_as_it_was_created(run: RunFolder, tmp_path: Path) -> None:
+    again = RunFolder.open(tmp_path / "run", "train", "evolve")
+    assert again == run
+    assert again.kind == "train"
+    assert again.read(Settings) == Settings(data="pets")
+    assert again.parent("supernet") == tmp_path / "s"
+    assert (again.fact("classes"), again.fact("checksum")) == (["a", "b"], 7)
+    assert json.loads((run.path / "run.json").read_text()).keys() == {
+        *("kind", "mobilenas", "settings", "parents", "facts")
+    }
+
+
+def test_a_folder_holds_one_run(run: RunFolder) -> None:
+    before = (run.path / "run.json").read_bytes()
+    for kind in KINDS:
+        message = refusal(RunFolder.create, run.path, kind, {"data": "other"})
+        assert message.startswith(f"{run.path} already holds a run: --resume continues it")
+    assert (run.path / "run.json").read_bytes() == before
+
+
+def test_a_run_of_another_kind_is_named_with_the_command_that_is_needed(run: RunFolder) -> None:
+    assert refusal(RunFolder.open, run.path, "supernet") == (
+        f"{run.path} holds the training of a network; a run of `mobilenas supernet-train` is needed"
+    )
+    message = refusal(RunFolder.open, run.path, "evolve", "detect")
+    assert "a run of `mobilenas evolve` or `mobilenas detect train` is needed" in message
+    empty = run.path / "none"
+    message = refusal(RunFolder.open, empty, "train", "evolve")
+    assert message.startswith(f"{empty} holds no run")
+    assert "`mobilenas train` or `mobilenas evolve`" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", ["JSON"]),
+        ("[]", ["run.json"]),
+        ('{"kind": "train"}', ["settings"]),
+        ('{"kind": "dance", "settings": {}, "parents": {}, "facts": {}}', ["'dance'", "supernet"]),
+        ('{"kind": "train", "settings": [], "parents": {}, "facts": {}}', ["settings: must be"]),
+        ('{"kind": "train", "settings": {}, "parents": 1, "facts": {}}', ["parents: must be"]),
+    ],
+)
+def test_a_damaged_file_is_named(content: str, words: list[str], run: RunFolder) -> None:
+    (run.path / "run.json").write_text(content)
+    message = refusal(RunFolder.open, run.path, "train")
+    assert str(run.path / "run.json") in message
+    assert [word for word in words if word not in message] == [], message
+
+
+def test_what_is_missing_or_wrong_in_it_is_named(run: RunFolder) -> None:
+    assert "lacks the fact 'mean'" in refusal(run.fact, "mean")
+    assert "which network it was made from" in refusal(run.parent, "network")
+    edit(run.path / "run.json", settings={"data": "pets", "recipe": {"lr": "fast"}})
+    message = refusal(RunFolder.open(run.path, "train").read, Settings)
+    assert message.startswith(f"{run.path / 'run.json'}: recipe.lr: ")
+
+
+def test_settings_that_are_given_again_have_to_be_the_same(run: RunFolder) -> None:
+    same = {"data": "pets", "seed": 0, "recipe": Recipe(), "unknown": None}
+    run.check_unchanged(same)
+    ending = "leave it out to resume, or choose another --out"
+    assert refusal(run.check_unchanged, {"seed": None, "data": "cars"}) == (
+        f"{run.path} was started with another data (pets, not cars): {ending}"
+    )
+    assert refusal(run.check_unchanged, {"recipe": Recipe(lr=0.2)}) == (
+        f"{run.path} was started with another recipe.lr (0.1, not 0.2): {ending}"
+    )
+    message = refusal(run.check_unchanged, {"recipe": Recipe(sizes=(1, 3))})
+    assert "another recipe.sizes ([1, 2], not [1, 3])" in message
+    long = "x" * 200
+    assert f"another data: {ending}" in refusal(run.check_unchanged, {"data": long})
+
+
+def test_a_space_takes_the_defaults_of_keys_that_came_later(tmp_path: Path) -> None:
+    space = load_space("s1").to_dict()
+    older = {key: x for key, x in space.items() if key != "path_activation"}
+    run = RunFolder.create(tmp_path, "supernet", {"space": older})
+    assert run.settings["space"] == space
+    run.check_unchanged({"space": space})
+    other = load_space("s1:stem.channels=99").to_dict() | {"name": "s1"}
+    assert "another space.stem.channels (" in refusal(run.check_unchanged, {"space": other})
+
+
+def test_start_or_resume(tmp_path: Path) -> None:
+    settings, path = {"n": 3}, tmp_path / "run"
+    started = RunFolder.start_or_resume(path, "rank", settings, resume=True, facts={"a": 1})
+    assert RunFolder.start_or_resume(path, "rank", settings, resume=True) == started
+    refused = refusal(RunFolder.start_or_resume, path, "rank", {"n": 4}, resume=True)
+    assert "another n (3, not 4)" in refused
+    refused = refusal(RunFolder.start_or_resume, path, "rank", settings, resume=False)
+    assert "already holds a run" in refused
+    refused = refusal(RunFolder.start_or_resume, path, "latency", settings, resume=True)
+    assert "holds the ranking of a supernet" in refused
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("supernet", "result.json"), ("evolve", "front.json"), ("rank", "rank.json")]
+)
+def test_a_run_with_its_result_is_finished(kind: Kind, name: str, tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path, kind, {})
+    assert not run.is_finished
+    command = f"`mobilenas {KINDS[kind][1]} --resume --out {tmp_path}`"
+    expected = f"{tmp_path} is not finished: {command} does the rest"
+    assert [refusal(run.check_finished), refusal(run.result)] == [expected] * 2
+    run.store_result({"accuracy": 0.5})
+    assert (tmp_path / name).is_file()
+    run.check_finished()
+    assert run.result("accuracy") == {"accuracy": 0.5}
+    assert name in refusal(run.result, "flops")
+
+
+def test_seconds_are_those_that_were_stored(run: RunFolder) -> None:
+    assert run.seconds == 0
+    run.store_timing(12.5, {"device": "cpu"})
+    assert run.seconds == 12.5
+    assert json.loads((run.path / "timing.json").read_text())["device"] == "cpu"
+
+
+def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
+    kinds: tuple[Kind, Kind] = ("train", "evolve")
+    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "none"]
+    message = refusal(newest_finished, kinds, *folders)
+    assert message.startswith(f"no finished run in {folders[0]} or {folders[1]} or {folders[2]}")
+    assert "`mobilenas train` and `mobilenas evolve`" in message
+    runs = [RunFolder.create(folders[i], kinds[i], {}) for i in range(2)]
+    assert "no finished run" in refusal(newest_finished, kinds, *folders)
+    runs[0].store_result({})
+    assert newest_finished(kinds, *folders) == runs[0]
+    runs[1].store_result({})
+    results = (folders[0] / "result.json", folders[1] / "front.json")
+    for newest in (0, 1):
+        for i, path in enumerate(results):
+            os.utime(path, (1e9, 1e9 + (i == newest)))
+        assert newest_finished(kinds, *folders) == runs[newest]
+    assert is_run(folders[0], "train")
+    assert not is_run(folders[2], "train")
