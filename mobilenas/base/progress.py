@@ -45,6 +45,10 @@ class ProgressBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the terminal; the end of a `with` does so too."""
         if self._bar:
             self._bar.stop()
 

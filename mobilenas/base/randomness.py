@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -58,29 +59,34 @@ def fixed_generators(*key: int, device: torch.device | str = "cpu") -> Iterator[
 @contextmanager
 def borrowed_generators(device: torch.device | str = "cpu") -> Iterator[Callable[..., None]]:
     """As `fixed_generators`, for many keys in turn: gives the function that starts from a key."""
-    # Those of torch, on the CPU and the current accelerator; torch.manual_seed would change every
-    # accelerator for good.
-    lent: list[Any] = [_Cpu]
-    kind = torch.device(device).type
-    if kind != "cpu":
-        lent.append(torch.get_device_module(kind))
+    modules = _torch_generators(device)
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - it is what is lent
-    torch_states = [module.get_rng_state() for module in lent]
-
-    def seed(*key: int) -> None:
-        words = np.random.SeedSequence(key).generate_state(8)
-        random.seed(words.tobytes())
-        np.random.seed(words)  # noqa: NPY002
-        for module in lent:
-            module.manual_seed(int(words[0]) << 32 | int(words[1]))
-
+    torch_states = [module.get_rng_state() for module in modules]
     try:
-        yield seed
+        yield partial(start_generators, device=device)
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-        for module, state in zip(lent, torch_states, strict=True):
+        for module, state in zip(modules, torch_states, strict=True):
             module.set_rng_state(state)
+
+
+def start_generators(*key: int, device: torch.device | str = "cpu") -> None:
+    """Start the global generators from `key`, for good: in a process that does nothing else."""
+    words = np.random.SeedSequence(key).generate_state(8)
+    random.seed(words.tobytes())
+    np.random.seed(words)  # noqa: NPY002
+    for module in _torch_generators(device):
+        module.manual_seed(int(words[0]) << 32 | int(words[1]))
+
+
+def _torch_generators(device: torch.device | str) -> list[Any]:
+    """Those of torch, on the CPU and the current accelerator if `device` is of its kind.
+
+    torch.manual_seed would change every accelerator for good.
+    """
+    kind = torch.device(device).type
+    return [_Cpu] if kind == "cpu" else [_Cpu, torch.get_device_module(kind)]
 
 
 class _Cpu:

@@ -9,19 +9,20 @@ import numpy as np
 from mobilenas.base.errors import BadInput
 from mobilenas.data.images import EncodedImages
 
-logger = logging.getLogger(__name__)
-
-# A whole word: valley and testimonials are not test images. [^\W\d_] is a letter of any alphabet.
-_TEST_WORD = re.compile(
-    r"(^|[-_.])(test|tests|testing|val|valid|validation)(?![^\W\d_])", re.IGNORECASE
+# Whole words: valley.parquet and testimonials.tar are training files. Numbers may follow: test01.
+_TEST = re.compile(
+    r"(?:^|[-_. ])(tests?|testing|val|valid|validation|eval)(?![a-z])", re.IGNORECASE
 )
+
+logger = logging.getLogger(__name__)
 
 
 def split_files(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Training and test files: test is where the name has the word test, tests, testing, val, valid
-    or validation, in any case. Where all have one, they are the training files.
+    """Training and test files: test is where a word of the name is test, val or the like.
+
+    Where all are so, they are the training files.
     """
-    test = [file for file in files if _TEST_WORD.search(file.stem)]
+    test = [file for file in files if _TEST.search(file.name)]
     if len(test) == len(files):
         logger.warning("%s: no training files beside it, so this is the training part", files[0])
         return files, []
@@ -42,6 +43,6 @@ def name_classes(
         if len(wrong):
             raise BadInput(
                 f"{part.name(wrong[0])}: label {part.labels[wrong[0]]} is out of range; "
-                f"there are {len(classes)} classes, so 0..{len(classes) - 1} is wanted"
+                f"there are {len(classes)} classes, so it must be 0..{len(classes) - 1}"
             )
     return classes

@@ -28,8 +28,8 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
     - `digits`: scikit-learn's 1,797 handwritten digits, enlarged; every fifth of a class is test;
     - a folder of class folders, DIR/CLASS/*.jpg, or DIR/train/CLASS/* with DIR/test or DIR/val;
     - parquet files as Hugging Face data sets have them (a folder, a file, or files separated by
-      commas): column `img` or `image` with bytes, column `label`. Files that are called `test*` or
-      `val*`, or have a later word like that (`cifar10-test.parquet`), are the test part, unless
+      commas): column `img` or `image` with bytes, column `label`. Files with a word like `test` or
+      `val` in their names (`test-00000.parquet`, `cifar10_val.parquet`) are the test part, unless
       there are no others;
     - WebDataset shards, in the same way: *.tar with KEY.jpg (jpeg, png, webp) and KEY.cls, a number
       from 0; a file classes.txt beside them, one name a line, names the classes;

@@ -2,14 +2,12 @@
 
 import math
 import os
-import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -17,6 +15,7 @@ from mmengine.runner import Runner
 from mobilenas.base.errors import Diverged
 from mobilenas.base.files import write_json
 from mobilenas.base.progress import ProgressBar
+from mobilenas.base.randomness import start_generators
 from mobilenas.runs import RunFolder
 from mobilenas.train.device import hardware
 
@@ -42,10 +41,7 @@ class SeedHook(Hook):
 
 
 def _seed_worker(key: tuple[int, ...], worker: int) -> None:
-    words = np.random.SeedSequence((*key, 1 + worker)).generate_state(8)
-    random.seed(words.tobytes())
-    np.random.seed(words)  # noqa: NPY002 - it is what mmdet's augmentation draws from
-    torch.manual_seed(int(words[0]) << 32 | int(words[1]))
+    start_generators(*key, 1 + worker)
 
 
 class CheckpointHook(Hook):
@@ -146,7 +142,7 @@ class ProgressHook(Hook):
     def close(self) -> None:
         """Take the bar off the terminal."""
         if self._bar is not None:
-            self._bar.__exit__(None, None, None)
+            self._bar.close()
 
     def _advance(self, batch: Any, note: str) -> None:
         assert self._bar is not None

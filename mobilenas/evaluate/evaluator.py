@@ -15,7 +15,8 @@ from mobilenas.data import Batch, Part
 from mobilenas.data.splits import Indices
 from mobilenas.evaluate.trie import accuracies
 from mobilenas.evaluate.zero_cost import naswot
-from mobilenas.nn import CellSupernet, Network, Supernet, fold_batch_norm
+from mobilenas.nn import Network, Supernet, fold_batch_norm
+from mobilenas.nn.cells import fresh_network
 from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 from mobilenas.train.checkpoint import fingerprint
@@ -63,11 +64,11 @@ class SupernetEvaluator:
 
     def untrained(self, arch: AnyArch, seed: int) -> nn.Module:
         """The network of an arch with weights from a seed, for scores that need no training."""
-        space, generator = self.run.space, torch.Generator().manual_seed(seed)
+        space = self.run.space
         if isinstance(space, CellSpace):
-            supernet = CellSupernet(space, generator=generator)
-            network: nn.Module = supernet.network(arch)  # type: ignore[arg-type]
+            network: nn.Module = fresh_network(space, arch, seed)  # type: ignore[arg-type]
         else:
+            generator = torch.Generator().manual_seed(seed)
             network = Network(space, arch, generator=generator)  # type: ignore[arg-type]
         return network.to(next(self.supernet.parameters()).device)
 

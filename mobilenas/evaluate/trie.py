@@ -78,14 +78,30 @@ def grow(
     calibration: Callable[[], Iterable[Tensor]] | None,
 ) -> Node:
     """The trie of distinct archs, ready to evaluate: recalibrated as asked, batch norms folded."""
-    copied = copy.deepcopy(supernet).to(memory_format=torch.channels_last)
-    words = {number: copied.steps(arch) for number, arch in enumerate(archs)}  # type: ignore[arg-type]
-    root = _node(copied, words, 0).eval()
+    words = {number: supernet.steps(arch) for number, arch in enumerate(archs)}  # type: ignore[arg-type]
+    root = _node(supernet, words, 0)
+    _part_from_supernet_(root)
+    root.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     if calibration is not None:
         with fresh_statistics(root):
             for images in calibration():
                 root.walk(images, lambda arch, logits: None)
     return fold_batch_norm_(root)
+
+
+def _part_from_supernet_(root: Node) -> None:
+    """Put a copy in place of each module that is the supernet's own: all but the batch norms.
+
+    Of the supernet only what these archs use is copied, and that once, however often it occurs.
+    """
+    copies: dict[nn.Module, nn.Module] = {}
+    for parent in list(root.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d) or any(True for _ in child.children()):
+                continue
+            if child not in copies:
+                copies[child] = copy.deepcopy(child)
+            setattr(parent, name, copies[child])
 
 
 @torch.no_grad()

@@ -75,7 +75,7 @@ def _job(key: str, make: Callable[[], nn.Module], batch: int, channels: int, siz
         for part in module.modules():
             # Fresh modules have zeros, which a runtime could take advantage of: residual blocks as
             # weights of batch norms, and all as biases, which exporters then leave out.
-            if isinstance(part, nn.BatchNorm2d):
+            if isinstance(part, nn.BatchNorm2d) and part.affine:
                 nn.init.ones_(part.weight)
                 nn.init.normal_(part.bias, std=_BIAS, generator=generator)
             elif isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:

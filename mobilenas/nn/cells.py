@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -121,3 +122,14 @@ class CellSupernet(nn.Module):
         repetition = self.cells[place - 1]
         assert isinstance(repetition, ChoiceCell)
         return Apart(with_own_norms(repetition.chosen(cell)) for cell in choices)
+
+
+def fresh_network(space: CellSpace, cell: Cell, seed: int) -> nn.Sequential:
+    """The plain network of a cell with the weights that a supernet of this seed starts from."""
+    return _fresh_supernet(space, seed).network(cell)
+
+
+# One: cells are compared at one seed, and drawing the weights takes longer than all else here.
+@lru_cache(maxsize=1)
+def _fresh_supernet(space: CellSpace, seed: int) -> CellSupernet:
+    return CellSupernet(space, generator=torch.Generator().manual_seed(seed))

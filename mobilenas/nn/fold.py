@@ -46,8 +46,11 @@ def _merge_paths_(block: InvertedBottleneck, after_sum: NormAct) -> None:
     """
     norm = after_sum.bn
     assert norm.running_mean is not None and norm.running_var is not None
-    scale = (norm.weight if norm.affine else 1) / torch.sqrt(norm.running_var + norm.eps)
-    shift = (norm.bias if norm.affine else 0) - norm.running_mean * scale
+    weight, bias = torch.ones_like(norm.running_var), torch.zeros_like(norm.running_var)
+    if norm.affine:
+        weight, bias = norm.weight, norm.bias
+    scale = weight / torch.sqrt(norm.running_var + norm.eps)
+    shift = bias - norm.running_mean * scale
     of_groups = zip(scale.split(block.widths), shift.split(block.widths), strict=True)
     for i, (group_scale, group_shift) in enumerate(of_groups):
         convs = [path.conv for path in block.groups[i].values()]  # type: ignore[operator]

@@ -75,4 +75,4 @@ def _end(branch: Branch, num_paths: int) -> nn.Module:
     """Squeeze-excite, projection and the batch norm after it for that many active paths."""
     project = ConvBN(branch.project, activation=None)
     project.bn = with_own_norms(branch.bn_for(num_paths))  # type: ignore[assignment]
-    return nn.Sequential(branch.squeeze_excite, project)
+    return nn.Sequential(with_own_norms(branch.squeeze_excite), project)

@@ -132,18 +132,19 @@ class Processes:
     def average_statistics(self, module: nn.Module) -> None:
         """Replace the running statistics of batch norms by their mean over the processes.
 
-        Those that saw no image in this step (their weight has no gradient) stay untouched; where
-        no weight is trained, this cannot be told, and the mean of what is the same everywhere
-        changes nothing. Those of `join_batch_norms` are the same everywhere already.
+        Those that saw no image in this step stay untouched: their weight has no gradient or, where
+        no weight is trained, they are the same everywhere. So are those of `join_batch_norms`.
         """
-
-        def may_be_used(norm: nn.BatchNorm2d) -> bool:
-            is_trained = norm.affine and norm.weight.requires_grad
-            return not is_trained or norm.weight.grad is not None
-
-        norms = [m for m in module.modules() if type(m) is nn.BatchNorm2d and may_be_used(m)]
-        statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
-        self._average([s for s in statistics if s is not None])
+        if self.world == 1:
+            return
+        norms = [m for m in module.modules() if type(m) is nn.BatchNorm2d and not _is_idle(m)]
+        found = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
+        statistics = [s for s in found if s is not None]
+        # In float64, in which the mean of equal float32 values is that value to the bit.
+        means = [s.double() for s in statistics]
+        self._average(means)
+        for s, mean in zip(statistics, means, strict=True):
+            s.copy_(mean)
 
     def join_batch_norms(self, module: nn.Module) -> None:
         """Let all batch norms of a module normalise by the joint batch, in place."""
@@ -209,23 +210,23 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         """x (n, channels, h, w), of the joint batch the rows of this process."""
         if not self.training:
             return super().forward(x)
-        assert self.running_mean is not None
         world = dist.get_world_size()
-        wide = x.to(self.running_mean.dtype)  # under autocast too
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # under autocast too
         var, mean = torch.var_mean(wide, dim=(0, 2, 3), correction=0)
         all_statistics = mean.new_zeros(world, 2, self.num_features)
         all_statistics[dist.get_rank()] = torch.stack([mean, var])
         means, variances = _JointSum.apply(all_statistics).unbind(1)
         mean = means.mean(0)
         var = variances.mean(0) + means.var(0, correction=0)
-        self._track(mean.detach(), var.detach(), world * x.numel() // self.num_features)
+        if self.track_running_stats:
+            self._track(mean.detach(), var.detach(), world * x.numel() // self.num_features)
         scale = torch.rsqrt(var + self.eps)
         if self.affine:
             scale = self.weight * scale
-        out = (wide - mean[:, None, None]) * scale[:, None, None]
+        normalised = (wide - mean[:, None, None]) * scale[:, None, None]
         if self.affine:
-            out = out + self.bias[:, None, None]
-        return out.to(x.dtype)
+            normalised = normalised + self.bias[:, None, None]
+        return normalised.to(x.dtype)
 
     def _track(self, mean: Tensor, var: Tensor, count: int) -> None:
         assert self.running_mean is not None
@@ -246,7 +247,15 @@ class _JointSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _sum(gradients[0])
+        # By itself: what it does to a gradient can be differentiated again.
+        summed: Tensor = _JointSum.apply(gradients[0])
+        return summed
+
+
+def _is_idle(norm: nn.BatchNorm2d) -> bool:
+    """Whether a batch norm is known to have seen no image in this step, as no gradient came."""
+    trained = norm.affine and norm.weight.requires_grad
+    return trained and norm.weight.grad is None
 
 
 def _sum(values: Tensor) -> Tensor:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from mobilenas.base.randomness import Stream, borrowed_generators, fixed_generators, generator
+from mobilenas.base.randomness import (
+    Stream,
+    borrowed_generators,
+    fixed_generators,
+    generator,
+    start_generators,
+)
 
 
 def draws() -> tuple[float, float, float, float]:
@@ -26,6 +32,14 @@ def test_a_key_gives_its_draws_whatever_was_before() -> None:
     draws()
     with fixed_generators(3, 4, 5):
         assert draws() == first
+
+
+def test_started_for_good_they_draw_the_same() -> None:
+    with fixed_generators(3, 4, 5):
+        expected = draws()
+    with borrowed_generators():
+        start_generators(3, 4, 5)
+        assert draws() == expected
 
 
 def test_keys_differ_in_every_generator() -> None:

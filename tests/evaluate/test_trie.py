@@ -123,6 +123,38 @@ def test_cells_score_as_each_does_alone(unlike_fresh: Change) -> None:
         torch.testing.assert_close(together[number], logits, rtol=1e-6, atol=1e-6)
 
 
+class Uncopied(nn.Module):
+    """Stands where no arch leads to."""
+
+    def __deepcopy__(self, memo: object) -> nn.Module:
+        raise AssertionError("copied")
+
+
+@pytest.mark.parametrize("supernet", FAST, indirect=True)
+def test_what_no_arch_uses_is_not_copied(supernet: Supernet, sample: Sample) -> None:
+    archs = sample(supernet.space, 2)
+    used = {
+        f"{number}.{part}"
+        for arch in archs
+        for number, c in enumerate(supernet.space.candidates_of(arch))
+        if not c.is_identity
+        for part in [f"e{c.expansion}", *(f"e{c.expansion}.k{k}" for k in c.kernels[0])]
+    }
+    replaced = 0
+    for number, block in enumerate(supernet.blocks):
+        for expansion, branch in list(block.branches.items()):  # type: ignore[operator, union-attr]
+            if f"{number}.{expansion}" not in used:
+                block.branches[expansion] = Uncopied()  # type: ignore[index, union-attr]
+                replaced += 1
+            elif len(branch.groups) == 1:
+                for kernel in branch.groups[0]:
+                    if f"{number}.{expansion}.{kernel}" not in used:
+                        branch.groups[0][kernel] = Uncopied()
+                        replaced += 1
+    assert replaced > 5
+    grow(supernet, archs, lambda: images_of(supernet.space, 1, 2))
+
+
 @pytest.mark.parametrize("supernet", FAST, indirect=True)
 def test_the_supernet_is_left_as_it_is(supernet: Supernet, sample: Sample) -> None:
     before = {name: value.clone() for name, value in supernet.state_dict().items()}

@@ -60,6 +60,16 @@ def test_naswot_sees_batch_norms_as_new_with_statistics_of_the_batch(
     assert naswot(unlike_fresh(network), images) == pytest.approx(expected, rel=1e-9)
 
 
+def test_batch_norms_without_affine_are_those_of_weight_1_and_bias_0() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    bare = copy.deepcopy(network)
+    bare[1] = nn.BatchNorm2d(8, affine=False)
+    images = torch.randn(4, 2, 6, 6)
+    assert naswot(bare, images) == naswot(network, images)
+    assert synflow(bare, (2, 6, 6)) == synflow(network, (2, 6, 6))
+
+
 @pytest.mark.parametrize("same", ["images", "activations"])
 def test_naswot_needs_images_that_it_can_tell_apart(same: str) -> None:
     network = (

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilenas.nn import CellSupernet, fold_batch_norm
+from mobilenas.nn.cells import fresh_network
 from mobilenas.space import Cell, CellSpace, load_any_space
 
 Change = Callable[..., nn.Module]
@@ -171,3 +172,27 @@ def test_initial_weights_follow_the_generator() -> None:
     assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
     norms = [part for part in new().modules() if isinstance(part, nn.BatchNorm2d)]
     assert all(bool(torch.all(norm.weight == 1)) for norm in norms)
+
+
+def test_fresh_networks_are_of_one_supernet_that_is_built_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = []
+
+    class Counted(CellSupernet):
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[arg-type]
+            built.append(self)
+
+    monkeypatch.setattr("mobilenas.nn.cells.CellSupernet", Counted)
+    space, supernet = nb101(), new(seed=3)
+    for cell in map(SPACE.parse, CELLS):
+        found, expected = (
+            network.state_dict()
+            for network in (fresh_network(space, cell, seed=3), supernet.network(cell))
+        )
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+        with torch.no_grad():  # what is done to one of them leaves the next as it is
+            found["0.conv.weight"].zero_()
+    assert len(built) == 1

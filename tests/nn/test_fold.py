@@ -42,14 +42,24 @@ def make_block(candidate: Candidate, stride: int, residual: bool, squeeze_excite
 
 
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Batch norms that do something, with weights of both signs."""
+    """Batch norms that do something, with weights of both signs where they have any."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
-            nn.init.normal_(part.weight, 0, 1, generator=generator)
-            nn.init.normal_(part.bias, 0, 0.5, generator=generator)
+            if part.affine:
+                nn.init.normal_(part.weight, 0, 1, generator=generator)
+                nn.init.normal_(part.bias, 0, 0.5, generator=generator)
             assert part.running_mean is not None and part.running_var is not None
             nn.init.normal_(part.running_mean, 0, 0.5, generator=generator)
             nn.init.uniform_(part.running_var, 0.5, 2, generator=generator)
+
+
+def without_affine(module: nn.Module) -> nn.Module:
+    """The module with batch norms that have neither weight nor bias, as searches use them."""
+    for part in list(module.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.BatchNorm2d):
+                setattr(part, name, nn.BatchNorm2d(child.num_features, child.eps, affine=False))
+    return module
 
 
 def relative(value: Tensor, reference: Tensor) -> float:
@@ -59,6 +69,22 @@ def relative(value: Tensor, reference: Tensor) -> float:
 def depthwise(module: nn.Module) -> list[nn.Conv2d]:
     convs = [part for part in module.modules() if isinstance(part, nn.Conv2d)]
     return [conv for conv in convs if conv.groups == conv.in_channels > 1]
+
+
+@pytest.mark.parametrize("path_activation", ["each", "after_sum"])
+@torch.no_grad()
+def test_batch_norms_without_affine_start_and_fold(
+    path_activation: str, sample: Callable[..., list[Arch]]
+) -> None:
+    space = load_space(f"s1:width=0.25,resolution=16,path_activation={path_activation}")
+    network = without_affine(Network(space, sample(space, 1)[0])).eval()
+    generator = torch.Generator().manual_seed(0)
+    init_weights(network, generator)
+    randomise(network, generator)
+    folded = fold_batch_norm(network)
+    images = torch.randn(2, 3, 16, 16, generator=generator)
+    assert relative(folded(images), network(images)) < TOLERANCE[torch.float32]
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
 
 
 @settings(deadline=None, max_examples=40)

@@ -90,6 +90,14 @@ def test_momentum_and_weights_are_as_before_and_the_network_evaluates(
     assert not any(part.training for part in network.modules())
 
 
+def test_an_error_leaves_momentum_and_eval_mode(unlike_fresh: Change, sample: Sample) -> None:
+    network = make_network(unlike_fresh, sample).train()
+    with pytest.raises(RuntimeError):
+        recalibrate(network, [*batches(SPACE), torch.zeros(1, 1, 1, 1)])
+    assert {norm.momentum for norm in norms_of(network)} == {0.1}
+    assert not any(part.training for part in network.modules())
+
+
 def test_statistics_from_before_do_not_matter(unlike_fresh: Change, sample: Sample) -> None:
     network = make_network(unlike_fresh, sample)
     recalibrate(network, batches(SPACE))

@@ -109,6 +109,36 @@ def cumulative_statistics(processes: Processes) -> dict[str, Any]:
     return {"statistics": norm.state_dict(), "evaluated": evaluated.detach()}
 
 
+def bare_norms(processes: Processes) -> dict[str, Any]:
+    """Norms that no gradient tells of: without affine a joint one, a separate one and one that sees
+    no image; and one whose weight is frozen.
+    """
+    channels = SPACE.spec.in_channels
+    norms = nn.ModuleList(nn.BatchNorm2d(channels, affine=number == 3) for number in range(4))
+    norms.requires_grad_(False)
+    processes.join_batch_norms(norms[:1])
+    generator = torch.Generator().manual_seed(3)
+    for norm in norms:
+        norm.running_mean.normal_(generator=generator)  # type: ignore[operator, union-attr]
+    images = batch(processes)[0]
+    joint, *_ = norms[0](images), norms[1](images), norms[3](images)
+    processes.average_statistics(norms)
+    return {"state": norms.state_dict(), "joint": processes.mean(joint.pow(3).mean()[None])}
+
+
+def second_derivative(processes: Processes) -> dict[str, Any]:
+    """A Hessian-vector product through a joint batch norm."""
+    conv = nn.Conv2d(SPACE.spec.in_channels, 3, 1, bias=False, dtype=torch.float64)
+    nn.init.normal_(conv.weight, generator=torch.Generator().manual_seed(4))
+    norm = nn.BatchNorm2d(3, affine=False, dtype=torch.float64)
+    processes.join_batch_norms(norm)
+    loss = F.softplus(norm(conv(batch(processes)[0].double()).pow(3))).pow(2).mean()
+    (gradient,) = torch.autograd.grad(loss, conv.weight, create_graph=True)
+    direction = torch.arange(gradient.numel()).view_as(gradient)
+    (product,) = torch.autograd.grad((gradient * direction).sum(), conv.weight)
+    return {"product": processes.mean(product)}
+
+
 def counts(processes: Processes) -> dict[str, Any]:
     return {"total": processes.total(3 + processes.rank)}
 
@@ -141,37 +171,11 @@ def one_diverges(processes: Processes) -> dict[str, Any]:
     return raised(Diverged, lambda: train_step(supernet, (images, labels), processes))
 
 
-def step_without_affine(processes: Processes) -> dict[str, Any]:
-    norm = nn.BatchNorm2d(3, affine=False, dtype=torch.float64)
-    processes.join_batch_norms(norm)
-    x = batch(processes)[0].double().requires_grad_()
-    out = norm(x)
-    loss = processes.mean((out**3).mean()[None])
-    (gradient,) = torch.autograd.grad((out**3).sum(), x)
-    rows = torch.from_numpy(processes.share(16))
-    every = torch.zeros(16, *gradient.shape[1:], dtype=torch.float64)
-    every[rows] = gradient
-    gradients = {"x": processes.mean(every) * processes.world}
-    return {"losses": loss.tolist(), "gradients": gradients, "state": norm.state_dict()}
-
-
-def untrained_statistics(processes: Processes) -> dict[str, Any]:
-    """Means and variances of norms that no gradient reaches, and those of each process."""
-    norms = nn.ModuleList([nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(3)])
-    norms[1].requires_grad_(False)
-    for norm in norms:
-        norm(batch(processes)[0])
-    own = [s.clone() for n in norms for s in (n.running_mean, n.running_var)]
-    processes.average_statistics(norms)
-    averaged = [s.clone() for n in norms for s in (n.running_mean, n.running_var)]
-    return {"own": torch.stack(own), "averaged": torch.stack(averaged)}
-
-
-EQUAL = [network_step, supernet_step, cumulative_statistics, step_without_affine]
+EQUAL = [network_step, supernet_step, cumulative_statistics, second_derivative]
 JOINT = [
     *EQUAL,
     separate_norms,
-    untrained_statistics,
+    bare_norms,
     counts,
     same_archs,
     other_archs,
@@ -224,7 +228,7 @@ def check_close(found: Any, expected: Any, tolerance: float, name: str = "") -> 
         assert difference <= tolerance * max(1e-2, float(b.abs().max())), f"{name}: {difference}"
 
 
-@pytest.mark.parametrize("function", [*EQUAL, separate_norms])
+@pytest.mark.parametrize("function", [*EQUAL, separate_norms, bare_norms])
 def test_processes_are_the_same_to_the_bit(
     function: Callable[..., Any], results: list[Results]
 ) -> None:
@@ -277,11 +281,13 @@ def test_without_them_gradients_and_statistics_are_the_mean(results: list[Result
         check_close(found["state"][name], (a + b) / 2, 1e-5, name)
 
 
-def test_norms_without_trained_weights_get_the_mean_too(results: list[Results]) -> None:
-    one, other = (found["untrained_statistics"] for found in results)
-    assert (one["own"] - other["own"]).abs().max() > 0.01
-    for found in (one, other):
-        check_close(found["averaged"], (one["own"] + other["own"]) / 2, 1e-6)
+def test_batch_norms_that_no_gradient_tells_of(results: list[Results]) -> None:
+    found, expected = results[0]["bare_norms"], bare_norms(SINGLE)
+    check_close(found["joint"], expected["joint"], 1e-5)
+    for name in ("0.running_mean", "0.running_var", "1.running_mean", "3.running_mean"):
+        check_close(found["state"][name], expected["state"][name], 1e-5, name)
+    for name in ("2.running_mean", "2.running_var"):
+        assert torch.equal(found["state"][name], expected["state"][name])
 
 
 def test_counts_are_added(results: list[Results]) -> None:

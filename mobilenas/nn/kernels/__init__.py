@@ -1,1 +1,42 @@
-"""Faster CPU versions of depthwise convolution and ReLU6."""
+"""Faster CPU versions of depthwise convolution and ReLU6, for training.
+
+Their gradients are computed by hand and cannot be differentiated again: a backward pass with
+`create_graph=True` raises RuntimeError. What needs second derivatives, as a Hessian-vector product
+does, runs forward and backward within `plain_kernels()`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+_plain: ContextVar[bool] = ContextVar("plain_kernels", default=False)  # of this thread
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Within it, both are torch's own in this thread, so that second derivatives are right."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def are_plain() -> bool:
+    """Whether this is within `plain_kernels()`."""
+    return _plain.get()
+
+
+def refuse_second_derivatives() -> None:
+    """Raise RuntimeError in a backward pass that is to be differentiated itself.
+
+    torch's `once_differentiable` raises too late, and not always: the node that would raise leads
+    to no parameter, so `torch.autograd.grad(loss, parameters)` passes it by.
+    """
+    if torch.is_grad_enabled():  # what `create_graph=True` sets
+        raise RuntimeError(
+            "the fast depthwise convolution and ReLU6 have no second derivatives: run forward and "
+            "backward within mobilenas.nn.kernels.plain_kernels()"
+        )

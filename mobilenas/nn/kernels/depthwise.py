@@ -14,7 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from mobilenas.nn.kernels import are_plain, refuse_second_derivatives
 
 # The widest filter for which oneDNN takes its depthwise kernel.
 _MAX_COLUMNS = 3
@@ -95,8 +96,8 @@ class _DepthwiseConv2dFunction(torch.autograd.Function):
         return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, weight.shape[0])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        refuse_second_derivatives()
         x, weight = ctx.saved_tensors
         stride, kernel_size = ctx.stride, weight.shape[-1]
         grad_x = grad_weight = None
@@ -145,6 +146,7 @@ def _use_fast_gradient(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.onnx.is_in_onnx_export()
+        and not are_plain()
     )
 
 
@@ -155,8 +157,8 @@ class DepthwiseConv2d(nn.Conv2d):
     odd ``kernel_size``. Parameters, state dict, initialisation and values are those of
     ``nn.Conv2d(channels, channels, kernel_size, stride, kernel_size // 2, groups=channels,
     bias=False)``; only the weight gradient is computed differently, and only where that is
-    faster. Exporters, tracers, accelerators and evaluation see an ordinary convolution. Second
-    derivatives need the ordinary convolution: call ``F.conv2d`` on ``weight``.
+    faster. Exporters, tracers, accelerators and evaluation see an ordinary convolution, and so do
+    second derivatives within ``plain_kernels()``.
     """
 
     def __init__(self, channels: int, kernel_size: int, stride: int = 1) -> None:

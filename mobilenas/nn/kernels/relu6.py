@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from mobilenas.nn.kernels import are_plain, refuse_second_derivatives
 
 
 class _InPlaceReLU6(torch.autograd.Function):
@@ -21,8 +22,8 @@ class _InPlaceReLU6(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        refuse_second_derivatives()
         (y,) = ctx.saved_tensors
         # 0 < y < 6 where and only where 0 < x < 6, so the output serves as well as the input.
         return torch.ops.aten.hardtanh_backward(grad, y, 0, 6)
@@ -38,6 +39,7 @@ def _is_eager_training(x: Tensor) -> bool:
         and x.requires_grad
         and not x.is_leaf
         and not torch.compiler.is_compiling()
+        and not are_plain()
     )
 
 
