@@ -114,7 +114,10 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         objectives = default_objectives(cost_model)
     else:
         objectives = parse_objectives(search.objectives, cost_model, latencies)
-    if not resume:  # else first of all the search has to be the one that was started
+    if resume and is_run(out, "evolve"):  # first of all it has to be the search that was started
+        goal = {"objectives": objectives, "limits": limits}
+        RunFolder.open(out, "evolve").check_same(goal)
+    else:
         check_feasible(cost_model, limits)
     trained.check_finished()
     evaluator = SupernetEvaluator(open_supernet_run(supernet))

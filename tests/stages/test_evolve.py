@@ -57,7 +57,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_files_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_a_search(tmp_path: Path) -> None:
     result = search(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
     rows = [e.row() for e in result.evaluations]
@@ -74,7 +74,14 @@ def test_files_of_a_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert run.parents == PARENTS
     assert stored["settings"] == run.settings | {"places": PARENTS | {"latency_tables": {}}}
     assert run.settings["space"] == SPACE.to_dict()
-    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_printed_but_progress(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    count = len(search(tmp_path, limits={}).evaluations)
+    out, err = capfd.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith(f"evolve 100%  generation 4, {count} archs, best ")
 
 
 def test_the_release_before_made_the_same(unbroken: Path) -> None:
