@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow
@@ -32,7 +32,6 @@ MIN_ARCHS = 3  # below which there is no order to speak of
 COLUMNS = ("arch", "accuracy")
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _MacroCode = Annotated[str, Field(pattern=r"^[012]{8}$")]
 
