@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from mobilenas.export.runtimes import make_runtime
 from timm.utils.onnx import onnx_export
 from torch import nn
 
@@ -26,22 +27,13 @@ from mobilenas.base.files import read_json, write_atomic, write_json
 from mobilenas.base.process import tune_process
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, load_data
-from mobilenas.export.form import (
-    Dtype,
-    Feed,
-    Form,
-    Runtime,
-    deployable,
-    normalise,
-    run_all,
-    silence,
-)
-from mobilenas.export.onnx import with_metadata
-from mobilenas.export.runtimes import make_runtime
+from mobilenas.export.deployable import deployable, normalise
 from mobilenas.export.write import metadata_of
 from mobilenas.latency.bench import FileBench, bench_files
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo
+from mobilenas.runtimes.base import Dtype, Feed, Form, Runtime, run_all, silence
+from mobilenas.runtimes.onnx import with_metadata
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.space.published import PUBLISHED
 

@@ -14,7 +14,8 @@ from executorch.devtools import Inspector
 from executorch.runtime import Runtime
 from torch import nn
 
-from mobilenas.latency.runtimes import make_runtime
+from mobilenas.runtimes.base import Form
+from mobilenas.runtimes.registry import make_runtime
 
 SHAPES = ((240, 28, 2), (576, 14, 1), (1152, 7, 1))  # channels, size, stride: blocks of s2
 KERNELS = (3, 5, 7, 9)
@@ -32,10 +33,7 @@ def xnnpack_kernel(path: Path, image: torch.Tensor, trace: Path) -> str:
 
 
 def main() -> None:
-    runtimes = [
-        make_runtime(name, dtype="fp32", threads=1, command=None)
-        for name in ("onnxruntime", "executorch")
-    ]
+    runtimes = [make_runtime(name, threads=1) for name in ("onnxruntime", "executorch")]
     for channels, size, stride in SHAPES:
         print(f"{channels} channels, {size} x {size}, stride {stride}")
         for kernel in KERNELS:
@@ -44,9 +42,13 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 files = [Path(folder) / f"conv{runtime.suffix}" for runtime in runtimes]
                 for runtime, path in zip(runtimes, files, strict=True):
-                    runtime.prepare(conv.eval(), image, path)
+                    made = runtime.convert(conv.eval(), image, Form(batch=1), None)
+                    path.write_bytes(made.files[runtime.suffix])
                 rounds = [
-                    [min(r.time(path, SECONDS)) for r, path in zip(runtimes, files, strict=True)]
+                    [
+                        min(r.time(path, image.numpy(), SECONDS))
+                        for r, path in zip(runtimes, files, strict=True)
+                    ]
                     for _ in range(ROUNDS)
                 ]
                 name = xnnpack_kernel(files[1], image, Path(folder) / "trace")

@@ -19,10 +19,11 @@ import numpy.typing as npt
 from mobilenas.base.process import tune_process
 from mobilenas.data import load_data
 from mobilenas.data.pixels import decode, fit_all
-from mobilenas.export.form import Form, deployable, normalise
-from mobilenas.export.onnx import to_onnx
-from mobilenas.export.quantize import Scheme, logits_of, observe, quantize, quantize_onnx
+from mobilenas.export.deployable import deployable, normalise
 from mobilenas.nn.published import CROP, convert
+from mobilenas.runtimes.base import Form
+from mobilenas.runtimes.onnx import to_onnx
+from mobilenas.runtimes.quantize import Scheme, logits_of, observe, quantize, quantize_onnx
 
 NETWORKS = ("w0.25-r112", "w0.3-r176")
 SEED = 0

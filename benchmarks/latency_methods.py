@@ -3,7 +3,7 @@
 Takes the timings of `latency build` and `latency check`; nothing is timed here. Each way is fitted
 to some of the networks that were timed for the table (five draws where not all are taken).
 
-    python benchmarks/latency_methods.py TABLE.json runs/latency/NAME
+    python benchmarks/latency_methods.py TABLE.json runs/latency/NAME runs/latency/NAME-check
 """
 
 import argparse
@@ -27,10 +27,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("check", type=Path)
     options = parser.parse_args()
     table = read_table(options.table)
     space, keys = load_space(table.space), list(table.rows)
-    built, checked = TimingLog(options.run / build.TIMINGS), TimingLog(options.run / check.TIMINGS)
+    built = TimingLog(options.run / build.TIMINGS)
+    checked = TimingLog(options.check / check.TIMINGS)
     groups, of_row = build.row_groups(keys), row_flops(space)
     flops = np.array([of_row[key] for key in keys], dtype=float)
     alone = np.array([built.timings()[key].median_ms for key in keys])

@@ -26,7 +26,7 @@ from mobilenas.cost.rows import rows_of
 from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.measure import TimingLog, discard, measure, steps
-from mobilenas.latency.runtimes import make_runtime
+from mobilenas.latency.timer import make_timer
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 VARIANTS = ("each", "after_sum")
@@ -103,12 +103,12 @@ def time_all(
 ) -> dict[str, float]:
     """Milliseconds by key."""
     kind, dtype = name.split("-")
-    runtime = make_runtime(kind, dtype=dtype, threads=1, command=None)
+    timer = make_timer(kind, dtype=dtype, threads=1, command=None)
     log = TimingLog(options.out / f"{name}.jsonl")
     graphs = options.out / "graphs"
     with ProgressBar(name, steps(jobs, log, options.rounds)) as bar:
-        measure(jobs, runtime, log, control=control, rounds=options.rounds, graphs=graphs, bar=bar)
-    discard([*jobs, control], runtime, graphs)
+        measure(jobs, timer, log, control=control, rounds=options.rounds, graphs=graphs, bar=bar)
+    discard([*jobs, control], timer, graphs)
     return {key: timing.median_ms for key, timing in log.timings().items()}
 
 

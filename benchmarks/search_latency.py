@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mobilenas.train.run import open_run
 
 from mobilenas.base.files import write_json
 from mobilenas.base.units import parse_size
@@ -22,12 +23,11 @@ from mobilenas.cost.latency import find_table
 from mobilenas.cost.titles import latency_cost
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.latency.check import time_networks
-from mobilenas.latency.runtimes import make_runtime
+from mobilenas.latency.timer import make_timer
 from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
 from mobilenas.search import evolve
 from mobilenas.search.evolve import Evaluation
 from mobilenas.space import load_space
-from mobilenas.train.run import open_run
 
 
 def main() -> None:
@@ -72,8 +72,8 @@ def main() -> None:
     by_latency = search(latency, limit)
 
     archs = list(dict.fromkeys(found.arch for found in [*by_flops, *by_latency]))
-    runtime = make_runtime(table.runtime, dtype=table.dtype, threads=1, command=None)
-    times, _ = time_networks(space, archs, runtime, options.out / "timings", batch=1)
+    timer = make_timer(table.runtime, dtype=table.dtype, threads=1, command=None)
+    times, _ = time_networks(space, archs, timer, options.out / "timings", batch=1)
     measured = dict(zip(archs, times.tolist(), strict=True))
     rows = [
         {"search": name, **found.row(), "measured_ms": measured[found.arch]}

@@ -110,7 +110,8 @@ def latency_check(
     command: Command = None,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; runs/latency/<name of the table> by default.")
+        Path | None,
+        typer.Option(help="Run folder; runs/latency/<table>-check by default."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what the run folder has and continue.")
@@ -125,7 +126,7 @@ def latency_check(
     """
     from mobilenas.cost.latency import FOLDER, find_table, write_table
     from mobilenas.latency.check import check_table, is_same_device
-    from mobilenas.latency.runtimes import make_runtime
+    from mobilenas.latency.timer import make_timer
     from mobilenas.report.latency import check_lines, plot_check
     from mobilenas.space import load_space
 
@@ -135,15 +136,15 @@ def latency_check(
     found.column(drawn_from)
     if found.source != "measured":
         raise BadInput(f"table {found.name} is {found.source}: nothing here can time its device")
-    runtime = make_runtime(
+    timer = make_timer(
         found.runtime, dtype=found.dtype or "fp32", threads=found.threads or 1, command=command
     )
     is_its_own = drawn_from.name == found.space
-    stored = is_same_device(found, runtime) and is_its_own
+    stored = is_same_device(found, timer) and is_its_own
     name = found.name if is_its_own else f"{found.name}-on-{drawn_from.name}"
-    run = out or Path("runs/latency") / name
+    run = out or Path("runs/latency") / f"{name}-check"
     check, predicted, measured = check_table(
-        drawn_from, found, runtime, run, n=n, seed=seed, command=command, resume=resume
+        drawn_from, found, timer, run, n=n, seed=seed, command=command, resume=resume
     )
     picture = run / "check.png"
     plot_check(picture, name, predicted, measured)

@@ -24,12 +24,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 import mobilenas
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import write_atomic
-from mobilenas.export.form import INPUT, OPSET, Floats, normalise
-from mobilenas.export.onnx import make_session, trace, with_metadata
+from mobilenas.export.deployable import normalise
 from mobilenas.export.structure import count_nodes, load_valid
 from mobilenas.export.verify import TOLERANCE as TOLERANCES
 from mobilenas.export.write import check_target
 from mobilenas.nn.fold import fold_batch_norm_
+from mobilenas.runtimes.base import INPUT, OPSET, Floats
+from mobilenas.runtimes.onnx import trace, with_metadata
+from mobilenas.runtimes.onnx_session import make_session
 
 TOLERANCE = TOLERANCES["fp32"]
 # What the heads of mmdet give, each a list of maps by stride.

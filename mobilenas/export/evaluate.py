@@ -15,11 +15,12 @@ from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import read_json
 from mobilenas.data import ImageData, Part, Preparation, read_data
 from mobilenas.data.pixels import short_side
-from mobilenas.export.form import Files, Floats, Labels, Pixels, beside, fed, normalise, run_all
-from mobilenas.export.onnx import metadata_in
-from mobilenas.export.runtimes import FILES, make_runtime
+from mobilenas.export.deployable import Pixels, fed, normalise
 from mobilenas.export.write import METADATA
 from mobilenas.nn.saved import NetworkInfo, load_network
+from mobilenas.runtimes.base import Floats, Labels, Runtime, read_files, run_all
+from mobilenas.runtimes.onnx import metadata_in
+from mobilenas.runtimes.registry import runtime_of
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,9 @@ def evaluation_images(data: ImageData) -> tuple[Part, str]:
 
 def open_classifier(path: Path) -> Classifier:
     """A saved network, or an exported file by what its metadata say. Raises BadInput."""
-    for suffix in FILES:
-        if path.name.endswith(suffix):
-            return _exported(path, suffix)
+    made_by = runtime_of(path)
+    if made_by is not None:
+        return _exported(path, made_by)
     network, info = load_network(path)
     network = network.to(memory_format=torch.channels_last)
 
@@ -132,14 +133,16 @@ def open_classifier(path: Path) -> Classifier:
     return Classifier("torch", network.space.resolution, info, logits)
 
 
-def _exported(path: Path, suffix: str) -> Classifier:
-    name, endings = FILES[suffix]
-    runtime, files = make_runtime(name), _read(path, suffix, endings)
+def _exported(path: Path, made_by: type[Runtime]) -> Classifier:
+    runtime = made_by()
     try:
+        files = read_files(path, runtime.suffixes)
         run = runtime.load(files)
+    except FileNotFoundError as error:
+        raise BadInput(f"no such file: {error.filename}") from None
     except VerificationFailed as error:
         raise BadInput(f"{path}: {error}") from None
-    if suffix == ".onnx":
+    if runtime.suffix == ".onnx":
         about = metadata_in(files[".onnx"])
     else:
         about = read_json(path.with_name(path.name + METADATA))
@@ -166,13 +169,6 @@ def _exported(path: Path, suffix: str) -> Classifier:
 
     _check_runs(path, logits, resolution, len(info.classes))
     return Classifier(runtime.name, resolution, info, logits)
-
-
-def _read(path: Path, suffix: str, endings: tuple[str, ...]) -> Files:
-    try:
-        return {end: beside(path, suffix, end).read_bytes() for end in endings}
-    except FileNotFoundError as error:
-        raise BadInput(f"no such file: {error.filename}") from None
 
 
 def _check_runs(

@@ -7,7 +7,7 @@ import onnx
 from onnx import numpy_helper
 
 from mobilenas.base.errors import VerificationFailed, one_line
-from mobilenas.export.form import INPUT, OUTPUT, Form
+from mobilenas.runtimes.base import INPUT, OUTPUT, Form
 
 # What only training needs: folded or left out of a network that is exported for inference.
 TRAINING_OPS = ("BatchNormalization", "Dropout")
@@ -25,7 +25,7 @@ def check_structure(model: bytes, form: Form) -> Counter[str]:
     for values, name in ((proto.graph.input, INPUT), (proto.graph.output, OUTPUT)):
         if [value.name for value in values] != [name]:
             found = ", ".join(value.name for value in values)
-            raise VerificationFailed(f"the model has {found} where only {name} is wanted")
+            raise VerificationFailed(f"the model has {found}; it must have {name} alone")
         batch = values[0].type.tensor_type.shape.dim[0]
         if form.batch is None and not batch.dim_param:
             raise VerificationFailed(f"the batch size of {name} is fixed at {batch.dim_value}")

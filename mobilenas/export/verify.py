@@ -11,25 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from mobilenas.base.errors import VerificationFailed, one_line
-from mobilenas.export.form import (
-    Dtype,
-    Files,
-    Floats,
-    Form,
-    Labels,
-    Pixels,
-    Run,
-    fed,
-    normalise,
-    run_all,
-)
+from mobilenas.export.deployable import Pixels, fed, normalise
 from mobilenas.export.structure import check_structure
 from mobilenas.nn.saved import NetworkInfo
+from mobilenas.runtimes.base import Dtype, Files, Floats, Form, Labels, Run, run_all
+from mobilenas.runtimes.quantize import divergence
 
 # One image, as on a phone; and two sizes that share no divisor, the smaller one odd.
 BATCH_SIZES = (1, 7, 8)
@@ -165,18 +155,6 @@ def compare(expected: Floats, actual: Floats, batch_size: int, tolerance: float 
             )
         near_ties = int(differ.sum())
     return Parity(batch_size, max_abs, max_rel, found, float(1 - differ.mean()), near_ties)
-
-
-def divergence(expected: Floats, actual: Floats) -> float:
-    """Mean Kullback-Leibler divergence (nats) of the classes' softmax, `actual` from `expected`."""
-    wanted, given = (_log_softmax(logits) for logits in (expected, actual))
-    return float((np.exp(wanted) * (wanted - given)).sum(axis=1).mean())
-
-
-def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return result
 
 
 def torch_logits(network: nn.Module, inputs: Floats) -> Floats:

@@ -14,25 +14,14 @@ from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import write_atomic, write_together
 from mobilenas.cost import CostModel
 from mobilenas.data.pixels import short_side
-from mobilenas.export.form import (
-    Calibration,
-    Dtype,
-    Feed,
-    Files,
-    Form,
-    Labels,
-    Pixels,
-    Runtime,
-    beside,
-    deployable,
-    fed,
-)
-from mobilenas.export.onnx import with_metadata
-from mobilenas.export.runtimes import OnnxRuntime
+from mobilenas.export.deployable import Calibration, Pixels, deployable
 from mobilenas.export.structure import check_weights
 from mobilenas.export.verify import BATCH_SIZES, Verification, verify
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, own_space
+from mobilenas.runtimes.base import Dtype, Files, Form, Labels, Runtime, beside
+from mobilenas.runtimes.onnx import with_metadata
+from mobilenas.runtimes.onnxruntime import OnnxRuntime
 
 MIN_IMAGES = max(BATCH_SIZES)  # so that the largest batch of the verification is a full one
 _PLAIN_IMAGES = 64  # that the float model behind an int8 one is proved on
@@ -98,11 +87,7 @@ def export_network(
     _check_arguments(network, images, labels, info.classes)
     start = time.perf_counter()
     module, example = deployable(network, info, form)
-    feed = None
-    if calibration is not None:
-        sets = (calibration.ranges, calibration.choice.pixels)
-        ranges, choice = (fed(pixels, info, form.preprocess) for pixels in sets)
-        feed = Feed(ranges, choice, calibration.choice.labels)
+    feed = None if calibration is None else calibration.feed(info, form.preprocess)
     try:
         converted = runtime.convert(module, example, form, feed)
     except BadInput:
@@ -191,7 +176,7 @@ def check_target(path: Path, suffix: str = ".onnx") -> None:
     if not os.access(path.parent, os.W_OK):
         raise BadInput(f"cannot write {path}: {path.parent} is read-only")
     if suffix != ".onnx" and not path.name.endswith(suffix):  # others have files beside them
-        raise BadInput(f"cannot write {path}: a name that ends in {suffix} is wanted")
+        raise BadInput(f"cannot write {path}: its name must end in {suffix}")
 
 
 def _check_arguments(

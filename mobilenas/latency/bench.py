@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mobilenas.base.progress import ProgressBar
-from mobilenas.latency.exported import RUNTIMES, check_file, open_exported
 from mobilenas.latency.host import processor
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, take_turns
 from mobilenas.latency.probe import Probe, probe
-from mobilenas.latency.runtimes import timed
+from mobilenas.runtimes.base import timed
+from mobilenas.runtimes.open_file import RUNTIMES, check_file, open_exported
 
 VISIT_SECONDS = 0.1
 

@@ -1,32 +1,31 @@
 """Building a latency table: time the rows alone, time networks, fit the rows to the networks."""
 
-import json
 import logging
 import re
 import shutil
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import read_json, write_json
 from mobilenas.base.progress import ProgressBar
 from mobilenas.base.randomness import Stream, generator
+from mobilenas.base.settings import Record
 from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import Timing, TimingLog, discard, measure, steps
-from mobilenas.latency.runtimes import Runtime, make_runtime
-from mobilenas.space import Arch, Genes, Space, space_from_dict, with_defaults
+from mobilenas.latency.timer import Timer, make_timer
+from mobilenas.runs.folder import RunFolder
+from mobilenas.space import Arch, Genes, Space, space_from_dict
 
-SETTINGS, TIMINGS, GRAPHS = "build.json", "timings.jsonl", "graphs"
+TIMINGS, GRAPHS = "timings.jsonl", "graphs"
 ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
 # Rows that move more than this between visits are timed twice as often, then flagged.
 WIDE_SPREAD = 0.1
@@ -39,8 +38,7 @@ ROWS_SHARE, WIDE_SHARE = 0.4, 0.1
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class BuildSettings:
+class BuildSettings(Record):
     """What a table is of, as plain data. command: template of the runtime `command`."""
 
     space: dict[str, object]
@@ -52,9 +50,9 @@ class BuildSettings:
     seed: int
     command: str | None
 
-    def make_runtime(self) -> Runtime:
-        """The runtime, ready to time. Raises BadInput."""
-        return make_runtime(
+    def make_timer(self) -> Timer:
+        """The timer of its runtime. Raises BadInput."""
+        return make_timer(
             self.runtime, dtype=self.dtype, threads=self.threads, command=self.command
         )
 
@@ -62,18 +60,17 @@ class BuildSettings:
 def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bool) -> LatencyTable:
     """Time the rows of a space and as many of its networks as `budget` seconds allow, and fit.
 
-    run: folder of settings and timings. resume: keep the timings that it has. Raises BadInput for
+    run: the run folder. resume: keep the timings that it has. Raises BadInput for
     a folder that is in use or holds other settings, and for a budget that the rows alone do not fit
     into; what was timed is kept.
     """
     start = monotonic()
     if not re.fullmatch(NAME, settings.device) or settings.device.endswith(".json"):
-        raise BadInput(
-            f"--device {settings.device!r}: letters, digits, '.', '_' and '-' are wanted"
-        )
-    runtime = settings.make_runtime()
-    about = {**asdict(settings), "runtime_version": runtime.version, "processor": processor()}
-    claim_folder(run / SETTINGS, about, resume)
+        raise BadInput(f"--device {settings.device!r}: must be letters, digits, '.', '_' and '-'")
+    timer = settings.make_timer()
+    about = settings.model_dump(mode="json")
+    about |= {"runtime_version": timer.runtime.version, "processor": processor()}
+    RunFolder.start_or_resume(run, "latency", about, resume=resume)
     space = space_from_dict(settings.space)
     timings = TimingLog(run / TIMINGS)
     control = network_job(space, control_arch(space), settings.batch)
@@ -82,7 +79,7 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     def time_all(what: list[Job], rounds: int, deadline: float, bar: ProgressBar) -> bool:
         return measure(
             what,
-            runtime,
+            timer,
             timings,
             control=control,
             rounds=rounds,
@@ -107,7 +104,7 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     again = steps(wide, timings, 2 * ROW_ROUNDS)
     with ProgressBar("rows with a wide spread", again, deadline=end) as bar:
         time_all(wide, 2 * ROW_ROUNDS, end, bar)
-    discard(jobs, runtime, run / GRAPHS)
+    discard(jobs, timer, run / GRAPHS)
 
     archs = design(space, len(jobs), settings.seed)
     networks = [network_job(space, arch, settings.batch) for arch in archs]
@@ -119,14 +116,14 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
             some = networks[done : done + chunk]
             if not time_all(some, NETWORK_ROUNDS, end, bar):
                 break
-            discard(some, runtime, run / GRAPHS)
+            discard(some, timer, run / GRAPHS)
             done += chunk
             each = max(1e-3, (monotonic() - begun) / chunk)
             chunk = min(CHUNK, int((end - monotonic()) / each))
             if chunk < 1:
                 break
     shutil.rmtree(run / GRAPHS)
-    return _table(settings, space, runtime, timings, archs)
+    return _table(settings, space, timer.runtime.version, timings, archs)
 
 
 def table_name(settings: BuildSettings) -> str:
@@ -155,23 +152,6 @@ def design(space: Space, n: int, seed: int) -> list[Arch]:
     return list(archs)
 
 
-def claim_folder(path: Path, settings: dict[str, Any], resume: bool) -> None:
-    """Write the settings of timings to a file, the first one of a run folder.
-
-    Raises BadInput where it is there and `resume` is not set, or where it has other settings.
-    """
-    if path.exists():
-        if not resume:
-            raise BadInput(f"{path} is of timings made before: --resume continues them, else --out")
-        stored = read_json(path, *settings)
-        stored["space"] = with_defaults(stored["space"], path)
-        for key, value in settings.items():
-            if stored[key] != json.loads(json.dumps(value)):  # as JSON has it: tuples are lists
-                both = "" if key == "space" else f" ({stored[key]} there, {value} here)"
-                raise BadInput(f"{path} is of timings with another {key}{both}: set --out")
-    write_json(path, settings)
-
-
 def _is_wide(timing: Timing) -> bool:
     return timing.spread_ms > WIDE_SPREAD * timing.median_ms
 
@@ -179,7 +159,7 @@ def _is_wide(timing: Timing) -> bool:
 def _table(
     settings: BuildSettings,
     space: Space,
-    runtime: Runtime,
+    runtime_version: str,
     visits: TimingLog,
     archs: list[Arch],
 ) -> LatencyTable:
@@ -207,8 +187,8 @@ def _table(
         name=table_name(settings),
         device=settings.device,
         processor="reached by a command" if settings.command else processor(),
-        runtime=runtime.name,
-        runtime_version=runtime.version,
+        runtime=settings.runtime,
+        runtime_version=runtime_version,
         threads=settings.threads,
         dtype=settings.dtype,  # type: ignore[arg-type]
         batch=settings.batch,

@@ -15,15 +15,16 @@ from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Check, Figures, LatencyTable
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.build import CHUNK, GRAPHS, claim_folder, control_arch
+from mobilenas.latency.build import CHUNK, GRAPHS, control_arch
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.host import processor, today
 from mobilenas.latency.measure import TimingLog, discard, measure, steps
-from mobilenas.latency.runtimes import Runtime
+from mobilenas.latency.timer import Timer
+from mobilenas.runs.folder import RunFolder
 from mobilenas.space import Arch, Space
 
 CHECK_ROUNDS = 5
-SETTINGS, TIMINGS = "check.json", "check.jsonl"
+TIMINGS = "check.jsonl"
 DRIFT_REMOVED = "drift removed"
 
 Floats = NDArray[np.float64]
@@ -31,10 +32,11 @@ Floats = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
 
-def is_same_device(table: LatencyTable, runtime: Runtime) -> bool:
+def is_same_device(table: LatencyTable, timer: Timer) -> bool:
     """Whether this host has the processor of the table and its version of the runtime; else what
     differs is logged.
     """
+    runtime = timer.runtime
     here = table.processor if runtime.name == "command" else processor()
     same = True
     for what, there, now in (
@@ -62,7 +64,7 @@ def held_out(space: Space, table: LatencyTable, n: int, seed: int) -> list[Arch]
 
 
 def time_networks(
-    space: Space, archs: Sequence[Arch], runtime: Runtime, run: Path, batch: int
+    space: Space, archs: Sequence[Arch], timer: Timer, run: Path, batch: int
 ) -> tuple[Floats, float]:
     """Milliseconds (n,) of whole networks, and of the control network that was timed in turns.
 
@@ -75,14 +77,14 @@ def time_networks(
             chunk = jobs[first : first + CHUNK]
             measure(
                 chunk,
-                runtime,
+                timer,
                 timed,
                 control=network_job(space, control_arch(space), batch),
                 rounds=CHECK_ROUNDS,
                 graphs=run / GRAPHS,
                 bar=bar,
             )
-            discard(chunk, runtime, run / GRAPHS)
+            discard(chunk, timer, run / GRAPHS)
     timings, control = timed.timings(), timed.control()
     assert control is not None
     return np.array([timings[str(arch)].median_ms for arch in archs]), control.median_ms
@@ -132,7 +134,7 @@ def _rank(statistic: Callable[..., Any], predicted: Floats, measured: Floats) ->
 def check_table(
     space: Space,
     table: LatencyTable,
-    runtime: Runtime,
+    timer: Timer,
     run: Path,
     *,
     n: int,
@@ -143,23 +145,23 @@ def check_table(
     """Time n networks of a space that the table was not fitted to; what each predictor says of
     them (n,), and the times (n,).
 
-    run: folder for the timings; resume: keep those that it has. command: as for `build_table`.
+    run: the run folder; resume: keep the timings that it has. command: as for `build_table`.
     Raises BadInput for a folder that is in use or holds the timings of something else.
     """
     archs = held_out(space, table, n, seed)
     about = {
         "space": space.to_dict(),
         "table": table.name,
-        "runtime": runtime.name,
-        "runtime_version": runtime.version,
+        "runtime": timer.runtime.name,
+        "runtime_version": timer.runtime.version,
         "processor": processor(),
         "dtype": table.dtype,
         "threads": table.threads,
         "batch": table.batch,
         "command": command,
     }
-    claim_folder(run / SETTINGS, about, resume)
-    measured, control_ms = time_networks(space, archs, runtime, run, table.batch)
+    RunFolder.start_or_resume(run, "latency-check", about, resume=resume)
+    measured, control_ms = time_networks(space, archs, timer, run, table.batch)
     predicted = predictions(space, table, archs)
     predictors = compare(predicted, measured)
     if table.control_ms and space.name == table.space:

@@ -11,13 +11,21 @@ from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.blocks import build, conv_head, stem
 from mobilenas.space import Arch, Block, Candidate, Space
 
+_BIAS = 0.1
+
 
 @dataclass(frozen=True)
 class Job:
-    """Something to time: a name, and how to make the module (eval mode) and an example input."""
+    """Something to time: a name, how to make the module (eval mode), and the shape of its input."""
 
     key: str
-    make: Callable[[], tuple[nn.Module, Tensor]]
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+
+    @property
+    def example(self) -> Tensor:
+        """An input, random but always the same."""
+        return torch.randn(self.shape, generator=torch.Generator().manual_seed(0))
 
 
 class Head(nn.Module):
@@ -62,14 +70,16 @@ def _block_job(key: str, block: Block, candidate: Candidate, batch: int) -> Job:
 
 
 def _job(key: str, make: Callable[[], nn.Module], batch: int, channels: int, size: int) -> Job:
-    def prepared() -> tuple[nn.Module, Tensor]:
-        module = make()
+    def prepared() -> nn.Module:
+        module, generator = make(), torch.Generator().manual_seed(0)
         for part in module.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                # Residual blocks start with zeros here, which a runtime could take advantage of.
-                part.reset_parameters()
-        generator = torch.Generator().manual_seed(0)
-        example = torch.randn(batch, channels, size, size, generator=generator)
-        return fold_batch_norm(module).requires_grad_(False), example
+            # Fresh modules have zeros, which a runtime could take advantage of: residual blocks as
+            # weights of batch norms, and all as biases, which exporters then leave out.
+            if isinstance(part, nn.BatchNorm2d) and part.affine:
+                nn.init.ones_(part.weight)
+                nn.init.normal_(part.bias, std=_BIAS, generator=generator)
+            elif isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
+                nn.init.normal_(part.bias, std=_BIAS, generator=generator)
+        return fold_batch_norm(module).requires_grad_(False)
 
-    return Job(key, prepared)
+    return Job(key, prepared, (batch, channels, size, size))

@@ -22,7 +22,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_jsonl
 from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.graphs import Job
-from mobilenas.latency.runtimes import Runtime
+from mobilenas.latency.timer import Timer
 
 CONTROL = "control"
 VISIT_SECONDS = 0.015
@@ -49,7 +49,7 @@ class TimingLog:
         self.visits = read_jsonl(path, "key", "ms", "runs")
         for number, visit in enumerate(self.visits, start=1):
             if not isinstance(visit["ms"], int | float) or not isinstance(visit["runs"], int):
-                raise BadInput(f"{path} line {number}: ms and runs are to be numbers")
+                raise BadInput(f"{path} line {number}: ms and runs must be numbers")
         self._counts = Counter(visit["key"] for visit in self.visits)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # a last line torn by a kill goes
@@ -105,7 +105,7 @@ class TimingLog:
 
 def measure(
     jobs: Sequence[Job],
-    runtime: Runtime,
+    timer: Timer,
     log: TimingLog,
     *,
     control: Job,
@@ -128,13 +128,14 @@ def measure(
     for job in [control, *todo]:
         if monotonic() > deadline:
             return False
-        files[job.key] = _prepared(job, runtime, graphs)
+        files[job.key] = _prepared(job, timer, graphs)
         if job is not control and not log.count(job.key):
             bar.advance(1, "writing graphs")
     files[CONTROL] = files[control.key]
+    by_key = {job.key: job for job in todo} | {CONTROL: control}
     return take_turns(
         [job.key for job in todo],
-        lambda key: runtime.time(files[key], VISIT_SECONDS),
+        lambda key: timer.time(by_key[key], files[key], VISIT_SECONDS),
         log,
         rounds=rounds,
         bar=bar,
@@ -174,10 +175,10 @@ def take_turns(
     return True
 
 
-def discard(jobs: Sequence[Job], runtime: Runtime, graphs: Path) -> None:
+def discard(jobs: Sequence[Job], timer: Timer, graphs: Path) -> None:
     """Take away the files of jobs that need no more timing."""
     for job in jobs:
-        _path(job, runtime, graphs).unlink(missing_ok=True)
+        _path(job, timer, graphs).unlink(missing_ok=True)
 
 
 def steps(jobs: Sequence[Job], log: TimingLog, rounds: int) -> int:
@@ -186,16 +187,13 @@ def steps(jobs: Sequence[Job], log: TimingLog, rounds: int) -> int:
     return sum((count == 0) + rounds - count for count in counts if count < rounds)
 
 
-def _prepared(job: Job, runtime: Runtime, graphs: Path) -> Path:
+def _prepared(job: Job, timer: Timer, graphs: Path) -> Path:
     """The file of a job, made unless it is there."""
-    path = _path(job, runtime, graphs)
+    path = _path(job, timer, graphs)
     if not path.exists():
-        module, example = job.make()
-        part = path.with_name(f"part{runtime.suffix}")
-        runtime.prepare(module, example, part)
-        part.replace(path)
+        timer.write(job, path)
     return path
 
 
-def _path(job: Job, runtime: Runtime, graphs: Path) -> Path:
-    return graphs / f"{hashlib.sha256(job.key.encode()).hexdigest()[:16]}{runtime.suffix}"
+def _path(job: Job, timer: Timer, graphs: Path) -> Path:
+    return graphs / f"{hashlib.sha256(job.key.encode()).hexdigest()[:16]}{timer.runtime.suffix}"

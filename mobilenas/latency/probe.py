@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.exported import check_file, open_exported
+from mobilenas.runtimes.open_file import check_file, open_exported
 
 RUNS = 3
 # What loading a file would import: code, which is not to be counted.
 _IMPORTS = {
     ".onnx": ("onnxruntime",),
-    ".pte": ("executorch.runtime", "mobilenas.export.executorch"),
+    ".pte": ("executorch.runtime", "mobilenas.runtimes.executorch"),
 }
 _STATUS, _RESET_PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -89,7 +89,7 @@ class RunFolder:
         needed = " or ".join(f"`mobilenas {KINDS[kind][1]}`" for kind in kinds)
         stored = read_earlier(path, kinds)
         if stored is None and not (path / _RUN).is_file():
-            raise BadInput(f"{path} holds no run; one of {needed} is needed")
+            raise BadInput(f"{path} holds no run; {needed} makes one")
         if stored is None:
             stored = read_json(path / _RUN, "kind", "settings", "parents", "facts")
         kind = stored["kind"]

@@ -197,6 +197,8 @@ class _Shown:
     counted: int = 0
 
     def __call__(self, search: NSGA2Search, done: int) -> None:
+        if done == self.counted:
+            return
         known = search.qualities()
         by_score = search.problem.quality == SCORE
         best = "" if not len(known) else f", best {100 * known.max():.2f} %"

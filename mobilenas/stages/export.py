@@ -18,10 +18,10 @@ from mobilenas.export import (
     export_network,
     load_images,
 )
-from mobilenas.export.form import Runtime
-from mobilenas.export.runtimes import OnnxRuntime
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
+from mobilenas.runtimes.base import Runtime
+from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
 from mobilenas.train.networks import open_network_run

@@ -93,7 +93,7 @@ def test_the_onnx_file_is_the_network_and_says_what_it_is(job: Job) -> None:
 
     from mobilenas.data import load_data
     from mobilenas.evaluate.evaluator import SupernetEvaluator
-    from mobilenas.export.form import normalise
+    from mobilenas.export.deployable import normalise
 
     path = Path(job.exported["path"])
     front = json.loads((job.search / "front.json").read_text())["front"]

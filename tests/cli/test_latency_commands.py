@@ -19,7 +19,7 @@ from tables import made_up_table
 
 from mobilenas.cost.latency import read_table, write_table
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.command import Command
+from mobilenas.runtimes.command import Command
 from mobilenas.space import Space, space_from_dict
 
 DEVICE = "wc -c < {model}"
@@ -72,7 +72,7 @@ def test_a_table_is_built_checked_and_listed(call: Call, space: Space) -> None:
     assert stored.check.predictors["table"].mape < 0.01
     assert stored.check.predictors["table"].mape < stored.check.predictors["flops"].mape
     assert stored.model_copy(update={"check": None}) == table
-    assert Path(f"runs/latency/{NAME}/check.png").read_bytes().startswith(b"\x89PNG")
+    assert Path(f"runs/latency/{NAME}-check/check.png").read_bytes().startswith(b"\x89PNG")
 
     listed = call("latency", "list")
     assert NAME in listed.out and "100.0 %" in listed.out
@@ -97,7 +97,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(Command, "time", lambda runtime, path, seconds: clock.time(path))
+    monkeypatch.setattr(Command, "time", lambda runtime, path, example, seconds: clock.time(path))
     for module in ("build", "measure"):
         monkeypatch.setattr(f"mobilenas.latency.{module}.monotonic", lambda: clock.now)
     return clock
@@ -111,10 +111,10 @@ def log_of_visits() -> Counter[str]:
 def test_timings_in_a_folder_are_not_overwritten(call: Call, clock: Clock) -> None:
     assert build(call).code == 0
     log = Path(f"runs/latency/{NAME}/timings.jsonl").read_bytes()
-    check_refused(build(call), "of timings made before", "--resume")
-    check_refused(build(call, "--resume", "--seed=1"), "another seed (0 there, 1 here)")
-    Path(f"runs/latency/{NAME}/build.json").write_text("[]")
-    check_refused(build(call, "--resume"), "build.json lacks the key")
+    check_refused(build(call), "already holds a run", "--resume")
+    check_refused(build(call, "--resume", "--seed=1"), "another seed (0, not 1)")
+    Path(f"runs/latency/{NAME}/run.json").write_text("[]")
+    check_refused(build(call, "--resume"), "run.json lacks the key")
     assert Path(f"runs/latency/{NAME}/timings.jsonl").read_bytes() == log
 
 
@@ -167,7 +167,7 @@ def test_a_check_is_continued_and_kept_apart(call: Call, clock: Clock) -> None:
 
     assert check().code == 0
     visits = clock.visits
-    check_refused(check(), "of timings made before", "--resume")
+    check_refused(check(), "already holds a run", "--resume")
     assert check("--resume").code == 0 and clock.visits == visits
     other = call(
         *("latency", "check", "sh", "--space=three.yaml", "--command=echo 5 # {model}"),

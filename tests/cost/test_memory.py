@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from mobilenas.cost import CostModel
-from mobilenas.export.form import Form, deployable
-from mobilenas.export.onnx import to_onnx
-from mobilenas.latency.runtimes import write_onnx
+from mobilenas.export.deployable import deployable
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.saved import NetworkInfo
+from mobilenas.runtimes.base import Form
+from mobilenas.runtimes.onnx import to_onnx, to_onnx_quickly
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 # They may write their output where an input was: all that a graph has besides convolutions,
@@ -78,8 +78,8 @@ def peak_bytes(model: onnx.ModelProto) -> int:
 
 def simulated(space: Space, arch: Arch, folder: Path) -> int:
     image = torch.zeros(1, space.spec.in_channels, space.resolution, space.resolution)
-    write_onnx(fold_batch_norm(Network(space, arch)), image, folder / "a.onnx", "fp32")
-    return peak_bytes(onnx.load(folder / "a.onnx"))
+    model = to_onnx_quickly(fold_batch_norm(Network(space, arch)), image)
+    return peak_bytes(onnx.load_from_string(model))
 
 
 def test_sampled_archs_of_every_space(
@@ -122,8 +122,8 @@ def test_features_of_backbones_wait_to_the_end(
     cost_model = CostModel(small_space.backbone(40, 70))
     (arch,) = sample(small_space, 1, seed=1)
     image = torch.zeros(1, small_space.spec.in_channels, 40, 70)
-    write_onnx(Features(small_space, arch), image, tmp_path / "a.onnx", "fp32")
-    assert cost_model.of(arch)["memory"] == peak_bytes(onnx.load(tmp_path / "a.onnx"))
+    model = to_onnx_quickly(Features(small_space, arch), image)
+    assert cost_model.of(arch)["memory"] == peak_bytes(onnx.load_from_string(model))
 
 
 def waiting_space(**changes: Any) -> Space:
@@ -141,8 +141,8 @@ def test_features_that_wait_make_the_peak(candidate: str, tmp_path: Path) -> Non
         space = waiting_space(candidates=[candidate], **changes)
         arch = space.parse("_".join([candidate] * len(space.blocks)))
         image = torch.zeros(1, 1, 24, 40)
-        write_onnx(Features(space, arch), image, tmp_path / "a.onnx", "fp32")
-        peak = peak_bytes(onnx.load(tmp_path / "a.onnx"))
+        model = to_onnx_quickly(Features(space, arch), image)
+        peak = peak_bytes(onnx.load_from_string(model))
         assert CostModel(space.backbone(24, 40)).of(arch)["memory"] == peak
 
 

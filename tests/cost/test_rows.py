@@ -31,7 +31,7 @@ def test_rows_add_up_to_the_network(small_space: Space, sample: Callable[..., li
     flops, jobs = row_flops(small_space), row_jobs(small_space, batch=1)
     assert set(flops) == {job.key for job in jobs}
     for job in [*jobs[:2], *jobs[2 :: 1 + len(jobs) // 200]]:  # s3 has 5,124
-        assert multiply_adds(*job.make()) == flops[job.key]
+        assert multiply_adds(job.make(), job.example) == flops[job.key]
     cost = CostModel(small_space)
     for arch in sample(small_space, 5):
         rows = row_counts(small_space, arch)

@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from mobilenas.data import Images
 from mobilenas.export import Calibration, Form, Verification, export_network, make_runtime, verify
-from mobilenas.export.form import Dtype, deployable, normalise
-from mobilenas.export.onnx import to_onnx
+from mobilenas.export.deployable import deployable, normalise
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.nn.saved import Accuracy, NetworkInfo
+from mobilenas.runtimes.base import Dtype
+from mobilenas.runtimes.onnx import to_onnx
 from mobilenas.space import load_space
 
 TINY = "macro:width=0.125,resolution=16"

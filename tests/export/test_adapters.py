@@ -10,7 +10,7 @@ from exporting import INFO, TINY, Exported, build, export
 
 from mobilenas.base.errors import BadInput
 from mobilenas.export import RUNTIMES, Form, evaluate, make_form, make_runtime
-from mobilenas.export.runtimes import FILES
+from mobilenas.runtimes.registry import runtime_of
 
 OPTIONAL = {
     "litert": ["litert_torch", "ai_edge_litert"],
@@ -34,7 +34,7 @@ def test_names_and_suffixes(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in RUNTIMES:
         runtime = fake(name, monkeypatch)
         assert runtime.name == name
-        assert FILES[runtime.suffix][0] == name
+        assert runtime_of(Path(f"model{runtime.suffix}")) is type(runtime)
     with pytest.raises(BadInput, match="--runtime tflite: choose one of onnxruntime, executorch"):
         make_runtime("tflite")
 
@@ -56,12 +56,12 @@ def test_forms(monkeypatch: pytest.MonkeyPatch) -> None:
     assert form(onnx, opset=21, batch="7", preprocess=True, int8=True) == Form(21, 7, True)
     assert form(executorch, int8=True) == form(ncnn, batch="1") == Form(batch=1)
     for runtime, asked, message in (
-        (onnx, {"opset": 13}, "--opset 13: 14 to 26 is wanted"),
-        (onnx, {"opset": 27}, "--opset 27: 14 to 26 is wanted"),
+        (onnx, {"opset": 13}, "--opset 13: must be 14 to 26"),
+        (onnx, {"opset": 27}, "--opset 27: must be 14 to 26"),
         (executorch, {"opset": 18}, "--opset is of ONNX files; executorch has none"),
-        (onnx, {"batch": "0"}, "--batch 0: `dynamic`, or a number from 1 is wanted"),
-        (onnx, {"batch": "-3"}, "--batch -3: `dynamic`"),
-        (onnx, {"batch": "²"}, "--batch ²: `dynamic`"),
+        (onnx, {"batch": "0"}, "--batch 0: must be `dynamic` or a number from 1"),
+        (onnx, {"batch": "-3"}, "--batch -3: must be `dynamic`"),
+        (onnx, {"batch": "²"}, "--batch ²: must be `dynamic`"),
         (executorch, {"batch": "dynamic"}, "--batch dynamic: executorch needs a number"),
         (ncnn, {"batch": "2"}, "--batch 2: ncnn runs one image at a time"),
         (ncnn, {"preprocess": True}, "--preprocess: ncnn has no uint8 inputs"),

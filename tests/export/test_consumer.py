@@ -13,7 +13,7 @@ from PIL import Image
 
 from mobilenas.data import Images, load_data
 from mobilenas.export import Calibration, Form
-from mobilenas.export.form import normalise
+from mobilenas.export.deployable import normalise
 
 CONSUMER = Path(__file__).parents[2] / "export" / "classify.py"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from mobilenas.base.errors import BadInput
 from mobilenas.data import load_data
 from mobilenas.export import evaluate, load_images
+from mobilenas.export.deployable import normalise
 from mobilenas.export.evaluate import ranked_right, wilson
-from mobilenas.export.form import normalise
 from mobilenas.nn.saved import save_network
 
 DIGITS = replace(INFO, classes=tuple("0123456789"), crop=0.8, accuracy=None)

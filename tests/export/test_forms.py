@@ -28,9 +28,9 @@ from onnx import numpy_helper
 
 from mobilenas.base.errors import VerificationFailed
 from mobilenas.export import Form, evaluate
-from mobilenas.export.form import deployable
-from mobilenas.export.onnx import OPSETS, to_onnx, to_opset, with_batch
+from mobilenas.export.deployable import deployable
 from mobilenas.export.structure import check_weights
+from mobilenas.runtimes.onnx import OPSETS, to_onnx, to_opset, with_batch
 
 DIGITS = replace(INFO, classes=tuple("0123456789"), accuracy=None)
 
@@ -163,7 +163,7 @@ def test_exports_are_evaluated_as_they_are_fed(
 def test_a_batch_norm_in_training_mode_is_caught(
     quantised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.export.form.fold_batch_norm", forget_a_batch_norm)
+    monkeypatch.setattr("mobilenas.export.deployable.fold_batch_norm", forget_a_batch_norm)
     with pytest.raises(VerificationFailed):
         export(build(TINY), tmp_path / "a.onnx", calibration=calibration(16) if quantised else None)
     assert list(tmp_path.iterdir()) == []

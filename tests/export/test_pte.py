@@ -23,7 +23,8 @@ from exporting import (
 from mobilenas.base import files
 from mobilenas.base.errors import BadInput, VerificationFailed
 from mobilenas.export import Form, evaluate, make_runtime
-from mobilenas.export.form import Converted, deployable, normalise
+from mobilenas.export.deployable import deployable, normalise
+from mobilenas.runtimes.base import Converted
 
 pytest.importorskip("executorch", reason="executorch is not installed (extra `mobile`)")
 
@@ -135,7 +136,7 @@ def test_a_wrong_weight_and_swapped_colours_are_caught(fp32: Exported, int8: Exp
 def test_a_batch_norm_in_training_mode_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.export.form.fold_batch_norm", forget_a_batch_norm)
+    monkeypatch.setattr("mobilenas.export.deployable.fold_batch_norm", forget_a_batch_norm)
     with pytest.raises(VerificationFailed) as failure:
         made(tmp_path / "model.pte", Form(batch=1))
     assert "\n" not in str(failure.value)

@@ -15,8 +15,9 @@ from exporting import MEAN, STD, TINY, Exported, build, make_images, plain
 from onnx import TensorProto, helper, numpy_helper
 
 from mobilenas.base.errors import BadInput
-from mobilenas.export.form import normalise
-from mobilenas.export.quantize import (
+from mobilenas.export.deployable import normalise
+from mobilenas.nn import Network
+from mobilenas.runtimes.quantize import (
     BINS,
     Observed,
     Scheme,
@@ -25,7 +26,6 @@ from mobilenas.export.quantize import (
     quantize,
     quantize_onnx,
 )
-from mobilenas.nn import Network
 from mobilenas.space import load_space
 
 

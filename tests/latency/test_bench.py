@@ -13,9 +13,10 @@ from onnx import TensorProto
 from mobilenas.base.errors import BadInput
 from mobilenas.latency import bench, probe
 from mobilenas.latency.bench import bench_files
-from mobilenas.latency.exported import Exported, open_exported
 from mobilenas.latency.graphs import network_job
-from mobilenas.latency.runtimes import MIN_RUNS, OnnxRuntime
+from mobilenas.latency.timer import make_timer
+from mobilenas.runtimes.base import MIN_RUNS
+from mobilenas.runtimes.open_file import Exported, open_exported
 from mobilenas.space import load_space
 
 PHOTO = (1, 3, 8, 8)
@@ -25,7 +26,8 @@ def test_files_of_every_kind_are_run(tmp_path: Path) -> None:
     space = load_space("macro:width=0.125,resolution=16")
     arch = space.sample(np.random.default_rng(0))
     int8 = tmp_path / "int8.onnx"
-    OnnxRuntime("int8", 1).prepare(*network_job(space, arch, 1).make(), int8)
+    timer = make_timer("onnxruntime", dtype="int8", threads=1, command=None)
+    timer.write(network_job(space, arch, 1), int8)
     free = {"flops_multiply_adds": "2000000", "input_resolution": "12"}
     files = [
         write_graph(tmp_path / "free.onnx", ("n", "h", "w", 3), TensorProto.UINT8, metadata=free),
@@ -89,7 +91,7 @@ def test_memory_is_that_of_the_weights_and_not_of_the_runtime(tmp_path: Path) ->
         ("m.tflite", PHOTO, TensorProto.FLOAT, 1, "only files that end in .onnx or .pte"),
         ("m.onnx", PHOTO, TensorProto.FLOAT, 2, "has 2 inputs"),
         ("m.onnx", PHOTO, TensorProto.INT64, 1, r"its input is a tensor\(int64\)"),
-        ("m.onnx", (1, 8, 8), TensorProto.FLOAT, 1, "four sizes are wanted"),
+        ("m.onnx", (1, 8, 8), TensorProto.FLOAT, 1, "must have four sizes"),
         ("m.onnx", (1, 3, "h", "w"), TensorProto.FLOAT, 1, "--resolution says which"),
     ],
 )

@@ -1,6 +1,7 @@
 """Which networks a table is fitted to and checked with, and what the figures of a check mean."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,10 @@ from tables import made_up_table
 from torch import nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.build import claim_folder, control_arch, design
+from mobilenas.latency.build import control_arch, design
 from mobilenas.latency.check import figures, held_out
 from mobilenas.latency.graphs import network_job
+from mobilenas.runs.folder import RunFolder
 from mobilenas.space import Space, load_space, space_from_dict
 
 
@@ -36,13 +38,15 @@ def test_held_out_networks_are_held_out(mixed_space: Space) -> None:
 
 def test_timings_from_before_a_key_of_spaces_was_added_go_on(tmp_path: Path) -> None:
     path, settings = tmp_path / "build.json", {"space": load_space("macro").to_dict(), "seed": 0}
+    start = partial(RunFolder.start_or_resume, tmp_path, "latency")
     old = {k: v for k, v in settings["space"].items() if k != "path_activation"}
     path.write_text(json.dumps(settings | {"space": old}))
-    claim_folder(path, settings, resume=True)
-    assert json.loads(path.read_text()) == json.loads(json.dumps(settings))
+    assert start(settings, resume=True).settings == json.loads(json.dumps(settings))
     other = load_space("macro:path_activation=after_sum").to_dict()
     with pytest.raises(BadInput, match="another space"):
-        claim_folder(path, settings | {"space": other}, resume=True)
+        start(settings | {"space": other}, resume=True)
+    with pytest.raises(BadInput, match="already holds a run"):
+        start(settings, resume=False)
 
 
 def test_figures_of_known_predictions() -> None:
@@ -74,13 +78,15 @@ def test_the_control_network_is_nowhere_else() -> None:
     assert held_out(space, made_up_table(space), 1, seed=0) == [other]
 
 
-def test_no_network_has_weights_of_nothing_but_zeros(small_space: Space) -> None:
-    # Residual blocks are trained from a projection of zeros, which a runtime could skip.
+def test_no_network_has_weights_or_biases_of_nothing_but_zeros(small_space: Space) -> None:
+    # Residual blocks are trained from a projection of zeros, and all from biases of zeros: a runtime
+    # could skip the first, and exporters leave out the second.
     arch = small_space.decode(small_space.num_candidates - 1)
-    module, _ = network_job(small_space, arch, batch=1).make()
+    module = network_job(small_space, arch, batch=1).make()
     for name, part in module.named_modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d | nn.Linear):
             assert part.weight.abs().max() > 0, name
+            assert part.bias is not None and part.bias.abs().max() > 0, name
 
 
 def test_too_few_archs_to_check() -> None:

@@ -6,38 +6,42 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-import torch
 from torch import Tensor, nn
 
 from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.graphs import Job
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, discard, measure, steps
+from mobilenas.latency.timer import Timer
+from mobilenas.runtimes.base import Converted, Feed, Form, Inputs, Runtime
 
 
 def job(name: str, ms: float) -> Job:
-    def make() -> tuple[nn.Module, Tensor]:
+    def make() -> nn.Module:
         module = nn.Linear(1, 1, bias=False)
         nn.init.constant_(module.weight, ms)
-        return module, torch.zeros(1, 1)
+        return module
 
-    return Job(name, make)
+    return Job(name, make, (1, 1))
 
 
-class Clockwork:
-    """A runtime whose graphs take the time that is written in them, times the speed of the day."""
+class Clockwork(Runtime):
+    """Its graphs take the time that is written in them, times the speed of the day."""
 
-    name, version, suffix = "clockwork", "1", ".txt"
+    name, version, suffixes = "clockwork", "1", (".txt",)
 
     def __init__(self, slowness: float = 1.0, slower_each_visit: float = 0.0) -> None:
-        self.prepared: list[str] = []
+        self.prepared: list[float] = []
         self.slowness = slowness
         self.slower_each_visit = slower_each_visit
 
-    def prepare(self, module: nn.Module, example: Tensor, path: Path) -> None:
-        self.prepared.append(path.name)
-        path.write_text(str(next(module.parameters()).item()))
+    def convert(
+        self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
+    ) -> Converted:
+        weight = next(module.parameters()).item()
+        self.prepared.append(weight)
+        return Converted({".txt": str(weight).encode()})
 
-    def time(self, path: Path, seconds: float) -> list[float]:
+    def time(self, path: Path, example: Inputs, seconds: float) -> list[float]:
         self.slowness += self.slower_each_visit
         return [float(path.read_text()) * self.slowness] * 5
 
@@ -51,7 +55,7 @@ def run(
     log = TimingLog(folder / "timings.jsonl")
     done = measure(
         JOBS,
-        runtime,
+        Timer(runtime, "fp32"),
         log,
         control=job(CONTROL, 2.0),
         rounds=rounds,
@@ -122,5 +126,5 @@ def test_files_are_kept_until_they_are_discarded(tmp_path: Path) -> None:
     later = Clockwork()
     run(tmp_path, later, rounds=2)
     assert later.prepared == []
-    discard(JOBS, later, tmp_path / "graphs")
+    discard(JOBS, Timer(later, "fp32"), tmp_path / "graphs")
     assert len(list((tmp_path / "graphs").iterdir())) == 1  # the control's, needed by what follows

@@ -120,6 +120,23 @@ def test_a_folded_block_computes_the_same_with_one_convolution_a_group(
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 
+def test_batch_norms_without_weights_are_folded_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    candidate = Candidate(3, ((3, 5),))
+    block = build(make_block(candidate, 1, True, 0.0), candidate)
+    for part in list(block.modules()):
+        for name, norm in part.named_children():
+            if isinstance(norm, nn.BatchNorm2d):
+                plain = nn.BatchNorm2d(norm.num_features, affine=False)
+                setattr(part, name, plain)
+                nn.init.normal_(plain.running_mean, 0, 0.5, generator=generator)  # type: ignore[arg-type]
+                nn.init.uniform_(plain.running_var, 0.5, 2, generator=generator)  # type: ignore[arg-type]
+    init_weights(block, generator)  # which has no weight to set to 0 here
+    x = torch.randn(2, 7, 8, 8, generator=generator)
+    with torch.no_grad():
+        assert relative(fold_batch_norm(block)(x), block.eval()(x)) < TOLERANCE[torch.float32]
+
+
 def test_a_folded_block_is_the_folded_block_of_the_largest_kernel() -> None:
     """Layer for layer, so that what is known of its speed holds for both."""
     data = load_space("s3:width=0.25,squeeze_excite=0.5").to_dict()

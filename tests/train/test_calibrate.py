@@ -158,3 +158,12 @@ def test_accuracy_counts_images_not_batches() -> None:
     network = nn.Identity().train()
     assert accuracy(network, labelled) == pytest.approx(3 / 5)
     assert not network.training
+
+
+def test_after_an_error_norms_are_as_before(unlike_fresh: Change, sample: Sample) -> None:
+    network = make_network(unlike_fresh, sample)
+    momenta = [norm.momentum for norm in norms_of(network)]
+    with pytest.raises(RuntimeError):
+        recalibrate(network, [torch.zeros(2, 7, 8, 8)])  # no image has 7 channels
+    assert [norm.momentum for norm in norms_of(network)] == momenta
+    assert not any(part.training for part in network.modules())

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.command import Command
+from mobilenas.runtimes.command import Command
 
 EXPORT = Path(__file__).parents[2] / "export"
 DOCS = Path(__file__).parents[2] / "docs" / "latency_devices.md"
@@ -44,6 +45,8 @@ log 'Iteration 1 of 50: 9.500000 ms'
 log 'Model executed successfully 50 time(s) in 125.000000 ms.'
 echo 'OutputX 0: tensor(sizes=[1, 10], [1., 2.])'""",
 }
+
+UNREAD = np.zeros(0, np.float32)  # a command makes its own input
 
 
 def install(folder: Path, programs: dict[str, str]) -> None:
@@ -103,7 +106,7 @@ def test_time_onnx_prints_a_number_a_run(batch: str, tmp_path: Path) -> None:
 
 def test_board_over_ssh(device: Path, tmp_path: Path) -> None:
     (device / "time_onnx.py").write_bytes((EXPORT / "time_onnx.py").read_bytes())
-    times = Command(recipe("ssh"), "fp32", 2).time(onnx_file(tmp_path, "fixed"), 0.1)
+    times = Command(recipe("ssh"), 2).time(onnx_file(tmp_path, "fixed"), UNREAD, 0.1)
     assert len(times) >= 5
     assert min(times) > 0
 
@@ -111,9 +114,9 @@ def test_board_over_ssh(device: Path, tmp_path: Path) -> None:
 def test_onnx_on_a_phone(device: Path, tmp_path: Path) -> None:
     model = tmp_path / "the model.onnx"
     model.write_bytes(b"onnx")
-    command = Command(recipe("time_onnx_adb"), "fp32", 2)
+    command = Command(recipe("time_onnx_adb"), 2)
     for _ in range(2):  # what was there before is not counted
-        assert command.time(model, 0.1) == pytest.approx([0.25, 1.25])
+        assert command.time(model, UNREAD, 0.1) == pytest.approx([0.25, 1.25])
     assert (device / "model.onnx").read_bytes() == b"onnx"
 
 
@@ -121,15 +124,15 @@ def test_pte_on_a_phone(device: Path, tmp_path: Path) -> None:
     pytest.importorskip("executorch", reason="executorch is not installed (extra `mobile`)")
     model = tmp_path / "the model.pte"
     model.write_bytes(b"pte")
-    assert Command(recipe("time_pte_adb"), "fp32", 2).time(model, 0.1) == [2.5]
+    assert Command(recipe("time_pte_adb"), 2).time(model, UNREAD, 0.1) == [2.5]
 
 
 @pytest.mark.parametrize("script", ["time_onnx_adb.sh", "time_pte_adb.sh"])
 def test_a_phone_that_fails(script: str, device: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.touch()
-    command = Command(f"sh export/{script} {{model}} {{threads}}", "fp32", 3)
+    command = Command(f"sh export/{script} {{model}} {{threads}}", 3)
     with pytest.raises(BadInput, match=r"exit code [19]:"):  # not the arguments it expects
-        command.time(model, 0.1)
+        command.time(model, UNREAD, 0.1)
     with pytest.raises(BadInput, match=r"No such file"):
-        command.time(tmp_path / "missing", 0.1)
+        command.time(tmp_path / "missing", UNREAD, 0.1)

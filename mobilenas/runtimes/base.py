@@ -1,31 +1,33 @@
-"""What an export is in all runtimes: its form, the module behind it, how it is fed and run."""
+"""What a runtime is: it writes files of a torch module, loads them to a callable, and times them.
+
+torch is imported for its types alone, so that the memory of an ONNX file is measured without it.
+"""
+
+from __future__ import annotations
 
 import contextlib
-import copy
 import importlib.metadata
 import io
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data import Images
-from mobilenas.nn import Network, fold_batch_norm
-from mobilenas.nn.saved import Channels, NetworkInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.integer[Any]]
-Pixels = npt.NDArray[np.uint8]  # (N, R, R, 3), RGB
-Inputs = npt.NDArray[Any]  # Floats or Pixels, what a file is fed with: see `fed`
+Inputs = npt.NDArray[Any]  # what a file is fed with: float32 (N, 3, R, R) or uint8 (N, R, R, 3)
 Run = Callable[[Inputs], Floats]  # a batch of inputs to logits (batch, classes)
 Files = dict[str, bytes]  # contents by the endings of the files' names, the main file first
 Dtype = Literal["fp32", "fp16", "int8"]
@@ -34,6 +36,8 @@ Batches = Literal["any", "fixed", "one"]
 INPUT, OUTPUT = "image", "logits"
 # What the exporter itself writes; other opsets are converted from it.
 OPSET = 18
+MIN_RUNS = 5
+WARMUP_RUNS = 2
 
 
 @dataclass(frozen=True)
@@ -56,24 +60,22 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What an int8 export needs: images as the network is evaluated on them.
+class Choice:
+    """Inputs, and their labels, by which one of several schemes of quantisation is chosen."""
 
-    ranges: training images (N, R, R, 3), which the ranges of the activations are taken from.
-    choice: others, by which one of several schemes is chosen.
-    """
-
-    ranges: Pixels
-    choice: Images
+    inputs: Inputs
+    labels: Labels
 
 
 @dataclass(frozen=True)
 class Feed:
-    """A `Calibration` as the file takes it. labels: of the images of `choice`."""
+    """What int8 needs, as the file takes it.
+
+    ranges: inputs that give the ranges of the activations. choice: None to try one scheme alone.
+    """
 
     ranges: Inputs
-    choice: Inputs
-    labels: Labels
+    choice: Choice | None = None
 
 
 @dataclass(frozen=True)
@@ -91,75 +93,58 @@ class Converted:
 
 
 class Runtime(Protocol):
-    """One way to deploy: writes files of a torch module, and runs them on this machine's CPU.
+    """One way to deploy a network.
 
-    suffix: the ending of the main file. dtypes: of the weights and activations, without int8 the
-    first one. batches: `any` number of images at a time, a `fixed` one of one's choice, or `one`
-    only. takes_bytes: whether there can be uint8 inputs. The constructor raises BadInput where a
-    package is missing.
+    name, version: as they stand in a latency table. suffixes: the endings of its files, the main
+    file's first. dtypes: of the weights and activations, without int8 the first one. batches: `any`
+    number of images at a time, a `fixed` one of one's choice, or `one` only. takes_bytes: whether
+    there can be uint8 inputs.
     """
 
     name: str
-    suffix: str
+    version: str
+    suffixes: tuple[str, ...]
     dtypes: tuple[Dtype, ...]
     batches: Batches
     takes_bytes: bool
 
+    def __init__(self, threads: int | None = None) -> None:
+        """threads: to run with, None for torch's number. Raises BadInput for a missing package."""
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the main file."""
+        return self.suffixes[0]
+
     def convert(
         self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
     ) -> Converted:
-        """The files of what `deployable` made; int8 with a calibration."""
+        """The files of a module in eval mode with batch norms folded; int8 with a calibration."""
 
     def load(self, files: Files) -> Run:
         """Make files ready to run. Raises VerificationFailed where the runtime refuses them."""
 
+    def time(self, path: Path, example: Inputs, seconds: float) -> list[float]:
+        """Milliseconds of each run of a file, loaded afresh and warm, for about `seconds` and at
+        least MIN_RUNS.
 
-class Preprocessed(nn.Module):
-    """A network behind its normalisation: uint8 images (N, R, R, 3) to logits."""
-
-    centre: Tensor
-    spread: Tensor
-
-    def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
-        super().__init__()
-        self.network = network
-        for name, values in (("centre", mean), ("spread", std)):
-            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1))
-
-    def forward(self, image: Tensor) -> Tensor:
-        pixels = image.permute(0, 3, 1, 2).float()
-        logits: Tensor = self.network((pixels - self.centre) / self.spread)
-        return logits
+        path: of the main file. example: its inputs, of the shape that it was made for.
+        """
+        run = self.load(read_files(path, self.suffixes))
+        return timed(lambda: run(example), seconds)
 
 
-def deployable(network: Network, info: NetworkInfo, form: Form) -> tuple[nn.Module, Tensor]:
-    """A copy on the CPU as it is deployed, and zeros in the shape of its input.
-
-    Batch norms are folded, preprocessing is as `form` has it.
-    """
-    folded = fold_batch_norm(copy.deepcopy(network).cpu().float()).requires_grad_(False)
-    for module in folded.modules():
-        if hasattr(module, "inplace"):
-            # The graph is the same either way, but in place its export takes twice as long.
-            module.inplace = False  # type: ignore[assignment]
-    size, channels = network.space.resolution, network.space.spec.in_channels
-    image = torch.zeros(form.batch or 1, channels, size, size)
-    if form.preprocess:
-        whole = Preprocessed(folded, info.mean, info.std).eval()
-        return whole, image.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
-    return folded, image
-
-
-def fed(images: Pixels, info: NetworkInfo, preprocess: bool) -> Inputs:
-    """Images as a file takes them: as they are, or normalised."""
-    return images if preprocess else normalise(images, info.mean, info.std)
-
-
-def normalise(images: Pixels, mean: Channels, std: Channels) -> Floats:
-    """uint8 (N, H, W, 3) to float32 (N, 3, H, W), zero mean and unit deviation per channel."""
-    centre, spread = np.array(mean, dtype=np.float32), np.array(std, dtype=np.float32)
-    pixels = images.astype(np.float32) / 255
-    return np.ascontiguousarray(((pixels - centre) / spread).transpose(0, 3, 1, 2))
+def timed(run: Callable[[], object], seconds: float) -> list[float]:
+    """Milliseconds of each call, after a warm-up, for about `seconds` and at least MIN_RUNS."""
+    for _ in range(WARMUP_RUNS):
+        run()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < MIN_RUNS or time.perf_counter() < end:
+        start = time.perf_counter()
+        run()
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
 
 
 def batches_of(inputs: Inputs, size: int) -> Iterator[Inputs]:
@@ -174,6 +159,11 @@ def run_all(run: Run, inputs: Inputs, size: int, *, fixed: bool) -> Floats:
     if fixed:
         return np.concatenate([run(batch) for batch in batches_of(inputs, size)])[: len(inputs)]
     return np.concatenate([run(inputs[i : i + size]) for i in range(0, len(inputs), size)])
+
+
+def read_files(path: Path, suffixes: tuple[str, ...]) -> Files:
+    """The files of a runtime by the path of the main one."""
+    return {end: beside(path, suffixes[0], end).read_bytes() for end in suffixes}
 
 
 def beside(path: Path, suffix: str, ending: str) -> Path:

@@ -4,11 +4,14 @@ What XNNPACK does not take runs in ExecuTorch's own kernels: of a network that i
 block nothing (tests/latency), of a preprocessing the permutation and the conversion to float.
 """
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mobilenas.base.errors import VerificationFailed, one_line
-from mobilenas.export.form import (
+from mobilenas.runtimes.base import (
     Batches,
     Converted,
     Dtype,
@@ -18,25 +21,28 @@ from mobilenas.export.form import (
     Form,
     Inputs,
     Run,
+    Runtime,
     batches_of,
     package_version,
     silence,
+    timed,
 )
 
 _SCHEME = "static, symmetric, weights by channel (XNNPACKQuantizer)"
 
 
-class ExecuTorch:
-    """Implements `Runtime`. A .pte file has one batch size, which its memory is planned for."""
+class ExecuTorch(Runtime):
+    """A .pte file has one batch size, which its memory is planned for."""
 
     name = "executorch"
-    suffix = ".pte"
+    suffixes = (".pte",)
     dtypes: tuple[Dtype, ...] = ("fp32", "int8")
     batches: Batches = "fixed"
     takes_bytes = True
 
-    def __init__(self) -> None:
-        package_version("executorch", "pip install 'mobilenas[mobile]'")
+    def __init__(self, threads: int | None = None) -> None:
+        self.version = package_version("executorch", "pip install 'mobilenas[mobile]'")
+        self._threads = threads
 
     def convert(
         self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
@@ -48,16 +54,8 @@ class ExecuTorch:
         return Converted({self.suffix: lower(quantised, example)}, _SCHEME)
 
     def load(self, files: Files) -> Run:
-        """The method `forward` of the program, with torch's number of threads."""
-        set_threads(torch.get_num_threads())
-        try:
-            with silence():
-                from executorch.runtime import Runtime
-
-                program = Runtime.get().load_program(files[self.suffix])
-                program.load_method("forward")
-        except Exception as error:
-            raise VerificationFailed(f"ExecuTorch does not load it: {one_line(error)}") from error
+        """The method `forward` of the program."""
+        program = load_program(files[self.suffix], self._threads)
 
         def run(inputs: Inputs) -> Floats:
             # Through the program, which is loaded once: it alone keeps the bytes that both read.
@@ -66,6 +64,29 @@ class ExecuTorch:
             return copied
 
         return run
+
+    def time(self, path: Path, example: Inputs, seconds: float) -> list[float]:
+        """As of all runtimes, but without the copy that a run makes of what comes out."""
+        method = load_program(path, self._threads).load_method("forward")
+        inputs = [torch.from_numpy(example)]
+        return timed(lambda: method.execute(inputs), seconds)
+
+
+def load_program(file: bytes | Path, threads: int | None) -> Any:
+    """ExecuTorch's program, its method `forward` ready; threads: None for torch's number.
+
+    Raises VerificationFailed where ExecuTorch refuses it.
+    """
+    set_threads(threads or torch.get_num_threads())
+    try:
+        with silence():
+            from executorch import runtime
+
+            program = runtime.Runtime.get().load_program(file)
+            program.load_method("forward")
+    except Exception as error:
+        raise VerificationFailed(f"ExecuTorch does not load it: {one_line(error)}") from error
+    return program
 
 
 def lower(module: nn.Module, example: Tensor) -> bytes:

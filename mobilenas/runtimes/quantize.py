@@ -21,9 +21,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from mobilenas.base.errors import BadInput
-from mobilenas.export.form import INPUT, OUTPUT, Floats, Inputs, Labels, silence
-from mobilenas.export.onnx import make_session
-from mobilenas.export.verify import divergence
+from mobilenas.runtimes.base import INPUT, OUTPUT, Floats, Inputs, Labels, silence
+from mobilenas.runtimes.onnx_session import make_session
 
 Method = Literal["minmax", "percentile"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -43,6 +42,11 @@ class Scheme:
     """
 
     method: Method
+
+    @property
+    def words(self) -> str:
+        """The scheme as reports and metadata say it."""
+        return f"static, weights by channel, ranges by {self.method}"
 
 
 @dataclass(frozen=True)
@@ -261,3 +265,15 @@ def _trial(scheme: Scheme, expected: Floats, actual: Floats, labels: Labels | No
         agreement=float((first == expected.argmax(axis=1)).mean()),
         accuracy=None if labels is None else float((first == labels).mean()),
     )
+
+
+def divergence(expected: Floats, actual: Floats) -> float:
+    """Mean Kullback-Leibler divergence (nats) of the classes' softmax, `actual` from `expected`."""
+    wanted, given = (_log_softmax(logits) for logits in (expected, actual))
+    return float((np.exp(wanted) * (wanted - given)).sum(axis=1).mean())
+
+
+def _log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mobilenas.base.errors import VerificationFailed, one_line
-from mobilenas.export.form import (
+from mobilenas.runtimes.base import (
     INPUT,
     OUTPUT,
     Batches,
@@ -18,22 +18,24 @@ from mobilenas.export.form import (
     Form,
     Inputs,
     Run,
+    Runtime,
     package_version,
     silence,
 )
 
 
-class OpenVINO:
-    """Implements `Runtime`."""
+class OpenVINO(Runtime):
+    """See `Runtime`."""
 
     name = "openvino"
-    suffix = ".xml"
+    suffixes = (".xml", ".bin")
     dtypes: tuple[Dtype, ...] = ("fp32",)
     batches: Batches = "any"
     takes_bytes = True
 
-    def __init__(self) -> None:
-        package_version("openvino", "pip install openvino")
+    def __init__(self, threads: int | None = None) -> None:
+        self.version = package_version("openvino", "pip install openvino")
+        self._threads = threads
 
     def convert(
         self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
@@ -48,16 +50,18 @@ class OpenVINO:
             model.outputs[0].set_names({OUTPUT})
             path = Path(folder) / "model.xml"
             ov.save_model(model, path, compress_to_fp16=False)
-            return Converted({end: path.with_suffix(end).read_bytes() for end in (".xml", ".bin")})
+            return Converted({end: path.with_suffix(end).read_bytes() for end in self.suffixes})
 
     def load(self, files: Files) -> Run:
         """The model compiled for the CPU, in float32 also where that has something shorter."""
         import openvino as ov
 
-        core, precise = ov.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+        core, options = ov.Core(), {"INFERENCE_PRECISION_HINT": "f32"}
+        if self._threads is not None:
+            options["INFERENCE_NUM_THREADS"] = str(self._threads)
         try:
             model = core.compile_model(
-                core.read_model(files[".xml"], files[".bin"]), "CPU", precise
+                core.read_model(files[".xml"], files[".bin"]), "CPU", options
             )
         except RuntimeError as error:
             raise VerificationFailed(f"OpenVINO does not load it: {one_line(error)}") from error

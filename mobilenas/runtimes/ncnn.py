@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from mobilenas.base.errors import VerificationFailed
-from mobilenas.export.form import (
+from mobilenas.runtimes.base import (
     Batches,
     Converted,
     Dtype,
@@ -17,23 +17,26 @@ from mobilenas.export.form import (
     Form,
     Inputs,
     Run,
+    Runtime,
     package_version,
     silence,
 )
 
 
-class NCNN:
-    """Implements `Runtime`. The blobs are called in0 and out0."""
+class NCNN(Runtime):
+    """The blobs are called in0 and out0."""
 
     name = "ncnn"
-    suffix = ".ncnn.param"  # as pnnx calls it, so that the .bin is not that of OpenVINO
+    # As pnnx calls them, so that the .bin is not that of OpenVINO.
+    suffixes = (".ncnn.param", ".ncnn.bin")
     dtypes: tuple[Dtype, ...] = ("fp16",)
     batches: Batches = "one"
     takes_bytes = False  # `Mat::from_pixels` and `substract_mean_normalize` are its way
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         for package in ("pnnx", "ncnn"):
-            package_version(package, f"pip install {package}")
+            self.version = package_version(package, f"pip install {package}")
+        self._threads = threads
 
     def convert(
         self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
@@ -43,16 +46,18 @@ class NCNN:
 
         with silence(), tempfile.TemporaryDirectory() as folder:
             pnnx.export(module, f"{folder}/model.pt", example)
-            ends = (".ncnn.param", ".ncnn.bin")
-            return Converted({end: Path(folder, f"model{end}").read_bytes() for end in ends})
+            found = {end: Path(folder, f"model{end}").read_bytes() for end in self.suffixes}
+            return Converted(found)
 
     def load(self, files: Files) -> Run:
         """A network of ncnn."""
         import ncnn
 
         net = ncnn.Net()
+        if self._threads is not None:
+            net.opt.num_threads = self._threads
         with tempfile.TemporaryDirectory() as folder:
-            for end, load in ((".ncnn.param", net.load_param), (".ncnn.bin", net.load_model)):
+            for end, load in zip(self.suffixes, (net.load_param, net.load_model), strict=True):
                 path = Path(folder) / f"model{end}"
                 path.write_bytes(files[end])
                 if load(str(path)):

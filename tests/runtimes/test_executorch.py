@@ -8,17 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.latency.graphs import Head
-from mobilenas.latency.runtimes import MIN_RUNS
 from mobilenas.nn import fold_batch_norm
 from mobilenas.nn.blocks import build
+from mobilenas.runtimes.base import MIN_RUNS, Form
 from mobilenas.space import load_space
 
 pytest.importorskip("executorch", reason="executorch is not installed (extra `mobile`)")
 
-from mobilenas.latency.executorch import Executorch
+from mobilenas.runtimes.executorch import ExecuTorch
 
 WIDE = "s2:width=0.25,resolution=64"
 SQUEEZED = "fairnas:width=0.25,resolution=64,squeeze_excite=0.5,activation=hard_swish"
+
+
+def write(module: nn.Module, image: Tensor, path: Path) -> None:
+    converted = ExecuTorch().convert(module, image, Form(batch=len(image)), None)
+    path.write_bytes(converted.files[".pte"])
 
 
 def run(path: Path, image: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ def test_block_computes_what_torch_does(
     with torch.inference_mode():
         expected = module(image)
     path = tmp_path / "block.pte"
-    Executorch("fp32", 1).prepare(fold_batch_norm(module) if folded else module, image, path)
+    write(fold_batch_norm(module) if folded else module, image, path)
     torch.testing.assert_close(run(path, image), expected, atol=1e-4, rtol=1e-4)
     assert left_to_executorch(path) == []
     with torch.inference_mode():
@@ -68,7 +73,7 @@ def test_block_computes_what_torch_does(
 def test_of_a_head_only_the_pooling_is_left(tmp_path: Path) -> None:
     path = tmp_path / "head.pte"
     head = Head(load_space("s1:width=0.25,resolution=16")).eval()
-    Executorch("fp32", 1).prepare(head, torch.randn(1, head.conv_head.conv.in_channels, 4, 4), path)
+    write(head, torch.randn(1, head.conv_head.conv.in_channels, 4, 4), path)
     assert left_to_executorch(path) == ["aten::mean"]
 
 
@@ -76,10 +81,11 @@ def test_times_are_positive_with_any_number_of_threads(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "conv.pte"
-    Executorch("fp32", 1).prepare(nn.Conv2d(3, 4, 3).eval(), torch.randn(2, 3, 8, 8), path)
+    image = torch.randn(2, 3, 8, 8)
+    write(nn.Conv2d(3, 4, 3).eval(), image, path)
     capfd.readouterr()
     for threads in (2, 1):
-        times = Executorch("fp32", threads).time(path, 0.01)
+        times = ExecuTorch(threads).time(path, image.numpy(), 0.01)
         assert len(times) >= MIN_RUNS
         assert min(times) > 0
         assert capfd.readouterr() == ("", "")

@@ -16,46 +16,62 @@ from typing import IO
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.executorch import Executorch
-from mobilenas.latency.runtimes import write_onnx
+from mobilenas.runtimes.base import (
+    Batches,
+    Converted,
+    Dtype,
+    Feed,
+    Files,
+    Form,
+    Inputs,
+    Run,
+    Runtime,
+)
+from mobilenas.runtimes.executorch import ExecuTorch
+from mobilenas.runtimes.onnxruntime import OnnxRuntime
 
 SHOWN = 80  # characters of what a command printed that go into a message
 
 
-class Command:
+class Command(Runtime):
     """Times files with a shell command that prints milliseconds, one number a run.
 
     template: the command; `{model}` stands for the path of an ONNX file or `{pte}` for that of an
     ExecuTorch file, `{threads}` for the number of threads. time_limit: seconds that one call may
-    take. Implements `Runtime`. Raises BadInput for a template without a file, or with both.
+    take. Raises BadInput for a template without a file, or with both.
     """
 
     name = "command"
     version = "command"
+    dtypes: tuple[Dtype, ...] = ("fp32", "int8")
+    batches: Batches = "fixed"
+    takes_bytes = False
 
-    def __init__(self, template: str, dtype: str, threads: int, time_limit: float = 120.0) -> None:
+    def __init__(self, template: str, threads: int, time_limit: float = 120.0) -> None:
         if ("{model}" in template) == ("{pte}" in template):
             raise BadInput(
                 f"--command {_shown(template)} needs one of {{model}} (the path of an ONNX file)"
                 " and {pte} (of an ExecuTorch file)"
             )
         self._template = template
-        self._dtype = dtype
         self._threads = threads
         self._time_limit = time_limit
-        self._executorch = Executorch(dtype, threads) if "{pte}" in template else None
-        self.suffix = ".pte" if self._executorch else ".onnx"
+        self._writer: Runtime = ExecuTorch() if "{pte}" in template else OnnxRuntime(quick=True)
+        self.suffixes = self._writer.suffixes
 
-    def prepare(self, module: nn.Module, example: Tensor, path: Path) -> None:
-        """Write the ONNX or ExecuTorch file of a module."""
-        if self._executorch:
-            self._executorch.prepare(module, example, path)
-        else:
-            write_onnx(module, example, path, self._dtype)
+    def convert(
+        self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
+    ) -> Converted:
+        """The ONNX or ExecuTorch file of a module."""
+        return self._writer.convert(module, example, form, calibration)
 
-    def time(self, path: Path, seconds: float) -> list[float]:
+    def load(self, files: Files) -> Run:
+        """As on this host, to see what a file computes."""
+        return self._writer.load(files)
+
+    def time(self, path: Path, example: Inputs, seconds: float) -> list[float]:
         """The milliseconds that one call of the command prints; it is the command's to say how many
-        runs it makes, whatever `seconds` is.
+        runs it makes on what input, whatever `seconds` is.
 
         Raises BadInput when the command fails, takes too long or prints anything but times.
         """
@@ -103,8 +119,8 @@ def _milliseconds(printed: str) -> list[float]:
         times = []
     if not times or not all(0 < ms < math.inf for ms in times):
         raise BadInput(
-            f"--command printed {_shown(printed)}: only milliseconds are wanted, a positive number"
-            " for each run"
+            f"--command printed {_shown(printed)}: it must print milliseconds alone, a positive"
+            " number for each run"
         )
     return times
 

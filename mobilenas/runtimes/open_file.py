@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import read_json
 
 RUNTIMES = {".onnx": "onnxruntime", ".pte": "executorch"}
@@ -44,7 +44,7 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     if path.suffix == ".pte":
-        from mobilenas.export.form import package_version
+        from mobilenas.runtimes.base import package_version
 
         package_version("executorch", "pip install 'mobilenas[mobile]'")
 
@@ -67,16 +67,12 @@ def open_exported(path: Path, threads: int, resolution: int | None = None) -> Ex
 
 
 def _open_onnx(path: Path, threads: int, resolution: int | None) -> Exported:
-    import onnxruntime as ort
+    from mobilenas.runtimes.onnx_session import make_session
 
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised as well; do not print them too
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise BadInput(f"{path}: ONNX Runtime does not load it: {one_line(error)}") from None
+        session = make_session(path, threads)
+    except VerificationFailed as error:
+        raise BadInput(f"{path}: {error}") from None
     about = session.get_modelmeta().custom_metadata_map
     given = _only(path, session.get_inputs())
     if given.type not in _ONNX_TYPES:
@@ -90,18 +86,12 @@ def _open_onnx(path: Path, threads: int, resolution: int | None) -> Exported:
 def _open_pte(path: Path, threads: int, resolution: int | None) -> Exported:
     import torch
 
-    from mobilenas.export.executorch import set_threads
-    from mobilenas.export.form import silence
+    from mobilenas.runtimes.executorch import load_program
 
-    set_threads(threads)
-    with silence():
-        from executorch.runtime import Runtime
-
-        try:
-            method = Runtime.get().load_program(path).load_method("forward")
-        except RuntimeError as error:
-            raise BadInput(f"{path}: ExecuTorch does not load it: {one_line(error)}") from None
-    assert method is not None
+    try:
+        method = load_program(path, threads).load_method("forward")
+    except VerificationFailed as error:
+        raise BadInput(f"{path}: {error}") from None
     meta = method.metadata
     given = _only(path, [meta.input_tensor_meta(i) for i in range(meta.num_inputs())])
     if given.dtype() not in _SCALAR_TYPES:
@@ -123,7 +113,7 @@ def _only(path: Path, inputs: Sequence[Any]) -> Any:
 def _shape(path: Path, sizes: Sequence[Any], resolution: int | None) -> tuple[int, ...]:
     """The shape of a single image: the free sizes of a graph are names, None or not positive."""
     if len(sizes) != 4:
-        raise BadInput(f"{path}: its input is {list(sizes)}; four sizes are wanted of an image")
+        raise BadInput(f"{path}: its input is {list(sizes)}; an image must have four sizes")
     shape = [size if isinstance(size, int) and size > 0 else None for size in sizes]
     shape[0] = shape[0] or 1
     filled = tuple(size or resolution for size in shape)

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from mobilenas.base.errors import VerificationFailed, one_line
-from mobilenas.export.form import (
+from mobilenas.runtimes.base import (
     Batches,
     Converted,
     Dtype,
@@ -16,22 +16,24 @@ from mobilenas.export.form import (
     Form,
     Inputs,
     Run,
+    Runtime,
     package_version,
     silence,
 )
 
 
-class LiteRT:
-    """Implements `Runtime`."""
+class LiteRT(Runtime):
+    """See `Runtime`."""
 
     name = "litert"
-    suffix = ".tflite"
+    suffixes = (".tflite",)
     dtypes: tuple[Dtype, ...] = ("fp32",)
     batches: Batches = "fixed"
     takes_bytes = True
 
-    def __init__(self) -> None:
-        package_version("litert-torch", "pip install litert-torch")
+    def __init__(self, threads: int | None = None) -> None:
+        self.version = package_version("litert-torch", "pip install litert-torch")
+        self._threads = threads
 
     def convert(
         self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
@@ -50,7 +52,9 @@ class LiteRT:
             with silence():
                 from ai_edge_litert.interpreter import Interpreter
 
-                interpreter = Interpreter(model_content=files[self.suffix])
+                interpreter = Interpreter(
+                    model_content=files[self.suffix], num_threads=self._threads
+                )
                 interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise VerificationFailed(f"LiteRT does not load it: {one_line(error)}") from error
