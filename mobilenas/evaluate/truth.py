@@ -270,9 +270,8 @@ def _nb101(path: Path, space: AnySpace) -> Truth:
         )
     # The benchmark's networks have 128 channels, those of the space may have fewer.
     benchmark = load_any_space("nb101")
-    cells = [
-        c for c in validated(_NB101, read_json(path), path).cells if len(c.ops) <= space.max_paths
-    ]
+    published = validated(_NB101, read_json(path), path).cells
+    cells = [cell for cell in published if len(cell.ops) <= space.max_paths]
     archs = [Cell(tuple(_NB101_OPS[op] for op in cell.ops)) for cell in cells]
     accuracy = np.array([cell.test_acc_mean for cell in cells])
     names = [space.canonical(arch) for arch in archs]
