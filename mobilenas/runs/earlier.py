@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
 
 Stored = dict[str, Any]  # kind, settings, parents, facts
@@ -21,12 +22,16 @@ def read_earlier(path: Path, kinds: tuple[str, ...]) -> Stored | None:
     """What run.json of today would say of the run in a folder; None for no run of before.
 
     A folder could hold two of them (a latency table and its check): `kinds` says which are meant.
+    Raises BadInput for a settings file that is damaged.
     """
     for name, kind, convert in _FILES:
         if (path / name).is_file() and (kind is None or kind in kinds):
             stored = read_json(path / name)
             if isinstance(stored, dict) and "kind" not in stored:
-                return convert(stored)
+                try:
+                    return convert(stored)
+                except (AttributeError, TypeError):
+                    raise BadInput(f"{path / name} does not hold the settings of a run") from None
     return None
 
 

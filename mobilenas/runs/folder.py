@@ -100,6 +100,9 @@ class RunFolder:
         for key in ("settings", "parents", "facts"):
             if not isinstance(stored[key], dict):
                 raise BadInput(f"{path / _RUN}: {key}: must be a JSON object")
+        for role, place in stored["parents"].items():
+            if not isinstance(place, str):
+                raise BadInput(f"{path / _RUN}: parents: {role}: must be a path")
         settings = stored["settings"]
         if isinstance(settings.get("space"), dict):
             settings = settings | {"space": with_defaults(settings["space"], path / _RUN)}

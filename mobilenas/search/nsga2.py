@@ -1,6 +1,7 @@
 """NSGA-II (Deb et al. 2002) over the archs of a space, by ask and tell. It knows no files."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSa
 from mobilenas.search.pareto import non_dominated
 from mobilenas.search.problem import ACCURACY, SCORE, Problem, score
 from mobilenas.space import Arch, Genes
+
+log = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
@@ -46,6 +49,14 @@ class Evaluation:
         return {**head, **known, **self.costs, "feasible": True}
 
 
+@dataclass(frozen=True)
+class Result:
+    """The non-dominated evaluations, cheapest first, and all of them in order."""
+
+    front: list[Evaluation]
+    evaluations: list[Evaluation]
+
+
 class NSGA2Search:
     """`ask` for the archs of a generation, `tell` what was measured of them, until `ask` ends.
 
@@ -70,11 +81,11 @@ class NSGA2Search:
                 "a search needs population >= 2, generations >= 1 and max_evaluations >= 1"
             )
         self.problem = problem
+        self.population, self.generations = population, generations
+        self.max_evaluations, self.seed = max_evaluations, seed
         self.generation = 0
         self.evaluations: list[Evaluation] = []
         self.proposed: set[tuple[int, ...]] = set()  # the genes of all archs, in the limits or not
-        self._generations = generations
-        self._most = max_evaluations
         space = problem.cost_model.space
         self._algorithm = NSGA2(
             pop_size=population,
@@ -86,37 +97,61 @@ class NSGA2Search:
         )
         shape = PymooProblem(len(space.blocks), len(problem.objectives), len(problem.limits))
         self._algorithm.setup(shape, termination=NoTermination())
-        self._asked: Any = None  # pymoo's population
+        # Of the generation that was asked for: pymoo's population, which of it is within the
+        # limits, and these archs with their costs as far as nothing was told of them.
+        self._asked: Any = None
         self._feasible: NDArray[np.int64] = np.array([], dtype=np.int64)
+        self._open: dict[Arch, dict[str, float]] = {}
 
-    def ask(self) -> dict[Arch, dict[str, float]] | None:
-        """The archs of the next generation and their costs by name: those within the limits, each
-        once in a search; there may be none. None where the search has ended.
+    def ask(self) -> list[Arch] | None:
+        """The archs of the next generation that are within the limits, each once in a search; there
+        may be none. None where the search has ended.
         """
-        over = self._most is not None and len(self.evaluations) == self._most
-        if self.generation == self._generations or over:
+        if self._open:
+            raise ValueError(f"nothing was told of {len(self._open)} archs that were asked for")
+        found = len(self.evaluations)
+        if self.generation == self.generations or found == self.max_evaluations:
             return None
+        if self.generation > 0:
+            self._select()
         asked = self._algorithm.ask()
-        if asked is None:  # no arch is left that was not proposed before
+        if asked is None:
+            log.info("generation %d: no arch is left to propose", self.generation + 1)
             return None
         self.generation += 1
         self._asked = asked
         genes: Genes = asked.get("X")
         self.proposed.update(map(tuple, genes.tolist()))
         self._feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
-        if self._most is not None:
-            self._feasible = self._feasible[: self._most - len(self.evaluations)]
+        if self.max_evaluations is not None:
+            self._feasible = self._feasible[: self.max_evaluations - found]
         space, costs = self.problem.cost_model.space, self._costs(genes)
-        return {
+        self._open = {
             space.decode(genes[i]): {name: values[i].item() for name, values in costs.items()}
             for i in self._feasible
         }
+        return list(self._open)
 
-    def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """The evaluations of the archs that were asked for last, in their order."""
-        self.evaluations += evaluations
-        if self._most is not None and len(self.evaluations) == self._most:
-            return
+    def tell(self, measured: Mapping[Arch, Measured]) -> list[Evaluation]:
+        """What was measured of the archs that were asked for, or of the next of them in order; the
+        evaluations that this makes. Raises ValueError for other archs and for no such measurements.
+        """
+        if list(measured) != list(self._open)[: len(measured)]:
+            raise ValueError("told of other archs than were asked for, or in another order")
+        for arch, (accuracy, naswot) in measured.items():
+            if not 0 <= accuracy <= 1:
+                raise ValueError(f"the accuracy of {arch} is {accuracy}, not in 0..1")
+            if (naswot is not None) != (self.problem.quality == SCORE):
+                raise ValueError("a search by score, and no other, needs NASWOT")
+        told = [
+            Evaluation(self.generation, arch, accuracy, self._open.pop(arch), naswot)
+            for arch, (accuracy, naswot) in measured.items()
+        ]
+        self.evaluations += told
+        return told
+
+    def _select(self) -> None:
+        """Let pymoo choose who survives the generation that was asked for last."""
         genes: Genes = self._asked.get("X")
         quality = np.zeros(len(genes))  # also of those that are not within the limits
         known = self.qualities()
@@ -133,7 +168,7 @@ class NSGA2Search:
         first = [e.generation == self.evaluations[0].generation for e in self.evaluations]
         return score(measured, measured[first])
 
-    def result(self) -> "Result":
+    def result(self) -> Result:
         """What has been found so far."""
         evaluations, qualities = self.evaluations, self.qualities()
         if self.problem.quality == SCORE:
@@ -151,11 +186,3 @@ class NSGA2Search:
     def _costs(self, genes: Genes) -> dict[str, NDArray[Any]]:
         model = self.problem.cost_model
         return {name: model.batch(name, genes) for name in model.costs}
-
-
-@dataclass(frozen=True)
-class Result:
-    """The non-dominated evaluations, cheapest first, and all of them in order."""
-
-    front: list[Evaluation]
-    evaluations: list[Evaluation]

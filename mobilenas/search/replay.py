@@ -16,7 +16,7 @@ import numpy as np
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.cost.titles import format_limits
-from mobilenas.search.nsga2 import Evaluation, Measured, NSGA2Search
+from mobilenas.search.nsga2 import Measured, NSGA2Search
 from mobilenas.search.problem import ACCURACY, SCORE
 from mobilenas.space import Arch
 
@@ -29,33 +29,27 @@ def explore(
     search: NSGA2Search,
     path: Path,
     measure: Measure,
-    on_progress: Callable[[NSGA2Search, int], None] = lambda search, done: None,
+    on_progress: Callable[[NSGA2Search], None] = lambda search: None,
 ) -> None:
     """Run a search to its end; what `path` holds is not measured again, the rest is added to it.
 
     measure: accuracy in 0..1, and NASWOT in a search by score, of each of some archs that no group
-    before had; their company must not matter. on_progress: called with the number of evaluated
-    archs after each group and generation.
+    before had; their company must not matter. on_progress: called after the evaluations of a
+    generation that are on disk, and after each group that is measured.
     Raises InfeasibleBudget where no arch that was proposed meets the limits, and BadInput for
     evaluations on disk that this search would not have made.
     """
     replay = read_jsonl(path, "generation", "arch", ACCURACY)
-    while (asked := search.ask()) is not None:
+    while (archs := search.ask()) is not None:
         start = len(search.evaluations)
-        known = replay[start : start + len(asked)]
-        made = [
-            _replayed(path, start + i, row, search, arch, costs)
-            for i, (row, (arch, costs)) in enumerate(zip(known, asked.items(), strict=False))
-        ]
-        left = list(asked)[len(made) :]
-        for group in _even_groups(left):
-            measured = zip(group, measure(group), strict=True)
-            new = [_evaluation(search, arch, asked[arch], value) for arch, value in measured]
-            append_jsonl(path, (evaluation.row() for evaluation in new))
-            made += new
-            on_progress(search, start + len(made))
-        search.tell(made)
-        on_progress(search, len(search.evaluations))
+        known = replay[start : start + len(archs)]
+        for line, (arch, row) in enumerate(zip(archs, known, strict=False), start + 1):
+            _replay(search, arch, row, f"{path} line {line}")
+        on_progress(search)
+        for group in _even_groups(archs[len(known) :]):
+            evaluations = search.tell(dict(zip(group, measure(group), strict=True)))
+            append_jsonl(path, (evaluation.row() for evaluation in evaluations))
+            on_progress(search)
     if len(search.evaluations) < len(replay):
         raise BadInput(f"{path} has more lines than this search evaluates archs")
     if not search.evaluations:
@@ -73,37 +67,17 @@ def _even_groups(archs: list[Arch]) -> list[list[Arch]]:
     return [archs[a:b] for a, b in pairwise(ends)]
 
 
-def _evaluation(
-    search: NSGA2Search, arch: Arch, costs: dict[str, float], measured: Measured
-) -> Evaluation:
-    if not 0 <= measured.accuracy <= 1:
-        raise ValueError(f"the accuracy of {arch} is {measured.accuracy}, not in 0..1")
-    if (search.problem.quality == SCORE) != (measured.naswot is not None):
-        raise ValueError("a search by score, and no other, needs naswot")
-    return Evaluation(search.generation, arch, measured.accuracy, costs, measured.naswot)
-
-
-def _replayed(
-    path: Path,
-    place: int,
-    row: dict[str, Any],
-    search: NSGA2Search,
-    arch: Arch,
-    costs: dict[str, float],
-) -> Evaluation:
-    """The evaluation on line `place` + 1, which must be of this arch."""
-    where = f"{path} line {place + 1}"
+def _replay(search: NSGA2Search, arch: Arch, row: dict[str, Any], where: str) -> None:
+    """Tell a search what a row says, which must be the evaluation of this arch."""
     accuracy, naswot = row[ACCURACY], row.get("naswot")
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
         raise BadInput(f"{where}: accuracy {accuracy} is no number in 0..1")
     by_score = search.problem.quality == SCORE
     if by_score and not (isinstance(naswot, float) and math.isfinite(naswot)):
         raise BadInput(f"{where}: naswot {naswot} is no number")
-    known = Measured(accuracy, naswot if by_score else None)
-    evaluation = _evaluation(search, arch, costs, known)
+    (evaluation,) = search.tell({arch: Measured(accuracy, naswot if by_score else None)})
     if evaluation.row() != row:
         raise BadInput(
-            f"{where} is {row['arch']}, where this search comes to {evaluation.arch}: the file was "
-            "edited, or written by other library versions"
+            f"{where} is {row['arch']}, where this search comes to {arch}: the file was edited, or "
+            "written by other library versions"
         )
-    return evaluation

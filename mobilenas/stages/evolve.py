@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_text
 from mobilenas.base.progress import ProgressBar
+from mobilenas.base.settings import Record
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.titles import format_limits, latency_cost
@@ -58,30 +58,48 @@ class Search:
     resolution: tuple[int, int] | None = None
 
 
+class SearchSettings(Record):
+    """What may not change on resume, in the words of run.json and front.json.
+
+    space, evaluator: what is searched and what is measured (which weights, which images), as plain
+    data. resolution: of a backbone's images. latency_tables: SHA-256 of the content by name.
+    """
+
+    space: dict[str, Any]
+    objectives: tuple[str, ...]
+    limits: dict[str, int | float]
+    population: int
+    generations: int
+    max_evaluations: int | None = None
+    seed: int
+    evaluator: dict[str, Any]
+    resolution: tuple[int, int] | None = None
+    latency_tables: dict[str, str]
+
+
 def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
     """`search` with every field that is not `given` taken from the search in `out`, if one is.
 
-    Raises BadInput for a run.json that is damaged.
+    Raises BadInput for a run folder that is damaged or of another kind.
     """
     if not is_run(out, "evolve"):
         return search
     run = RunFolder.open(out, "evolve")
-    stored = run.settings
-    try:
-        limits = dict(stored["limits"])
-        latencies = tuple(
-            LatencyLimit(place, limits.pop(latency_cost(role.removeprefix(_TABLE)), None))
-            for role, place in run.parents.items()
-            if role.startswith(_TABLE)
-        )
-        fields = {name: stored[name] for name in ("population", "generations", "seed")} | {
-            "objectives": ",".join(stored["objectives"]),
-            "supernet": run.parent("supernet"),
-            "resolution": stored.get("resolution") and tuple(stored["resolution"]),
-            "budget": Budget(limits, latencies),
-        }
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise BadInput(f"{out / 'run.json'} does not hold the settings of a search") from None
+    stored = run.read(SearchSettings)
+    limits = dict(stored.limits)
+    tables = _places(run.parents)["latency_tables"]
+    latencies = [
+        LatencyLimit(x, limits.pop(latency_cost(name), None)) for name, x in tables.items()
+    ]
+    fields: dict[str, Any] = {
+        "supernet": run.parent("supernet"),
+        "budget": Budget(limits, tuple(latencies)),
+        "objectives": ",".join(stored.objectives),
+        "population": stored.population,
+        "generations": stored.generations,
+        "seed": stored.seed,
+        "resolution": stored.resolution,
+    }
     return replace(search, **{name: x for name, x in fields.items() if name not in given})
 
 
@@ -96,7 +114,10 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         objectives = default_objectives(cost_model)
     else:
         objectives = parse_objectives(search.objectives, cost_model, latencies)
-    if not resume:  # else first of all the search has to be the one that was started
+    if resume and is_run(out, "evolve"):  # first of all it has to be the search that was started
+        goal = {"objectives": objectives, "limits": limits}
+        RunFolder.open(out, "evolve").check_same(goal)
+    else:
         check_feasible(cost_model, limits)
     trained.check_finished()
     evaluator = SupernetEvaluator(open_supernet_run(supernet))
@@ -110,13 +131,11 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         naswots = evaluator.naswot(archs, search.seed) if by_score else [None] * len(archs)
         return [Measured(*pair) for pair in zip(evaluator(archs), naswots, strict=True)]
 
+    settings = {name: getattr(search, name) for name in ("population", "generations", "seed")}
     return search_archs(
-        problem,
+        NSGA2Search(problem, **settings),
         measure,
         out,
-        population=search.population,
-        generations=search.generations,
-        seed=search.seed,
         evaluator=evaluator.describe(),
         parents=parents,
         resume=resume,
@@ -124,37 +143,36 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
 
 
 def search_archs(
-    problem: Problem,
+    search: NSGA2Search,
     measure: Measure,
     out: Path,
     *,
-    population: int = 20,
-    generations: int = 20,
-    seed: int = 0,
     evaluator: Mapping[str, Any] | None = None,
     parents: Mapping[str, str] | None = None,
     resume: bool = False,
 ) -> Result:
-    """Search in a run folder, with what `measure` says of archs (see `search.replay`).
+    """Run a search in a run folder, with what `measure` says of archs (see `search.replay`).
 
-    evaluator: plain data that says what is measured (which weights, which images); a resume with
-    another one is refused, and so are latency tables with another content. parents: of the run
-    folder; they are never compared, as files move.
-    Raises InfeasibleBudget where no arch meets the limits; BadInput for settings that make no
-    sense, a folder with another search, or evaluations that this search would not have made.
+    evaluator: plain data that says what is measured; a resume with another one is refused, and so
+    are latency tables with another content. parents: of the run folder; they are never compared, as
+    files move.
+    Raises InfeasibleBudget where no arch meets the limits; BadInput for a folder with another
+    search, or evaluations that this search would not have made.
     """
-    cost_model, space = problem.cost_model, problem.cost_model.space
-    settings = {
-        "space": space.to_dict(),
-        "objectives": list(problem.objectives),
-        "limits": dict(problem.limits),
-        "population": population,
-        "generations": generations,
-        "seed": seed,
-        "evaluator": dict(evaluator or {}),
-        "resolution": list(space.image_size) if space.is_backbone else None,
-        "latency_tables": {table.name: _digest(table) for table in cost_model.tables},
-    }
+    problem, cost_model = search.problem, search.problem.cost_model
+    space = cost_model.space
+    settings = SearchSettings(
+        space=space.to_dict(),
+        objectives=problem.objectives,
+        limits=dict(problem.limits),
+        population=search.population,
+        generations=search.generations,
+        max_evaluations=search.max_evaluations,
+        seed=search.seed,
+        evaluator=dict(evaluator or {}),
+        resolution=space.image_size if space.is_backbone else None,
+        latency_tables={table.name: _digest(table) for table in cost_model.tables},
+    ).model_dump(mode="json")
     run = None
     if resume and is_run(out, "evolve"):
         run = RunFolder.open(out, "evolve")
@@ -163,7 +181,6 @@ def search_archs(
         log.info("%s holds no search to resume: starting one", out)
     else:
         check_free(out)
-    search = NSGA2Search(problem, population=population, generations=generations, seed=seed)
     share = check_feasible(cost_model, problem.limits)
     if share == 0:
         limit = format_limits(problem.limits)
@@ -173,19 +190,15 @@ def search_archs(
     log.info("%s\n%s", space.name, cost_lines(ranges))
     if problem.limits:
         log.info("within the budget: %.1f %% of the space", 100 * share)
-    with ProgressBar("evolve", population * generations) as bar:
+    with ProgressBar("evolve", search.population * search.generations) as bar:
         explore(search, out / EVALUATIONS, measure, _Shown(bar))
     result = search.result()
-    _write_result(
-        run,
-        problem,
-        result,
-        {
-            "settings": settings | {"places": _places(parents or {})},
-            "feasible_share": share,
-            "ranges": ranges,
-        },
-    )
+    about = {
+        "settings": settings | {"places": _places(parents or {})},
+        "feasible_share": share,
+        "ranges": ranges,
+    }
+    _write_result(run, problem, result, about)
     return result
 
 
@@ -196,15 +209,14 @@ class _Shown:
     bar: ProgressBar
     counted: int = 0
 
-    def __call__(self, search: NSGA2Search, done: int) -> None:
-        if done == self.counted:
-            return
-        known = search.qualities()
-        by_score = search.problem.quality == SCORE
-        best = "" if not len(known) else f", best {100 * known.max():.2f} %"
-        if by_score and len(known):
-            best = f", best score {known.max():.2f}"
-        self.bar.advance(done - self.counted, f"generation {search.generation}, {done} archs{best}")
+    def __call__(self, search: NSGA2Search) -> None:
+        done, known = len(search.evaluations), search.qualities()
+        note = f"generation {search.generation}, {done} archs"
+        if done and search.problem.quality == SCORE:
+            note += f", best score {known.max():.2f}"
+        elif done:
+            note += f", best {100 * known.max():.2f} %"
+        self.bar.advance(done - self.counted, note)
         self.counted = done
 
 

@@ -35,7 +35,7 @@ def evolve(call: Call, job: Job, *arguments: str, out: str = "evolve") -> list[d
 
 
 def objectives(out: str = "evolve") -> list[str]:
-    found: list[str] = json.loads(Path(out, "search.json").read_text())["objectives"]
+    found: list[str] = json.loads(Path(out, "run.json").read_text())["settings"]["objectives"]
     return found
 
 
@@ -119,15 +119,27 @@ def test_a_resume_with_another_budget_is_refused(other: str, job: Job, call: Cal
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("places", {}), ("places", {"latency_tables": []}), ("limits", 3), ("objectives", None)],
+    ("key", "value", "told"),
+    [
+        ("parents", {}, "which supernet it was made from"),
+        ("parents", {"supernet": 3}, "parents: supernet: must be a path"),
+        ("settings", {"limits": 3}, "limits"),
+        ("settings", {"objectives": None}, "objectives"),
+    ],
 )
 def test_a_damaged_search_is_refused_by_name(
-    key: str, value: Any, job: Job, folder: Path, call: Call
+    key: str, value: Any, told: str, job: Job, folder: Path, call: Call
 ) -> None:
-    stored = json.loads((job.search / "search.json").read_text())
-    (folder / "search.json").write_text(json.dumps(stored | {key: value}))
-    check_refused(call("evolve", f"--out={folder}", "--resume"), "search.json", "settings")
+    stored = json.loads((job.search / "run.json").read_text())
+    value = stored[key] | value if value else value
+    (folder / "run.json").write_text(json.dumps(stored | {key: value}))
+    check_refused(call("evolve", f"--out={folder}", "--resume"), "run.json", told)
+
+
+@pytest.mark.parametrize("places", [{}, {"supernet": 3}, {"latency_tables": []}, []])
+def test_a_damaged_search_of_before_is_refused(places: Any, folder: Path, call: Call) -> None:
+    (folder / "search.json").write_text(json.dumps({"limits": {}, "places": places}))
+    check_refused(call("evolve", f"--out={folder}", "--resume"), str(folder))
 
 
 def test_the_cheapest_of_a_front_is_that_of_its_own_cost(job: Job, call: Call) -> None:
@@ -237,7 +249,7 @@ def test_a_search_for_detection_counts_backbones_at_another_size(job: Job, call:
     assert call("evolve", "--out=evolve", "--resume").code == 0
     assert contents(Path("evolve")) == before
     again = ("evolve", "--out=evolve", "--resume", "--resolution=48")
-    check_refused(call(*again), "another resolution ([48, 80] there, [48, 48] here)")
+    check_refused(call(*again), "another resolution ([48, 80], not [48, 48])")
 
 
 def test_what_a_search_for_detection_refuses(job: Job, call: Call) -> None:

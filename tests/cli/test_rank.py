@@ -1,16 +1,20 @@
 """The command `rank`: a truth file against a trained supernet, resume, and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers import TINY, Call, Job, check_refused, contents, mobilenas_json
 from scipy.stats import kendalltau, zscore
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.space import Arch, Space
+from mobilenas.stages import rank as stage
 from mobilenas.train.supernets import open_supernet_run
 
 
@@ -102,6 +106,52 @@ def test_a_killed_ranking_is_resumed_to_the_same_bytes(
     assert contents(killed) == contents(whole)
     other = call(*asked, "--out", killed, "--resume", "--seed", 1)
     check_refused(other, str(killed), "another seed")
+
+
+def test_a_ranking_of_before_resumes_with_the_archs_that_it_drew(
+    job: Job, tmp_path: Path, call: Call
+) -> None:
+    truth, out = write_truth(tmp_path / "truth.csv", job), tmp_path / "rank"
+    asked = ["rank", "--supernet", job.supernet, "--truth", truth, "--no-zero-cost", "-n", 5]
+    asked += ["--out", out]
+    assert call(*asked).code == 0
+    stored = json.loads((out / "run.json").read_text())
+    (line, *_) = (out / "predictions.jsonl").read_text().splitlines(keepends=True)
+    listed = [row.partition(",")[0] for row in truth.read_text().splitlines()[1:]]
+    drawn = [*sorted(set(listed) - set(stored["facts"]["archs"]))[:4], json.loads(line)["arch"]]
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / "settings.json").write_text(json.dumps(stored["settings"] | {"archs": drawn}))
+    (out / "predictions.jsonl").write_text(line)
+    check_refused(call(*asked), str(out), "--resume")
+    assert call(*asked, "--resume").code == 0
+    rows = json.loads((out / "rank.json").read_text())["archs"]
+    assert [row["arch"] for row in rows] == drawn
+    predictions = (out / "predictions.jsonl").read_text().splitlines(keepends=True)
+    assert (predictions[0], len(predictions)) == (line, 5)
+    kept = [row for row in truth.read_text().splitlines() if not row.startswith(f"{drawn[0]},")]
+    truth.write_text("\n".join(kept) + "\n")
+    check_refused(call(*asked, "--resume"), "truth.csv lacks archs", str(out))
+
+
+def test_zero_cost_scores_are_on_disk_as_soon_as_they_are_measured(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    truth = write_truth(tmp_path / "truth.csv", job, n=6)
+    asked = ["rank", "--supernet", job.supernet, "--truth", truth, "--out", tmp_path / "rank"]
+    measure, counted = stage.zero_cost_scores, []
+
+    def count(*given: Any) -> dict[str, float]:
+        counted.append(given)
+        if len(counted) == 4:
+            raise BadInput("stopped")
+        return measure(*given)
+
+    monkeypatch.setattr(stage, "zero_cost_scores", count)
+    assert call(*asked).code == 2
+    assert len((tmp_path / "rank" / "zero_cost.jsonl").read_text().splitlines()) == 3
+    assert call(*asked, "--resume").code == 0
+    assert len(counted) == 4 + 3
 
 
 def test_cells_are_ranked(tmp_path: Path, call: Call) -> None:

@@ -220,9 +220,9 @@ def test_macro_has_the_accuracies_and_costs_of_the_benchmark(
     [
         ({"params": 7}, "22222222 has 2932586 params, not 7"),
         ({"flops": 7}, "22222222 has 105660928 flops, not 7"),
-        ({"mean_acc": 101}, "22222222: mean_acc: "),
-        ({"mean_acc": None}, "22222222: mean_acc: "),
-        ({"test_acc": [1, 2]}, "22222222: test_acc: "),
+        ({"mean_acc": 101}, "22222222.mean_acc: "),
+        ({"mean_acc": None}, "22222222.mean_acc: "),
+        ({"test_acc": [1, 2]}, "22222222.test_acc.2: "),
     ],
 )
 def test_a_macro_file_that_does_not_hold_is_refused(
