@@ -236,7 +236,7 @@ def _load(network: Network, path: Path) -> None:
         if (array.dtype, array.shape) != (wanted.dtype, wanted.shape):
             raise BadInput(
                 f"{path}: array {theirs} is {array.dtype} {array.shape}, "
-                f"{wanted.dtype} {wanted.shape} is wanted"
+                f"{wanted.dtype} {wanted.shape} is needed"
             )
         tensor.copy_(torch.from_numpy(array))
     if arrays:

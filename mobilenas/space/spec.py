@@ -121,7 +121,7 @@ class SpaceSpec(Record):
             return self
         if len(self.channels) != len(self.stages) + 2:
             raise ValueError(
-                f"channels {list(self.channels)}: {len(self.stages) + 2} numbers are wanted, of "
+                f"channels {list(self.channels)}: must be {len(self.stages) + 2} numbers, of "
                 f"the stem, {len(self.stages)} stages and the head"
             )
         if self.width != 1:

@@ -186,7 +186,7 @@ ARRAYS: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "more": (lambda a: a.update(x=np.ones(1), y=np.ones(1)), "2 arrays are left over, the first x"),
     "other shape": (
         lambda a: a.update({"classifier.linear.bias": np.ones(8, np.float32)}),
-        r"array classifier\.linear\.bias is float32 \(8,\), float32 \(7,\) is wanted",
+        r"array classifier\.linear\.bias is float32 \(8,\), float32 \(7,\) is needed",
     ),
     "doubles": (
         lambda a: a.update({"classifier.linear.bias": np.ones(7)}),
