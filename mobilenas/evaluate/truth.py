@@ -114,7 +114,8 @@ def _column_numbers(path: Path, names: Sequence[str]) -> list[int]:
     for column in COLUMNS:
         if list(names).count(column) != 1:
             raise BadInput(
-                f"{path}: one column {column!r} is wanted, there are {', '.join(names) or 'none'}"
+                f"{path}: there must be one column {column!r}, "
+                f"there are {', '.join(names) or 'none'}"
             )
     return [list(names).index(column) for column in COLUMNS]
 
@@ -300,7 +301,9 @@ def _distinct(
     for row, name in enumerate(names):
         rows[name].append(row)
     if len(rows) < MIN_ARCHS:
-        raise BadInput(f"{path} has {len(rows)} distinct networks; at least {MIN_ARCHS} are wanted")
+        raise BadInput(
+            f"{path} has {len(rows)} distinct networks; there must be at least {MIN_ARCHS}"
+        )
     if len(rows) < len(names):
         text = "%s: its %d archs are %d distinct networks, accuracies of equal ones are averaged"
         log.info(text, path, len(names), len(rows))
