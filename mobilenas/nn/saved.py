@@ -63,7 +63,7 @@ class NetworkInfo:
         if not 0 < self.crop <= 1:
             raise BadInput(f"crop {self.crop}: must be a share above 0, up to 1")
         if self.accuracy is not None and not 0 <= self.accuracy.top1 <= 1:
-            raise BadInput(f"accuracy {self.accuracy.top1}: must be 0..1")
+            raise BadInput(f"accuracy {self.accuracy.top1}: must be in 0..1")
 
 
 class _Header(Record):

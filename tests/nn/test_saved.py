@@ -186,7 +186,7 @@ def test_info_that_does_not_fit_is_refused_before_anything_is_written(
         ({"crop": 0.0}, r"crop 0\.0: must be a share above 0"),
         ({"crop": 1.1}, r"crop 1\.1: "),
         ({"crop": float("nan")}, "crop nan: "),
-        ({"accuracy": Accuracy(51.4, "1000 images")}, r"accuracy 51\.4: must be 0\.\.1"),
+        ({"accuracy": Accuracy(51.4, "1000 images")}, r"accuracy 51\.4: must be in 0\.\.1"),
     ],
 )
 def test_bad_info_is_refused(change: dict[str, Any], message: str) -> None:
