@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from scipy.stats import kendalltau
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.settings import first_error
 from mobilenas.cost.model import flops_and_params
 from mobilenas.space import AnyArch, AnySpace, Cell, CellSpace, Space, load_any_space, load_space
 
@@ -113,7 +114,7 @@ def _column_numbers(path: Path, names: Sequence[str]) -> list[int]:
     for column in COLUMNS:
         if list(names).count(column) != 1:
             raise BadInput(
-                f"{path}: one column {column!r} is wanted, there are {', '.join(names) or 'none'}"
+                f"{path}: there must be one column {column!r}, there are {', '.join(names) or 'none'}"
             )
     return [list(names).index(column) for column in COLUMNS]
 
@@ -286,9 +287,7 @@ def _read_json(path: Path, shape: type[T]) -> T:
     try:
         return TypeAdapter(shape).validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ": ".join(map(str, first["loc"])) or "the file"
-        raise BadInput(f"{path}: {key}: {first['msg']}") from None
+        raise BadInput(f"{path}: {first_error(error, 'the file')}") from None
 
 
 def _check(path: Path, arch: str, cost: str, published: int, counted: int) -> None:
@@ -307,7 +306,7 @@ def _distinct(
     for row, name in enumerate(names):
         rows[name].append(row)
     if len(rows) < MIN_ARCHS:
-        raise BadInput(f"{path} has {len(rows)} distinct networks; at least {MIN_ARCHS} are wanted")
+        raise BadInput(f"{path} has {len(rows)} distinct networks; there must be at least {MIN_ARCHS}")
     if len(rows) < len(names):
         text = "%s: its %d archs are %d distinct networks, accuracies of equal ones are averaged"
         log.info(text, path, len(names), len(rows))

@@ -83,17 +83,17 @@ def test_without_aliases_nothing_is_logged(
 
 
 FILES: list[tuple[str | bytes, str]] = [
-    ("", "one column 'arch' is wanted, there are none"),
-    ("arch;accuracy\n", "one column 'arch' is wanted, there are arch;accuracy"),
-    ("arch,acc\n", "one column 'accuracy' is wanted, there are arch, acc"),
-    ("arch,accuracy,arch\n", "one column 'arch' is wanted, there are arch, accuracy, arch"),
+    ("", "there must be one column 'arch', there are none"),
+    ("arch;accuracy\n", "there must be one column 'arch', there are arch;accuracy"),
+    ("arch,acc\n", "there must be one column 'accuracy', there are arch, acc"),
+    ("arch,accuracy,arch\n", "there must be one column 'arch', there are arch, accuracy, arch"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a CSV file"),
     ('arch,accuracy\n"e3k3,0.9\n', "is not a CSV file"),
-    ("arch,accuracy\n", "0 distinct networks; at least 3 are wanted"),
-    (f"arch,accuracy\n{A},0.9\n{B},0.8\n", "2 distinct networks; at least 3 are wanted"),
+    ("arch,accuracy\n", "0 distinct networks; there must be at least 3"),
+    (f"arch,accuracy\n{A},0.9\n{B},0.8\n", "2 distinct networks; there must be at least 3"),
     (
         f"arch,accuracy\n{A},0.9\n{ALIAS},0.8\n{CANONICAL},0.8\n",
-        "2 distinct networks; at least 3 are wanted",
+        "2 distinct networks; there must be at least 3",
     ),
     (f"{GOOD}{A}\n", "line 5: 1 fields, the header has 2"),
     (f"{GOOD}{A},0.9,0.8\n", "line 5: 3 fields, the header has 2"),
@@ -134,7 +134,7 @@ def test_a_bad_csv_file_is_refused_in_one_line(
         ({"arch": [A, B, C], "accuracy": [0.1, 0.2, float("nan")]}, "row 3: accuracy nan is no"),
         ({"arch": [1, 2, 3], "accuracy": [0.1, 0.2, 0.3]}, "row 1: 1 is no arch of space"),
         ({"arch": [A, B, A], "accuracy": [0.1, 0.2, 0.3]}, "row 3: " + A + " is in row 1 too"),
-        ({"arch": [A, B, C]}, "one column 'accuracy' is wanted, there are arch"),
+        ({"arch": [A, B, C]}, "there must be one column 'accuracy', there are arch"),
     ],
 )
 def test_a_bad_parquet_file_is_refused(
