@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from mobilenas.export.runtimes import make_runtime
 from timm.utils.onnx import onnx_export
 from torch import nn
 
@@ -32,8 +31,9 @@ from mobilenas.export.write import metadata_of
 from mobilenas.latency.bench import FileBench, bench_files
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo
-from mobilenas.runtimes.base import Dtype, Feed, Form, Runtime, run_all, silence
+from mobilenas.runtimes.base import Choice, Dtype, Feed, Form, Runtime, run_all, silence
 from mobilenas.runtimes.onnx import with_metadata
+from mobilenas.runtimes.registry import make_runtime
 from mobilenas.space import Arch, Space, load_space
 from mobilenas.space.published import PUBLISHED
 
@@ -136,7 +136,7 @@ def exported(network: Network, runtime: Runtime, int8: bool, images: Images, ste
     )
     ranges, choice, compared = (normalise(p, INFO.mean, INFO.std) for p in (first, second, last))
     labels = images.labels[CALIBRATION : 2 * CALIBRATION]
-    feed = Feed(ranges, choice, labels) if int8 else None
+    feed = Feed(ranges, Choice(choice, labels)) if int8 else None
     files = runtime.convert(module, example, form, feed).files
     about = metadata_of(network, INFO, form, dtype)
     content = files[runtime.suffix]

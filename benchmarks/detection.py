@@ -20,7 +20,7 @@ from mobilenas.base.files import read_json, write_json
 from mobilenas.base.process import tune_process
 from mobilenas.data.coco import CocoData, read_coco
 from mobilenas.detect.config import set_data
-from mobilenas.detect.run import DetectRun, DetectSettings, create_detect_run, open_detect_run
+from mobilenas.detect.detector import DetectRun, DetectSettings, create_detect_run, open_detect_run
 from mobilenas.detect.runner import evaluate_detector, train_detector
 from mobilenas.nn.saved import load_network
 
@@ -64,7 +64,7 @@ def main() -> None:
                 held_out = train_detector(run)
                 seen = on_training_images(run)
                 images = len(json.loads(run.data.train.annotations.read_text())["images"])
-                minutes = read_json(run.folder / "timing.json")["seconds"] / 60
+                minutes = run.folder.seconds / 60
                 cells = [recipe, start, images, epochs, f"{minutes:.1f}", f"{last_loss(run):.2f}"]
                 both = [seen] if data == few else [seen, held_out]
                 cells += [f"{100 * found[name]:.1f}" for found in both for name in ("AP50", "AP")]
@@ -106,7 +106,7 @@ def detector(folder: Path, settings: DetectSettings) -> DetectRun:
 
 def on_training_images(run: DetectRun) -> dict[str, Any]:
     """Precisions of a trained run on its own training images, as validation images are treated."""
-    path = run.folder / "seen.json"
+    path = run.folder.path / "seen.json"
     if not path.exists():
         part = run.data.train
         set_data(run.config, CocoData(part, part, run.classes))
@@ -116,7 +116,7 @@ def on_training_images(run: DetectRun) -> dict[str, Any]:
 
 def last_loss(run: DetectRun) -> float:
     """Mean of the last ten losses that mmengine logged."""
-    logs = sorted((run.folder / "mmengine").glob("*/*.log"))
+    logs = sorted((run.folder.path / "mmengine").glob("*/*.log"))
     losses = [float(x) for log in logs for x in re.findall(r" loss: ([\d.]+)", log.read_text())]
     return float(np.mean(losses[-10:]))
 

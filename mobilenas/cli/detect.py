@@ -69,10 +69,9 @@ def detect_train(
 
     Example: mobilenas detect train retinanet_quick --weights runs/train/network --data DIR
     """
-    from mobilenas.detect.run import (
+    from mobilenas.detect.detector import (
         DIGITS,
         DetectSettings,
-        check_unchanged,
         create_detect_run,
         open_detect_run,
     )
@@ -90,9 +89,12 @@ def detect_train(
         "seed": seed if is_given(context, "seed") else None,
     }
     if resume:
-        moved = given["data"] not in (None, DIGITS)
-        run = open_detect_run(out, Path(place) if moved else None)
-        check_unchanged(run, given)
+        if given["data"] not in (None, DIGITS):  # by their checksum the data are the same
+            del given["data"]
+            run = open_detect_run(out, Path(place))
+        else:
+            run = open_detect_run(out)
+        run.folder.check_unchanged(given)
     elif config is None:
         raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
     else:
@@ -113,7 +115,7 @@ def detect_eval(run: Run, data: MovedData = None, as_json: Json = False) -> None
 
     Example: mobilenas detect eval runs/detect
     """
-    from mobilenas.detect.run import open_detect_run
+    from mobilenas.detect.detector import open_detect_run
     from mobilenas.detect.runner import evaluate_detector
     from mobilenas.report.detect import describe_precisions
 
@@ -141,8 +143,8 @@ def detect_predict(
 
     Example: mobilenas detect predict runs/detect photo.jpg
     """
+    from mobilenas.detect.detector import open_detector
     from mobilenas.detect.predict import predict
-    from mobilenas.detect.run import open_detector
     from mobilenas.report.detect import describe_predictions
 
     rows = predict(open_detector(run), images, out or run / "predictions", min_score)
@@ -170,8 +172,8 @@ def detect_export(
     """
     if not onnx:
         raise BadInput("choose a format: --onnx")
+    from mobilenas.detect.detector import open_detect_run
     from mobilenas.detect.predict import export_run
-    from mobilenas.detect.run import open_detect_run
     from mobilenas.report.detect import describe_detector_export
 
     report = export_run(open_detect_run(run, data), out or run / "detector.onnx").to_dict()

@@ -12,6 +12,7 @@ from mobilenas.cli.options import (
     Latency,
     Memory,
     Params,
+    Resume,
     Seed,
     is_given,
     parse_budget,
@@ -49,10 +50,7 @@ def evolve(
     generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/evolve"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the search in --out; other flags may be left out."),
-    ] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Search the accuracy/cost front under a budget with NSGA-II, through a trained supernet.

@@ -14,6 +14,13 @@ DATA_HELP = (
 )
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="Replace a key of the preset: lr=0.05.")
+]
 SpaceName = Annotated[
     str,
     typer.Argument(

@@ -15,7 +15,7 @@ def rank(
     ),
     truth: Annotated[
         Path | None,
-        typer.Option(help="CSV or parquet with the columns arch and accuracy, of stand-alone training."),
+        typer.Option(help="CSV or parquet with the columns arch and accuracy, trained alone."),
     ] = None,
     benchmark: Annotated[
         str | None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import DATA_HELP, Json, Seed, is_given, print_json
+from mobilenas.cli.options import DATA_HELP, Json, Overrides, Resume, Seed, is_given, print_json
 
 
 def supernet_train(
@@ -19,9 +19,7 @@ def supernet_train(
         str, typer.Option(help="Preset of configs/supernet or YAML file.")
     ] = "default",
     config: Annotated[str | None, typer.Option(hidden=True, help="--preset, as it was.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a key of the preset: lr=0.05.")
-    ] = None,
+    settings: Overrides = None,
     strategy: Annotated[
         str | None,
         typer.Option("--strategy", "--sampler", help="Which archs a step trains: fair or uniform."),
@@ -32,10 +30,7 @@ def supernet_train(
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/supernet"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
-    ] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train a supernet. Kill it at any time; --resume continues to the same result.
@@ -43,6 +38,8 @@ def supernet_train(
     Several processes: torchrun --nproc-per-node N -m mobilenas supernet-train ...
 
     Example: mobilenas supernet-train --space s1:width=0.25 --data digits --preset quick
+
+    Example: mobilenas supernet-train --space s2 --data imagenet/ --preset imagenet
     """
     from mobilenas.report.text import table
     from mobilenas.space import CellSpace, load_any_space

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import DATA_HELP, Json, Seed, is_given, print_json
+from mobilenas.cli.options import DATA_HELP, Json, Overrides, Resume, Seed, is_given, print_json
 
 
 def train(
@@ -34,9 +34,7 @@ def train(
             help="Preset of configs/train or YAML file; cifar10 by default, digits for the digits."
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a key of the preset: epochs=20.")
-    ] = None,
+    settings: Overrides = None,
     inherit: Annotated[
         Path | None,
         typer.Option(help="Run folder of supernet-train: start from the weights it has."),
@@ -50,10 +48,7 @@ def train(
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/train"),
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
-    ] = False,
+    resume: Resume = False,
     as_json: Json = False,
 ) -> None:
     """Train one network alone. Kill it at any time; --resume continues to the same result.

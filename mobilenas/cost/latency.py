@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.resources import resource
+from mobilenas.base.settings import Record, validated
 from mobilenas.base.units import format_image_size
 from mobilenas.cost.rows import rows_of
 from mobilenas.space import Genes, Space
@@ -27,11 +28,7 @@ Positive = Annotated[int, Field(ge=1)]
 Milliseconds = Annotated[float, Field(ge=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Row(_Strict):
+class Row(Record):
     """One block, stem or head.
 
     ms: what it adds to a network; predictions are sums of these. median_ms, spread_ms (quartile
@@ -45,7 +42,7 @@ class Row(_Strict):
     flags: tuple[str, ...] = ()
 
 
-class Figures(_Strict):
+class Figures(Record):
     """How well a predictor does on networks: shares 0..1, errors in ms, relative bias and error.
 
     bias: mean of (predicted - measured) / measured; mape: mean of its absolute value. The rank
@@ -61,7 +58,7 @@ class Figures(_Strict):
     kendall: float | None
 
 
-class Check(_Strict):
+class Check(Record):
     """Networks that were not used to build the table, timed and predicted.
 
     control_ms: the control network during the check, to be compared with that of the table.
@@ -77,7 +74,7 @@ class Check(_Strict):
     predictors: dict[str, Figures]
 
 
-class Calibration(_Strict):
+class Calibration(Record):
     """How `ms` was made of `median_ms`: see `mobilenas.cost.predict`. archs: those it used."""
 
     method: str
@@ -85,7 +82,7 @@ class Calibration(_Strict):
     loo_mape: float | None = None
 
 
-class LatencyTable(_Strict):
+class LatencyTable(Record):
     """Latency on one device with one runtime, data type, batch size and number of threads.
 
     overhead_ms: what a network takes beyond the sum of its rows (below 0 where it takes less).
@@ -175,12 +172,7 @@ def _without_classes(key: str) -> list[str]:
 
 def read_table(path: Path) -> LatencyTable:
     """Load a table. Raises BadInput naming the file and the key that is wrong."""
-    try:
-        table = LatencyTable.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the table"
-        raise BadInput(f"{path}: {key}: {first['msg']}") from None
+    table = validated(LatencyTable, read_json(path), path, "the table")
     if table.name != path.stem:
         raise BadInput(f"{path}: name: {table.name!r} is not the name of the file")
     return table

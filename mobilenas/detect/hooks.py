@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mobilenas.base.errors import Diverged
-from mobilenas.base.files import write_json
 from mobilenas.base.progress import ProgressBar
 from mobilenas.base.randomness import start_generators
 from mobilenas.runs import RunFolder
@@ -45,7 +43,7 @@ def _seed_worker(key: tuple[int, ...], worker: int) -> None:
 
 
 class CheckpointHook(Hook):
-    """Writes folder/checkpoint.pth atomically at the end of every `interval` epochs.
+    """Writes checkpoint.pth atomically at the end of every `interval` epochs, and the timing.
 
     (Or iterations, where the config counts these.) mmengine's own hook removes the old file before
     it writes the new one, so that a kill can leave none.
@@ -53,16 +51,13 @@ class CheckpointHook(Hook):
 
     priority = "VERY_LOW"
 
-    def __init__(self, folder: Path, interval: int, by_epoch: bool) -> None:
+    def __init__(self, folder: RunFolder, interval: int, by_epoch: bool) -> None:
         self._folder = folder
         self._interval = interval
         self._by_epoch = by_epoch
         self._start = time.monotonic()
-        self._before = (
-            RunFolder.open(folder, "detect").seconds
-            if (folder / "checkpoint.pth").exists()
-            else 0.0
-        )
+        self._path = folder.path / "checkpoint.pth"
+        self._before = folder.seconds if self._path.exists() else 0.0
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self._by_epoch and (runner.epoch + 1 == runner.max_epochs or self._due(runner.epoch)):
@@ -83,14 +78,13 @@ class CheckpointHook(Hook):
         return (done + 1) % self._interval == 0
 
     def _save(self, runner: Runner) -> None:
-        temporary = self._folder / ".checkpoint.pth.tmp"
-        runner.save_checkpoint(str(self._folder), temporary.name, by_epoch=self._by_epoch)
+        temporary = self._path.with_name(".checkpoint.pth.tmp")
+        runner.save_checkpoint(str(temporary.parent), temporary.name, by_epoch=self._by_epoch)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(self._folder / "checkpoint.pth")
+        temporary.replace(self._path)
         seconds = self._before + time.monotonic() - self._start
-        device = next(runner.model.parameters()).device
-        write_json(self._folder / "timing.json", {"seconds": seconds} | hardware(device))
+        self._folder.store_timing(seconds, hardware(next(runner.model.parameters()).device))
 
 
 class ProgressHook(Hook):

@@ -15,8 +15,8 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_atomic
 from mobilenas.data.images import decode
 from mobilenas.detect.build import input_size, quiet
+from mobilenas.detect.detector import Detector, DetectRun, check_trained
 from mobilenas.detect.export import DetectorReport, export_detector
-from mobilenas.detect.run import Detector, DetectRun, check_trained
 
 _LEGIBLE = 480  # pixels that the longer side of a drawing has at least
 _FONT_SIZE = 14
@@ -46,7 +46,7 @@ def predict(
     detector = load_detector(run)
     rows = []
     for path, picture, target in zip(images, pictures, targets, strict=True):
-        with quiet(run.folder):
+        with quiet(run.folder.path):
             found = inference_detector(detector, np.asarray(picture)[..., ::-1])
         boxes = _boxes(found.pred_instances, run.classes, min_score)
         scale = -(-_LEGIBLE // max(picture.size))
@@ -72,7 +72,7 @@ def export_run(run: DetectRun, path: Path) -> DetectorReport:
         fitted = ImageOps.contain(_picture(name, folder / name), (width, height))
         image[: fitted.height, : fitted.width] = np.asarray(fitted)
     detector, classes = load_detector(run), list(run.classes)
-    with quiet(run.folder):
+    with quiet(run.folder.path):
         return export_detector(detector, run.config, classes, path, images)
 
 
@@ -82,7 +82,7 @@ def load_detector(run: Detector) -> BaseDetector:
     Raises BadInput where there is no checkpoint.
     """
     check_trained(run)
-    with quiet(run.folder):
+    with quiet(run.folder.path):
         config = copy.deepcopy(run.config)
         return init_detector(config, str(run.checkpoint), palette="none", device="cpu")
 

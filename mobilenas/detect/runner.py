@@ -5,12 +5,11 @@ from typing import Any
 
 from mmengine.runner import Runner
 
-from mobilenas.base.files import read_json, write_json
 from mobilenas.base.randomness import borrowed_generators
 from mobilenas.detect.build import input_size, quiet, runnable
 from mobilenas.detect.costs import DetectorCost, detector_cost
+from mobilenas.detect.detector import DetectRun, check_trained
 from mobilenas.detect.hooks import CheckpointHook, ProgressHook, SeedHook
-from mobilenas.detect.run import DetectRun, check_trained
 
 # What COCO calls them, and what mmdet does.
 _PRECISIONS = {
@@ -30,22 +29,22 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     continues to the same weights as an unbroken one (on the CPU). Returns and stores result.json.
     Raises Diverged, leaving the last good checkpoint.
     """
-    path = run.folder / "result.json"
-    if path.exists():
-        return dict(read_json(path))
-    config, resumed = runnable(run.config, run.folder, run.settings.seed), run.checkpoint.exists()
+    folder, seed = run.folder, run.settings.seed
+    if folder.is_finished:
+        return folder.result()
+    config, resumed = runnable(run.config, folder.path, seed), run.checkpoint.exists()
     hook = config.default_hooks.checkpoint or {}
     config.default_hooks.checkpoint = None
     if resumed:
         config.update(resume=True, load_from=str(run.checkpoint))
         config.model.backbone.pop("init_cfg", None)  # the weights that training started from
     progress = ProgressHook()
-    with quiet(run.folder), borrowed_generators() as seed:
-        seed(run.settings.seed, 0)
+    with quiet(folder.path), borrowed_generators() as start:
+        start(seed, 0)
         runner = Runner.from_cfg(config)
-        runner.register_hook(SeedHook(seed, run.settings.seed))
+        runner.register_hook(SeedHook(start, seed))
         runner.register_hook(
-            CheckpointHook(run.folder, hook.get("interval", 1), hook.get("by_epoch", True))
+            CheckpointHook(folder, hook.get("interval", 1), hook.get("by_epoch", True))
         )
         runner.register_hook(progress)
         with contextlib.closing(progress):
@@ -53,7 +52,7 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     metrics = progress.metrics
     precisions = evaluate_detector(run) if metrics is None else _precisions(run, metrics)
     result = {**describe_run(run), **precisions}
-    write_json(path, result)
+    folder.store_result(result)
     return result
 
 
@@ -63,10 +62,10 @@ def evaluate_detector(run: DetectRun) -> dict[str, Any]:
     None where the part has no box of that size or class.
     """
     check_trained(run)
-    config = runnable(run.config, run.folder, run.settings.seed)
+    config = runnable(run.config, run.folder.path, run.settings.seed)
     config.load_from = str(run.checkpoint)
     progress = ProgressHook()
-    with quiet(run.folder), borrowed_generators():
+    with quiet(run.folder.path), borrowed_generators():
         runner = Runner.from_cfg(config)
         runner.register_hook(progress)
         with contextlib.closing(progress):
@@ -77,7 +76,7 @@ def evaluate_detector(run: DetectRun) -> dict[str, Any]:
 def describe_run(run: DetectRun) -> dict[str, Any]:
     """What is trained: network, and FLOPs and params of the whole detector at `input` (h, w)."""
     backbone, size = run.config.model.backbone, input_size(run.config)
-    with quiet(run.folder), borrowed_generators():
+    with quiet(run.folder.path), borrowed_generators():
         cost = detector_cost(run.config, *size)
     return {
         "config": run.settings.config,

@@ -81,7 +81,7 @@ def grow(
     words = {number: supernet.steps(arch) for number, arch in enumerate(archs)}  # type: ignore[arg-type]
     root = _node(supernet, words, 0)
     _part_from_supernet_(root)
-    root.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    root.to(memory_format=torch.channels_last).eval()
     if calibration is not None:
         with fresh_statistics(root):
             for images in calibration():

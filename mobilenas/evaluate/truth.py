@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from scipy.stats import kendalltau
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.settings import first_error
+from mobilenas.base.files import read_json
+from mobilenas.base.settings import Record, validated
 from mobilenas.cost.model import flops_and_params
 from mobilenas.space import AnyArch, AnySpace, Cell, CellSpace, Space, load_any_space, load_space
 
@@ -31,7 +32,6 @@ MIN_ARCHS = 3  # below which there is no order to speak of
 COLUMNS = ("arch", "accuracy")
 
 Floats = NDArray[np.float64]
-T = TypeVar("T")
 _Percent = Annotated[float, Field(ge=0, le=100)]
 _MacroCode = Annotated[str, Field(pattern=r"^[012]{8}$")]
 
@@ -114,7 +114,7 @@ def _column_numbers(path: Path, names: Sequence[str]) -> list[int]:
     for column in COLUMNS:
         if list(names).count(column) != 1:
             raise BadInput(
-                f"{path}: there must be one column {column!r}, there are {', '.join(names) or 'none'}"
+                f"{path}: one column {column!r} is wanted, there are {', '.join(names) or 'none'}"
             )
     return [list(names).index(column) for column in COLUMNS]
 
@@ -201,8 +201,8 @@ def read_benchmark(name: str, data_root: Path | None, space: AnySpace) -> Truth:
     return _macro(path, space) if name == "macro" else _nb101(path, space)
 
 
-class _Published(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+class _Published(Record):
+    model_config = ConfigDict(extra="ignore")  # files say more than is read here
 
 
 class _MacroNetwork(_Published):
@@ -221,7 +221,7 @@ def _macro(path: Path, space: AnySpace) -> Truth:
             f"benchmark macro: the supernet is of space {space.name}, whose blocks are not those "
             "of macro; train one with --space macro (another width or resolution will do)"
         )
-    networks = _read_json(path, dict[_MacroCode, _MacroNetwork])
+    networks = validated(dict[_MacroCode, _MacroNetwork], read_json(path), path)
     # A code has one digit a block: 0 identity, 1 e3k3, 2 e6k5, the order of the candidates.
     archs = [benchmark.decode(np.array([int(digit) for digit in code])) for code in networks]
     names = [benchmark.canonical(arch) for arch in archs]
@@ -270,7 +270,8 @@ def _nb101(path: Path, space: AnySpace) -> Truth:
         )
     # The benchmark's networks have 128 channels, those of the space may have fewer.
     benchmark = load_any_space("nb101")
-    cells = [c for c in _read_json(path, _NB101).cells if len(c.ops) <= space.max_paths]
+    published = validated(_NB101, read_json(path), path).cells
+    cells = [cell for cell in published if len(cell.ops) <= space.max_paths]
     archs = [Cell(tuple(_NB101_OPS[op] for op in cell.ops)) for cell in cells]
     accuracy = np.array([cell.test_acc_mean for cell in cells])
     names = [space.canonical(arch) for arch in archs]
@@ -281,13 +282,6 @@ def _nb101(path: Path, space: AnySpace) -> Truth:
         _check(path, str(arch), "params", cell.params, params)
     source = f"{path.name} (NAS-Bench-101, MixPath's subset)"
     return Truth(source, distinct, means[:, 0], flops_and_params(benchmark, distinct))
-
-
-def _read_json(path: Path, shape: type[T]) -> T:
-    try:
-        return TypeAdapter(shape).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise BadInput(f"{path}: {first_error(error, 'the file')}") from None
 
 
 def _check(path: Path, arch: str, cost: str, published: int, counted: int) -> None:
@@ -306,7 +300,7 @@ def _distinct(
     for row, name in enumerate(names):
         rows[name].append(row)
     if len(rows) < MIN_ARCHS:
-        raise BadInput(f"{path} has {len(rows)} distinct networks; there must be at least {MIN_ARCHS}")
+        raise BadInput(f"{path} has {len(rows)} distinct networks; at least {MIN_ARCHS} are wanted")
     if len(rows) < len(names):
         text = "%s: its %d archs are %d distinct networks, accuracies of equal ones are averaged"
         log.info(text, path, len(names), len(rows))

@@ -16,10 +16,11 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
+from mobilenas.base.settings import Record, validated
 from mobilenas.cost.latency import Milliseconds, Positive
 from mobilenas.cost.rows import block_key
 from mobilenas.space import Block, Candidate
@@ -40,8 +41,8 @@ _OPERATION = re.compile(r"k(?P<kernel>\d)_e(?P<expansion>\d)(?P<grouped>_g2)?")
 T = TypeVar("T")
 
 
-class _Published(BaseModel):
-    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
+class _Published(Record):
+    model_config = ConfigDict(extra="ignore")  # files say more than is read here
 
 
 class Timing(_Published):
@@ -114,12 +115,7 @@ class BlockSums(_Published):
 
 def read_published(path: Path, shape: type[T]) -> T:
     """A JSON file of that shape. Raises BadInput naming the file and the key that is wrong."""
-    try:
-        return TypeAdapter(shape).validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ": ".join(map(str, first["loc"])) or "the file"
-        raise BadInput(f"{path}: {key}: {first['msg']}") from None
+    return validated(shape, read_json(path), path)
 
 
 def read_columns(path: Path, names: list[str]) -> NDArray[Any]:

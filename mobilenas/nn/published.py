@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json
+from mobilenas.base.settings import Record, validated
 from mobilenas.nn.network import Network
 from mobilenas.nn.saved import NetworkInfo
 from mobilenas.space import IDENTITY, Arch, Candidate, Space, load_space
@@ -42,12 +43,8 @@ _NAMES = (
 Arrays = dict[str, NDArray[Any]]
 
 
-class _Published(BaseModel):
-    # A key or value that is not known would mean another network, so it is refused.
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Conv(_Published):
+# A key or value that is not known would mean another network, so all are records.
+class _Conv(Record):
     name: Literal["ConvLayer"]
     kernel_size: int
     stride: int
@@ -63,7 +60,7 @@ class _Conv(_Published):
     ops_order: Literal["weight_bn_act"]
 
 
-class _Bottleneck(_Published):
+class _Bottleneck(Record):
     name: Literal["MBInvertedConvLayer"]
     in_channels: int
     out_channels: int
@@ -75,12 +72,12 @@ class _Bottleneck(_Published):
     use_se: Literal[False] = False
 
 
-class _Zero(_Published):
+class _Zero(Record):
     name: Literal["ZeroLayer"]
     stride: Literal[1]
 
 
-class _Shortcut(_Published):
+class _Shortcut(Record):
     name: Literal["IdentityLayer"]
     in_channels: int
     out_channels: int
@@ -90,7 +87,7 @@ class _Shortcut(_Published):
     ops_order: str
 
 
-class _Block(_Published):
+class _Block(Record):
     name: Literal["MobileInvertedResidualBlock"]
     mobile_inverted_conv: Annotated[_Bottleneck | _Zero, Field(discriminator="name")]
     shortcut: _Shortcut | None
@@ -124,13 +121,13 @@ class _Block(_Published):
         return conv.in_channels, conv.out_channels, conv.stride, self.shortcut is not None
 
 
-class _BatchNorm(_Published):
+class _BatchNorm(Record):
     eps: float
     momentum: float
     ws_eps: None = None
 
 
-class _Linear(_Published):
+class _Linear(Record):
     name: Literal["LinearLayer"]
     in_features: int
     out_features: int
@@ -141,7 +138,7 @@ class _Linear(_Published):
     ops_order: str
 
 
-class _Config(_Published):
+class _Config(Record):
     name: Literal["ProxylessNASNets"]
     resolution: int
     bn: _BatchNorm
@@ -169,8 +166,8 @@ def convert(
 
 def _network(path: Path) -> Network:
     """The network of a config, with fresh weights."""
+    config = validated(_Config, read_json(path), path, "the config")
     try:
-        config = _Config.model_validate(read_json(path))
         space = load_space(_reference(config))
         chosen = [block.candidate for block in config.blocks]
         searched = (c for c, layer in zip(chosen, space.layers, strict=True) if layer.searchable)
@@ -178,10 +175,6 @@ def _network(path: Path) -> Network:
         space.encode(arch)
         for mismatch in _mismatches(config, space):
             raise BadInput(mismatch)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the config"
-        raise BadInput(f"{path}: {key}: {first['msg']}") from None
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from None
     return Network(space, arch)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Json, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch import Tensor
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import write_together
+from mobilenas.base.settings import Record, first_error
 from mobilenas.nn.network import Network
 from mobilenas.space import Space, space_from_dict
 
@@ -65,15 +66,19 @@ class NetworkInfo:
             raise BadInput(f"accuracy {self.accuracy.top1}: 0..1 is wanted")
 
 
-class _Header(BaseModel):
+class _Header(Record):
     """What the safetensors file says of itself. mobilenas: the version that wrote it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mobilenas: str
     space: dict[str, Any]
     arch: str
     info: NetworkInfo
+
+
+class _Metadata(Record):
+    """The header of the safetensors file: the one key that is ours."""
+
+    mobilenas: Json[_Header]
 
 
 def own_space(network: Network) -> Space:
@@ -134,12 +139,9 @@ def _read(file: Path) -> tuple[_Header, dict[str, Tensor]]:
     if header is None:
         raise BadInput(f"{file} is not of mobilenas: its header has no key {_KEY!r}")
     try:
-        return _Header.model_validate_json(header), tensors
+        return _Metadata.model_validate({_KEY: header}).mobilenas, tensors
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, (_KEY, *first["loc"])))
-        reason = first["msg"].removeprefix("Value error, ")
-        raise BadInput(f"{file}: header {key}: {reason}") from None
+        raise BadInput(f"{file}: header {first_error(error, _KEY)}") from None
 
 
 def _check_fits(space: Space, info: NetworkInfo) -> None:

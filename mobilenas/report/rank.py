@@ -29,7 +29,9 @@ def describe_ranking(ranking: Mapping[str, Any]) -> str:
         f"ground truth: {ranking['truth']}; batch norm statistics: {statistics}",
     ]
     if ranking["ceiling"] is not None:
-        lines.append(f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the ground truth")
+        lines.append(
+            f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the ground truth"
+        )
     lines += ["", "correlations with the ground truth and their 95 % intervals"]
     lines.append(_correlations(predictors, {name: name.title() for name in CORRELATIONS}))
     few = {part for part, fewest in FEWEST.items() if supernet[COUNTS[part]] < fewest}

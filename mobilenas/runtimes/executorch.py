@@ -1,7 +1,7 @@
 """ExecuTorch with the XNNPACK delegate: .pte files, fp32 and int8, and running them on this host.
 
 What XNNPACK does not take runs in ExecuTorch's own kernels: of a network that is the pooling, of a
-block nothing (tests/latency), of a preprocessing the permutation and the conversion to float.
+block nothing (tests/runtimes), of a preprocessing the permutation and the conversion to float.
 """
 
 from pathlib import Path

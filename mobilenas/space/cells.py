@@ -10,9 +10,10 @@ from itertools import combinations_with_replacement
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.settings import Record
 from mobilenas.space.spec import Positive
 
 OPS = ("c1", "c3", "mp")
@@ -62,14 +63,12 @@ class Cell:
         return cell
 
 
-class CellSpec(BaseModel):
+class CellSpec(Record):
     """The YAML schema of a space of cells.
 
     stacks x cells cells in a row; a 2x2 max-pool halves the size before every stack but the first,
     whose channels the next one doubles. max_paths: nodes of a cell, 4 at most in NAS-Bench-101.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     description: str

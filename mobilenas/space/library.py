@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.resources import read_preset, read_value, shipped
+from mobilenas.base.settings import first_error
 from mobilenas.space.cells import CellSpace, CellSpec
 from mobilenas.space.space import Space
 from mobilenas.space.spec import SpaceSpec
@@ -62,17 +63,13 @@ def any_space_from_dict(data: dict[str, Any]) -> AnySpace:
 
     Raises BadInput naming the key.
     """
+    has_cells = "cells" in data and "stages" not in data
+    shape = CellSpec if has_cells else SpaceSpec
     try:
-        if "cells" in data and "stages" not in data:
-            return CellSpace(CellSpec.model_validate(data))
-        return Space(SpaceSpec.model_validate(data))
+        spec = shape.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = (
-            ".".join(str(part) for part in first["loc"] if "ProductSpec" not in str(part))
-            or "the space"
-        )
-        raise BadInput(f"{key}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise BadInput(first_error(error, "the space", list(shape.model_fields))) from None
+    return CellSpace(spec) if isinstance(spec, CellSpec) else Space(spec)
 
 
 def with_defaults(data: object, path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mobilenas.base.settings import Record
 
 Activation = Literal["relu", "relu6", "swish", "hard_swish"]
 PathActivation = Literal["each", "after_sum"]
@@ -12,11 +14,7 @@ Positive = Annotated[int, Field(ge=1)]
 BN_EPS = 1e-5  # what batch norms add to the variance; torch's default
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class StemSpec(_Strict):
+class StemSpec(Record):
     """First convolution, with batch norm and activation."""
 
     channels: Positive
@@ -25,7 +23,7 @@ class StemSpec(_Strict):
     activation: Activation | None = None
 
 
-class HeadSpec(_Strict):
+class HeadSpec(Record):
     """1x1 convolution with batch norm and activation, global average pool, dropout, linear."""
 
     channels: Positive
@@ -33,7 +31,7 @@ class HeadSpec(_Strict):
     activation: Activation | None = None
 
 
-class ProductSpec(_Strict):
+class ProductSpec(Record):
     """Candidates as a product: expansions x kernel subsets of 1..max_paths (x identity).
 
     groups > 1 splits the hidden channels, each group taking one kernel (MixNet).
@@ -61,7 +59,7 @@ class ProductSpec(_Strict):
         return self
 
 
-class StageSpec(_Strict):
+class StageSpec(Record):
     """`blocks` blocks in a row; only the first has the stride. Either searchable or `fixed`.
 
     candidates (a product, or a list of text forms such as [id, e3k3, e6k5]), activation and
@@ -84,7 +82,7 @@ class StageSpec(_Strict):
         return self
 
 
-class SpaceSpec(_Strict):
+class SpaceSpec(Record):
     """A whole space. `width` multiplies all channels but the classes, rounded to `divisor`.
 
     squeeze_excite is the squeezed width as a share of the block's input channels; 0 means none.

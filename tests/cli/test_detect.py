@@ -44,7 +44,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def detector(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A trained run, and its result; tests read it and leave it as it is."""
-    from mobilenas.detect.run import DetectSettings, create_detect_run
+    from mobilenas.detect.detector import DetectSettings, create_detect_run
     from mobilenas.detect.runner import train_detector
 
     folder = tmp_path_factory.mktemp("detector") / "run"
@@ -84,7 +84,7 @@ def test_a_training_ends_with_a_result(detector: tuple[Path, dict[str, Any]]) ->
 def test_an_opened_run_has_the_config_that_it_was_created_with(
     scenes: Path, tmp_path: Path
 ) -> None:
-    from mobilenas.detect.run import DetectSettings, create_detect_run, open_detect_run
+    from mobilenas.detect.detector import DetectSettings, create_detect_run, open_detect_run
 
     # Neither what is for a backbone without weights nor what the data say comes before these.
     options = ("model.backbone.norm_eval=True", "val_dataloader.dataset.metainfo.classes=['a']")
@@ -181,8 +181,8 @@ def test_a_trained_detector_is_evaluated_and_finds(
 def test_prediction_turns_photos_upright_and_needs_no_data(
     detector: tuple[Path, dict[str, Any]], scenes: Path, tmp_path: Path
 ) -> None:
+    from mobilenas.detect.detector import open_detector
     from mobilenas.detect.predict import predict
-    from mobilenas.detect.run import open_detector
 
     upright = Image.open(scenes / "val" / "0001.jpg").crop((0, 0, 160, 100))
     exif = Image.Exif()
@@ -221,8 +221,9 @@ def test_what_the_commands_refuse(
     check_refused(call(*train, "no_such"), "retinanet_quick")
     check_refused(call(*train, *TINY[:2]), "space and arch go together")
     check_refused(call(*train, "no_such", "--data=digits"), "retinanet_quick")
-    check_refused(call(*train, "--resume"), "holds no detector")
-    check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no detector")
+    needed = "one of `mobilenas detect train` is needed"
+    check_refused(call(*train, "--resume"), "holds no run", needed)
+    check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no run", needed)
     check_refused(call("detect", "export", detector[0]), "--onnx")
     check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")
     twice = [scenes / "val" / "0001.jpg", scenes / "train" / "0001.jpg"]

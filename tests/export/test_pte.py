@@ -167,5 +167,5 @@ def test_a_full_disk_leaves_the_old_files(
 
 
 def test_the_name_has_to_tell_the_runtime(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"a name that ends in \.pte is wanted"):
+    with pytest.raises(BadInput, match=r"its name must end in \.pte"):
         export(build(TINY), tmp_path / "model.onnx", runtime=EXECUTORCH, form=Form(batch=1))

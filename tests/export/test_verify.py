@@ -90,7 +90,7 @@ def take_doubles(model: onnx.ModelProto) -> None:
         (use_other_domain, "com.example.Special is not an operator of the ONNX standard"),
         (fix_batch, "the batch size of image is fixed at 2"),
         (fix_batch_inside, "batch size 1 does not run: "),
-        (rename_input, "the model has x where only image is wanted"),
+        (rename_input, "the model has x; it must have image alone"),
         (take_doubles, "not a valid ONNX model: "),
     ],
 )

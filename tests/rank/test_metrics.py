@@ -210,7 +210,7 @@ def test_a_seed_repeats_and_another_differs() -> None:
 
 def test_numbers_that_are_none_or_do_not_match_are_named() -> None:
     ones = np.ones(3)
-    with pytest.raises(BadInput, match=r"predicted\[1\] is nan: it must be a finite number"):
+    with pytest.raises(BadInput, match=r"predicted\[1\] is nan: a finite number is wanted"):
         rank_metrics(np.array([1, np.nan, 2]), ones, ones, seed=0)
     with pytest.raises(BadInput, match=r"cost\[2\] is inf"):
         regrets(ones, ones, np.array([1, 2, np.inf]), [3])

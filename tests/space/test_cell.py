@@ -178,7 +178,7 @@ def test_spaces_of_blocks_and_of_cells_are_kept_apart() -> None:
     [
         ("max_paths=5", "max_paths: Input should be less than or equal to 4"),
         ("cells=0", "cells: Input should be greater"),
-        ("width=2", "width: Extra inputs"),
+        ("width=2", "width: there is no such key"),
         ("channels=wide", "channels: Input should be a valid integer"),
         ("resolution=3", "resolution 3 is less than 4"),
         ("spec.channels=8", "'spec' is not a section"),
@@ -190,5 +190,5 @@ def test_bad_overrides_name_space_and_key(overrides: str, words: str) -> None:
 
 
 def test_blocks_do_not_take_the_keys_of_cells() -> None:
-    with pytest.raises(BadInput, match="space s1:cells=3: cells: Extra inputs"):
+    with pytest.raises(BadInput, match="space s1:cells=3: cells: there is no such key"):
         load_any_space("s1:cells=3")

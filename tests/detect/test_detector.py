@@ -13,12 +13,14 @@ from helpers import contents, edit
 from tiny_detectors import ARCH, INFO, SMALL
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_json
 from mobilenas.data.scenes import make_scenes
 from mobilenas.nn.saved import load_network, save_network
+from mobilenas.runs import RunFolder
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
-from mobilenas.detect.run import (
+from mobilenas.detect.detector import (
     DetectSettings,
     create_detect_run,
     open_detect_run,
@@ -112,6 +114,58 @@ def test_the_data_may_move_but_not_change(
     edit(new / "val.json", annotations=[])
     with pytest.raises(BadInput, match=f"run was started with another data set.*{new}"):
         open_detect_run(run, new)
+
+
+def test_a_run_of_the_release_before_is_opened_with_all_that_it_said(
+    settings: DetectSettings, saved: Path, scenes: Path, tmp_path: Path
+) -> None:
+    chosen = {"space": None, "arch": None, "weights": str(saved)}
+    created = create_detect_run(tmp_path, settings.model_copy(update=chosen))
+    facts = created.folder.facts
+    write_json(
+        tmp_path / "run.json",
+        {
+            "config": "retinanet_quick",
+            "space": None,
+            "arch": None,
+            "weights": str(saved),
+            "data": str(scenes),
+            "options": list(SMALL["retinanet_quick"]),
+            "seed": 0,
+            "mobilenas": "0.1.0",
+            "classes": facts["classes"],
+            "data_checksum": facts["data_checksum"],
+            "weights_checksum": facts["weights_checksum"],
+        },
+    )
+    before = contents(tmp_path)
+    opened = open_detect_run(tmp_path)
+    assert opened.settings == created.settings
+    assert opened.classes == created.classes
+    assert opened.folder.parents == created.folder.parents == {"network": str(saved)}
+    assert opened.config.to_dict() == created.config.to_dict()
+    opened.folder.check_unchanged({"seed": 0, "options": SMALL["retinanet_quick"], "arch": None})
+    with pytest.raises(BadInput, match=r"was started with another seed \(0, not 1\)"):
+        opened.folder.check_unchanged({"seed": 1})
+    with pytest.raises(BadInput, match="already holds a run"):
+        create_detect_run(tmp_path, created.settings)
+    # Neither other weights nor other data go unnoticed.
+    for name, message in (("weights", "holds other weights"), ("data", "another data set")):
+        edit(tmp_path / "run.json", **{f"{name}_checksum": 1})
+        with pytest.raises(BadInput, match=message):
+            open_detect_run(tmp_path)
+        (tmp_path / "run.json").write_bytes(before["run.json"])
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_is_no_detector_or_half_of_one_is_refused(tmp_path: Path) -> None:
+    for kind, message in (
+        ("train", "holds the training of a network; a run of `mobilenas detect train` is needed"),
+        ("detect", r"lacks config\.py"),
+    ):
+        RunFolder.create(tmp_path / kind, kind, {"config": "ssdlite"})  # type: ignore[arg-type]
+        with pytest.raises(BadInput, match=message):
+            open_detector(tmp_path / kind)
 
 
 def test_weights_may_change_only_after_the_first_checkpoint(

@@ -1,0 +1,211 @@
+"""What all benchmarks have in common: their command line, their tables, fresh processes in turn.
+
+A benchmark is a script with one or more studies: functions whose parameters are the options of its
+command line and which yield tables. `main` prints them and, below, what they were measured on.
+"""
+
+import functools
+import importlib
+import inspect
+import json
+import logging
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.process import tune_process
+from mobilenas.latency.host import processor, today
+
+# torch is imported by nobody here: what tunes a process comes before it.
+
+# Variables that would tune a process which is to be as it is by default.
+_TUNING = ("OMP_WAIT_POLICY", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
+
+DataRoot = Annotated[
+    Path, typer.Option(envvar="MOBILENAS_DATA", help="Folder of the published data sets.")
+]
+Data = Annotated[str, typer.Option(help="Images, as `mobilenas train` takes them.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Replace a key.")]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain data. columns: key of a row -> its format, or a function that writes it; None
+    is an empty cell. title: what the table shows.
+    """
+
+    rows: list[dict[str, Any]]
+    columns: dict[str, str | Callable[[Any], str]]
+    title: str = ""
+
+    def markdown(self) -> str:
+        """The table, its title above."""
+        lines = [[*self.columns], ["---"] * len(self.columns)]
+        for row in self.rows:
+            pairs = ((row.get(key), how) for key, how in self.columns.items())
+            lines.append([_cell(value, how) for value, how in pairs])
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{self.title}\n\n{text}" if self.title else text
+
+
+def _cell(value: Any, how: str | Callable[[Any], str]) -> str:
+    if value is None:
+        return ""
+    return how(value) if callable(how) else format(value, how)
+
+
+Study = Callable[..., Iterator[Table]]
+
+
+def main(*studies: Study) -> None:
+    """Run the command line of a script: its study, or the one that its first word names."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tune_process()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    for study in studies:
+        app.command()(_printed(study))
+    try:
+        app()
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _printed(study: Study) -> Callable[..., None]:
+    """The study as a command, which has --json beside the parameters of the study."""
+    flag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+    signature = inspect.signature(study)
+    extra = inspect.Parameter(
+        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag
+    )
+
+    @functools.wraps(study)
+    def command(*, as_json: bool, **parameters: Any) -> None:
+        tables = []
+        for table in study(**parameters):
+            tables.append({"title": table.title, "rows": table.rows})
+            if not as_json:
+                print(table.markdown() + "\n", flush=True)
+        if as_json:
+            print(json.dumps({"about": about(), "tables": tables}, default=_plain))
+        else:
+            print(about_line())
+
+    parameters = [*signature.parameters.values(), extra]
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def about() -> dict[str, Any]:
+    """What the figures of this process were measured on, and by which command."""
+    import torch
+
+    return {
+        "date": today(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        **{name: version(name) for name in ("torch", "onnxruntime")},
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def about_line() -> str:
+    """The same in a line."""
+    facts = about()
+    return (
+        "{date}, {processor}, {cores} cores, threads: {threads}, torch {torch}, "
+        "onnxruntime {onnxruntime}: {command}".format(**facts)
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """A function of a script, called in a process of its own: figures by what they are.
+
+    arguments: plain data. tuned: whether the process has `tune_process`, before torch is imported,
+    or the default environment.
+    """
+
+    name: str
+    function: Callable[..., dict[str, float]]
+    arguments: dict[str, Any] = field(default_factory=dict)
+    tuned: bool = True
+
+    def measure(self) -> dict[str, float]:
+        """The figures of a fresh process."""
+        call = [inspect.getfile(self.function), self.function.__name__, self.arguments, self.tuned]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(_TUNING)}
+        command = [sys.executable, __file__, json.dumps(call)]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return figures
+
+
+def compare(cases: Sequence[Case], rounds: int) -> Table:
+    """Each round runs every case, one after the other, in a fresh process.
+
+    A row a figure and case. ratio: of the medians, to the first case.
+    """
+    found: dict[str, list[dict[str, float]]] = {case.name: [] for case in cases}
+    for number in range(rounds):
+        for case in cases:
+            found[case.name].append(case.measure())
+            log.info("round %d, %s: %s", number + 1, case.name, found[case.name][-1])
+    first = found[cases[0].name]
+    rows = []
+    for figure in first[0]:
+        base = statistics.median(figures[figure] for figures in first)
+        for name, several in found.items():
+            values = [figures[figure] for figures in several]
+            ratio = statistics.median(values) / base
+            rows.append({"figure": figure, "case": name, "median (min to max)": values})
+            rows[-1] |= {"ratio": ratio, "n": rounds}
+    columns = {"figure": "", "case": "", "median (min to max)": median_range, "ratio": ".2f"}
+    return Table(rows, columns | {"n": ""})
+
+
+def median_range(values: Sequence[float]) -> str:
+    """Median and extremes, three digits or more."""
+    digits = max(0, 2 - len(str(int(statistics.median(values)))) + 1)
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def mean_sd(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and, of several values, standard deviation."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers from "1,2,4"."""
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise BadInput(f"{text!r}: it must be whole numbers such as 1,2,4") from None
+
+
+if __name__ == "__main__":  # the process of a case
+    file, name, arguments, tuned = json.loads(sys.argv[1])
+    if tuned:
+        tune_process()
+    sys.path.insert(0, str(Path(file).parent))
+    script = importlib.import_module(Path(file).stem)
+    print(json.dumps(getattr(script, name)(**arguments)))

@@ -1,0 +1,96 @@
+"""What benchmarks take from trainings: whole runs by the command line, and single steps."""
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mobilenas.base.files import read_json, write_json
+from mobilenas.nn import Network, Supernet
+from mobilenas.space import Arch, Space
+from mobilenas.strategies.supernet_task import SupernetTask
+from mobilenas.train.config import NetworkConfig, SupernetConfig, TrainingConfig
+from mobilenas.train.network_task import NetworkTask
+from mobilenas.train.recipe import Objective
+from mobilenas.train.trainer import Task, Trainer
+
+_STARTED = ("run.json", "search.json", "settings.json")
+
+
+def finished(out: Path, command: str, *arguments: Any, result: str = "result.json") -> Any:
+    """What a run of a command of mobilenas came to: it is made, continued, or already there."""
+    if not (out / result).exists():
+        words = [sys.executable, "-m", "mobilenas", command, *arguments, "--out", out]
+        if any((out / name).exists() for name in _STARTED):
+            words.append("--resume")
+        code = subprocess.call(list(map(str, words)), stdout=sys.stderr)
+        if code:
+            raise SystemExit(code)
+    return read_json(out / result)
+
+
+def settings_flags(settings: Sequence[str]) -> list[str]:
+    """Settings as the flags of a command."""
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def space_file(space: Space, path: Path) -> Path:
+    """A file of a space, as --space takes it."""
+    write_json(path, space.to_dict())  # JSON is YAML
+    return path
+
+
+def stand_alone(
+    folder: Path,
+    space: Path,
+    arch: Arch,
+    *,
+    data: str,
+    preset: str,
+    settings: Sequence[str],
+    seed: int,
+) -> float:
+    """Percent of the validation images that an arch has right after its last epoch."""
+    result = finished(
+        folder / f"{arch}-s{seed}",
+        "train",
+        *("--space", space, "--arch", arch, "--data", data, "--preset", preset, "--seed", seed),
+        *settings_flags(settings),
+    )
+    return 100 * float(result["last_accuracy"])
+
+
+class Steps:
+    """Training steps of a module on batches that are given: `steps(n)` does step n."""
+
+    def __init__(
+        self, module: Any, config: TrainingConfig, task: Task, batches: Sequence[Any]
+    ) -> None:
+        given: Any = SimpleNamespace(iterate=lambda start, stop: iter(batches[start:stop]))
+        self.trainer = Trainer(module, config, given)
+        self.task = task
+
+    def __call__(self, n: int) -> None:
+        """One step, the loss read."""
+        self.task.step(self.trainer, n)
+        self.trainer.read_losses()
+
+
+def network_steps(network: Network, config: NetworkConfig, batches: Sequence[Any]) -> Steps:
+    """The steps of `mobilenas train`."""
+    run: Any = SimpleNamespace(settings=SimpleNamespace(config=config), arch=network.arch)
+    objective = Objective(config, network.num_classes, 0, None)
+    return Steps(network, config, NetworkTask(run, objective, len(batches)), batches)
+
+
+def supernet_steps(
+    supernet: Supernet, config: SupernetConfig, batches: Sequence[Any], archs: Sequence[Arch]
+) -> Steps:
+    """The steps of `mobilenas supernet-train`, of one arch each."""
+    strategy: Any = SimpleNamespace(
+        passes_per_step=1, steps_per_superstep=1, archs=lambda n: [archs[n]]
+    )
+    objective = Objective(config, supernet.space.num_classes, 0, None)
+    return Steps(supernet, config, SupernetTask(strategy, config, objective, 1), batches)
