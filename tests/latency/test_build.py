@@ -79,8 +79,8 @@ def test_the_control_network_is_nowhere_else() -> None:
 
 
 def test_no_network_has_weights_or_biases_of_nothing_but_zeros(small_space: Space) -> None:
-    # Residual blocks are trained from a projection of zeros, which a runtime could skip, and all from
-    # biases of zeros, which exporters leave out.
+    # Residual blocks are trained from a projection of zeros, which a runtime could skip, and all
+    # from biases of zeros, which exporters leave out.
     arch = small_space.decode(small_space.num_candidates - 1)
     module = network_job(small_space, arch, batch=1).make()
     for name, part in module.named_modules():
