@@ -141,7 +141,7 @@ def test_same_bytes_in_another_process_without_paths_of_this_machine(tiny: Expor
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     other = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,
         text=True,
