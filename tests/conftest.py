@@ -11,6 +11,7 @@ import pytest
 from mobilenas.space import Arch, Space, list_spaces, load_space, space_from_dict
 
 if TYPE_CHECKING:
+    from exporting import Exported
     from torch import nn
 
 # What makes each shipped space small enough to run in milliseconds.
@@ -109,3 +110,11 @@ def data_root() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"MOBILENAS_DATA names {folder}, which is no folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> "Exported":
+    """The smallest network, exported once; tests leave it as it is."""
+    from exporting import TINY, make
+
+    return make(TINY, tmp_path_factory.mktemp("tiny") / "model.onnx")

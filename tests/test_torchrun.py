@@ -147,6 +147,6 @@ def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if line.startswith("mobilenas: ")]
     assert len(lines) == 1
-    assert "batch_size 18: with 2 processes a multiple of 4 is wanted" in lines[0]
+    assert "batch_size 18: with 2 processes it must be a multiple of 4" in lines[0]
     assert "exitcode  : 2" in done.stderr
     assert not (tmp_path / "supernet").exists()

@@ -33,7 +33,7 @@ def latency_build(
     runtime: Annotated[str, typer.Option(help="onnxruntime, executorch or command.")] = (
         "onnxruntime"
     ),
-    dtype: Annotated[str, typer.Option(help="fp32 or int8 (onnxruntime).")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
     resolution: Annotated[

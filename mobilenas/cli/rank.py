@@ -15,7 +15,9 @@ def rank(
     ),
     truth: Annotated[
         Path | None,
-        typer.Option(help="CSV or parquet with the columns arch and accuracy, trained alone."),
+        typer.Option(
+            help="CSV or parquet with the columns arch and accuracy, of stand-alone trainings."
+        ),
     ] = None,
     benchmark: Annotated[
         str | None,

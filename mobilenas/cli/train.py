@@ -1,4 +1,4 @@
-"""The command `train`: one network alone. Heavy imports live inside."""
+"""The command `train`. Heavy imports live inside."""
 
 from pathlib import Path
 from typing import Annotated
@@ -51,7 +51,7 @@ def train(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train one network alone. Kill it at any time; --resume continues to the same result.
+    """Train one network, stand-alone. Kill it at any time; --resume continues to the same result.
 
     The network of the best validation accuracy is in RUN/network, which timm loads too. Several
     processes: torchrun --nproc-per-node N -m mobilenas train ...

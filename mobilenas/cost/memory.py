@@ -77,7 +77,7 @@ def candidate_memory(
     """Peak bytes while a block runs; 0 for the identity that is no operator.
 
     waiting: elements of other tensors that are alive meanwhile. input_waits: whether the block's
-    input is wanted afterwards.
+    input is needed afterwards.
     """
     before = block.in_channels * prod(block.in_shape)
     after = block.out_channels * prod(block.out_shape)

@@ -54,15 +54,15 @@ class Augment:
     def __post_init__(self) -> None:
         for name in ("crop_padding", "cutout"):
             if getattr(self, name) < 0:
-                raise BadInput(f"{name} {getattr(self, name)}: 0 or more pixels are wanted")
+                raise BadInput(f"{name} {getattr(self, name)}: must be 0 or more pixels")
         for name, among in (("crop", CROPS), ("interpolation", INTERPOLATIONS)):
             if getattr(self, name) not in among:
                 raise BadInput(f"{name} {getattr(self, name)}: choose one of {', '.join(among)}")
         if not 0 < self.min_area <= 1:
-            raise BadInput(f"min_area {self.min_area}: more than 0, at most 1 is wanted")
+            raise BadInput(f"min_area {self.min_area}: must be more than 0, at most 1")
         for name in ("color_jitter", "random_erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} {getattr(self, name)}: 0 to 1 is wanted")
+                raise BadInput(f"{name} {getattr(self, name)}: must be 0 to 1")
         if self.auto_augment is not None:
             _check_policy(self.auto_augment)
 
@@ -142,6 +142,6 @@ def _check_policy(text: str) -> None:
         transforms_imagenet_train(auto_augment=text)
     except (AssertionError, KeyError, ValueError) as error:
         raise BadInput(
-            f"auto_augment {text!r}: a policy of timm is wanted, such as rand-m9-mstd0.5-inc1 "
+            f"auto_augment {text!r}: must be a policy of timm, such as rand-m9-mstd0.5-inc1 "
             f"({error})"
         ) from error

@@ -67,7 +67,7 @@ def find_coco(folder: Path) -> tuple[CocoPart, CocoPart]:
     images/, or in the folder itself. Raises BadInput that says so.
     """
     if not folder.is_dir():
-        raise BadInput(f"data {folder} is no folder; wanted digits (built in), or {_LAYOUTS}")
+        raise BadInput(f"data {folder} is no folder; it must be digits (built in), or {_LAYOUTS}")
     own = [
         CocoPart(folder / "annotations" / f"instances_{name}.json", folder / name)
         for name in ("train2017", "val2017")
@@ -82,7 +82,7 @@ def find_coco(folder: Path) -> tuple[CocoPart, CocoPart]:
             (part.images, part.images.is_dir()),
         ):
             if not there:
-                raise BadInput(f"data {folder}: there is no {path}; wanted {_LAYOUTS}")
+                raise BadInput(f"data {folder}: there is no {path}; it must be {_LAYOUTS}")
     return parts[0], parts[1]
 
 

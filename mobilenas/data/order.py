@@ -31,7 +31,7 @@ class EpochOrder:
     ) -> None:
         if not 1 <= batch_size <= len(indices):
             raise BadInput(
-                f"batch_size {batch_size}: 1..{len(indices)} is wanted, "
+                f"batch_size {batch_size}: must be 1..{len(indices)}, "
                 f"as there are {len(indices)} training images"
             )
         self.indices = indices

@@ -83,7 +83,7 @@ class ParquetImages(EncodedImages):
 
 
 def index_parquet(files: list[Path]) -> Indexed:
-    """Raises BadInput where a file is damaged, or has other columns or classes than are wanted."""
+    """Raises BadInput where a file is damaged, or has other columns or classes than it must."""
     train_files, test_files = split_files(files)
     read = {file: _index_file(file) for file in files}
     names = read[train_files[0]].names
@@ -102,10 +102,10 @@ def _index_file(file: Path) -> _Index:
         labels = opened.read(columns=["label"], use_threads=False)["label"]
         metadata = opened.metadata
     if not len(labels):
-        raise BadInput(f"{file}: no rows; at least one image is wanted")
+        raise BadInput(f"{file}: no rows; there must be one at least")
     if labels.null_count:
         row = np.flatnonzero(labels.is_null().to_numpy())[0]
-        raise BadInput(f"{file}, row {row}: label is null; an integer is wanted")
+        raise BadInput(f"{file}, row {row}: label is null; it must be an integer")
     features = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))
     names = features.get("info", {}).get("features", {}).get("label", {}).get("names")
     return _Index(
@@ -122,16 +122,16 @@ def _image_column(file: Path, schema: Any) -> str:
     images = [name for name in there if name in ("img", "image")]
     if "label" not in there or not images:
         raise BadInput(
-            f"{file}: columns img (or image) and label are wanted; there are {', '.join(there)}"
+            f"{file}: there must be columns img (or image) and label, not only {', '.join(there)}"
         )
     if not pa.types.is_integer(schema.field("label").type):
         kind = schema.field("label").type
-        raise BadInput(f"{file}: column label holds {kind}; integers are wanted")
+        raise BadInput(f"{file}: column label holds {kind}; it must hold integers")
     whole = schema.field(images[0]).type
     nested = pa.types.is_struct(whole) and whole.get_field_index("bytes") >= 0
     kind = whole.field("bytes").type if nested else whole
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise BadInput(f"{file}: column {images[0]} holds {whole}; bytes are wanted")
+        raise BadInput(f"{file}: column {images[0]} holds {whole}; it must hold bytes")
     return f"{images[0]}.bytes" if nested else images[0]
 
 

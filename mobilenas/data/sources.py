@@ -42,9 +42,9 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
     Raises BadInput where the source is missing, damaged, inconsistent or larger than memory.
     """
     if resolution < 1:
-        raise BadInput(f"resolution {resolution}: at least 1 pixel is wanted")
+        raise BadInput(f"resolution {resolution}: must be at least 1 pixel")
     if not 0 < crop <= 1:
-        raise BadInput(f"crop {crop}: a share above 0, up to 1, is wanted")
+        raise BadInput(f"crop {crop}: must be a share above 0, up to 1")
     kind, colon, folder = source.partition(":")
     if source == "digits":
         name, (classes, train, test) = source, _digits(resolution, crop)
@@ -103,7 +103,9 @@ def _name(source: str) -> str:
 def _check_classes(source: str, train: Part) -> None:
     present = len(np.unique(train.labels))
     if present < 2:
-        raise BadInput(f"{source}: training images of {present} class; at least 2 are wanted")
+        raise BadInput(
+            f"{source}: training images of {present} class; there must be at least 2 classes"
+        )
 
 
 # --- built-in and torchvision -------------------------------------------------------------------
@@ -168,8 +170,8 @@ def _index(source: str) -> Indexed:
     for name, path in zip(names, paths, strict=True):
         if not name.strip() or not path.exists():
             raise BadInput(
-                f"data {name.strip()!r} does not exist; wanted digits, a folder of class folders, "
-                "parquet or tar files, cifar10:DIR or cifar100:DIR"
+                f"data {name.strip()!r} does not exist; it must be digits, a folder of class "
+                "folders, parquet or tar files, cifar10:DIR or cifar100:DIR"
             )
     if whole.is_dir():
         paths = sorted(whole.glob("*.parquet")) or sorted(whole.glob("*.tar"))

@@ -48,7 +48,7 @@ class Splits:
         """The inverse of `to_json`; raises BadInput where a list is missing or is no split."""
         lists = {}
         if not isinstance(state, dict):
-            raise BadInput("splits: an object with train, calibrate and validate is wanted")
+            raise BadInput("splits: must be an object with train, calibrate and validate")
         for name in ("train", "calibrate", "validate"):
             values = state.get(name)
             if not isinstance(values, list) or not all(type(value) is int for value in values):
@@ -71,11 +71,11 @@ def make_splits(
     images = len(labels)
     for name, count in (("validate", validate), ("calibrate", calibrate)):
         if count < 0:
-            raise BadInput(f"{name} {count}: 0 or more images are wanted")
+            raise BadInput(f"{name} {count}: must be 0 or more images")
     if limit is not None and limit < 1:
-        raise BadInput(f"limit {limit}: at least 1 training image is wanted")
+        raise BadInput(f"limit {limit}: must be at least 1 training image")
     if validate >= images:
-        raise BadInput(f"validate {validate}: less than the {images} training images is wanted")
+        raise BadInput(f"validate {validate}: must be less than the {images} training images")
 
     rng = generator(seed, Stream.SPLITS)
     everything = np.arange(images, dtype=np.int64)
@@ -85,7 +85,7 @@ def make_splits(
         train = _draw(train, labels, limit, rng)
     if calibrate > len(train):
         raise BadInput(
-            f"calibrate {calibrate}: at most {len(train)} is wanted, the training images that are "
+            f"calibrate {calibrate}: must be at most {len(train)}, the training images that are "
             f"left of {images} (validate {validate}, limit {limit})"
         )
     return Splits(train, _draw(train, labels, calibrate, rng), validate_part)

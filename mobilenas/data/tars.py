@@ -96,7 +96,7 @@ def _index(file: Path) -> list[tuple[bytes, int, int, int]]:
 
 def _label(file: Path, key: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise BadInput(f"{file}, {key}.cls: {text!r} is no class; an integer from 0 is wanted")
+        raise BadInput(f"{file}, {key}.cls: {text!r} is no class; it must be an integer from 0")
     return int(text)
 
 

@@ -52,7 +52,7 @@ class MobileNASBackbone(BaseModule):
         self.out_channels = [info[row]["num_chs"] for row in self.out_indices]
         self.out_strides = [info[row]["reduction"] for row in self.out_indices]
         if frozen_stages not in range(-1, len(info) + 1):
-            raise BadInput(f"frozen_stages {frozen_stages}: -1 to {len(info)} is wanted")
+            raise BadInput(f"frozen_stages {frozen_stages}: must be -1 to {len(info)}")
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         for part in self._frozen():

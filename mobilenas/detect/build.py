@@ -38,7 +38,9 @@ def check_config(config: Config, name: str, train: CocoPart) -> None:
         detector_cost(config, *input_size(config))
         runner = Runner.from_cfg(runnable(config, Path(folder), seed=0))
         if runner.train_loop.max_iters < 1:
-            raise BadInput(f"config {name}: train_cfg trains no step; one epoch at least is wanted")
+            raise BadInput(
+                f"config {name}: train_cfg trains no step; it must train one epoch at least"
+            )
         # As Runner.train does, in its order.
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)

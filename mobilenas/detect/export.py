@@ -201,7 +201,7 @@ def _check(detector: BaseDetector, classes: list[str], images: npt.NDArray[np.ui
             f"{len(classes)} class names; the detector has {detector.bbox_head.num_classes} classes"
         )
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
-        raise BadInput(f"images are {images.dtype} {images.shape}; uint8 (N, H, W, 3) is wanted")
+        raise BadInput(f"images are {images.dtype} {images.shape}; they must be uint8 (N, H, W, 3)")
 
 
 def _plain(value: Any) -> Any:

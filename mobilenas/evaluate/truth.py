@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import kendalltau
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
-from mobilenas.base.settings import Record, validated
+from mobilenas.base.settings import validated
 from mobilenas.cost.model import flops_and_params
 from mobilenas.space import AnyArch, AnySpace, Cell, CellSpace, Space, load_any_space, load_space
 
@@ -114,7 +114,8 @@ def _column_numbers(path: Path, names: Sequence[str]) -> list[int]:
     for column in COLUMNS:
         if list(names).count(column) != 1:
             raise BadInput(
-                f"{path}: one column {column!r} is wanted, there are {', '.join(names) or 'none'}"
+                f"{path}: there must be one column {column!r}, "
+                f"there are {', '.join(names) or 'none'}"
             )
     return [list(names).index(column) for column in COLUMNS]
 
@@ -201,8 +202,8 @@ def read_benchmark(name: str, data_root: Path | None, space: AnySpace) -> Truth:
     return _macro(path, space) if name == "macro" else _nb101(path, space)
 
 
-class _Published(Record):
-    model_config = ConfigDict(extra="ignore")  # files say more than is read here
+class _Published(BaseModel):
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
 
 class _MacroNetwork(_Published):
@@ -300,7 +301,9 @@ def _distinct(
     for row, name in enumerate(names):
         rows[name].append(row)
     if len(rows) < MIN_ARCHS:
-        raise BadInput(f"{path} has {len(rows)} distinct networks; at least {MIN_ARCHS} are wanted")
+        raise BadInput(
+            f"{path} has {len(rows)} distinct networks; there must be at least {MIN_ARCHS}"
+        )
     if len(rows) < len(names):
         text = "%s: its %d archs are %d distinct networks, accuracies of equal ones are averaged"
         log.info(text, path, len(names), len(rows))

@@ -189,7 +189,7 @@ def _check_arguments(
             f"(N, {size}, {size}, {channels})"
         )
     if len(images) < MIN_IMAGES:
-        raise BadInput(f"{len(images)} images; at least {MIN_IMAGES} are wanted")
+        raise BadInput(f"{len(images)} images; there must be at least {MIN_IMAGES}")
     if labels is not None and labels.shape != (len(images),):
         raise BadInput(f"labels are {labels.shape} for {len(images)} images")
     if len(classes) != network.num_classes:

@@ -235,8 +235,8 @@ def _load(network: Network, path: Path) -> None:
         array, wanted = arrays.pop(theirs), tensor.numpy()
         if (array.dtype, array.shape) != (wanted.dtype, wanted.shape):
             raise BadInput(
-                f"{path}: array {theirs} is {array.dtype} {array.shape}, "
-                f"{wanted.dtype} {wanted.shape} is wanted"
+                f"{path}: array {theirs} is {array.dtype} {array.shape}, it must be "
+                f"{wanted.dtype} {wanted.shape}"
             )
         tensor.copy_(torch.from_numpy(array))
     if arrays:

@@ -57,13 +57,13 @@ class NetworkInfo:
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, self.mean)):
-            raise BadInput(f"mean {self.mean}: finite numbers are wanted")
+            raise BadInput(f"mean {self.mean}: must be finite numbers")
         if not all(math.isfinite(value) and value > 0 for value in self.std):
-            raise BadInput(f"std {self.std}: finite numbers above 0 are wanted")
+            raise BadInput(f"std {self.std}: must be finite numbers above 0")
         if not 0 < self.crop <= 1:
-            raise BadInput(f"crop {self.crop}: a share above 0, up to 1, is wanted")
+            raise BadInput(f"crop {self.crop}: must be a share above 0, up to 1")
         if self.accuracy is not None and not 0 <= self.accuracy.top1 <= 1:
-            raise BadInput(f"accuracy {self.accuracy.top1}: 0..1 is wanted")
+            raise BadInput(f"accuracy {self.accuracy.top1}: must be in 0..1")
 
 
 class _Header(Record):

@@ -148,11 +148,11 @@ def _regret(predicted: Floats, truth: Floats, cost: Floats, budget: float) -> Re
 def _check(**columns: Floats) -> None:
     (first, *_), lengths = columns, {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1 or not lengths[first]:
-        raise BadInput(f"one number an arch and at least one arch are wanted, got {lengths}")
+        raise BadInput(f"there must be one number an arch, and one arch or more; got {lengths}")
     for name, values in columns.items():
         if not np.isfinite(values).all():
             row = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise BadInput(f"{name}[{row}] is {values[row]}: a finite number is wanted")
+            raise BadInput(f"{name}[{row}] is {values[row]}: must be a finite number")
 
 
 def _estimate(values: Floats) -> Estimate:

@@ -15,7 +15,7 @@ def stratified(cost: NDArray[np.number], n: int, seed: int) -> NDArray[np.int64]
     mean over the draw is an unbiased estimate of the mean over all. Raises BadInput for n < 1.
     """
     if n < 1:
-        raise BadInput(f"n {n}: at least 1 arch is wanted")
+        raise BadInput(f"n {n}: must be at least 1 arch")
     total = len(cost)
     if n >= total:
         return np.arange(total)

@@ -26,11 +26,13 @@ def describe_ranking(ranking: Mapping[str, Any]) -> str:
     lines = [
         f"{ranking['space']}: {ranking['n']} of {ranking['networks']} networks, drawn over all "
         f"FLOPs with seed {ranking['seed']}",
-        f"truth: {ranking['truth']}; batch norm statistics: {statistics}",
+        f"ground truth: {ranking['truth']}; batch norm statistics: {statistics}",
     ]
     if ranking["ceiling"] is not None:
-        lines.append(f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the truth")
-    lines += ["", "correlations with the truth and their 95 % intervals"]
+        lines.append(
+            f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the ground truth"
+        )
+    lines += ["", "correlations with the ground truth and their 95 % intervals"]
     lines.append(_correlations(predictors, {name: name.title() for name in CORRELATIONS}))
     few = {part for part, fewest in FEWEST.items() if supernet[COUNTS[part]] < fewest}
     lines += ["", "Kendall among some of them", _correlations(predictors, parts, few)]

@@ -26,9 +26,10 @@ def to_onnx(module: nn.Module, example: Tensor) -> bytes:
 def to_onnx_quickly(module: nn.Module, example: Tensor) -> bytes:
     """The model of `to_onnx`, but for the names in it and the batch size, which is the example's.
 
-    By torch's older exporter: 0.03 s for a block, where the one of `to_onnx` takes 1.5 s, which
-    some hundred rows of a latency table do not have. What is left of its ways is taken out here,
-    so that the nodes are the same and the quantiser does the same to them (tests/runtimes).
+    By torch's older exporter: 0.05 s for a block, where the one of `to_onnx` takes a second or
+    more, which some hundred rows of a latency table do not have. What is left of its ways is taken
+    out here, so that the nodes are the same and the quantiser does the same to them
+    (tests/runtimes).
     """
     with silence(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

@@ -14,6 +14,8 @@ import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import read_json
+from mobilenas.runtimes.base import package_version
+from mobilenas.runtimes.onnx_session import make_session
 
 RUNTIMES = {".onnx": "onnxruntime", ".pte": "executorch"}
 # Keys of the metadata: those in an .onnx file, or in the .json file beside a .pte file.
@@ -44,8 +46,6 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     if path.suffix == ".pte":
-        from mobilenas.runtimes.base import package_version
-
         package_version("executorch", "pip install 'mobilenas[mobile]'")
 
 
@@ -67,8 +67,6 @@ def open_exported(path: Path, threads: int, resolution: int | None = None) -> Ex
 
 
 def _open_onnx(path: Path, threads: int, resolution: int | None) -> Exported:
-    from mobilenas.runtimes.onnx_session import make_session
-
     try:
         session = make_session(path, threads)
     except VerificationFailed as error:

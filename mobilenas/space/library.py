@@ -79,7 +79,7 @@ def with_defaults(data: object, path: Path) -> dict[str, Any]:
     """
     try:
         if not isinstance(data, dict):
-            raise BadInput("a mapping is wanted")
+            raise BadInput("must be a mapping")
         return any_space_from_dict(data).to_dict()
     except BadInput as error:
         raise BadInput(f"{path}: space: {error}") from None

@@ -121,8 +121,8 @@ class SpaceSpec(Record):
             return self
         if len(self.channels) != len(self.stages) + 2:
             raise ValueError(
-                f"channels {list(self.channels)}: {len(self.stages) + 2} numbers are wanted, of "
-                f"the stem, {len(self.stages)} stages and the head"
+                f"channels {list(self.channels)}: must be {len(self.stages) + 2} numbers, of the "
+                f"stem, {len(self.stages)} stages and the head"
             )
         if self.width != 1:
             raise ValueError(f"width {self.width:g} must be 1 where channels are given")

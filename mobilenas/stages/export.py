@@ -218,7 +218,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
 
 def _calibration(source: Source, int8: Int8) -> Calibration:
     if source.ranges is None:
-        raise BadInput("--calibration-data is wanted: the data has no training images to calibrate")
+        raise BadInput("give --calibration-data: the data has no training images to calibrate")
     count, there = int8.images or _RANGE_IMAGES, len(source.ranges.rows)
     if int8.images is not None and count > there:
         raise BadInput(f"--calibrate {count}: there are {there} {source.ranges.words}")

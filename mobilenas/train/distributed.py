@@ -59,8 +59,8 @@ class Processes:
             return np.arange(count)
         if count % (2 * self.world):
             raise BadInput(
-                f"batch_size {count}: with {self.world} processes a multiple of {2 * self.world} "
-                "is wanted, as each takes the same number of pairs of images"
+                f"batch_size {count}: with {self.world} processes it must be a multiple of "
+                f"{2 * self.world}, as each takes the same number of pairs of images"
             )
         size = count // (2 * self.world)
         front = np.arange(self.rank * size, (self.rank + 1) * size)

@@ -89,7 +89,7 @@ def test_calibration_images_of_a_saved_network(tmp_path: Path, call: Call) -> No
     (tmp_path / "loose" / "about.txt").touch()
     int8 = ("export", "--onnx", "--int8", f"--network={tmp_path / 'net'}")
     pets = f"--data={tmp_path / 'pets'}"
-    check_refused(call(*int8, pets), "--calibration-data is wanted")
+    check_refused(call(*int8, pets), "give --calibration-data")
     loose = f"--calibration-data={tmp_path / 'loose'}"
     check_refused(call(*int8, pets, loose, "--calibrate=41"), "there are 40 images of")
     for images in (loose, f"--calibration-data={tmp_path / 'pets'}", "--calibration-data=digits"):

@@ -41,7 +41,7 @@ def test_a_saved_network_is_evaluated_and_exported(saved: Path, call: Call) -> N
 def test_what_export_and_eval_refuse(saved: Path, tmp_path: Path, call: Call) -> None:
     before = contents(saved)
     export = ("export", "--onnx", f"--network={saved}")
-    check_refused(call(*export), "--data is wanted")
+    check_refused(call(*export), "give --data")
     check_refused(call(*export, "--run=runs/x"), "--network, or --run")
     check_refused(call(*export, "--data=digits", "--pick=knee"), "--pick is for a search")
     check_refused(call(*export, "--data=digits", "--arch=id"), "--arch is for a search")

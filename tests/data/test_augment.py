@@ -19,10 +19,10 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(1, 256, (20, 26, 3), d
 BAD = [
     ({"crop": "centre"}, "crop centre: choose one of pad, resize"),
     ({"interpolation": "cubic"}, "interpolation cubic: choose one of nearest, bilinear"),
-    ({"min_area": 0.0}, r"min_area 0\.0: more than 0"),
+    ({"min_area": 0.0}, r"min_area 0\.0: must be more than 0"),
     ({"min_area": 1.5}, r"min_area 1\.5: .*at most 1"),
-    ({"color_jitter": -0.1}, r"color_jitter -0\.1: 0 to 1"),
-    ({"random_erasing": 1.1}, r"random_erasing 1\.1: 0 to 1"),
+    ({"color_jitter": -0.1}, r"color_jitter -0\.1: must be 0 to 1"),
+    ({"random_erasing": 1.1}, r"random_erasing 1\.1: must be 0 to 1"),
 ]
 BAD_POLICIES = [
     "",
@@ -44,7 +44,7 @@ def test_bad_settings_are_refused(settings: dict[str, Any], message: str) -> Non
 
 @pytest.mark.parametrize("policy", [*BAD_POLICIES, "rand-m9-mstd1.2.3", "rand-m9\n"])
 def test_a_policy_that_timm_would_not_take_or_would_ignore_is_refused(policy: str) -> None:
-    with pytest.raises(BadInput, match=r"auto_augment .*: a policy of timm is wanted") as caught:
+    with pytest.raises(BadInput, match=r"auto_augment .*: must be a policy of timm") as caught:
         Augment(auto_augment=policy)
     assert "\n" not in str(caught.value)
 

@@ -229,7 +229,9 @@ def test_each_layout_is_found_and_a_missing_file_is_named(folder: Path, tmp_path
     (folder / "images").rmdir()
     assert find_coco(folder)[0].images == folder
     (folder / "val.json").unlink()
-    with pytest.raises(BadInput, match=r"no .*val\.json; wanted annotations/instances_train2017"):
+    with pytest.raises(
+        BadInput, match=r"no .*val\.json; it must be annotations/instances_train2017"
+    ):
         find_coco(folder)
     own = folder / "annotations"
     own.mkdir()
@@ -237,12 +239,12 @@ def test_each_layout_is_found_and_a_missing_file_is_named(folder: Path, tmp_path
     with pytest.raises(BadInput, match=r"no .*instances_train2017\.json"):
         find_coco(folder)
     (own / "instances_train2017.json").write_text("{}")
-    with pytest.raises(BadInput, match=r"no .*/train2017; wanted"):
+    with pytest.raises(BadInput, match=r"no .*/train2017; it must be"):
         find_coco(folder)
     for name in ("train2017", "val2017"):
         (folder / name).mkdir()
     assert [part.images.name for part in find_coco(folder)] == ["train2017", "val2017"]
-    with pytest.raises(BadInput, match="is no folder; wanted digits"):
+    with pytest.raises(BadInput, match="is no folder; it must be digits"):
         find_coco(tmp_path / "none")
 
 

@@ -276,5 +276,5 @@ def test_bad_numbers_are_refused(tars: Part, name: str, value: float) -> None:
     with pytest.raises(BadInput, match=f"{name} {value}: it must be "):
         next(make_evaluation(tars, **{name: value}))
     if name == "batch_size":
-        with pytest.raises(BadInput, match=r"batch_size 0: 1\.\.30"):
+        with pytest.raises(BadInput, match=r"batch_size 0: must be 1\.\.30"):
             make(tars, batch_size=0)

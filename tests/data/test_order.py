@@ -72,5 +72,5 @@ def test_an_epoch_is_a_function_of_seed_and_epoch() -> None:
 
 
 def test_a_batch_size_without_enough_images_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"batch_size 5: 1\.\.4 is wanted"):
+    with pytest.raises(BadInput, match=r"batch_size 5: must be 1\.\.4"):
         EpochOrder(np.arange(4), 5, seed=0)

@@ -95,12 +95,12 @@ def test_another_seed_gives_another_split_and_limit_leaves_validate() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"validate": 100, "calibrate": 0}, "validate 100: less than the 100 training images"),
-        ({"validate": -1, "calibrate": 0}, "validate -1: 0 or more"),
-        ({"validate": 0, "calibrate": -2}, "calibrate -2: 0 or more"),
-        ({"validate": 60, "calibrate": 41}, "calibrate 41: at most 40 is wanted"),
-        ({"validate": 0, "calibrate": 31, "limit": 30}, r"at most 30 .* limit 30"),
-        ({"validate": 0, "calibrate": 0, "limit": 0}, "limit 0: at least 1"),
+        ({"validate": 100, "calibrate": 0}, "validate 100: must be less than the 100"),
+        ({"validate": -1, "calibrate": 0}, "validate -1: must be 0 or more"),
+        ({"validate": 0, "calibrate": -2}, "calibrate -2: must be 0 or more"),
+        ({"validate": 60, "calibrate": 41}, "calibrate 41: must be at most 40"),
+        ({"validate": 0, "calibrate": 31, "limit": 30}, r"must be at most 30, .* limit 30"),
+        ({"validate": 0, "calibrate": 0, "limit": 0}, "limit 0: must be at least 1"),
     ],
 )
 def test_impossible_numbers_are_refused(wanted: dict[str, int], message: str) -> None:

@@ -212,7 +212,7 @@ def test_eval_batches_keep_order_and_the_last_partial_batch() -> None:
 
 @pytest.mark.parametrize("size", [0, 21])
 def test_a_batch_size_without_enough_images_is_refused(size: int) -> None:
-    with pytest.raises(BadInput, match=rf"batch_size {size}: 1\.\.20 is wanted"):
+    with pytest.raises(BadInput, match=rf"batch_size {size}: must be 1\.\.20"):
         make_batches(make_images(20), batch_size=size)
 
 

@@ -83,17 +83,17 @@ def test_without_aliases_nothing_is_logged(
 
 
 FILES: list[tuple[str | bytes, str]] = [
-    ("", "one column 'arch' is wanted, there are none"),
-    ("arch;accuracy\n", "one column 'arch' is wanted, there are arch;accuracy"),
-    ("arch,acc\n", "one column 'accuracy' is wanted, there are arch, acc"),
-    ("arch,accuracy,arch\n", "one column 'arch' is wanted, there are arch, accuracy, arch"),
+    ("", "there must be one column 'arch', there are none"),
+    ("arch;accuracy\n", "there must be one column 'arch', there are arch;accuracy"),
+    ("arch,acc\n", "there must be one column 'accuracy', there are arch, acc"),
+    ("arch,accuracy,arch\n", "there must be one column 'arch', there are arch, accuracy, arch"),
     (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a CSV file"),
     ('arch,accuracy\n"e3k3,0.9\n', "is not a CSV file"),
-    ("arch,accuracy\n", "0 distinct networks; at least 3 are wanted"),
-    (f"arch,accuracy\n{A},0.9\n{B},0.8\n", "2 distinct networks; at least 3 are wanted"),
+    ("arch,accuracy\n", "0 distinct networks; there must be at least 3"),
+    (f"arch,accuracy\n{A},0.9\n{B},0.8\n", "2 distinct networks; there must be at least 3"),
     (
         f"arch,accuracy\n{A},0.9\n{ALIAS},0.8\n{CANONICAL},0.8\n",
-        "2 distinct networks; at least 3 are wanted",
+        "2 distinct networks; there must be at least 3",
     ),
     (f"{GOOD}{A}\n", "line 5: 1 fields, the header has 2"),
     (f"{GOOD}{A},0.9,0.8\n", "line 5: 3 fields, the header has 2"),
@@ -134,7 +134,7 @@ def test_a_bad_csv_file_is_refused_in_one_line(
         ({"arch": [A, B, C], "accuracy": [0.1, 0.2, float("nan")]}, "row 3: accuracy nan is no"),
         ({"arch": [1, 2, 3], "accuracy": [0.1, 0.2, 0.3]}, "row 1: 1 is no arch of space"),
         ({"arch": [A, B, A], "accuracy": [0.1, 0.2, 0.3]}, "row 3: " + A + " is in row 1 too"),
-        ({"arch": [A, B, C]}, "one column 'accuracy' is wanted, there are arch"),
+        ({"arch": [A, B, C]}, "there must be one column 'accuracy', there are arch"),
     ],
 )
 def test_a_bad_parquet_file_is_refused(
@@ -220,9 +220,9 @@ def test_macro_has_the_accuracies_and_costs_of_the_benchmark(
     [
         ({"params": 7}, "22222222 has 2932586 params, not 7"),
         ({"flops": 7}, "22222222 has 105660928 flops, not 7"),
-        ({"mean_acc": 101}, "22222222.mean_acc: "),
-        ({"mean_acc": None}, "22222222.mean_acc: "),
-        ({"test_acc": [1, 2]}, "22222222.test_acc.2: "),
+        ({"mean_acc": 101}, r"22222222\.mean_acc"),
+        ({"mean_acc": None}, r"22222222\.mean_acc"),
+        ({"test_acc": [1, 2]}, r"22222222\.test_acc"),
     ],
 )
 def test_a_macro_file_that_does_not_hold_is_refused(

@@ -141,7 +141,7 @@ def test_same_bytes_in_another_process_without_paths_of_this_machine(tiny: Expor
     environment = {**os.environ, "PYTHONHASHSEED": "1"}
     other = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parents[1],
         env=environment,
         capture_output=True,
         text=True,
@@ -211,7 +211,7 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"images": make_images(8)}, r"the network takes uint8 \(N, 16, 16, 3\)"),
         ({"images": make_images(16) / 255}, "images are float64"),
-        ({"images": make_images(16, 7)}, "7 images; at least 8 are wanted"),
+        ({"images": make_images(16, 7)}, "7 images; there must be at least 8"),
         ({"labels": np.zeros(3, np.int64)}, r"labels are \(3,\) for 20 images"),
         (
             {"info": replace(INFO, classes=CLASSES[:-1])},

@@ -186,11 +186,11 @@ ARRAYS: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "more": (lambda a: a.update(x=np.ones(1), y=np.ones(1)), "2 arrays are left over, the first x"),
     "other shape": (
         lambda a: a.update({"classifier.linear.bias": np.ones(8, np.float32)}),
-        r"array classifier\.linear\.bias is float32 \(8,\), float32 \(7,\) is wanted",
+        r"array classifier\.linear\.bias is float32 \(8,\), it must be float32 \(7,\)",
     ),
     "doubles": (
         lambda a: a.update({"classifier.linear.bias": np.ones(7)}),
-        r"array classifier\.linear\.bias is float64 \(7,\), float32",
+        r"array classifier\.linear\.bias is float64 \(7,\), it must be float32",
     ),
     "objects": (lambda a: a.update(x=np.array([{}])), "is not a readable .npz file: Object arrays"),
 }

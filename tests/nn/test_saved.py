@@ -181,12 +181,12 @@ def test_info_that_does_not_fit_is_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mean": (0.5, float("nan"), 0.5)}, "mean .*: finite numbers"),
-        ({"std": (0.2, 0.0, 0.2)}, "std .*: finite numbers above 0"),
-        ({"crop": 0.0}, r"crop 0\.0: a share above 0"),
+        ({"mean": (0.5, float("nan"), 0.5)}, "mean .*: must be finite numbers"),
+        ({"std": (0.2, 0.0, 0.2)}, "std .*: must be finite numbers above 0"),
+        ({"crop": 0.0}, r"crop 0\.0: must be a share above 0"),
         ({"crop": 1.1}, r"crop 1\.1: "),
         ({"crop": float("nan")}, "crop nan: "),
-        ({"accuracy": Accuracy(51.4, "1000 images")}, r"accuracy 51\.4: 0\.\.1 is wanted"),
+        ({"accuracy": Accuracy(51.4, "1000 images")}, r"accuracy 51\.4: must be in 0\.\.1"),
     ],
 )
 def test_bad_info_is_refused(change: dict[str, Any], message: str) -> None:

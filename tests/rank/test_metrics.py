@@ -210,13 +210,13 @@ def test_a_seed_repeats_and_another_differs() -> None:
 
 def test_numbers_that_are_none_or_do_not_match_are_named() -> None:
     ones = np.ones(3)
-    with pytest.raises(BadInput, match=r"predicted\[1\] is nan: a finite number is wanted"):
+    with pytest.raises(BadInput, match=r"predicted\[1\] is nan: must be a finite number"):
         rank_metrics(np.array([1, np.nan, 2]), ones, ones, seed=0)
     with pytest.raises(BadInput, match=r"cost\[2\] is inf"):
         regrets(ones, ones, np.array([1, 2, np.inf]), [3])
     with pytest.raises(BadInput, match=r"one number an arch.*'predicted': 3, 'truth': 2"):
         rank_metrics(ones, ones[:2], ones, seed=0)
-    with pytest.raises(BadInput, match="at least one arch"):
+    with pytest.raises(BadInput, match="one arch or more"):
         rank_metrics(ones[:0], ones[:0], ones[:0], seed=0)
 
 

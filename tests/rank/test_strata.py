@@ -58,5 +58,5 @@ def test_strata_are_narrower_than_a_plain_draw() -> None:
 
 
 def test_a_draw_of_nothing_is_refused() -> None:
-    with pytest.raises(BadInput, match="n 0: at least 1 arch"):
+    with pytest.raises(BadInput, match="n 0: must be at least 1 arch"):
         stratified(np.arange(5), 0, 0)

@@ -60,7 +60,7 @@ def test_every_correlation_has_its_interval() -> None:
     found = ranking(60)
     text = describe_ranking(found)
     assert text.startswith(
-        "macro: 60 of 3969 networks, drawn over all FLOPs with seed 7\ntruth: truth.csv; "
+        "macro: 60 of 3969 networks, drawn over all FLOPs with seed 7\nground truth: truth.csv; "
         "batch norm statistics: recalibrated for each arch\nceiling: Kendall 0.880 "
     )
     supernet = found["predictors"]["supernet"]

@@ -169,7 +169,7 @@ def test_channels_are_used_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("channels=[8,8]", "channels [8, 8]: 9 numbers are wanted, of the stem, 7 stages and the"),
+        ("channels=[8,8]", "channels [8, 8]: must be 9 numbers, of the stem, 7 stages and the"),
         ("channels=[8,8,8,8,8,8,8,8,8],width=0.5", "width 0.5 must be 1 where channels are given"),
         ("channels=[8,8,8,8,0,8,8,8,8]", "channels.4: "),
         ("channels=[8,8,8,8,8.5,8,8,8,8]", "channels.4: "),

@@ -344,7 +344,7 @@ def test_a_batch_that_does_not_divide_is_refused(count: int, world: int) -> None
     if count % (2 * world) == 0:
         Processes(0, world).share(count)
         return
-    with pytest.raises(BadInput, match=rf"batch_size {count}: .* multiple of {2 * world} "):
+    with pytest.raises(BadInput, match=rf"batch_size {count}: .* multiple of {2 * world},"):
         Processes(0, world).share(count)
 
 

@@ -202,6 +202,28 @@ def test_of_all_steps_that_are_read_at_once_the_first_bad_one_is_named(supernet:
     assert not all(p.isfinite().all() for p in supernet.parameters())
 
 
+def test_a_step_reads_nothing_from_the_device(
+    supernet: Supernet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of these would make a step wait until an accelerator has done all before."""
+    settings = config(ema_decay=0.9, mixup=0.2, label_smoothing=0.1)
+    trainer = Trainer(supernet, settings, SameBatch())  # type: ignore[arg-type]
+    task = SupernetTask(Given(ARCHS), settings, Objective(settings, 10, 0, None), num_images=64)
+
+    def waits(*arguments: Any) -> Any:
+        raise AssertionError("a step waits for the device")
+
+    for n in range(3):
+        task.objective.mix(*batch(), n)  # on the CPU, where the images come from
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "__bool__", "__float__", "__int__", "numpy"):
+                patch.setattr(Tensor, name, waits)
+            patch.setattr(task.objective, "mix", lambda images, labels, step: (images, labels))
+            task.step(trainer, n)
+    trainer.read_losses()
+    assert trainer.progress.losses == 3 * len(ARCHS)
+
+
 def test_a_gradient_that_is_not_finite_stops_too(supernet: Supernet) -> None:
     supernet.classifier.weight.register_hook(lambda grad: grad * math.inf)
     with pytest.raises(Diverged, match="step 0: the gradient norm") as error:

@@ -159,8 +159,7 @@ def test_same_bytes_in_another_process(tiny: Exported, tiny_int8: bytes) -> None
     )
     other = subprocess.run(
         [sys.executable, "-c", script, str(tiny.path)],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
         check=True,
