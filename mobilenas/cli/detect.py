@@ -50,7 +50,9 @@ def detect_train(
     options: Annotated[
         list[str] | None,
         typer.Option(
-            "--cfg-options", metavar="KEY=VALUE", help="Replace a key: train_cfg.max_epochs=8."
+            *("--set", "--cfg-options"),
+            metavar="KEY=VALUE",
+            help="Replace a key: train_cfg.max_epochs=8.",
         ),
     ] = None,
     seed: Annotated[

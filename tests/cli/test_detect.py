@@ -31,7 +31,7 @@ OPTIONS = [
     "model.test_cfg.score_thr=0.0",  # else such a detector finds nothing
 ]
 TINY = ["retinanet_quick", f"--space={SPACE}", f"--arch={ARCH}", "--seed=3"]
-TINY += [f"--cfg-options={option}" for option in OPTIONS]
+TINY += [f"--{flag}={x}" for flag, x in zip(("set", "cfg-options") * 9, OPTIONS, strict=False)]
 
 
 @pytest.fixture(scope="module")
