@@ -15,7 +15,7 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/mobilenas quickstart --out runs/demo
 	$(BIN)/mobilenas detect train retinanet_digits --weights runs/demo/train/network \
-	  --cfg-options train_cfg.max_epochs=4 --out runs/demo/detect \
+	  --set train_cfg.max_epochs=4 --out runs/demo/detect \
 	  $$(test ! -e runs/demo/detect/run.json || echo --resume)
 	$(BIN)/mobilenas detect predict runs/demo/detect runs/demo/detect/digits/val/0001.jpg
 

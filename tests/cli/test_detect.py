@@ -31,7 +31,8 @@ OPTIONS = [
     "model.test_cfg.score_thr=0.0",  # else such a detector finds nothing
 ]
 TINY = ["retinanet_quick", f"--space={SPACE}", f"--arch={ARCH}", "--seed=3"]
-TINY += [f"--{flag}={x}" for flag, x in zip(("set", "cfg-options") * 9, OPTIONS, strict=False)]
+TINY += [f"--set={option}" for option in OPTIONS[:-1]]
+TINY += [f"--cfg-options={OPTIONS[-1]}"]  # the name that mmdet gives it
 
 
 @pytest.fixture(scope="module")
