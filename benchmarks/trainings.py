@@ -16,14 +16,15 @@ from mobilenas.train.network_task import NetworkTask
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Task, Trainer
 
-_STARTED = ("run.json", "search.json", "settings.json")
-
 
 def finished(out: Path, command: str, *arguments: Any, result: str = "result.json") -> Any:
-    """What a run of a command of mobilenas came to: it is made, continued, or already there."""
+    """What a run of a command of mobilenas came to: it is made, continued, or already there.
+
+    command: its words. result: the file in the run folder that comes last.
+    """
     if not (out / result).exists():
-        words = [sys.executable, "-m", "mobilenas", command, *arguments, "--out", out]
-        if any((out / name).exists() for name in _STARTED):
+        words = [sys.executable, "-m", "mobilenas", *command.split(), *arguments, "--out", out]
+        if (out / "run.json").exists():
             words.append("--resume")
         code = subprocess.call(list(map(str, words)), stdout=sys.stderr)
         if code:
