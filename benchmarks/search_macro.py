@@ -36,7 +36,7 @@ BUDGETS = (40_000_000, 50_000_000, 60_000_000, 70_000_000, 80_000_000)
 Curves = dict[str, NDArray[np.float64]]  # way -> (seeds, steps)
 
 
-def generations(
+def asked_archs(
     search: NSGA2Search, evaluate: Callable[[list[Arch]], Sequence[float]]
 ) -> Iterator[list[Arch]]:
     """The archs that each generation of a search evaluates, to its end."""
@@ -71,7 +71,7 @@ class Published:
             max_evaluations=evaluations,
             seed=seed,
         )
-        known = generations(search, lambda archs: [self.accuracy[self.row[a]] for a in archs])
+        known = asked_archs(search, lambda archs: [self.accuracy[self.row[a]] for a in archs])
         return [self.row[arch] for archs in known for arch in archs]
 
     def random(self, seed: int, budget: int | None, evaluations: int) -> list[int]:
