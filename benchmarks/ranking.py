@@ -156,10 +156,9 @@ def tables(arms: list[Arm], found: Rankings) -> Iterator[Table]:
 def figures(runs: list[dict[str, Any]], predictor: str) -> dict[str, str]:
     """The correlations of a predictor, of the runs of all seeds."""
     rows = [run["predictors"][predictor] for run in runs]
-    low = min(row["kendall"]["low"] for row in rows)
-    high = max(row["kendall"]["high"] for row in rows)
-    kendall = mean_sd([row["kendall"]["value"] for row in rows])
-    cells = {"Kendall [95 %]": f"{kendall} [{low:.2f}, {high:.2f}]"}
+    ends = [row["kendall"][end] for row in rows for end in ("low", "high")]
+    interval = "" if None in ends else f" [{min(ends):.2f}, {max(ends):.2f}]"
+    cells = {"Kendall [95 %]": mean_sd([row["kendall"]["value"] for row in rows]) + interval}
     cells["given FLOPs"] = mean_sd([given_flops(run["archs"], predictor) for run in runs])
     for key, fewest in FEWEST.items():
         few = rows[0][COUNTS[key]] < fewest
