@@ -15,7 +15,7 @@ from typing import Any
 
 import harness
 import numpy as np
-from harness import Table
+from harness import PathOption, Table
 from trainings import finished, space_file
 
 from mobilenas.base.files import read_json, write_json
@@ -29,8 +29,8 @@ PRECISIONS = ("AP50", "AP", "AP50, val", "AP, val")
 
 
 def main(
-    weights: Path,
-    data: Path,
+    weights: PathOption,
+    data: PathOption,
     recipes: str = "retinanet_quick,ssdlite_quick",
     few: int = 16,
     few_epochs: int = 100,

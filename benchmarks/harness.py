@@ -31,6 +31,9 @@ from mobilenas.latency.host import processor, today
 # Variables that would tune a process which is to be as it is by default.
 _TUNING = ("OMP_WAIT_POLICY", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
+# Options that must be given; a parameter without a default would be an argument.
+PathOption = Annotated[Path, typer.Option()]
+TextOption = Annotated[str, typer.Option()]
 DataRoot = Annotated[
     Path, typer.Option(envvar="MOBILENAS_DATA", help="Folder of the published data sets.")
 ]

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import harness
 import numpy as np
 import typer
-from harness import Table
+from harness import PathOption, Table, TextOption
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -124,10 +124,10 @@ def repeat(first: File, second: File) -> Iterator[Table]:
 
 
 def search(
-    supernet: Path,
-    space: str,
-    table: str,
-    flops: str,
+    supernet: PathOption,
+    space: TextOption,
+    table: TextOption,
+    flops: TextOption,
     population: int = 20,
     generations: int = 15,
     seed: int = 0,

@@ -20,7 +20,7 @@ import numpy as np
 from harness import DataRoot, Table
 from numpy.typing import NDArray
 from pyarrow import parquet
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from mobilenas.cost.predict import calibrate
 from mobilenas.cost.rows import row_groups
@@ -35,12 +35,13 @@ from mobilenas.latency.published import (
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Methods = dict[str, dict[str, float]]  # method -> spearman, spearman_sd, mape
+Methods = dict[str, dict[str, float]]  # method -> rank (Spearman), rank_sd, mape
 Draw = Callable[[int, np.random.Generator], tuple[Indices, Indices]]  # samples, tests
 
 SIZES = (10, 20)
 FLOPS = "FLOPs, line"
 METHODS = (FLOPS, "table, one factor", "transfer")
+CELLS = dict.fromkeys(METHODS, "") | {"± (transfer)": ".3f"}
 # HELP's split of the devices, from its README.
 HELP_TRAIN = (
     "1080ti_1 1080ti_32 1080ti_{big} silver_4114 silver_4210r samsung_a50 pixel3 essential_ph_1"
@@ -169,19 +170,7 @@ def latencies(path: Path) -> dict[str, Floats]:
 
 def spearman(predicted: Floats, measured: Floats) -> float:
     """Rank correlation; 0 for a constant prediction, which orders nothing."""
-    ranks = rankdata(predicted)
-    return float(np.corrcoef(ranks, rankdata(measured))[0, 1]) if np.ptp(ranks) else 0.0
-
-
-def mape(predicted: Floats, measured: Floats) -> float:
-    return float(np.mean(np.abs(predicted / measured - 1)))
-
-
-def line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Slope and offset with the smallest squared relative error."""
-    design = np.stack([x, np.ones_like(x)], axis=1) / y[:, None]
-    slope, offset = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
-    return float(slope), float(offset)
+    return float(spearmanr(predicted, measured).statistic) if np.ptp(predicted) else 0.0
 
 
 def predictions(
@@ -190,7 +179,8 @@ def predictions(
     """What each method says of the test networks after timing the sample, ms."""
     counts, measured, unseen = data.counts[sample], data.times[device][sample], data.counts[test]
     ratio = counts @ source / measured
-    slope, offset = line(counts @ data.flops, measured)
+    # The line with the smallest squared relative error.
+    slope, offset = np.polyfit(counts @ data.flops, measured, 1, w=1 / measured)
     fit = calibrate(counts, measured, source, data.flops, data.groups)
     return {
         FLOPS: slope * (unseen @ data.flops) + offset,
@@ -200,23 +190,22 @@ def predictions(
 
 
 def score(
-    data: Data, source: Floats, device: str, draw: Draw, *, size: int, draws: int, seed: int
+    data: Data, source: Floats, device: str, draw: Draw, size: int, draws: int, seed: int
 ) -> Methods:
     """Mean and standard deviation over draws of the sample, by method."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
     for number in range(draws):
         sample, test = draw(size, np.random.default_rng([seed, number]))
         measured = data.times[device][test]
         for method, ms in predictions(data, source, device, sample, test).items():
             # FLOPs need no sample to rank by; a line through a poor one may even fall.
             order = data.counts[test] @ data.flops if method == FLOPS else ms
-            both = (spearman(order, measured), mape(ms, measured))
-            found.setdefault(method, []).append(both)
+            error = np.mean(np.abs(ms / measured - 1))
+            found[method].append((spearman(order, measured), error))
     scores: Methods = {}
     for method, pairs in found.items():
         ranks, errors = np.array(pairs).T
-        scores[method] = {"spearman": ranks.mean(), "spearman_sd": ranks.std()}
-        scores[method]["mape"] = errors.mean()
+        scores[method] = {"rank": ranks.mean(), "rank_sd": ranks.std(), "mape": errors.mean()}
     return scores
 
 
@@ -241,90 +230,66 @@ def help_draw(data: Data, device: str) -> Draw:
     return lambda size, rng: (rng.choice(samples, size, replace=False), tests)
 
 
-def own_table(data: Data, device: str) -> float:
-    """Spearman of a device's own table on the test networks: what no transfer can pass."""
-    tests = np.flatnonzero(data.works)
-    tests = tests[tests >= data.first]
-    return spearman(data.counts[tests] @ data.table(device), data.times[device][tests])
-
-
 def pairs(
     data_root: DataRoot, devices: str = "", draws: int = 20, seed: int = 0
 ) -> Iterator[Table]:
-    """From every device of the FBNet space to every other: means over the sources, and each pair.
+    """From every device of the FBNet space to every other: each pair, and means over the sources.
 
     --devices: some of them, with commas between; all without.
     """
     data = fbnet(data_root / "latency")
     names = devices.split(",") if devices else list(data.times)
-    tables = {name: data.table(name) for name in names}
+    tables, draw = {name: data.table(name) for name in names}, held_out_draw(data)
+    tests = np.arange(data.first, len(data.counts))
     for size in SIZES:
-        scores = {
-            (source, target): score(
-                data,
-                tables[source],
-                target,
-                held_out_draw(data),
-                size=size,
-                draws=draws,
-                seed=seed,
-            )
-            for target in names
-            for source in names
-            if source != target
-        }
-        rows: list[dict[str, Any]] = [
-            {"to": target, "its own table": own_table(data, target)}
-            | mean([methods for (_, to), methods in scores.items() if to == target])
-            for target in names
-        ]
-        rows.append({"to": "mean"} | mean(list(scores.values())))
-        title = f"{size} samples, mean over the sources: Spearman / MAPE; {draws} draws"
-        columns = {"to": "", **dict.fromkeys(METHODS, ""), "its own table": ".3f"}
-        yield Table(rows, columns, title)
-        rows = [
-            {"from": source, "to": target, "± (transfer)": methods["transfer"]["spearman_sd"]}
-            | mean([methods])
-            for (source, target), methods in scores.items()
-        ]
-        columns = {"from": "", "to": "", **dict.fromkeys(METHODS, ""), "± (transfer)": ".3f"}
-        yield Table(rows, columns, f"{size} samples: Spearman / MAPE of each pair")
+        rows, means = [], []
+        everything: list[Methods] = []
+        for target in names:
+            sources = [source for source in names if source != target]
+            scores = [score(data, tables[s], target, draw, size, draws, seed) for s in sources]
+            rows += [
+                {"from": source, "to": target} | cells([methods])
+                for source, methods in zip(sources, scores, strict=True)
+            ]
+            # What no transfer can pass.
+            own = spearman(data.counts[tests] @ tables[target], data.times[target][tests])
+            means.append({"to": target, "its own table": own} | cells(scores))
+            everything += scores
+        means.append({"to": "mean"} | cells(everything))
+        title = f"{size} samples, {draws} draws: Spearman / MAPE"
+        yield Table(rows, {"from": "", "to": ""} | CELLS, title)
+        columns = {"to": ""} | CELLS | {"its own table": ".3f"}
+        yield Table(means, columns, f"{title}, mean over the sources")
 
 
 def unseen(data_root: DataRoot, draws: int = 20, seed: int = 0) -> Iterator[Table]:
     """HELP's unseen devices from the mean table of its training devices, on two protocols."""
-    cells = data_root / "nas_bench_201" / "nasbench201.parquet"
+    cells_file = data_root / "nas_bench_201" / "nasbench201.parquet"
+    columns = dict.fromkeys(("protocol", "samples", "to"), "") | CELLS | {"HELP, 10": ".3f"}
     for title, data, published, big in (
         ("FBNet", fbnet(data_root / "latency"), HELP_FBNET, 64),
-        ("NAS-Bench-201", nas_bench_201(cells), HELP_NB201, 256),
+        ("NAS-Bench-201", nas_bench_201(cells_file), HELP_NB201, 256),
     ):
-        table = data.mean_table(HELP_TRAIN.format(big=big).split())
-        rows = []
+        table, rows = data.mean_table(HELP_TRAIN.format(big=big).split()), []
         for protocol in ("all networks", "HELP's"):
             for size in SIZES:
-                scores = []
+                scores, about = [], {"protocol": protocol, "samples": size}
                 for target, theirs in published.items():
                     draw = help_draw(data, target) if protocol == "HELP's" else held_out_draw(data)
-                    found = score(data, table, target, draw, size=size, draws=draws, seed=seed)
-                    row = {"protocol": protocol, "samples": size, "to": target, "HELP, 10": theirs}
-                    row["± (transfer)"] = found["transfer"]["spearman_sd"]
-                    rows.append(row | mean([found]))
-                    scores.append(found)
-                row = {"protocol": protocol, "samples": size, "to": "mean"}
-                rows.append(row | {"HELP, 10": np.mean([*published.values()])} | mean(scores))
-        columns = dict.fromkeys(("protocol", "samples", "to", *METHODS), "")
-        columns |= {"± (transfer)": ".3f", "HELP, 10": ".3f"}
-        yield Table(rows, columns, f"{title}, unseen devices: Spearman / MAPE; {draws} draws")
+                    scores.append(score(data, table, target, draw, size, draws, seed))
+                    rows.append(about | {"to": target, "HELP, 10": theirs} | cells(scores[-1:]))
+                mean = np.mean([*published.values()])
+                rows.append(about | {"to": "mean", "HELP, 10": mean} | cells(scores))
+        yield Table(rows, columns, f"{title}, unseen devices, {draws} draws: Spearman / MAPE")
 
 
-def mean(scores: Sequence[Methods]) -> dict[str, str]:
-    """Spearman and MAPE by method, as cells."""
-    cells = {}
+def cells(scores: Sequence[Methods]) -> dict[str, Any]:
+    """Spearman and MAPE by method, the mean of all, and of one the deviation over its draws."""
+    row: dict[str, Any] = {}
     for method in METHODS:
-        parts = [methods[method] for methods in scores]
-        rho, error = (float(np.mean([part[key] for part in parts])) for key in ("spearman", "mape"))
-        cells[method] = f"{rho:.3f} / {error:.1%}"
-    return cells
+        rank, error = (np.mean([each[method][key] for each in scores]) for key in ("rank", "mape"))
+        row[method] = f"{rank:.3f} / {error:.1%}"
+    return row | ({"± (transfer)": scores[0]["transfer"]["rank_sd"]} if len(scores) == 1 else {})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Annotated
 import harness
 import numpy as np
 import typer
-from harness import Data, Set, Table
+from harness import Data, PathOption, Set, Table
 from scipy.stats import kendalltau
 from trainings import finished, space_file, stand_alone
 
@@ -46,7 +46,7 @@ COLUMNS = {
 
 
 def main(
-    supernet: Path,
+    supernet: PathOption,
     data: Data,
     preset: str = "cifar10-quick",
     settings: Set = None,

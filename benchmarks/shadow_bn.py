@@ -18,7 +18,7 @@ from pathlib import Path
 import harness
 import numpy as np
 import torch
-from harness import Table
+from harness import PathOption, Table
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
@@ -102,8 +102,8 @@ def row(values: Values, name: str) -> list[float]:
 
 
 def main(
-    shadow: Path,
-    shared: Path,
+    shadow: PathOption,
+    shared: PathOption,
     archs: int = 8,
     images: int = 256,
     seed: int = 0,
