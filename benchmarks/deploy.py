@@ -43,7 +43,8 @@ TIMM = "mobilenetv2_100"
 INFO = NetworkInfo(
     classes=tuple(map(str, range(1000))), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
-STATISTICS, CALIBRATION, COMPARED = 32, 64, 200  # images
+STATISTICS = 32  # images
+SHARES = (64, 64, 200)  # images for the ranges of int8, to choose its scheme by, to compare logits
 COLUMNS: dict[str, Any] = {
     "network": "",
     "FLOPs": lambda flops: f"{flops / 1e6:.0f}M",
@@ -65,16 +66,21 @@ def main(data: Data, out: Path = Path("runs/deploy"), rounds: int = 40) -> Itera
     """Networks as files of each runtime."""
     out.mkdir(parents=True, exist_ok=True)
     images = load_data(data, 224, INFO.crop).train
-    inputs = torch.from_numpy(normalise(images.pixels[:STATISTICS], INFO.mean, INFO.std))
+    inputs = torch.from_numpy(inputs_of(images.pixels[:STATISTICS]))
+    ranges, chosen_by, compared = np.split(np.arange(sum(SHARES)), np.cumsum(SHARES[:-1]))
+    choice = Choice(inputs_of(images.pixels[chosen_by]), images.labels[chosen_by])
+    feed = Feed(inputs_of(images.pixels[ranges]), choice)
+    others = Images(images.pixels[compared], images.labels[compared])
     files = {timm_file(out / f"timm-{TIMM}.onnx", inputs): {"network": f"timm's {TIMM}"}}
     for title, (space, arch) in archs().items():
         network = Network(space, arch, generator=torch.Generator().manual_seed(0))
         seed_statistics(network, inputs)
         for runtime in ("onnxruntime", "executorch"):
             for dtype in ("fp32", "int8"):
-                path = exported(network, runtime, dtype, images, out / title.replace(" ", "-"))
+                stem = out / title.replace(" ", "-")
+                path = exported(network, runtime, dtype, feed if dtype == "int8" else None, stem)
                 files[path] = {"network": title, "dtype": dtype}
-                files[path] |= difference(network, path, images)
+                files[path] |= difference(network, path, others)
     result = bench_files(list(files), threads=1, rounds=rounds)
     mobilenet = load_space(PUBLISHED[TIMM][0])  # timm's network has the FLOPs of ours
     of_timm = CostModel(mobilenet).flops(mobilenet.parse(PUBLISHED[TIMM][1]))
@@ -132,7 +138,7 @@ def timm_file(path: Path, inputs: torch.Tensor) -> Path:
     return path
 
 
-def exported(network: Network, name: str, dtype: Any, images: Images, stem: Path) -> Path:
+def exported(network: Network, name: str, dtype: Any, feed: Feed | None, stem: Path) -> Path:
     """The file of a runtime.
 
     Without the limits of `export_network`: what int8 makes of random weights says nothing of
@@ -144,9 +150,7 @@ def exported(network: Network, name: str, dtype: Any, images: Images, stem: Path
         return path
     form = Form(batch=None if runtime.batches == "any" else 1)
     module, example = deployable(network, INFO, form)
-    ranges, chosen_by, _ = parts(images)
-    feed = Feed(inputs_of(ranges), Choice(inputs_of(chosen_by), chosen_by.labels))
-    files = runtime.convert(module, example, form, feed if dtype == "int8" else None).files
+    files = runtime.convert(module, example, form, feed).files
     content, about = files[runtime.suffix], metadata_of(network, INFO, form, dtype)
     if runtime.suffix == ".onnx":
         content = with_metadata(content, about)
@@ -156,25 +160,15 @@ def exported(network: Network, name: str, dtype: Any, images: Images, stem: Path
     return path
 
 
-def parts(images: Images) -> list[Images]:
-    """Images for the ranges of int8, to choose its scheme by, and to compare logits on."""
-    ends = np.cumsum((CALIBRATION, CALIBRATION, COMPARED))
-    return [
-        Images(images.pixels[end - n : end], images.labels[end - n : end])
-        for end, n in zip(ends, (CALIBRATION, CALIBRATION, COMPARED), strict=True)
-    ]
-
-
-def inputs_of(images: Images) -> Any:
-    return normalise(images.pixels, INFO.mean, INFO.std)
+def inputs_of(pixels: Any) -> Any:
+    return normalise(pixels, INFO.mean, INFO.std)
 
 
 def difference(network: Network, path: Path, images: Images) -> dict[str, float]:
     """How far a file is from torch."""
-    compared = parts(images)[2]
-    actual = all_logits(open_classifier(path), compared)
+    actual = all_logits(open_classifier(path), images)
     with torch.inference_mode():
-        batches = torch.from_numpy(inputs_of(compared)).split(8)
+        batches = torch.from_numpy(inputs_of(images.pixels)).split(8)
         expected = np.concatenate([network(x).numpy() for x in batches])
     norms = np.linalg.norm(actual, axis=1) * np.linalg.norm(expected, axis=1)
     return {

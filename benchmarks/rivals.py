@@ -93,10 +93,8 @@ def main(
     ]
     others = np.mean([percent[name] for name in archs if name.startswith("random")], axis=0)
     rows.append({"network": "random, all", "accuracy, %": others})
-    means = {arch: np.mean(percent[name]) for name, arch in archs.items()}  # distinct
-    pairs = [
-        (dict(zip(chosen, inherited, strict=True))[arch], mean) for arch, mean in means.items()
-    ]
+    means = [np.mean(percent[name]) for name in archs]
+    pairs = dict(zip(chosen, zip(inherited, means, strict=True), strict=True)).values()  # distinct
     tau = kendalltau(*zip(*pairs, strict=True)).statistic
     title = f"Kendall's tau of supernet and stand-alone training: {tau:.2f}, n = {len(pairs)}"
     yield Table(rows, COLUMNS, f"seeds {seeds}; mean ± sd. {title}")
@@ -122,20 +120,21 @@ def influences(space: Space, evaluator: SupernetEvaluator) -> Iterator[Table]:
     genes = space.sample_genes(FITTED, np.random.default_rng(1))
     drawn = [space.decode(row) for row in genes]
     accuracies = 100 * np.array(evaluator(drawn))
-    facts = {
-        "a block of expansion 6": lambda arch: sum(b.expansion == 6 for b in arch.blocks),
-        "a block of two paths": lambda arch: sum(b.num_paths == 2 for b in arch.blocks),
-        "a mean largest kernel wider by 1": lambda arch: np.mean(
-            [max(b.kernels[0]) for b in arch.blocks]
-        ),
-        "all": lambda arch: 1,
-    }
-    design = np.array([[fact(arch) for fact in facts.values()] for arch in drawn])
-    slopes = np.linalg.lstsq(design, accuracies, rcond=None)[0]
-    rows = [{"for": name, "points": x} for name, x in zip(facts, slopes, strict=True)]
+    names = ("a block of expansion 6", "a block of two paths", "a mean largest kernel wider by 1")
+    facts = [
+        (
+            sum(block.expansion == 6 for block in arch.blocks),
+            sum(block.num_paths == 2 for block in arch.blocks),
+            np.mean([max(block.kernels[0]) for block in arch.blocks]),
+            1,
+        )
+        for arch in drawn
+    ]
+    *slopes, _ = np.linalg.lstsq(np.array(facts), accuracies, rcond=None)[0]
+    rows = [{"for": name, "points": x} for name, x in zip(names, slopes, strict=True)]
     extent = f"{accuracies.min():.1f} to {accuracies.max():.1f} %"
     title = f"{FITTED} random archs, {extent} in the supernet"
-    yield Table(rows[:-1], {"for": "", "points": "+.2f"}, title)
+    yield Table(rows, {"for": "", "points": "+.2f"}, title)
     alike = [Candidate(e, ((k,),)) for e in (3, 6) for k in space.blocks[0].kernels]
     shares = evaluator([Arch((candidate,) * len(space.blocks)) for candidate in alike])
     rows = [{"everywhere": str(c), "accuracy": x} for c, x in zip(alike, shares, strict=True)]
