@@ -12,7 +12,6 @@ Files that are in OUT are not made again.
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +44,8 @@ INFO = NetworkInfo(
 )
 STATISTICS = 32  # images
 SHARES = (64, 64, 200)  # images for the ranges of int8, to choose its scheme by, to compare logits
-COLUMNS: dict[str, Any] = {
-    "network": "",
-    "FLOPs": lambda flops: f"{flops / 1e6:.0f}M",
-    "runtime": "",
-    "dtype": "",
+FORMATS = {
+    "MFLOPs": ".0f",
     "MB": ".1f",
     "memory MB": ".0f",
     "ms": ".2f",
@@ -71,7 +67,10 @@ def main(data: Data, out: Path = Path("runs/deploy"), rounds: int = 40) -> Itera
     choice = Choice(inputs_of(images.pixels[chosen_by]), images.labels[chosen_by])
     feed = Feed(inputs_of(images.pixels[ranges]), choice)
     others = Images(images.pixels[compared], images.labels[compared])
-    files = {timm_file(out / f"timm-{TIMM}.onnx", inputs): {"network": f"timm's {TIMM}"}}
+    of_timms = timm_file(out / f"timm-{TIMM}.onnx", inputs)
+    files: dict[Path, tuple[str, str, dict[str, float]]] = {
+        of_timms: (f"timm's {TIMM}", "fp32", {})
+    }
     for title, (space, arch) in archs().items():
         network = Network(space, arch, generator=torch.Generator().manual_seed(0))
         seed_statistics(network, inputs)
@@ -79,27 +78,31 @@ def main(data: Data, out: Path = Path("runs/deploy"), rounds: int = 40) -> Itera
             for dtype in ("fp32", "int8"):
                 stem = out / title.replace(" ", "-")
                 path = exported(network, runtime, dtype, feed if dtype == "int8" else None, stem)
-                files[path] = {"network": title, "dtype": dtype}
-                files[path] |= difference(network, path, others)
+                files[path] = (title, dtype, difference(network, path, others))
     result = bench_files(list(files), threads=1, rounds=rounds)
     mobilenet = load_space(PUBLISHED[TIMM][0])  # timm's network has the FLOPs of ours
     of_timm = CostModel(mobilenet).flops(mobilenet.parse(PUBLISHED[TIMM][1]))
     rows = []
     for bench in result.files:
         flops = bench.flops or of_timm
-        facts = asdict(bench) | {
-            "FLOPs": flops,
+        network, dtype, parity = files[Path(bench.path)]
+        row = {
+            "network": network,
+            "MFLOPs": flops / 1e6,
+            "runtime": bench.runtime,
+            "dtype": dtype,
             "MB": bench.size_bytes / 1e6,
             "memory MB": bench.memory_bytes and bench.memory_bytes / 1e6,
+            "ms": bench.ms,
             "±": bench.spread_ms,
             "ms/GMAC": bench.ms / (flops / 1e9),
             "to timm's": bench.ratio * of_timm / flops,
         }
-        rows.append({"dtype": "fp32"} | facts | files[Path(bench.path)])
+        rows.append(row | parity)
     first = result.first_uncorrected
     title = f"1 thread, batch 1; median and quartile range of {rounds} visits; timm's file in "
     title += f"between: {first.median_ms:.2f} ms ± {first.spread_ms:.2f}"
-    yield Table(rows, COLUMNS, title)
+    yield Table(rows, FORMATS, title)
 
 
 def archs() -> dict[str, tuple[Space, Arch]]:

@@ -59,9 +59,7 @@ def main(
             run = open_detect_run(folder)
             row = {"detector": recipe, "start": start, "epochs": count}
             rows.append(row | facts(run, unseen if images == data else None))
-    columns = dict.fromkeys(("detector", "start", "images", "epochs"), "")
-    columns |= {"minutes": ".1f", "loss": ".2f"} | dict.fromkeys(PRECISIONS, ".1%")
-    yield Table(rows, columns)
+    yield Table(rows, {"minutes": ".1f", "loss": ".2f"} | dict.fromkeys(PRECISIONS, ".1%"))
 
 
 def facts(run: DetectRun, unseen: dict[str, Any] | None) -> dict[str, Any]:

@@ -45,27 +45,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain data. columns: key of a row -> its format, or a function that writes it; None
-    is an empty cell. title: what the table shows.
+    """Rows of cells by column; a cell that is None or missing is empty. formats: of some columns.
+
+    title: what the table shows.
     """
 
     rows: list[dict[str, Any]]
-    columns: dict[str, str | Callable[[Any], str]]
+    formats: dict[str, str] = field(default_factory=dict)
     title: str = ""
 
     def markdown(self) -> str:
         """The table, its title above."""
-        lines = [[*self.columns], ["---"] * len(self.columns)]
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        lines = [columns, ["---"] * len(columns)]
         for row in self.rows:
-            lines.append([_cell(row.get(key), how) for key, how in self.columns.items()])
+            cells = ((row.get(column), self.formats.get(column, "")) for column in columns)
+            lines.append(["" if cell is None else format(cell, how) for cell, how in cells])
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{self.title}\n\n{text}" if self.title else text
-
-
-def _cell(value: Any, how: str | Callable[[Any], str]) -> str:
-    if value is None:
-        return ""
-    return how(value) if callable(how) else format(value, how)
 
 
 Study = Callable[..., Iterator[Table]]
@@ -142,10 +139,9 @@ def compare(cases: Sequence[Case], rounds: int) -> Table:
         values = {name: [figures[figure] for figures in several] for name, several in found.items()}
         base = statistics.median(values[cases[0].name])
         for name, each in values.items():
-            row = {"figure": figure, "case": name, "median (min to max)": each, "n": rounds}
-            rows.append(row | {"ratio": statistics.median(each) / base})
-    columns = {"figure": "", "case": "", "median (min to max)": median_range}
-    return Table(rows, {**columns, "ratio": ".2f", "n": ""})
+            row = {"figure": figure, "case": name, "median (min to max)": median_range(each)}
+            rows.append(row | {"ratio": statistics.median(each) / base, "n": rounds})
+    return Table(rows, {"ratio": ".2f"})
 
 
 def median_range(values: Sequence[float]) -> str:

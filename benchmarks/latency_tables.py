@@ -92,7 +92,7 @@ def methods(table: File, run: File, checked: File) -> Iterator[Table]:
         f"{made.name}, fitted to n networks: MAPE on {len(held_ms)} others, drift of the machine"
     )
     title += f" taken out. The sum of the blocks: {plain:.1%}"
-    yield Table(rows, {"way": ""} | dict.fromkeys(map(str, sizes), ".2%"), title)
+    yield Table(rows, dict.fromkeys(map(str, sizes), ".2%"), title)
 
 
 def repeat(first: File, second: File) -> Iterator[Table]:
@@ -118,9 +118,7 @@ def repeat(first: File, second: File) -> Iterator[Table]:
     rank = spearmanr(*values["predictions"]).statistic
     title = f"{one.name}: {len(keys)} rows, 1000 archs; change of all, and beyond that of half of "
     title += f"them, 95 % and the most; Spearman of the predictions: {rank:.4f}"
-    yield Table(
-        rows, {"": "", "all": "+.1%", "half": ".1%", "95 %": ".1%", "the most": ".1%"}, title
-    )
+    yield Table(rows, {"all": "+.1%", "half": ".1%", "95 %": ".1%", "the most": ".1%"}, title)
 
 
 def search(
@@ -161,16 +159,17 @@ def search(
     rows = [
         {
             "found under": name,
+            "accuracy": each.accuracy,
             "MFLOPs": each.costs["flops"] / 1e6,
             "predicted ms": each.costs[latency],
+            "measured ms": measured[each.arch],
+            "arch": str(each.arch),
         }
-        | {"accuracy": each.accuracy, "measured ms": measured[each.arch], "arch": str(each.arch)}
         for name, front in found.items()
         for each in front
     ]
-    numbers = {"MFLOPs": ".1f", "predicted ms": ".2f", "measured ms": ".2f"}
-    columns = {"found under": "", "accuracy": ".2%", **numbers, "arch": ""}
-    yield Table(rows, columns, f"latency budget: {limit:.2f} ms")
+    formats = {"accuracy": ".2%", "MFLOPs": ".1f", "predicted ms": ".2f", "measured ms": ".2f"}
+    yield Table(rows, formats, f"latency budget: {limit:.2f} ms")
     plot(out / "result.png", rows, made.name)
 
 

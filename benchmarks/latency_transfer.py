@@ -41,7 +41,7 @@ Draw = Callable[[int, np.random.Generator], tuple[Indices, Indices]]  # samples,
 SIZES = (10, 20)
 FLOPS = "FLOPs, line"
 METHODS = (FLOPS, "table, one factor", "transfer")
-CELLS = dict.fromkeys(METHODS, "") | {"± (transfer)": ".3f"}
+FORMATS = {"± (transfer)": ".3f", "HELP, 10": ".3f", "its own table": ".3f"}
 # HELP's split of the devices, from its README.
 HELP_TRAIN = (
     "1080ti_1 1080ti_32 1080ti_{big} silver_4114 silver_4210r samsung_a50 pixel3 essential_ph_1"
@@ -257,15 +257,13 @@ def pairs(
             everything += scores
         means.append({"to": "mean"} | cells(everything))
         title = f"{size} samples, {draws} draws: Spearman / MAPE"
-        yield Table(rows, {"from": "", "to": ""} | CELLS, title)
-        columns = {"to": ""} | CELLS | {"its own table": ".3f"}
-        yield Table(means, columns, f"{title}, mean over the sources")
+        yield Table(rows, FORMATS, title)
+        yield Table(means, FORMATS, f"{title}, mean over the sources")
 
 
 def unseen(data_root: DataRoot, draws: int = 20, seed: int = 0) -> Iterator[Table]:
     """HELP's unseen devices from the mean table of its training devices, on two protocols."""
     cells_file = data_root / "nas_bench_201" / "nasbench201.parquet"
-    columns = dict.fromkeys(("protocol", "samples", "to"), "") | CELLS | {"HELP, 10": ".3f"}
     for title, data, published, big in (
         ("FBNet", fbnet(data_root / "latency"), HELP_FBNET, 64),
         ("NAS-Bench-201", nas_bench_201(cells_file), HELP_NB201, 256),
@@ -280,7 +278,7 @@ def unseen(data_root: DataRoot, draws: int = 20, seed: int = 0) -> Iterator[Tabl
                     rows.append(about | {"to": target, "HELP, 10": theirs} | cells(scores[-1:]))
                 mean = np.mean([*published.values()])
                 rows.append(about | {"to": "mean", "HELP, 10": mean} | cells(scores))
-        yield Table(rows, columns, f"{title}, unseen devices, {draws} draws: Spearman / MAPE")
+        yield Table(rows, FORMATS, f"{title}, unseen devices, {draws} draws: Spearman / MAPE")
 
 
 def cells(scores: Sequence[Methods]) -> dict[str, Any]:

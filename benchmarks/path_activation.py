@@ -57,7 +57,8 @@ def accuracy(
     drawn = [draw(spaces["each"], seed) for seed in range(archs)]
     recipe: dict[str, Any] = {"data": data, "preset": preset}
     recipe["settings"] = [*SETTINGS, *(settings or [])]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    by_seed: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
     for variant, whole in spaces.items():
         file, costs = space_file(whole, out / variant / "space.yaml"), CostModel(whole)
         for arch in drawn:
@@ -65,16 +66,15 @@ def accuracy(
                 stand_alone(out / variant, file, arch, seed=seed, **recipe)
                 for seed in harness.numbers(seeds)
             ]
-            row = {"paths": variant, "MFLOPs": costs.flops(arch) / 1e6, "arch": str(arch)}
-            rows.append(row | {"params": costs.params(arch), "accuracy, %": percent})
-    by_seed = [
-        np.mean([row["accuracy, %"] for row in rows if row["paths"] == v], 0) for v in spaces
-    ]
-    both = zip(spaces, by_seed, strict=True)
-    rows += [{"paths": f"{variant}, all", "accuracy, %": values} for variant, values in both]
-    rows.append({"paths": "after_sum - each", "accuracy, %": by_seed[1] - by_seed[0]})
-    columns = {"paths": "", "MFLOPs": ".2f", "params": ",", "accuracy, %": harness.mean_sd}
-    yield Table(rows, {**columns, "arch": ""}, f"seeds {seeds}; FLOPs and params as deployed")
+            by_seed[variant].append(percent)
+            row = {"paths": variant, "MFLOPs": costs.flops(arch) / 1e6}
+            row |= {"params": costs.params(arch), "accuracy, %": harness.mean_sd(percent)}
+            rows.append(row | {"arch": str(arch)})
+    each, after_sum = (np.mean(percents, axis=0) for percents in by_seed.values())
+    means = {"each, all": each, "after_sum, all": after_sum, "after_sum - each": after_sum - each}
+    rows += [{"paths": x, "accuracy, %": harness.mean_sd(mean)} for x, mean in means.items()]
+    title = f"seeds {seeds}; FLOPs and params as deployed"
+    yield Table(rows, {"MFLOPs": ".2f", "params": ","}, title)
 
 
 def draw(space: Space, seed: int) -> Arch:
@@ -127,11 +127,10 @@ def compared(name: str, ms: dict[str, float], spaces: dict[str, Space]) -> Table
         each, linear = np.array(pairs).T
         ratio = each / linear
         extent = f"{each.sum() / linear.sum():.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
-        row = {"paths": paths, "blocks": len(pairs), "each / after_sum": extent}
-        rows.append(row | {"each": each.mean(), "after_sum": linear.mean()})
-    columns = {"paths": "", "blocks": "", "each": ".3f", "after_sum": ".3f", "each / after_sum": ""}
+        row = {"paths": paths, "blocks": len(pairs), "each": each.mean()}
+        rows.append(row | {"after_sum": linear.mean(), "each / after_sum": extent})
     title = f"{name}: mean ms of a block, and the ratio of both (smallest to largest)"
-    return Table(rows, columns, title)
+    return Table(rows, {"each": ".3f", "after_sum": ".3f"}, title)
 
 
 if __name__ == "__main__":

@@ -93,19 +93,24 @@ def accuracy(data_root: DataRoot) -> Iterator[Table]:
                     classifier = open_classifier(path)
                     logits = all_logits(classifier, images)
                     top1, top5 = ranked_right(logits, images.labels)
-                    row = {"network": name, "rounding": rounding, "runtime": classifier.runtime}
-                    row |= {"params": costs.params(network.arch)}
-                    row |= {"FLOPs": costs.flops(network.arch)}
-                    row |= {"top-1": top1 / len(logits), "top-5": top5 / len(logits)}
-                    rows.append(row | {"difference": np.abs(logits - in_torch).max()})
-    columns = {"network": "", "params": ",", "FLOPs": ",", "rounding": "", "runtime": ""}
-    yield Table(rows, columns | {"top-1": ".1%", "top-5": ".1%", "difference": ".1e"})
+                    row = {
+                        "network": name,
+                        "params": costs.params(network.arch),
+                        "FLOPs": costs.flops(network.arch),
+                        "rounding": rounding,
+                        "runtime": classifier.runtime,
+                        "top-1": top1 / len(logits),
+                        "top-5": top5 / len(logits),
+                        "difference": np.abs(logits - in_torch).max(),
+                    }
+                    rows.append(row)
+    formats = {"params": ",", "FLOPs": ",", "top-1": ".1%", "top-5": ".1%", "difference": ".1e"}
+    yield Table(rows, formats)
 
 
 def int8(data_root: DataRoot) -> Iterator[Table]:
     """Published networks in int8, by each scheme."""
-    columns = {"scheme": "", "n": "", "top-1": ".1%", "difference": "", "lost": "", "won": ""}
-    columns |= {"MB": ".2f", "same first class": ".1%", "divergence": ".4f"}
+    formats = {"top-1": ".1%", "MB": ".2f", "same first class": ".1%", "divergence": ".4f"}
     for name in NETWORKS:
         network, info = published(data_root, name)
         size = network.space.resolution
@@ -136,7 +141,7 @@ def int8(data_root: DataRoot) -> Iterator[Table]:
         right = logits_of(chosen.model, images[other]).argmax(axis=1) == labels[other]
         words = f"chosen: {chosen.scheme.method}, on the others"
         rows.append(figures(words, chosen.model, expected[other], right))
-        yield Table(rows, columns, f"{name}, calibrated on {len(calibration)} images")
+        yield Table(rows, formats, f"{name}, calibrated on {len(calibration)} images")
 
 
 def figures(scheme: str, model: bytes, expected: Bools, right: Bools) -> dict[str, Any]:

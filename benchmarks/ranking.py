@@ -34,9 +34,6 @@ STATISTICS = {
     "inherited": ("rank-inherited", "--no-recalibrate", "--no-zero-cost"),
     "recalibrated": ("rank", "--recalibrate", "--zero-cost"),
 }
-COLUMNS = dict.fromkeys(
-    ("supernet", "BN statistics", "Kendall [95 %]", "given FLOPs", *FEWEST, "minutes"), ""
-)
 
 Rankings = dict[tuple[str, str], list[dict[str, Any]]]  # arm, statistics -> rank.json of each seed
 
@@ -137,20 +134,20 @@ def tables(arms: list[Arm], found: Rankings) -> Iterator[Table]:
         for statistics in STATISTICS:
             runs = found[arm.name, statistics]
             minutes = sorted(run["minutes"] for run in runs)
-            row = {"supernet": arm.label, "BN statistics": statistics} | figures(runs, SUPERNET)
+            row = {"predictor": arm.label, "BN statistics": statistics} | figures(runs, SUPERNET)
             rows.append(row | {"minutes": f"{minutes[0]:.0f} to {minutes[-1]:.0f}"})
         label = f"{arm.label}, + NASWOT"
-        rows.append({"supernet": label, "BN statistics": "recalibrated"} | figures(runs, TOGETHER))
+        rows.append({"predictor": label, "BN statistics": "recalibrated"} | figures(runs, TOGETHER))
         lost += [(arm.label, regrets(runs, SUPERNET)), (label, regrets(runs, TOGETHER))]
     for name in first["predictors"]:
         if not name.startswith(SUPERNET):
-            rows.append({"supernet": f"{name} only"} | figures([first], name))
+            rows.append({"predictor": f"{name} only"} | figures([first], name))
             lost.append((f"{name} only", regrets([first], name)))
     lost.append(("random", [row["random_points"] for row in first["regret"][SUPERNET]]))
-    yield Table(rows, COLUMNS, f"{len(runs)} seeds; {first['n']} of {first['networks']} networks")
+    yield Table(rows, {}, f"{len(runs)} seeds; {first['n']} of {first['networks']} networks")
     budgets = [f"{row['budget'] / 1e6:.0f}M" for row in first["regret"][SUPERNET]]
-    cells = [{"": name} | dict(zip(budgets, values, strict=True)) for name, values in lost]
-    yield Table(cells, {"": ""} | dict.fromkeys(budgets, ".2f"), "Regret in points under a budget")
+    cells = [{"predictor": name} | dict(zip(budgets, values, strict=True)) for name, values in lost]
+    yield Table(cells, dict.fromkeys(budgets, ".2f"), "Regret in points under a budget")
 
 
 def figures(runs: list[dict[str, Any]], predictor: str) -> dict[str, str]:

@@ -34,15 +34,7 @@ from mobilenas.train.supernets import open_supernet_run
 
 MARGIN = 0.02
 FITTED = 60  # random archs
-COLUMNS = {
-    "network": "",
-    "MFLOPs": ".2f",
-    "params": ",",
-    "accuracy, %": harness.mean_sd,
-    "in the supernet": ".1%",
-    "NASWOT": ".0f",
-    "arch": "",
-}
+FORMATS = {"MFLOPs": ".2f", "params": ",", "in the supernet": ".1%", "NASWOT": ".0f"}
 
 
 def main(
@@ -84,7 +76,7 @@ def main(
             "network": name,
             "MFLOPs": costs.flops(arch) / 1e6,
             "params": costs.params(arch),
-            "accuracy, %": percent[name],
+            "accuracy, %": harness.mean_sd(percent[name]),
             "in the supernet": accuracy,
             "NASWOT": score,
             "arch": str(arch),
@@ -92,18 +84,18 @@ def main(
         for (name, arch), accuracy, score in zip(archs.items(), inherited, naswot, strict=True)
     ]
     others = np.mean([percent[name] for name in archs if name.startswith("random")], axis=0)
-    rows.append({"network": "random, all", "accuracy, %": others})
+    rows.append({"network": "random, all", "accuracy, %": harness.mean_sd(others)})
     means = [np.mean(percent[name]) for name in archs]
     pairs = dict(zip(chosen, zip(inherited, means, strict=True), strict=True)).values()  # distinct
     tau = kendalltau(*zip(*pairs, strict=True)).statistic
     title = f"Kendall's tau of supernet and stand-alone training: {tau:.2f}, n = {len(pairs)}"
-    yield Table(rows, COLUMNS, f"seeds {seeds}; mean ± sd. {title}")
-    differences = [
-        {"points, by seed": f"{name} - {rival}", "mean ± sd": np.subtract(percent[name], values)}
-        for rival, values in (("uniform", percent["uniform"]), ("random", others))
-        for name in ("winner", "by score")
-    ]
-    yield Table(differences, {"points, by seed": "", "mean ± sd": harness.mean_sd})
+    yield Table(rows, FORMATS, f"seeds {seeds}; mean ± sd. {title}")
+    differences = []
+    for rival, values in (("uniform", percent["uniform"]), ("random", others)):
+        for name in ("winner", "by score"):
+            points = harness.mean_sd(np.subtract(percent[name], values))
+            differences.append({"by seed": f"{name} - {rival}", "points, mean ± sd": points})
+    yield Table(differences)
     yield from influences(space, evaluator)
 
 
@@ -134,11 +126,11 @@ def influences(space: Space, evaluator: SupernetEvaluator) -> Iterator[Table]:
     rows = [{"for": name, "points": x} for name, x in zip(names, slopes, strict=True)]
     extent = f"{accuracies.min():.1f} to {accuracies.max():.1f} %"
     title = f"{FITTED} random archs, {extent} in the supernet"
-    yield Table(rows, {"for": "", "points": "+.2f"}, title)
+    yield Table(rows, {"points": "+.2f"}, title)
     alike = [Candidate(e, ((k,),)) for e in (3, 6) for k in space.blocks[0].kernels]
     shares = evaluator([Arch((candidate,) * len(space.blocks)) for candidate in alike])
     rows = [{"everywhere": str(c), "accuracy": x} for c, x in zip(alike, shares, strict=True)]
-    yield Table(rows, {"everywhere": "", "accuracy": ".1%"})
+    yield Table(rows, {"accuracy": ".1%"})
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def main(
         rows.append(row)
     yield Table(
         rows,
-        dict.fromkeys(rows[0], ""),
+        {},
         f"n = {len(table.row)} archs ({len(non_dominated(table.points))} on the exhaustive front),"
         f" seeds {chosen.start} to {chosen.stop - 1}; mean ± sd over seeds",
     )

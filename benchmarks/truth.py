@@ -47,7 +47,7 @@ def main(
         rows.append({"arch": str(arch), "accuracy": trained["accuracy_inherited_bn"]})
     lines = [f"{row['arch']},{row['accuracy']}\n" for row in rows]
     write_text(out / "truth.csv", "".join(["arch,accuracy\n", *lines]))
-    yield Table(rows, {"arch": "", "accuracy": ".2%"})
+    yield Table(rows, {"accuracy": ".2%"})
 
 
 def draw(space: Space, n: int, seed: int) -> list[Arch]:

@@ -35,15 +35,15 @@ def test_cases_run_in_turn_in_processes_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_table_writes_each_column_in_its_format() -> None:
-    rows = [{"top-1": 0.5, "ms": [1.0, 3.0]}, {"top-1": None, "ms": [2.0]}]
-    text = Table(rows, {"top-1": ".1%", "ms": harness.mean_sd}, "Two rows").markdown()
+    rows = [{"top-1": 0.5, "ms": harness.mean_sd([1.0, 3.0])}, {"top-1": None, "n": 2}]
+    text = Table(rows, {"top-1": ".1%"}, "Two rows").markdown()
     assert text.splitlines() == [
         "Two rows",
         "",
-        "| top-1 | ms |",
-        "| --- | --- |",
-        "| 50.0% | 2.00 ± 1.41 |",
-        "|  | 2.00 |",
+        "| top-1 | ms | n |",
+        "| --- | --- | --- |",
+        "| 50.0% | 2.00 ± 1.41 |  |",
+        "|  |  | 2 |",
     ]
 
 
