@@ -40,22 +40,20 @@ def main(
 ) -> Iterator[Table]:
     """Detectors from a saved network and from nothing, on data in COCO format."""
     network, _ = load_network(weights)
-    space = space_file(network.space, out / "space.yaml")
-    pretrained = ("--weights", weights)
-    fresh = ("--space", space.resolve(), "--arch", network.arch)
+    space = space_file(network.space, out / "space.yaml").resolve()
+    starts = {"pretrained": {"weights": weights}, "fresh": {"space": space, "arch": network.arch}}
     part = first_images(data, few, out / "few")
     rows = []
     for recipe in recipes.split(","):
-        for start, flags, images, count in (
-            ("pretrained", pretrained, part, few_epochs),
-            ("pretrained", pretrained, data, epochs),
-            ("fresh", fresh, data, epochs),
+        for start, images, count in (
+            ("pretrained", part, few_epochs),
+            ("pretrained", data, epochs),
+            ("fresh", data, epochs),
         ):
             folder = out / f"{recipe}-{images.name}-{start}"
-            options = (f"train_cfg.{key}={count}" for key in ("max_epochs", "val_interval"))
-            changes = [word for option in options for word in ("--cfg-options", option)]
-            flags = (recipe, *flags, "--data", images, "--seed", seed, *changes)
-            unseen = finished(folder, "detect train", *flags)
+            options = [f"train_cfg.{key}={count}" for key in ("max_epochs", "val_interval")]
+            flags = {"data": images, "seed": seed, "cfg_options": options, **starts[start]}
+            unseen = finished(folder, f"detect train {recipe}", **flags)
             run = open_detect_run(folder)
             row = {"detector": recipe, "start": start, "epochs": count}
             rows.append(row | facts(run, unseen if images == data else None))

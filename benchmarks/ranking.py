@@ -20,7 +20,7 @@ import numpy as np
 import typer
 from harness import Data, DataRoot, Set, Table
 from scipy.stats import kendalltau
-from trainings import finished, settings_flags
+from trainings import finished
 
 from mobilenas.base.files import read_json
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
@@ -31,8 +31,8 @@ MACRO_PASSES = (1, 4, 15)
 TOGETHER = f"{SUPERNET}+{NASWOT}"
 # Of batch norms: the folder of a ranking, and its flags.
 STATISTICS = {
-    "inherited": ("rank-inherited", "--no-recalibrate", "--no-zero-cost"),
-    "recalibrated": ("rank", "--recalibrate", "--zero-cost"),
+    "inherited": ("rank-inherited", {"no_recalibrate": True, "no_zero_cost": True}),
+    "recalibrated": ("rank", {}),
 }
 
 Rankings = dict[tuple[str, str], list[dict[str, Any]]]  # arm, statistics -> rank.json of each seed
@@ -91,28 +91,19 @@ def main(
     out: Path = Path("runs/ranking"),
 ) -> Iterator[Table]:
     """How supernets of a study rank networks."""
-    truth = ("--benchmark", study, "--data-root", data_root)
+    truth = {"benchmark": study, "data_root": data_root}
     if study == "s1":
-        truth = ("--truth", out / "truth" / "truth.csv")
+        truth = {"truth": out / "truth" / "truth.csv"}
     found: Rankings = {}
     for seed in harness.numbers(seeds):
         for arm in STUDIES[study]:
             folder = out / f"{arm.name}-s{seed}"
-            flags = (
-                "--space",
-                arm.space,
-                "--data",
-                data,
-                "--seed",
-                seed,
-                "--preset",
-                "ranking-cpu",
-            )
-            changes = settings_flags([*arm.settings, *(settings or [])])
-            finished(folder, "supernet-train", *flags, *changes)
-            for statistics, (name, *how) in STATISTICS.items():
-                flags = ("--supernet", folder, *truth, "-n", n, *how)
-                result = finished(folder / name, "rank", *flags, result="rank.json")
+            flags = {"space": arm.space, "data": data, "seed": seed, "preset": "ranking-cpu"}
+            changes = [*arm.settings, *(settings or [])]
+            finished(folder, "supernet-train", **flags, set=changes)
+            for statistics, (name, how) in STATISTICS.items():
+                flags = {"supernet": folder, "n": n, **truth, **how}
+                result = finished(folder / name, "rank", result="rank.json", **flags)
                 timing = {"minutes": read_json(folder / "timing.json")["seconds"] / 60}
                 found.setdefault((arm.name, statistics), []).append(result | timing)
     # Arms that have the same networks are compared.

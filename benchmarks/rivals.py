@@ -57,9 +57,9 @@ def main(
     budget = costs.flops(uniform)
     archs: dict[str, Arch] = {}
     for name, quality in (("winner", "accuracy"), ("by score", "score")):
-        flags = ("--supernet", supernet, "--flops", budget, "--objectives", f"{quality},flops")
-        flags = (*flags, "--generations", generations)
-        search = finished(out / f"evolve-{quality}", "evolve", *flags, result="front.json")
+        flags = {"supernet": supernet, "flops": budget, "generations": generations}
+        flags |= {"objectives": f"{quality},flops", "result": "front.json"}
+        search = finished(out / f"evolve-{quality}", "evolve", **flags)
         archs[name] = space.parse(pick_arch(search["front"], "best"))
     drawn = random_archs(space, costs, budget, random)
     archs |= {"uniform": uniform} | {f"random {i}": arch for i, arch in enumerate(drawn, start=1)}

@@ -17,7 +17,7 @@ import harness
 import numpy as np
 import typer
 from harness import Data, Set, Table
-from trainings import finished, settings_flags, space_file
+from trainings import finished, space_file
 
 from mobilenas.base.files import write_text
 from mobilenas.cost import CostModel
@@ -38,12 +38,13 @@ def main(
 ) -> Iterator[Table]:
     """Accuracies of archs that are trained stand-alone, by a preset of supernets."""
     whole, rows = load_space(space), []
-    changes = settings_flags(["strategy=uniform", "bn=shared", *(settings or [])])
+    changes = ["strategy=uniform", "bn=shared", *(settings or [])]
+    flags = {"data": data, "preset": preset, "seed": seed, "set": changes}
     for number, arch in enumerate(draw(whole, n, seed)):
         folder = out / f"{number:02}"
         single = space_file(only(whole, arch), out / f"{number:02}.yaml")
-        flags = ("--space", single, "--data", data, "--preset", preset, "--seed", seed, *changes)
-        trained = finished(folder, "supernet-train", *flags)["validation"][0]
+        result = finished(folder, "supernet-train", space=single, **flags)
+        trained = result["validation"][0]
         rows.append({"arch": str(arch), "accuracy": trained["accuracy_inherited_bn"]})
     lines = [f"{row['arch']},{row['accuracy']}\n" for row in rows]
     write_text(out / "truth.csv", "".join(["arch,accuracy\n", *lines]))
