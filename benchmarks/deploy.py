@@ -85,9 +85,9 @@ def main(data: Data, out: Path = Path("runs/deploy"), rounds: int = 40) -> Itera
     rows = []
     for bench in result.files:
         flops = bench.flops or of_timm
-        network, dtype, parity = files[Path(bench.path)]
+        title, dtype, parity = files[Path(bench.path)]
         row = {
-            "network": network,
+            "network": title,
             "MFLOPs": flops / 1e6,
             "runtime": bench.runtime,
             "dtype": dtype,

@@ -41,7 +41,10 @@ def main(
     """Detectors from a saved network and from nothing, on data in COCO format."""
     network, _ = load_network(weights)
     space = space_file(network.space, out / "space.yaml").resolve()
-    starts = {"pretrained": {"weights": weights}, "fresh": {"space": space, "arch": network.arch}}
+    starts: dict[str, dict[str, Any]] = {
+        "pretrained": {"weights": weights},
+        "fresh": {"space": space, "arch": network.arch},
+    }
     part = first_images(data, few, out / "few")
     rows = []
     for recipe in recipes.split(","):
@@ -52,7 +55,12 @@ def main(
         ):
             folder = out / f"{recipe}-{images.name}-{start}"
             options = [f"train_cfg.{key}={count}" for key in ("max_epochs", "val_interval")]
-            flags = {"data": images, "seed": seed, "cfg_options": options, **starts[start]}
+            flags: dict[str, Any] = {
+                "data": images,
+                "seed": seed,
+                "cfg_options": options,
+                **starts[start],
+            }
             unseen = finished(folder, f"detect train {recipe}", **flags)
             run = open_detect_run(folder)
             row = {"detector": recipe, "start": start, "epochs": count}

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.process import tune_process
 from mobilenas.latency.host import processor, today
 
@@ -77,7 +77,7 @@ def main(*studies: Study) -> None:
         app.command()(_printed(study))
     try:
         app()
-    except BadInput as error:
+    except (BadInput, InfeasibleBudget) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
 

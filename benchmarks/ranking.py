@@ -91,14 +91,19 @@ def main(
     out: Path = Path("runs/ranking"),
 ) -> Iterator[Table]:
     """How supernets of a study rank networks."""
-    truth = {"benchmark": study, "data_root": data_root}
+    truth: dict[str, Any] = {"benchmark": study, "data_root": data_root}
     if study == "s1":
         truth = {"truth": out / "truth" / "truth.csv"}
     found: Rankings = {}
     for seed in harness.numbers(seeds):
         for arm in STUDIES[study]:
             folder = out / f"{arm.name}-s{seed}"
-            flags = {"space": arm.space, "data": data, "seed": seed, "preset": "ranking-cpu"}
+            flags: dict[str, Any] = {
+                "space": arm.space,
+                "data": data,
+                "seed": seed,
+                "preset": "ranking-cpu",
+            }
             changes = [*arm.settings, *(settings or [])]
             finished(folder, "supernet-train", **flags, set=changes)
             for statistics, (name, how) in STATISTICS.items():

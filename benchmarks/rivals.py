@@ -17,7 +17,7 @@ each has seeds of its own, and with all --seeds the table is complete.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import harness
 import numpy as np
@@ -57,14 +57,14 @@ def main(
     budget = costs.flops(uniform)
     archs: dict[str, Arch] = {}
     for name, quality in (("winner", "accuracy"), ("by score", "score")):
-        flags = {"supernet": supernet, "flops": budget, "generations": generations}
+        flags: dict[str, Any] = {"supernet": supernet, "flops": budget, "generations": generations}
         flags |= {"objectives": f"{quality},flops", "result": "front.json"}
         search = finished(out / f"evolve-{quality}", "evolve", **flags)
         archs[name] = space.parse(pick_arch(search["front"], "best"))
     drawn = random_archs(space, costs, budget, random)
     archs |= {"uniform": uniform} | {f"random {i}": arch for i, arch in enumerate(drawn, start=1)}
     percent: dict[str, list[float]] = {name: [] for name in archs}
-    recipe = {"data": data, "preset": preset, "settings": settings or []}
+    recipe: dict[str, Any] = {"data": data, "preset": preset, "settings": settings or []}
     for seed in harness.numbers(seeds):
         for name, arch in archs.items():
             percent[name].append(stand_alone(out, file, arch, seed=seed, **recipe))

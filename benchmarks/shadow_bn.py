@@ -57,7 +57,7 @@ def measure(folder: Path, archs: int, images: int, seed: int) -> Values:
 
 def look_into(branch: Branch, hidden: Tensor, values: Values) -> None:
     """Add the measures of one branch whose depthwise paths all get `hidden`."""
-    outputs = [path(hidden) for path in branch.groups[0].values()]  # type: ignore[operator, union-attr]
+    outputs = [path(hidden) for path in branch.groups[0].values()]  # type: ignore[operator]
 
     def add(name: str, paths: int, value: Tensor) -> None:
         values.setdefault((name, paths), []).append(float(value))

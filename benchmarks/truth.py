@@ -39,7 +39,7 @@ def main(
     """Accuracies of archs that are trained stand-alone, by a preset of supernets."""
     whole, rows = load_space(space), []
     changes = ["strategy=uniform", "bn=shared", *(settings or [])]
-    flags = {"data": data, "preset": preset, "seed": seed, "set": changes}
+    flags: dict[str, Any] = {"data": data, "preset": preset, "seed": seed, "set": changes}
     for number, arch in enumerate(draw(whole, n, seed)):
         folder = out / f"{number:02}"
         single = space_file(only(whole, arch), out / f"{number:02}.yaml")
