@@ -6,12 +6,12 @@ The runtimes are timed in turns; the fastest run counts, which other processes d
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+import harness
 import torch
-from executorch.devtools import Inspector
-from executorch.runtime import Runtime
+from harness import Table
 from torch import nn
 
 from mobilenas.runtimes.base import Form
@@ -19,11 +19,46 @@ from mobilenas.runtimes.registry import make_runtime
 
 SHAPES = ((240, 28, 2), (576, 14, 1), (1152, 7, 1))  # channels, size, stride: blocks of s2
 KERNELS = (3, 5, 7, 9)
-ROUNDS, SECONDS = 3, 0.3
+RUNTIMES = ("onnxruntime", "executorch")
+
+
+def main(rounds: int = 3, seconds: float = 0.3) -> Iterator[Table]:
+    """Milliseconds of convolutions in two runtimes."""
+    rows = []
+    for channels, size, stride in SHAPES:
+        for kernel in KERNELS:
+            conv = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
+            image = torch.randn(1, channels, size, size)
+            row = {"channels": channels, "size": size, "stride": stride, "kernel": kernel}
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(row | compare(conv.eval(), image, Path(folder), rounds, seconds))
+    yield Table(rows, dict.fromkeys(RUNTIMES, ".3f"))
+
+
+def compare(
+    conv: nn.Module, image: torch.Tensor, folder: Path, rounds: int, seconds: float
+) -> dict[str, object]:
+    """Milliseconds by runtime, and XNNPACK's kernel."""
+    runtimes = [make_runtime(name, threads=1) for name in RUNTIMES]
+    files = [folder / f"conv{runtime.suffix}" for runtime in runtimes]
+    for runtime, path in zip(runtimes, files, strict=True):
+        made = runtime.convert(conv, image, Form(batch=1), None)
+        path.write_bytes(made.files[runtime.suffix])
+    times = [
+        [min(r.time(path, image.numpy(), seconds)) for r, path in zip(runtimes, files, strict=True)]
+        for _ in range(rounds)
+    ]
+    kernel = xnnpack_kernel(files[1], image, folder / "trace")
+    return dict(zip(RUNTIMES, map(min, zip(*times, strict=True)), strict=True)) | {
+        "XNNPACK": kernel
+    }
 
 
 def xnnpack_kernel(path: Path, image: torch.Tensor, trace: Path) -> str:
     """XNNPACK's name of the convolution in an ExecuTorch file."""
+    from executorch.devtools import Inspector
+    from executorch.runtime import Runtime
+
     program = Runtime.get().load_program(path, enable_etdump=True)
     program.load_method("forward").execute([image])
     program.write_etdump_result_to_file(str(trace), str(trace))
@@ -32,29 +67,5 @@ def xnnpack_kernel(path: Path, image: torch.Tensor, trace: Path) -> str:
     return name.removeprefix("Convolution (NHWC, F32) ").removesuffix(" #1")
 
 
-def main() -> None:
-    runtimes = [make_runtime(name, threads=1) for name in ("onnxruntime", "executorch")]
-    for channels, size, stride in SHAPES:
-        print(f"{channels} channels, {size} x {size}, stride {stride}")
-        for kernel in KERNELS:
-            conv = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
-            image = torch.randn(1, channels, size, size)
-            with tempfile.TemporaryDirectory() as folder:
-                files = [Path(folder) / f"conv{runtime.suffix}" for runtime in runtimes]
-                for runtime, path in zip(runtimes, files, strict=True):
-                    made = runtime.convert(conv.eval(), image, Form(batch=1), None)
-                    path.write_bytes(made.files[runtime.suffix])
-                rounds = [
-                    [
-                        min(r.time(path, image.numpy(), SECONDS))
-                        for r, path in zip(runtimes, files, strict=True)
-                    ]
-                    for _ in range(ROUNDS)
-                ]
-                name = xnnpack_kernel(files[1], image, Path(folder) / "trace")
-            onnx, pte = (f"{ms:.3f} ms" for ms in np.min(rounds, axis=0))
-            print(f"  {kernel} x {kernel}: onnxruntime {onnx}, executorch {pte} {name}")
-
-
 if __name__ == "__main__":
-    main()
+    harness.main(main)

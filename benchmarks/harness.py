@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.process import tune_process
 from mobilenas.latency.host import processor, today
 
@@ -31,6 +31,9 @@ from mobilenas.latency.host import processor, today
 # Variables that would tune a process which is to be as it is by default.
 _TUNING = ("OMP_WAIT_POLICY", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
+# Options that must be given; a parameter without a default would be an argument.
+PathOption = Annotated[Path, typer.Option()]
+TextOption = Annotated[str, typer.Option()]
 DataRoot = Annotated[
     Path, typer.Option(envvar="MOBILENAS_DATA", help="Folder of the published data sets.")
 ]
@@ -42,28 +45,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain data. columns: key of a row -> its format, or a function that writes it; None
-    is an empty cell. title: what the table shows.
+    """Rows of cells by column; a cell that is None or missing is empty. formats: of some columns.
+
+    title: what the table shows.
     """
 
     rows: list[dict[str, Any]]
-    columns: dict[str, str | Callable[[Any], str]]
+    formats: dict[str, str] = field(default_factory=dict)
     title: str = ""
 
     def markdown(self) -> str:
         """The table, its title above."""
-        lines = [[*self.columns], ["---"] * len(self.columns)]
+        columns = list(dict.fromkeys(column for row in self.rows for column in row))
+        lines = [columns, ["---"] * len(columns)]
         for row in self.rows:
-            pairs = ((row.get(key), how) for key, how in self.columns.items())
-            lines.append([_cell(value, how) for value, how in pairs])
+            cells = ((row.get(column), self.formats.get(column, "")) for column in columns)
+            lines.append(["" if cell is None else format(cell, how) for cell, how in cells])
         text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{self.title}\n\n{text}" if self.title else text
-
-
-def _cell(value: Any, how: str | Callable[[Any], str]) -> str:
-    if value is None:
-        return ""
-    return how(value) if callable(how) else format(value, how)
 
 
 Study = Callable[..., Iterator[Table]]
@@ -78,61 +77,28 @@ def main(*studies: Study) -> None:
         app.command()(_printed(study))
     try:
         app()
-    except BadInput as error:
+    except (BadInput, InfeasibleBudget) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
 
 
 def _printed(study: Study) -> Callable[..., None]:
-    """The study as a command, which has --json beside the parameters of the study."""
-    flag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-    signature = inspect.signature(study)
-    extra = inspect.Parameter(
-        "as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=flag
-    )
-
-    @functools.wraps(study)
-    def command(*, as_json: bool, **parameters: Any) -> None:
-        tables = []
+    @functools.wraps(study)  # typer reads its parameters
+    def command(**parameters: Any) -> None:
         for table in study(**parameters):
-            tables.append({"title": table.title, "rows": table.rows})
-            if not as_json:
-                print(table.markdown() + "\n", flush=True)
-        if as_json:
-            print(json.dumps({"about": about(), "tables": tables}, default=_plain))
-        else:
-            print(about_line())
+            print(table.markdown() + "\n", flush=True)
+        print(about())
 
-    parameters = [*signature.parameters.values(), extra]
-    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return command
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def about() -> dict[str, Any]:
+def about() -> str:
     """What the figures of this process were measured on, and by which command."""
     import torch
 
-    return {
-        "date": today(),
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        **{name: version(name) for name in ("torch", "onnxruntime")},
-        "command": shlex.join(["python", *sys.argv]),
-    }
-
-
-def about_line() -> str:
-    """The same in a line."""
-    facts = about()
-    return (
-        "{date}, {processor}, {cores} cores, threads: {threads}, torch {torch}, "
-        "onnxruntime {onnxruntime}: {command}".format(**facts)
-    )
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime"))
+    machine = f"{processor()}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
+    return f"{today()}, {machine}, {packages}: {shlex.join(['python', *sys.argv])}"
 
 
 @dataclass(frozen=True)
@@ -168,24 +134,21 @@ def compare(cases: Sequence[Case], rounds: int) -> Table:
         for case in cases:
             found[case.name].append(case.measure())
             log.info("round %d, %s: %s", number + 1, case.name, found[case.name][-1])
-    first = found[cases[0].name]
     rows = []
-    for figure in first[0]:
-        base = statistics.median(figures[figure] for figures in first)
-        for name, several in found.items():
-            values = [figures[figure] for figures in several]
-            ratio = statistics.median(values) / base
-            rows.append({"figure": figure, "case": name, "median (min to max)": values})
-            rows[-1] |= {"ratio": ratio, "n": rounds}
-    columns = {"figure": "", "case": "", "median (min to max)": median_range, "ratio": ".2f"}
-    return Table(rows, columns | {"n": ""})
+    for figure in found[cases[0].name][0]:
+        values = {name: [figures[figure] for figures in several] for name, several in found.items()}
+        base = statistics.median(values[cases[0].name])
+        for name, each in values.items():
+            row = {"figure": figure, "case": name, "median (min to max)": median_range(each)}
+            rows.append(row | {"ratio": statistics.median(each) / base, "n": rounds})
+    return Table(rows, {"ratio": ".2f"})
 
 
 def median_range(values: Sequence[float]) -> str:
     """Median and extremes, three digits or more."""
-    digits = max(0, 2 - len(str(int(statistics.median(values)))) + 1)
-    middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    each = (statistics.median(values), min(values), max(values))
+    digits = max(0, 3 - len(str(int(each[0]))))
+    return "{} ({} to {})".format(*(f"{value:.{digits}f}" for value in each))
 
 
 def mean_sd(values: Sequence[float], digits: int = 2) -> str:

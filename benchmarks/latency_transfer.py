@@ -6,24 +6,24 @@ Raspberry Pi 4, Eyeriss and FPGA from HW-NAS-Bench, Li et al. 2021), under DIR:
     latency/fbnet_cifar100_5000archs.parquet, latency/fbnet_cifar100_block_lut.json
     nas_bench_201/nasbench201.parquet
 
-    python benchmarks/latency_transfer.py --data-root DIR --out transfer.json
+    python benchmarks/latency_transfer.py pairs --data-root DIR
+    python benchmarks/latency_transfer.py unseen --data-root DIR
 """
 
-import argparse
-import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import numpy as np
+from harness import DataRoot, Table
 from numpy.typing import NDArray
 from pyarrow import parquet
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from mobilenas.cost.predict import calibrate
-from mobilenas.latency.build import row_groups
+from mobilenas.cost.rows import row_groups
 from mobilenas.latency.imports import BLOCK_SUMS, NETWORK_TIMES
 from mobilenas.latency.published import (
     BlockSums,
@@ -35,11 +35,13 @@ from mobilenas.latency.published import (
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Scores = dict[str, list[float]]
+Methods = dict[str, dict[str, float]]  # method -> rank (Spearman), rank_sd, mape
 Draw = Callable[[int, np.random.Generator], tuple[Indices, Indices]]  # samples, tests
 
 SIZES = (10, 20)
 FLOPS = "FLOPs, line"
+METHODS = (FLOPS, "table, one factor", "transfer")
+FORMATS = {"± (transfer)": ".3f", "HELP, 10": ".3f", "its own table": ".3f"}
 # HELP's split of the devices, from its README.
 HELP_TRAIN = (
     "1080ti_1 1080ti_32 1080ti_{big} silver_4114 silver_4210r samsung_a50 pixel3 essential_ph_1"
@@ -168,19 +170,7 @@ def latencies(path: Path) -> dict[str, Floats]:
 
 def spearman(predicted: Floats, measured: Floats) -> float:
     """Rank correlation; 0 for a constant prediction, which orders nothing."""
-    ranks = rankdata(predicted)
-    return float(np.corrcoef(ranks, rankdata(measured))[0, 1]) if np.ptp(ranks) else 0.0
-
-
-def mape(predicted: Floats, measured: Floats) -> float:
-    return float(np.mean(np.abs(predicted / measured - 1)))
-
-
-def line(x: Floats, y: Floats) -> tuple[float, float]:
-    """Slope and offset with the smallest squared relative error."""
-    design = np.stack([x, np.ones_like(x)], axis=1) / y[:, None]
-    slope, offset = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
-    return float(slope), float(offset)
+    return float(spearmanr(predicted, measured).statistic) if np.ptp(predicted) else 0.0
 
 
 def predictions(
@@ -189,7 +179,8 @@ def predictions(
     """What each method says of the test networks after timing the sample, ms."""
     counts, measured, unseen = data.counts[sample], data.times[device][sample], data.counts[test]
     ratio = counts @ source / measured
-    slope, offset = line(counts @ data.flops, measured)
+    # The line with the smallest squared relative error.
+    slope, offset = np.polyfit(counts @ data.flops, measured, 1, w=1 / measured)
     fit = calibrate(counts, measured, source, data.flops, data.groups)
     return {
         FLOPS: slope * (unseen @ data.flops) + offset,
@@ -199,35 +190,23 @@ def predictions(
 
 
 def score(
-    data: Data,
-    source: Floats,
-    device: str,
-    draw: Draw,
-    *,
-    size: int,
-    draws: int,
-    seed: int,
-) -> dict[str, dict[str, float]]:
+    data: Data, source: Floats, device: str, draw: Draw, size: int, draws: int, seed: int
+) -> Methods:
     """Mean and standard deviation over draws of the sample, by method."""
-    spearmans: Scores = {}
-    errors: Scores = {}
+    found: dict[str, list[tuple[float, float]]] = {method: [] for method in METHODS}
     for number in range(draws):
         sample, test = draw(size, np.random.default_rng([seed, number]))
         measured = data.times[device][test]
-        said = predictions(data, source, device, sample, test)
-        for method, ms in said.items():
+        for method, ms in predictions(data, source, device, sample, test).items():
             # FLOPs need no sample to rank by; a line through a poor one may even fall.
             order = data.counts[test] @ data.flops if method == FLOPS else ms
-            spearmans.setdefault(method, []).append(spearman(order, measured))
-            errors.setdefault(method, []).append(mape(ms, measured))
-    return {
-        method: {
-            "spearman": float(np.mean(spearmans[method])),
-            "spearman_sd": float(np.std(spearmans[method])),
-            "mape": float(np.mean(errors[method])),
-        }
-        for method in spearmans
-    }
+            error = np.mean(np.abs(ms / measured - 1))
+            found[method].append((spearman(order, measured), error))
+    scores: Methods = {}
+    for method, pairs in found.items():
+        ranks, errors = np.array(pairs).T
+        scores[method] = {"rank": ranks.mean(), "rank_sd": ranks.std(), "mape": errors.mean()}
+    return scores
 
 
 def held_out_draw(data: Data) -> Draw:
@@ -251,136 +230,65 @@ def help_draw(data: Data, device: str) -> Draw:
     return lambda size, rng: (rng.choice(samples, size, replace=False), tests)
 
 
-def all_pairs(data: Data, draws: int, seed: int) -> list[dict[str, Any]]:
-    """Every ordered pair of devices and number of samples."""
-    results: list[dict[str, Any]] = []
-    for source in data.times:
-        table = data.table(source)
-        for target in data.times:
-            if target == source:
-                continue
-            for size in SIZES:
-                methods = score(
-                    data,
-                    table,
-                    target,
-                    held_out_draw(data),
-                    size=size,
-                    draws=draws,
-                    seed=seed,
-                )
-                results.append(
-                    {"source": source, "target": target, "samples": size, "methods": methods}
-                )
-    return results
+def pairs(
+    data_root: DataRoot, devices: str = "", draws: int = 20, seed: int = 0
+) -> Iterator[Table]:
+    """From every device of the FBNet space to every other: each pair, and means over the sources.
 
-
-def help_setting(
-    data: Data, published: dict[str, float], big: int, draws: int, seed: int
-) -> list[dict[str, Any]]:
-    """HELP's unseen devices from the mean table of its training devices, on two protocols."""
-    table = data.mean_table(HELP_TRAIN.format(big=big).split())
-    results: list[dict[str, Any]] = []
-    for target, theirs in published.items():
-        protocols = {"all networks": held_out_draw(data), "HELP's": help_draw(data, target)}
-        for protocol, draw in protocols.items():
-            for size in SIZES:
-                methods = score(data, table, target, draw, size=size, draws=draws, seed=seed)
-                results.append(
-                    {
-                        "target": target,
-                        "protocol": protocol,
-                        "samples": size,
-                        "help_with_10": theirs,
-                        "methods": methods,
-                    }
-                )
-    return results
-
-
-def own_tables(data: Data) -> dict[str, float]:
-    """Spearman of each device's own table on the test networks: what no transfer can pass."""
-    tests = np.flatnonzero(data.works)
-    tests = tests[tests >= data.first]
-    said = {device: data.counts[tests] @ data.table(device) for device in data.times}
-    return {device: spearman(ms, data.times[device][tests]) for device, ms in said.items()}
-
-
-def print_pairs(results: list[dict[str, Any]]) -> None:
-    """Mean over all sources, by target and then over all."""
-    targets = list(dict.fromkeys(result["target"] for result in results))
-    methods = (FLOPS, "table, one factor", "transfer")
+    --devices: some of them, with commas between; all without.
+    """
+    data = fbnet(data_root / "latency")
+    names = devices.split(",") if devices else list(data.times)
+    tables, draw = {name: data.table(name) for name in names}, held_out_draw(data)
+    tests = np.arange(data.first, len(data.counts))
     for size in SIZES:
-        print(f"\nFBNet, {size} samples, mean over the 26 sources: Spearman / MAPE")
-        print(f"{'target':16}" + "".join(f"{method:>22}" for method in methods))
-        rows: dict[str, Any] = {target: {target} for target in targets} | {"mean": set(targets)}
-        for name, chosen in rows.items():
-            some = [r for r in results if r["samples"] == size and r["target"] in chosen]
-            print(f"{name:16}" + "".join(f"{_mean(some, m):>22}" for m in methods))
-        pixel3 = [r for r in results if r["samples"] == size and r["source"] == "pixel3"]
-        for method in methods:
-            print(f"from pixel3 only, {method}: {_mean(pixel3, method)}")
+        rows, means = [], []
+        everything: list[Methods] = []
+        for target in names:
+            sources = [source for source in names if source != target]
+            scores = [score(data, tables[s], target, draw, size, draws, seed) for s in sources]
+            rows += [
+                {"from": source, "to": target} | cells([methods])
+                for source, methods in zip(sources, scores, strict=True)
+            ]
+            # What no transfer can pass.
+            own = spearman(data.counts[tests] @ tables[target], data.times[target][tests])
+            means.append({"to": target, "its own table": own} | cells(scores))
+            everything += scores
+        means.append({"to": "mean"} | cells(everything))
+        title = f"{size} samples, {draws} draws: Spearman / MAPE"
+        yield Table(rows, FORMATS, title)
+        yield Table(means, FORMATS, f"{title}, mean over the sources")
 
 
-def _mean(results: list[dict[str, Any]], method: str) -> str:
-    parts = [result["methods"][method] for result in results]
-    rho, error = (float(np.mean([part[key] for part in parts])) for key in ("spearman", "mape"))
-    return f"{rho:.3f} / {error:6.1%}"
+def unseen(data_root: DataRoot, draws: int = 20, seed: int = 0) -> Iterator[Table]:
+    """HELP's unseen devices from the mean table of its training devices, on two protocols."""
+    cells_file = data_root / "nas_bench_201" / "nasbench201.parquet"
+    for title, data, published, big in (
+        ("FBNet", fbnet(data_root / "latency"), HELP_FBNET, 64),
+        ("NAS-Bench-201", nas_bench_201(cells_file), HELP_NB201, 256),
+    ):
+        table, rows = data.mean_table(HELP_TRAIN.format(big=big).split()), []
+        for protocol in ("all networks", "HELP's"):
+            for size in SIZES:
+                scores, about = [], {"protocol": protocol, "samples": size}
+                for target, theirs in published.items():
+                    draw = help_draw(data, target) if protocol == "HELP's" else held_out_draw(data)
+                    scores.append(score(data, table, target, draw, size, draws, seed))
+                    rows.append(about | {"to": target, "HELP, 10": theirs} | cells(scores[-1:]))
+                mean = np.mean([*published.values()])
+                rows.append(about | {"to": "mean", "HELP, 10": mean} | cells(scores))
+        yield Table(rows, FORMATS, f"{title}, unseen devices, {draws} draws: Spearman / MAPE")
 
 
-def print_help(title: str, results: list[dict[str, Any]]) -> None:
-    """Spearman by target, and the mean."""
-    print(f"\n{title}, from the mean table of HELP's training devices: Spearman (MAPE of transfer)")
-    for protocol in dict.fromkeys(result["protocol"] for result in results):
-        for size in SIZES:
-            part = [r for r in results if (r["protocol"], r["samples"]) == (protocol, size)]
-            print(f"{protocol}, {size} samples")
-            for result in part:
-                said = {name: m["spearman"] for name, m in result["methods"].items()}
-                print(
-                    f"  {result['target']:16}"
-                    + "  ".join(f"{name} {rho:.3f}" for name, rho in said.items())
-                    + f" (+-{result['methods']['transfer']['spearman_sd']:.3f},"
-                    + f" {result['methods']['transfer']['mape']:.1%})"
-                    + f"  HELP with 10: {result['help_with_10']:.3f}"
-                )
-            for method in part[0]["methods"]:
-                print(f"  mean of {method}: {_mean(part, method)}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--draws", type=int, default=20, help="samples drawn for each pair")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file")
-    arguments = parser.parse_args()
-    draws, seed = arguments.draws, arguments.seed
-
-    start = time.monotonic()
-    data = fbnet(arguments.data_root / "latency")
-    fbnet_help = help_setting(data, HELP_FBNET, 64, draws, seed)
-    print_help("FBNet", fbnet_help)
-    cells = nas_bench_201(arguments.data_root / "nas_bench_201" / "nasbench201.parquet")
-    cells_help = help_setting(cells, HELP_NB201, 256, draws, seed)
-    print_help("NAS-Bench-201", cells_help)
-    own = own_tables(data)
-    print("\nFBNet, each device's own table: Spearman")
-    print("  ".join(f"{device} {rho:.3f}" for device, rho in own.items()))
-    pairs = all_pairs(data, draws, seed)
-    print_pairs(pairs)
-    print(f"\n{draws} draws each, seed {seed}, {time.monotonic() - start:.0f} s")
-    if arguments.out:
-        result = {
-            "draws": draws,
-            "seed": seed,
-            "fbnet_own_tables": own,
-            "fbnet_pairs": pairs,
-            "fbnet_help": fbnet_help,
-            "nas_bench_201_help": cells_help,
-        }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+def cells(scores: Sequence[Methods]) -> dict[str, Any]:
+    """Spearman and MAPE by method, the mean of all, and of one the deviation over its draws."""
+    row: dict[str, Any] = {}
+    for method in METHODS:
+        rank, error = (np.mean([each[method][key] for each in scores]) for key in ("rank", "mape"))
+        row[method] = f"{rank:.3f} / {error:.1%}"
+    return row | ({"± (transfer)": scores[0]["transfer"]["rank_sd"]} if len(scores) == 1 else {})
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(pairs, unseen)

@@ -1,7 +1,7 @@
 """What it brings and costs that the activation comes after the sum of paths, not in each of them.
 
-accuracy  archs of 3 or 4 paths in every block, in both variants trained alone from scratch by the
-          same recipe and seeds; held-out training images, last epoch
+accuracy  archs of 3 or 4 paths in every block, in both variants trained stand-alone by the same
+          recipe and seeds; held-out training images, last epoch
 latency   every block and set of kernels of a space in both variants as it is exported, which is one
           convolution where paths are linear; all graphs of a runtime are timed in turn
 
@@ -11,15 +11,18 @@ Both continue where they stopped; the first takes about 20 minutes on a quiet co
     python benchmarks/path_activation.py latency --out runs/path_activation
 """
 
-import argparse
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated, Any
 
+import harness
 import numpy as np
-from rivals import accuracy, spread
+import typer
+from harness import Data, Set, Table
+from trainings import space_file, stand_alone
 
-from mobilenas.base.process import tune_process
 from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.rows import rows_of
@@ -30,104 +33,105 @@ from mobilenas.latency.timer import make_timer
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 VARIANTS = ("each", "after_sum")
-SETTINGS = ["epochs=1", "validate_images=10000"]  # what --set adds to
+SETTINGS = ("epochs=1", "validate_images=10000")
+Out = Annotated[Path, typer.Option(help="Folder of the runs.")]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(required=True)
-    trains = commands.add_parser("accuracy")
-    trains.set_defaults(run=compare_accuracy)
-    trains.add_argument("--space", default="s1:width=0.25,stem.stride=2")
-    trains.add_argument("--data", required=True)
-    trains.add_argument("--archs", type=int, default=2, help="how many")
-    trains.add_argument("--preset", default="cifar10-quick")
-    trains.add_argument("--set", dest="settings", action="append", default=SETTINGS)
-    trains.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
-    times = commands.add_parser("latency")
-    times.set_defaults(run=compare_latency)
-    times.add_argument("--space", default="s1:candidates.expansions=[6]")
-    times.add_argument("--runtimes", nargs="+", default=["onnxruntime-fp32", "onnxruntime-int8"])
-    times.add_argument("--rounds", type=int, default=5)
-    for command in (trains, times):
-        command.add_argument("--out", type=Path, default=Path("runs/path_activation"))
-    options = parser.parse_args()
-    tune_process()
-    space = load_space(options.space).to_dict()
-    options.run({v: space_from_dict(space | {"path_activation": v}) for v in VARIANTS}, options)
+def variants(space: str) -> dict[str, Space]:
+    """A space with the activation in either place."""
+    whole = load_space(space).to_dict()
+    return {name: space_from_dict(whole | {"path_activation": name}) for name in VARIANTS}
 
 
-def compare_accuracy(spaces: dict[str, Space], options: argparse.Namespace) -> None:
-    archs = [drawn(spaces["each"], seed) for seed in range(options.archs)]
-    percent = np.empty((len(VARIANTS), len(archs), len(options.seeds)))
-    for s, seed in enumerate(options.seeds):
-        for v, variant in enumerate(VARIANTS):
-            asked = argparse.Namespace(**vars(options) | {"out": options.out / variant})
-            for a, arch in enumerate(archs):
-                percent[v, a, s] = 100 * accuracy(arch, spaces[variant], seed, asked)
-    print(f"\nseeds {options.seeds}; FLOPs and params as deployed\n")
-    print("| paths | FLOPs | params | accuracy, mean ± sd | by seed | arch |\n" + "|---" * 6 + "|")
-    for a, arch in enumerate(archs):
-        for v, variant in enumerate(VARIANTS):
-            costs = CostModel(spaces[variant])
-            size = f"{costs.flops(arch) / 1e6:.2f}M | {costs.params(arch) / 1e3:.0f}k"
-            each = ", ".join(f"{value:.2f}" for value in percent[v, a])
-            print(f"| {variant} | {size} | {spread(percent[v, a])} | {each} | `{arch}` |")
-    for variant, values in zip(VARIANTS, percent, strict=True):
-        print(f"| {variant}, all | | | {spread(values.mean(axis=0))} | | |")
-    difference = (percent[1] - percent[0]).mean(axis=0)
-    print(f"\nafter_sum - each, mean of the archs, by seed: {spread(difference)}")
+def accuracy(
+    data: Data,
+    space: str = "s1:width=0.25,stem.stride=2",
+    archs: Annotated[int, typer.Option(help="How many.")] = 2,
+    preset: str = "cifar10-quick",
+    settings: Set = None,
+    seeds: str = "100,101,102",
+    out: Out = Path("runs/path_activation"),
+) -> Iterator[Table]:
+    """Both variants, trained stand-alone."""
+    spaces = variants(space)
+    drawn = [draw(spaces["each"], seed) for seed in range(archs)]
+    recipe: dict[str, Any] = {"data": data, "preset": preset}
+    recipe["settings"] = [*SETTINGS, *(settings or [])]
+    rows: list[dict[str, Any]] = []
+    by_seed: dict[str, list[list[float]]] = {variant: [] for variant in VARIANTS}
+    for variant, whole in spaces.items():
+        file, costs = space_file(whole, out / variant / "space.yaml"), CostModel(whole)
+        for arch in drawn:
+            percent = [
+                stand_alone(out / variant, file, arch, seed=seed, **recipe)
+                for seed in harness.numbers(seeds)
+            ]
+            by_seed[variant].append(percent)
+            row = {"paths": variant, "MFLOPs": costs.flops(arch) / 1e6}
+            row |= {"params": costs.params(arch), "accuracy, %": harness.mean_sd(percent)}
+            rows.append(row | {"arch": str(arch)})
+    each, after_sum = (np.mean(percents, axis=0) for percents in by_seed.values())
+    means = {"each, all": each, "after_sum, all": after_sum, "after_sum - each": after_sum - each}
+    rows += [{"paths": x, "accuracy, %": harness.mean_sd(mean)} for x, mean in means.items()]
+    title = f"seeds {seeds}; FLOPs and params as deployed"
+    yield Table(rows, {"MFLOPs": ".2f", "params": ","}, title)
 
 
-def drawn(space: Space, seed: int) -> Arch:
+def draw(space: Space, seed: int) -> Arch:
     """A random arch of at least three paths in every block."""
     rng = np.random.default_rng(seed)
     several = [[c for c in block.candidates if c.num_paths >= 3] for block in space.blocks]
     return Arch(tuple(options[rng.integers(len(options))] for options in several))
 
 
-def compare_latency(spaces: dict[str, Space], options: argparse.Namespace) -> None:
+def latency(
+    space: str = "s1:candidates.expansions=[6]",
+    runtimes: str = "onnxruntime-fp32,onnxruntime-int8",
+    rounds: int = 5,
+    out: Out = Path("runs/path_activation"),
+) -> Iterator[Table]:
+    """Every block of a space in both variants, as it is exported."""
+    spaces = variants(space)
     jobs = [
         replace(job, key=f"{variant} {job.key}")
-        for variant, space in spaces.items()
-        for job in row_jobs(space, batch=1)
+        for variant, whole in spaces.items()
+        for job in row_jobs(whole, batch=1)
         if job.key.startswith("block-")
     ]
     control = network_job(spaces["each"], control_arch(spaces["each"]), 1)
-    for name in options.runtimes:
-        print_times(name, time_all(name, jobs, control, options), spaces)
+    for name in runtimes.split(","):
+        yield compared(name, time_all(name, jobs, control, rounds, out), spaces)
 
 
-def time_all(
-    name: str, jobs: list[Job], control: Job, options: argparse.Namespace
-) -> dict[str, float]:
+def time_all(name: str, jobs: list[Job], control: Job, rounds: int, out: Path) -> dict[str, float]:
     """Milliseconds by key."""
     kind, dtype = name.split("-")
     timer = make_timer(kind, dtype=dtype, threads=1, command=None)
-    log = TimingLog(options.out / f"{name}.jsonl")
-    graphs = options.out / "graphs"
-    with ProgressBar(name, steps(jobs, log, options.rounds)) as bar:
-        measure(jobs, timer, log, control=control, rounds=options.rounds, graphs=graphs, bar=bar)
+    log, graphs = TimingLog(out / f"{name}.jsonl"), out / "graphs"
+    with ProgressBar(name, steps(jobs, log, rounds)) as bar:
+        measure(jobs, timer, log, control=control, rounds=rounds, graphs=graphs, bar=bar)
     discard([*jobs, control], timer, graphs)
     return {key: timing.median_ms for key, timing in log.timings().items()}
 
 
-def print_times(name: str, ms: dict[str, float], spaces: dict[str, Space]) -> None:
+def compared(name: str, ms: dict[str, float], spaces: dict[str, Space]) -> Table:
     """Over all blocks and sets of kernels, by the number of paths."""
     found: dict[int, list[list[float]]] = defaultdict(list)
-    choices = [rows_of(spaces[variant]).choices for variant in VARIANTS]
+    choices = [rows_of(space).choices for space in spaces.values()]
     for block, *keys in zip(spaces["each"].blocks, *choices, strict=True):
         for candidate, *pair in zip(block.candidates, *keys, strict=True):
             both = zip(VARIANTS, pair, strict=True)
             found[candidate.num_paths].append([ms[f"{v} {key}"] for v, key in both])
-    print(f"\n{name}: mean ms of a block, and the ratio of both (smallest to largest)\n")
-    print("| paths | blocks | each | after_sum | each / after_sum |\n|---|---|---|---|---|")
+    rows = []
     for paths, pairs in sorted(found.items()):
         each, linear = np.array(pairs).T
         ratio = each / linear
         extent = f"{each.sum() / linear.sum():.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
-        print(f"| {paths} | {len(pairs)} | {each.mean():.3f} | {linear.mean():.3f} | {extent} |")
+        row = {"paths": paths, "blocks": len(pairs), "each": each.mean()}
+        rows.append(row | {"after_sum": linear.mean(), "each / after_sum": extent})
+    title = f"{name}: mean ms of a block, and the ratio of both (smallest to largest)"
+    return Table(rows, {"each": ".3f", "after_sum": ".3f"}, title)
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(accuracy, latency)

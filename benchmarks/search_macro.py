@@ -15,24 +15,35 @@ networks, and aliases have equal entries. Both searches count archs: an alias co
     python benchmarks/search_macro.py --data-root DIR
 """
 
-import argparse
-import json
-import os
-import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
+import harness
 import numpy as np
+from harness import DataRoot, Table
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
 from mobilenas.base.units import format_size
 from mobilenas.cost import CostModel
-from mobilenas.report.plots import new_figure, save_png
-from mobilenas.search import evolve, hypervolume, non_dominated
+from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
+from mobilenas.search import Measured, NSGA2Search, Problem, hypervolume, non_dominated
 from mobilenas.space import Arch, load_space
 
 BUDGETS = (40_000_000, 50_000_000, 60_000_000, 70_000_000, 80_000_000)
-NAMES = ("NSGA-II", "random search")
-COLOURS = ("#d1495b", "#52606d")
+Curves = dict[str, NDArray[np.float64]]  # way -> (seeds, steps)
+
+
+def asked_archs(
+    search: NSGA2Search, evaluate: Callable[[list[Arch]], Sequence[float]]
+) -> Iterator[list[Arch]]:
+    """The archs that each generation of a search evaluates, to its end."""
+    while (archs := search.ask()) is not None:
+        yield archs
+        accuracies = map(Measured, evaluate(archs))
+        search.tell(dict(zip(archs, accuracies, strict=True)))
 
 
 class Published:
@@ -41,37 +52,29 @@ class Published:
     def __init__(self, path: Path) -> None:
         self.space = load_space("macro")
         self.cost_model = CostModel(self.space)
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = read_json(path)
         # A code has one digit a block: 0 identity, 1 e3k3, 2 e6k5, the order of the candidates.
         self.genes = np.array([[int(digit) for digit in code] for code in entries])
         self.accuracy = np.array([entry["mean_acc"] / 100 for entry in entries.values()])
         self.flops = np.array([entry["flops"] for entry in entries.values()])
         if not np.array_equal(self.cost_model.flops_batch(self.genes), self.flops):
-            raise SystemExit(f"{path}: FLOPs differ from those of the space `macro`")
+            raise BadInput(f"{path}: FLOPs differ from those of the space `macro`")
         self.row = {self.space.decode(genes): i for i, genes in enumerate(self.genes)}
         self.points = np.column_stack([-self.accuracy, self.flops / self.flops.max()])
 
-    def nsga2(self, seed: int, evaluations: int, population: int, budget: int | None) -> list[int]:
+    def nsga2(self, seed: int, budget: int | None, evaluations: int, population: int) -> list[int]:
         """Rows of the archs that the search evaluates, in order."""
+        search = NSGA2Search(
+            Problem(self.cost_model, limits={"flops": budget} if budget else {}),
+            population=population,
+            generations=evaluations,
+            max_evaluations=evaluations,
+            seed=seed,
+        )
+        known = asked_archs(search, lambda archs: [self.accuracy[self.row[a]] for a in archs])
+        return [self.row[arch] for archs in known for arch in archs]
 
-        def evaluate(archs: list[Arch]) -> list[float]:
-            return [float(self.accuracy[self.row[arch]]) for arch in archs]
-
-        with tempfile.TemporaryDirectory() as folder:
-            result = evolve(
-                self.space,
-                evaluate,
-                self.cost_model,
-                run=Path(folder),
-                limits={"flops": budget} if budget else None,
-                population=population,
-                generations=evaluations,
-                max_evaluations=evaluations,
-                seed=seed,
-            )
-        return [self.row[e.arch] for e in result.evaluations]
-
-    def random(self, seed: int, evaluations: int, budget: int | None) -> list[int]:
+    def random(self, seed: int, budget: int | None, evaluations: int) -> list[int]:
         """Rows of distinct archs drawn uniformly from those within the budget, in order."""
         feasible = np.flatnonzero(self.flops <= (budget or self.flops.max()))
         drawn = np.random.default_rng(seed).permutation(feasible)[:evaluations]
@@ -89,74 +92,62 @@ class Published:
         return float(100 * (best - self.accuracy[rows].max()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data-root", type=Path, default=os.environ.get("MOBILENAS_DATA"))
-    parser.add_argument("--seeds", type=int, default=20, help="number of seeds")
-    parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--evaluations", type=int, default=400)
-    parser.add_argument("--population", type=int, default=20)
-    parser.add_argument("--png", type=Path, default=Path("docs/img/search_macro.png"))
-    args = parser.parse_args()
-    if args.data_root is None:
-        parser.error("give --data-root or set MOBILENAS_DATA")
-
-    table = Published(Path(args.data_root) / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    steps = [args.evaluations * part // 40 for part in range(1, 41)]
-
-    def search(name: str, seed: int, budget: int | None) -> list[int]:
-        if name == "NSGA-II":
-            return table.nsga2(seed, args.evaluations, args.population, budget)
-        return table.random(seed, args.evaluations, budget)
-
+def main(
+    data_root: DataRoot,
+    seeds: int = 20,
+    first_seed: int = 0,
+    evaluations: int = 400,
+    population: int = 20,
+    png: Path = Path("docs/img/search_macro.png"),
+) -> Iterator[Table]:
+    """NSGA-II against random search on NAS-Bench-Macro."""
+    table = Published(data_root / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
+    ways: dict[str, Callable[[int, int | None], list[int]]] = {
+        "NSGA-II": partial(table.nsga2, evaluations=evaluations, population=population),
+        "random search": partial(table.random, evaluations=evaluations),
+    }
+    chosen = range(first_seed, first_seed + seeds)
+    steps = [evaluations * part // 40 for part in range(1, 41)]
     curves = {
-        name: np.array([table.hypervolumes(search(name, s, None), steps) for s in seeds])
-        for name in NAMES
+        name: np.array([table.hypervolumes(way(seed, None), steps) for seed in chosen])
+        for name, way in ways.items()
     }
-    regrets = {
-        (name, budget): np.array([table.regret(search(name, s, budget), budget) for s in seeds])
-        for name in NAMES
-        for budget in BUDGETS
-    }
-
-    print(
-        f"n = {len(table.row)} archs ({len(non_dominated(table.points))} on the exhaustive front),"
-        f" {args.evaluations} evaluations a search, population {args.population},"
-        f" seeds {seeds.start}..{seeds.stop - 1}; mean ± sd over seeds\n"
-    )
-    print("| measure | " + " | ".join(NAMES) + " |\n|---|---|---|")
-    for step in (args.evaluations // 4, args.evaluations // 2, args.evaluations):
-        cells = [summary(curves[name][:, steps.index(step)], 4) for name in NAMES]
-        print(f"| relative hypervolume, {step} evaluations | " + " | ".join(cells) + " |")
+    rows = [
+        {"measure": f"relative hypervolume, {steps[i]} evaluations"}
+        | {name: harness.mean_sd(curves[name][:, i], 4) for name in ways}
+        for i in (9, 19, 39)
+    ]
     for budget in BUDGETS:
-        cells = [summary(regrets[name, budget], 3) for name in NAMES]
         share = int((table.flops <= budget).sum())
-        label = f"regret at {format_size(budget)} FLOPs ({share} archs), % points"
-        print(f"| {label} | " + " | ".join(cells) + " |")
-    plot(args.png, steps, curves)
+        row = {"measure": f"regret at {format_size(budget)} FLOPs ({share} archs), % points"}
+        for name, way in ways.items():
+            row[name] = harness.mean_sd([table.regret(way(s, budget), budget) for s in chosen], 3)
+        rows.append(row)
+    yield Table(
+        rows,
+        {},
+        f"n = {len(table.row)} archs ({len(non_dominated(table.points))} on the exhaustive front),"
+        f" seeds {chosen.start} to {chosen.stop - 1}; mean ± sd over seeds",
+    )
+    plot(png, steps, curves)
 
 
-def summary(values: NDArray[np.float64], digits: int) -> str:
-    return f"{values.mean():.{digits}f} ± {values.std(ddof=1):.{digits}f}"
-
-
-def plot(path: Path, steps: list[int], curves: dict[str, NDArray[np.float64]]) -> None:
+def plot(path: Path, steps: list[int], curves: Curves) -> None:
+    """Hypervolume against evaluations; the band is one standard deviation."""
     figure, axes = new_figure()
-    for (name, values), colour in zip(curves.items(), COLOURS, strict=True):
+    for (name, values), colour in zip(curves.items(), (FRONT, BUDGET), strict=True):
         mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
         axes.plot(steps, mean, color=colour, linewidth=1.8, label=name)
         axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.18, linewidth=0)
-    axes.axhline(1, color=COLOURS[1], linewidth=1, linestyle=(0, (5, 3)), label="exhaustive front")
+    axes.axhline(1, color=BUDGET, linewidth=1, linestyle=(0, (5, 3)), label="exhaustive front")
     axes.set_xlim(0, steps[-1])
     axes.set_xlabel("distinct archs evaluated")
     axes.set_ylabel("relative hypervolume")
-    count = len(next(iter(curves.values())))
-    title = f"macro, published accuracies: mean ± sd over {count} seeds"
+    title = f"macro, published accuracies: mean ± sd over {len(values)} seeds"
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(loc="lower right", frameon=False)
     save_png(path, figure)
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(main)

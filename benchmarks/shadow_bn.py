@@ -11,19 +11,21 @@ one, on validation images that come through randomly drawn archs, in eval mode:
     python benchmarks/shadow_bn.py --shadow RUN --shared RUN
 """
 
-import argparse
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 
+import harness
 import numpy as np
 import torch
+from harness import PathOption, Table
 from torch import Tensor, nn
 
-from mobilenas.data import eval_batches
+from mobilenas.base.errors import BadInput
 from mobilenas.nn import Supernet
 from mobilenas.nn.blocks import Branch, ChoiceBlock
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
-from mobilenas.train.run import open_run
+from mobilenas.train.supernets import open_supernet_run
 
 Values = dict[tuple[str, int], list[float]]  # measure and number of paths -> one value a case
 
@@ -31,16 +33,14 @@ Values = dict[tuple[str, int], list[float]]  # measure and number of paths -> on
 @torch.no_grad()
 def measure(folder: Path, archs: int, images: int, seed: int) -> Values:
     """All cases (arch, block, expansion, subset of paths) of a supernet."""
-    run = open_run(folder)
+    run = open_supernet_run(folder)
     supernet = run.load_supernet().eval()
     assert isinstance(supernet, Supernet)
-    data, space = run.data, supernet.space
+    space = supernet.space
     if any(b.groups > 1 or b.squeeze_excite or b.has_linear_paths for b in space.layers):
-        raise SystemExit(
-            f"{folder}: {space.name} has channel groups, squeeze-excite or linear paths"
-        )
-    rows = run.splits.validate[:images]
-    ((x0, _),) = eval_batches(data.train, rows, images, data.mean, data.std)
+        raise BadInput(f"{folder}: {space.name} has channel groups, squeeze-excite or linear paths")
+    rows = run.images.splits.validate[:images]
+    ((x0, _),) = run.images.evaluation(run.images.data.train, indices=rows, batch_size=images)
     rng = np.random.default_rng(seed)
     values: Values = {}
     for _ in range(archs):
@@ -57,7 +57,7 @@ def measure(folder: Path, archs: int, images: int, seed: int) -> Values:
 
 def look_into(branch: Branch, hidden: Tensor, values: Values) -> None:
     """Add the measures of one branch whose depthwise paths all get `hidden`."""
-    outputs = [path(hidden) for path in branch.groups[0].values()]  # type: ignore[operator, union-attr]
+    outputs = [path(hidden) for path in branch.groups[0].values()]  # type: ignore[operator]
 
     def add(name: str, paths: int, value: Tensor) -> None:
         values.setdefault((name, paths), []).append(float(value))
@@ -101,29 +101,32 @@ def row(values: Values, name: str) -> list[float]:
     return [float(np.median(values[key])) for key in sorted(values) if key[0] == name]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--shadow", type=Path, required=True, help="run folder")
-    parser.add_argument("--shared", type=Path, required=True, help="run folder")
-    parser.add_argument("--archs", type=int, default=8)
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--png", type=Path, default=Path("docs/img/shadow_bn.png"))
-    options = parser.parse_args()
-    folders = {"shadow": options.shadow, "shared": options.shared}
+def main(
+    shadow: PathOption,
+    shared: PathOption,
+    archs: int = 8,
+    images: int = 256,
+    seed: int = 0,
+    png: Path = Path("docs/img/shadow_bn.png"),
+) -> Iterator[Table]:
+    """Paths, their sum and what the batch norm makes of it, in two run folders of supernets."""
     found = {
-        name: measure(folder, options.archs, options.images, options.seed)
-        for name, folder in folders.items()
+        name: measure(folder, archs, images, seed)
+        for name, folder in (("shadow", shadow), ("shared", shared))
     }
-    print(f"{options.archs} archs, {options.images} images, seed {options.seed}; medians")
+    rows, alike = [], []
     for name, values in found.items():
         for measured in ("mean", "variance", "normalised"):
-            cells = ", ".join(f"{value:.2f}" for value in row(values, measured))
-            print(f"{name}: {measured} for 1, 2, ... paths: {cells}")
+            by_paths = {str(k): x for k, x in enumerate(row(values, measured), start=1)}
+            rows.append({"supernet": f"{name} BN", "measure": measured} | by_paths)
         for measured in ("cosine", "correlation"):
             low, middle, high = np.percentile(values[measured, 2], [10, 50, 90])
-            print(f"{name}: {measured} of two paths {middle:.2f} (80 %: {low:.2f} to {high:.2f})")
-    plot(options.png, found)
+            extent = f"{middle:.2f} ({low:.2f} to {high:.2f})"
+            alike.append({"supernet": f"{name} BN", "two paths": measured, "median (80 %)": extent})
+    title = f"{archs} archs, {images} images, seed {seed}; medians, by number of paths"
+    yield Table(rows, dict.fromkeys(by_paths, ".2f"), title)
+    yield Table(alike)
+    plot(png, found)
 
 
 def plot(path: Path, found: dict[str, Values]) -> None:
@@ -140,8 +143,7 @@ def plot(path: Path, found: dict[str, Values]) -> None:
     paths = np.arange(1, len(row(shadow, "mean")) + 1)
     axes[1].plot(paths, row(shadow, "mean"), "o-", color=BUDGET, label="mean")
     axes[1].plot(paths, row(shadow, "variance"), "o-", color=FRONT, label="variance")
-    for power, style in ((1, ":"), (2, "--")):
-        label = "k" if power == 1 else "k²"
+    for power, style, label in ((1, ":", "k"), (2, "--", "k²")):
         axes[1].plot(paths, paths**power, style, color=INK, linewidth=1, label=label)
     axes[1].set_title("sum of k paths, relative to one", loc="left", fontsize=10)
     for name, colour in (("shared", BUDGET), ("shadow", FRONT)):
@@ -160,4 +162,4 @@ def plot(path: Path, found: dict[str, Values]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    harness.main(main)

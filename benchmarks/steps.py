@@ -53,7 +53,7 @@ def supernet(
     ]
     table = harness.compare(cases, rounds)
     title = f"Logits differ by {worst:.0e} at most; {steps} steps a round after one to warm up."
-    yield Table(table.rows, table.columns, title)
+    yield Table(table.rows, table.formats, title)
 
 
 def supernet_rates(

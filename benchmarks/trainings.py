@@ -16,24 +16,25 @@ from mobilenas.train.network_task import NetworkTask
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Task, Trainer
 
-_STARTED = ("run.json", "search.json", "settings.json")
 
+def finished(out: Path, command: str, *, result: str = "result.json", **flags: Any) -> Any:
+    """What a run of a command of mobilenas came to: it is made, continued, or already there.
 
-def finished(out: Path, command: str, *arguments: Any, result: str = "result.json") -> Any:
-    """What a run of a command of mobilenas came to: it is made, continued, or already there."""
+    command: its words. result: the file in the run folder that comes last. flags: by name; a list
+    gives one several times.
+    """
     if not (out / result).exists():
-        words = [sys.executable, "-m", "mobilenas", command, *arguments, "--out", out]
-        if any((out / name).exists() for name in _STARTED):
+        words = [sys.executable, "-m", "mobilenas", *command.split(), "--out", out]
+        for name, value in flags.items():
+            flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
+            for each in value if isinstance(value, list) else [value]:
+                words += [flag] if each is True else [flag, each]
+        if (out / "run.json").exists():
             words.append("--resume")
         code = subprocess.call(list(map(str, words)), stdout=sys.stderr)
         if code:
             raise SystemExit(code)
     return read_json(out / result)
-
-
-def settings_flags(settings: Sequence[str]) -> list[str]:
-    """Settings as the flags of a command."""
-    return [word for setting in settings for word in ("--set", setting)]
 
 
 def space_file(space: Space, path: Path) -> Path:
@@ -56,8 +57,12 @@ def stand_alone(
     result = finished(
         folder / f"{arch}-s{seed}",
         "train",
-        *("--space", space, "--arch", arch, "--data", data, "--preset", preset, "--seed", seed),
-        *settings_flags(settings),
+        space=space,
+        arch=arch,
+        data=data,
+        preset=preset,
+        seed=seed,
+        set=list(settings),
     )
     return 100 * float(result["last_accuracy"])
 

@@ -105,6 +105,9 @@ def export(
         raise BadInput(f"choose one: --onnx, or --runtime {runtime}")
     if network is not None and run is not None:
         raise BadInput("choose one: --network, or --run")
+    for name, value in (("data", data), ("calibration-data", calibration_data)):
+        if network is None and value is not None:
+            raise BadInput(f"--{name} is for a saved network; a run has images of its own")
     for name in _OF_INT8:
         if is_given(context, name) and not int8:
             raise BadInput(f"--{name.replace('_', '-')} is for --int8")
@@ -133,9 +136,6 @@ def export(
         for name in ("arch", "pick"):
             if is_given(context, name):
                 raise BadInput(f"--{name} is for a search; {source} is one network")
-    for name, value in (("data", data), ("calibration-data", calibration_data)):
-        if network is None and value is not None:
-            raise BadInput(f"--{name} is for a saved network; a run has images of its own")
     if kind == "evolve":
         report = run_export(source, arch=arch, pick=pick, target=target, out=out).to_dict()
     elif kind == "train":

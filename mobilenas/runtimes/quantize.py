@@ -190,7 +190,7 @@ def _correct_biases(
     The error is (rounded - original weights) times the mean input of the calibration images (Nagel
     et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section
     4.2). Zeros of the padding are taken for the mean. Without it int8 agrees with float on 1 to 3 %
-    fewer images (benchmarks/int8.py).
+    fewer images (benchmarks/pretrained.py).
     """
     tensors = {tensor.name: tensor for tensor in quantized.graph.initializer}
     floats = {t.name: numpy_helper.to_array(t) for t in original.graph.initializer}

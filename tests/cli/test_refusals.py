@@ -279,7 +279,7 @@ def test_export_of_an_unfinished_or_damaged_search_is_refused(
 ) -> None:
     folder = tmp_path / "evolve"
     folder.mkdir()
-    for name in ("search.json", "evaluations.jsonl"):
+    for name in ("run.json", "evaluations.jsonl"):
         shutil.copy(job.search / name, folder)
     export = ("export", "--onnx", f"--run={folder}")
     check_refused(call(*export), str(folder), "no finished search")

@@ -135,7 +135,7 @@ def test_norm_eval_keeps_statistics_but_trains_weights() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frozen_stages": 6}, "frozen_stages 6: -1 to 5"),
+        ({"frozen_stages": 6}, "frozen_stages 6: must be -1 to 5"),
         ({"out_indices": (1, 5)}, "there are 5 feature maps"),
         ({"arch": "e2k3"}, "arch has 1 blocks"),
         ({"space": "no such space"}, "no such space"),

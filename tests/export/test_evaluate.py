@@ -110,7 +110,7 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         ("classes", None, "is not an export of mobilenas: no metadata 'classes'"),
         ("input_resolution", "big", "metadata: invalid literal"),
         ("input_short_side", "0", "metadata: division by zero"),
-        ("input_short_side", "8", r"metadata: crop 2\.0: a share"),
+        ("input_short_side", "8", r"metadata: crop 2\.0: must be a share"),
         ("input_normalisation", "{}", "no metadata 'mean'"),
         ("input_normalisation", "[", "metadata: Expecting value"),
         ("classes", "3", "metadata: 'int' object is not iterable"),

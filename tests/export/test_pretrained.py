@@ -1,6 +1,6 @@
 """Real ImageNet weights through our modules: the accuracies that are known for them, exactly."""
 
-import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,27 +8,11 @@ import pytest
 from mobilenas.data import Images
 from mobilenas.export import evaluate, export_network
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right
-from mobilenas.nn import Network
-from mobilenas.nn.published import convert
-from mobilenas.nn.saved import NetworkInfo, save_network
+from mobilenas.nn.saved import save_network
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "pretrained.py"
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-
-def published(data_root: Path, name: str) -> tuple[Network, NetworkInfo]:
-    start = data_root / "pretrained" / f"proxyless-{name}_imagenet"
-    return convert(Path(f"{start}.json"), Path(f"{start}.npz"))
-
-
-def images(data_root: Path, resolution: int) -> Images:
-    """1,000 images, resized with the rounding that the known figures were measured with."""
-    nearest = runpy.run_path(str(BENCHMARK), run_name="benchmark")["nearest"]
-    found: Images = nearest(sample(data_root), resolution)
-    return found
-
-
-def sample(data_root: Path) -> Path:
-    return data_root / "imagenet_1k_sample" / "validation-00000-of-00001.parquet"
+from pretrained import nearest, published, sample
 
 
 def right(path: Path, images: Images) -> tuple[int, int]:
@@ -40,7 +24,7 @@ def test_the_network_at_112_pixels_in_torch_and_onnxruntime(
 ) -> None:
     saved, exported = tmp_path / "net", tmp_path / "net.onnx"
     network, info = published(data_root, "w0.25-r112")
-    found = images(data_root, 112)
+    found = nearest(sample(data_root), 112)
     save_network(network, saved, info)
     export_network(network, info, exported, found.pixels[:16], found.labels[:16])
     assert right(saved, found) == right(exported, found) == (514, 750)
@@ -52,4 +36,4 @@ def test_the_network_at_112_pixels_in_torch_and_onnxruntime(
 def test_the_network_at_176_pixels(data_root: Path, tmp_path: Path) -> None:
     network, info = published(data_root, "w0.3-r176")
     save_network(network, tmp_path, info)
-    assert right(tmp_path, images(data_root, 176)) == (600, 830)
+    assert right(tmp_path, nearest(sample(data_root), 176)) == (600, 830)
