@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.process import release_memory
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.model import flops_and_params
@@ -39,6 +40,7 @@ class SupernetEvaluator:
 
     def __call__(self, archs: Sequence[AnyArch], *, recalibrated: bool = True) -> list[float]:
         """Top-1, with recalibrated or, for comparison, the supernet's own statistics."""
+        release_memory()  # that training, or archs of other statistics, have left
         data, splits = self.run.images.data, self.run.images.splits
         return accuracies(
             self.supernet,

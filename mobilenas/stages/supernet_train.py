@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mobilenas.base.process import release_memory
 from mobilenas.evaluate.evaluator import check_anchors
 from mobilenas.nn import AnySupernet
 from mobilenas.runs import RunFolder
@@ -95,7 +94,6 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
 
 def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     """Measure and store the accuracy of three archs of a trained run."""
-    release_memory()
     rows = check_anchors(run)
     run.folder.store_result({"validation": rows})
     return rows
