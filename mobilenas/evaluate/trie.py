@@ -20,7 +20,7 @@ from mobilenas.nn.supernet import Step
 from mobilenas.space import AnyArch
 from mobilenas.train.calibrate import fresh_statistics
 
-AT_ONCE = 64  # archs whose weights are in memory together
+AT_ONCE = 32  # archs whose weights are in memory together: of s2 3.5 million an arch
 
 
 class Node(nn.Module):
