@@ -12,7 +12,7 @@ has been checked, and never changed: a run that is resumed has the settings that
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -133,6 +133,12 @@ class RunFolder:
     def read(self, shape: type[Settings]) -> Settings:
         """The settings with their types. Raises BadInput naming the file and the key."""
         return validated(shape, self.settings, self.path / _RUN, "settings")
+
+    def as_read(self, settings: Record) -> "RunFolder":
+        """The same run with its settings as they were read: keys that were added since it was
+        started have their defaults, so it can be compared with what is given today.
+        """
+        return replace(self, settings=settings.model_dump(mode="json"))
 
     def fact(self, name: str) -> Any:
         """A fact by its name. Raises BadInput where run.json lacks it."""

@@ -63,7 +63,9 @@ def resume_supernet_run(path: Path, given: Mapping[str, Any]) -> SupernetRun:
     run = open_supernet_run(path)
     space = given.get("space")
     named = None if space is None else _with_classes(space, run.space.num_classes)
-    run.folder.check_unchanged({**given, "space": named})
+    config = given.get("config")
+    again = config and config.resuming(run.settings.config)
+    run.folder.check_unchanged({**given, "space": named, "config": again})
     return run
 
 

@@ -158,7 +158,8 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
         if asked.resolution is not None:
             given["resolution"] = asked.resolution
         space = load_space(asked.space).to_dict() | given
-    changed = asked.preset or asked.overrides
+    again = asked.preset or asked.overrides
+    stored = run.settings.config
     run.folder.check_unchanged(
         {
             "arch": _arch(asked),
@@ -167,7 +168,7 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
             "weights": asked.weights and str(asked.weights.resolve()),
             "space": space,
             "seed": asked.seed,
-            "config": asked.config(run.settings.data) if changed else None,
+            "config": asked.config(run.settings.data).resuming(stored) if again else None,
         }
     )
     if asked.resolution not in (None, run.space.resolution):

@@ -1,7 +1,7 @@
 """How things are trained: typed settings with presets in configs/supernet and configs/train."""
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from mobilenas.data import Augment
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Config = TypeVar("Config", bound="TrainingConfig")
 
 
 class TrainingConfig(Record):
@@ -93,6 +94,11 @@ class TrainingConfig(Record):
                 f"mixup and cutmix pair images: batch_size {self.batch_size} must be even"
             )
         return self
+
+    def resuming(self: "Config", stored: "Config") -> "Config":
+        """This config as it is compared with that of a run: `stream` unset is what the run has."""
+        stream = stored.stream if self.stream is None else self.stream
+        return self.model_copy(update={"stream": stream})
 
     def augment(self) -> Augment:
         """The random changes of training images. Raises BadInput."""

@@ -110,7 +110,7 @@ def open_network_run(path: Path) -> NetworkRun:
     config, seed = settings.config, settings.seed
     images = stored_images(run, settings.data, space.resolution, config, seed)
     images = images.normalised_by(tuple(run.fact("mean")), tuple(run.fact("std")))
-    return NetworkRun(run, settings, space, space.parse(settings.arch), images)
+    return NetworkRun(run.as_read(settings), settings, space, space.parse(settings.arch), images)
 
 
 def fresh_network(run: NetworkRun) -> Network:

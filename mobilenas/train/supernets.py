@@ -69,7 +69,7 @@ def open_supernet_run(path: Path) -> SupernetRun:
     space = any_space_from_dict(settings.space)
     config, seed = settings.config, settings.seed
     images = stored_images(run, settings.data, space.resolution, config, seed)
-    return SupernetRun(run, settings, space, images)
+    return SupernetRun(run.as_read(settings), settings, space, images)
 
 
 def load_supernet(run: RunFolder) -> AnySupernet:

@@ -17,9 +17,14 @@ from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.runs import Kind, RunFolder
 from mobilenas.runs.earlier import current_checkpoint
 from mobilenas.runs.folder import check_free
-from mobilenas.stages.supernet_train import score_supernet, train_supernet
+from mobilenas.stages.supernet_train import (
+    resume_supernet_run,
+    score_supernet,
+    train_supernet,
+)
 from mobilenas.stages.train import finish_train, train_network
 from mobilenas.train.checkpoint import load_checkpoint
+from mobilenas.train.config import NetworkConfig, SupernetConfig
 from mobilenas.train.device import hardware
 from mobilenas.train.networks import open_network_run
 from mobilenas.train.supernets import load_supernet, open_supernet_run
@@ -150,6 +155,24 @@ def test_a_network_is_resumed_to_the_end_it_would_have_had(tmp_path: Path) -> No
     expected = load_checkpoint(EARLIER / "train-end" / "checkpoint.pt")["progress"]
     assert task.state() == {name: pytest.approx(expected[name]) for name in task.state()}
     assert finish_train(run)["arch"] == "e2k3_e2k13"
+
+
+def test_trainings_are_resumed_with_the_flags_that_they_were_started_with(tmp_path: Path) -> None:
+    """Though `stream`, optimizer and others were no keys then, and a sampler is a strategy now."""
+    folder = shutil.copytree(EARLIER / "supernet", tmp_path / "supernet")
+    flags = read_json(folder / "run.json")["config"]
+    assert {"sampler", "warmup"} <= flags.keys()
+    config = SupernetConfig.model_validate(flags)
+    assert config.stream is None
+    resume_supernet_run(folder, {"seed": 3, "data": "digits", "config": config})
+    with pytest.raises(BadInput, match=r"another config\.lr \("):
+        again = config.model_copy(update={"lr": 0.3})
+        resume_supernet_run(folder, {"config": again})
+    folder = shutil.copytree(EARLIER / "train", tmp_path / "train")
+    stored = open_network_run(folder)
+    flags = read_json(folder / "run.json")["config"] | {"stream": None}
+    given = NetworkConfig.model_validate(flags).resuming(stored.settings.config)
+    stored.folder.check_unchanged({"config": given})
 
 
 @pytest.mark.parametrize("name", ["supernet", "train"])
