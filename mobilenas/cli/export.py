@@ -105,12 +105,12 @@ def export(
         raise BadInput(f"choose one: --onnx, or --runtime {runtime}")
     if network is not None and run is not None:
         raise BadInput("choose one: --network, or --run")
-    for name, value in (("data", data), ("calibration-data", calibration_data)):
-        if network is None and value is not None:
-            raise BadInput(f"--{name} is for a saved network; a run has images of its own")
     for name in _OF_INT8:
         if is_given(context, name) and not int8:
             raise BadInput(f"--{name.replace('_', '-')} is for --int8")
+    for name, value in (("data", data), ("calibration-data", calibration_data)):
+        if network is None and value is not None:
+            raise BadInput(f"--{name} is for a saved network; a run has images of its own")
     from mobilenas.export import make_form, make_runtime
     from mobilenas.runs import RunFolder
     from mobilenas.runs.folder import newest_finished
