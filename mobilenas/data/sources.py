@@ -78,16 +78,16 @@ def open_data(source: str) -> ImageData:
 
 def read_data(
     source: str, resolution: int, crop: float = 1.0, *, stream: bool | None = None
-) -> tuple[ImageData, bool]:
+) -> ImageData:
     """`open_data` if `stream`, `load_data` if not; None streams what would take more than 2 GiB
-    decoded. Returns the data and whether they are streamed. Raises BadInput as these do.
+    decoded. Raises BadInput as these do.
     """
     if stream is None and not _is_held(source):
         opened = open_data(source)
         images = len(opened.train) + len(opened.test or ())
         if images * resolution * resolution * 3 > _HELD_BYTES:
-            return opened, True
-    return (open_data(source), True) if stream else (load_data(source, resolution, crop), False)
+            return opened
+    return open_data(source) if stream else load_data(source, resolution, crop)
 
 
 def _is_held(source: str) -> bool:

@@ -93,7 +93,7 @@ def load_images(source: str, resolution: int, info: NetworkInfo) -> ImageData:
 
     Raises BadInput as `read_data` does, and where the number of classes is another one.
     """
-    data, _ = read_data(source, resolution, info.crop)
+    data = read_data(source, resolution, info.crop)
     if len(data.classes) != len(info.classes):
         raise BadInput(
             f"{source} has {len(data.classes)} classes; the network has {len(info.classes)}"

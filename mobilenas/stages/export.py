@@ -189,7 +189,7 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
         loose = LooseImages(root)
         if len(loose):
             return _all(loose, f"images of {source}")
-    data, _ = read_data(source, resolution, info.crop)
+    data = read_data(source, resolution, info.crop)
     return _all(data.train, f"training images of {source}")
 
 

@@ -112,7 +112,7 @@ def choose_images(
 
     calibrate: images for recalibration, None for 2,016 at most. Raises BadInput.
     """
-    data, _ = read_data(source, resolution, config.eval_crop, stream=config.stream)
+    data = read_data(source, resolution, config.eval_crop, stream=config.stream)
     count = len(data.train)
     validate = config.validate_images or min(5000, count // 5)
     if not validate:
@@ -133,7 +133,7 @@ def stored_images(
     """The images of the training in a run folder. Raises BadInput naming what is missing, or
     changed since the run was started.
     """
-    data, _ = read_data(source, resolution, config.eval_crop, stream=config.stream)
+    data = read_data(source, resolution, config.eval_crop, stream=config.stream)
     splits = Splits.from_json(read_json(run.path / SPLITS))
     for name, indices in vars(splits).items():
         if len(indices) and indices[-1] >= len(data.train):

@@ -137,8 +137,8 @@ def test_neither_training_nor_search_sees_a_test_image(
             raise AssertionError("the number of the test images was asked for")
 
     def read(*asked: Any, **how: Any) -> Any:
-        data, streamed = read_data(*asked, **how)
-        return replace(data, test=Forbidden()), streamed
+        data = read_data(*asked, **how)
+        return replace(data, test=Forbidden())
 
     monkeypatch.setattr(images, "read_data", read)
     supernet, search = tmp_path / "supernet", tmp_path / "evolve"
