@@ -76,7 +76,9 @@ def evolve(
     result = run_evolve(search, out, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
-        print_json({"run": str(out), "evaluations": len(result.evaluations), "front": front})
+        found = RunFolder.open(out, "evolve").facts.get("data")  # runs of before have none
+        evaluations = len(result.evaluations)
+        print_json({"run": str(out), "data": found, "evaluations": evaluations, "front": front})
         return
     print(front_table(front))
     print(selected_on(RunFolder.open(out, "evolve").result()))

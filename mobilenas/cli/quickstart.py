@@ -32,7 +32,9 @@ def quickstart(
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
         export = report.to_dict()
-        print_json({"run": str(out), "front": front, "train": trained, "export": export})
+        found = RunFolder.open(out / "train", "train").facts.get("data")
+        results = {"front": front, "train": trained, "export": export}
+        print_json({"run": str(out), "data": found, **results})
         return
     print(front_table(front))
     print(selected_on(RunFolder.open(out / "evolve", "evolve").result()))

@@ -77,7 +77,8 @@ def supernet_train(
         return
     rows = score_supernet(run)
     if as_json:
-        print_json({"run": str(out), "validation": rows})
+        found = run.images.data.found.to_dict()
+        print_json({"run": str(out), "data": found, "validation": rows})
         return
     columns = {
         "name": "arch",

@@ -90,7 +90,7 @@ def train(
         return
     result = finish_train(run)
     if as_json:
-        print_json({"run": str(out), **result})
+        print_json({"run": str(out), "data": run.images.data.found.to_dict(), **result})
         return
     print(describe_training(result, run.folder.seconds))
     print(f"network in {out / 'network'}; next: mobilenas export --onnx --run {out}")

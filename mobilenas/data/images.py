@@ -1,15 +1,17 @@
 """Labelled images: decoded in memory, or encoded on disk and read when they are needed."""
 
+import copy
 import io
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.data.found import Found
 from mobilenas.data.order import Blocks
 
 Channels = tuple[float, float, float]
@@ -57,8 +59,35 @@ class EncodedImages(ABC):
         return decode(self.name(index), self.read(index))
 
 
+class ChosenImages(EncodedImages):
+    """Those `rows` (sorted) of a part, in their order."""
+
+    def __init__(self, part: EncodedImages, rows: npt.NDArray[np.int64]) -> None:
+        self.labels = part.labels[rows]
+        self._part = part
+        self._rows = rows
+        if part.blocks is not None:
+            starts = np.searchsorted(rows, part.blocks.starts)
+            there = np.diff(starts, append=len(rows)) > 0
+            self.blocks = Blocks(starts[there], part.blocks.sizes[there])
+
+    def name(self, index: int) -> str:
+        return self._part.name(self._rows[index])
+
+    def read(self, index: int) -> Encoded:
+        return self._part.read(self._rows[index])
+
+
 Part = Images | EncodedImages
-Indexed = tuple[tuple[str, ...], EncodedImages, EncodedImages | None]  # classes, train, test
+
+
+def relabelled(part: Part, numbers: npt.NDArray[np.int64]) -> Part:
+    """The same images; numbers: (classes,), the new label of each old one."""
+    if isinstance(part, Images):
+        return replace(part, labels=numbers[part.labels])
+    part = copy.copy(part)
+    part.labels = numbers[part.labels]
+    return part
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +95,7 @@ class ImageData:
     """A data set: both parts in memory, or both on disk.
 
     mean, std: per channel, in units of 0..1; of `train`, or ImageNet's where no image was read.
+    found: what was found in the source.
     """
 
     name: str
@@ -74,17 +104,34 @@ class ImageData:
     classes: tuple[str, ...]
     mean: Channels
     std: Channels
+    found: Found
 
 
 def decode(name: str, encoded: Encoded) -> Image.Image:
-    """An RGB image. Raises BadInput with this name where it is damaged or missing."""
+    """An RGB image, upright. Raises BadInput with this name where it is damaged or missing."""
+    return decode_upright(name, encoded)[0]
+
+
+def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
+    """An RGB image, and whether it had to be turned or mirrored, as the EXIF orientation of photos
+    says. Raises BadInput with this name where it is damaged or missing.
+    """
     if encoded is None:
         raise BadInput(f"{name}: no image bytes; every row needs an image")
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
             if image.mode[0] in "IF":  # convert("RGB") would clip these to white
                 raise ValueError(f"pixels of type {image.mode}; there must be 8 bits a channel")
-            return image.convert("RGB")
+            rgb = image.convert("RGB")
+            turned = _is_turned(image)
+            return (ImageOps.exif_transpose(rgb) if turned else rgb), turned
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadInput(f"{name}: cannot read the image ({reason})") from error
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # of a damaged EXIF block: the pixels are whole
+        return False

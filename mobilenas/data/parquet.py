@@ -1,8 +1,8 @@
-"""Index parquet files as Hugging Face data sets have them: an image column and `label`."""
+"""Index parquet files as Hugging Face data sets have them: a column of images, one of labels."""
 
 import json
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobilenas.base.errors import BadInput, one_line
-from mobilenas.data.images import EncodedImages, Indexed
+from mobilenas.data.images import EncodedImages
+from mobilenas.data.indexed import Indexed, make_indexed
 from mobilenas.data.order import WINDOW_BYTES, Blocks
-from mobilenas.data.shards import name_classes, split_files
+from mobilenas.data.roles import Role
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,57 +83,88 @@ class ParquetImages(EncodedImages):
             self._kept.popitem(last=False)
 
 
-def index_parquet(files: list[Path]) -> Indexed:
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns, None for the usual ones: `img` or `image`, and `label`."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+def index_parquet(
+    files: Mapping[Role, list[Path]], columns: Columns, left_out: Counter[str]
+) -> Indexed:
     """Raises BadInput where a file is damaged, or has other columns or classes than it must."""
-    train_files, test_files = split_files(files)
-    read = {file: _index_file(file) for file in files}
-    names = read[train_files[0]].names
-    for file in files:
-        if read[file].names != names:
-            raise BadInput(f"{file}: class names differ from those of {train_files[0]}")
-    train = ParquetImages([read[file] for file in train_files])
-    test = ParquetImages([read[file] for file in test_files]) if test_files else None
-    return name_classes(names, train, test), train, test
+    parts: dict[Role, EncodedImages] = {}
+    first = files["train"][0]
+    names = None
+    for role in sorted(files, key=lambda role: role != "train"):
+        read = [_index_file(file, columns, role) for file in files[role]]
+        if role == "train":
+            names = read[0].names
+        for index in read:
+            if index.names != names and not (index.labels < 0).all():
+                raise BadInput(f"{index.file}: class names differ from those of {first}")
+        parts[role] = ParquetImages(read)
+    return make_indexed(parts, names, left_out)
 
 
-def _index_file(file: Path) -> _Index:
+def _index_file(file: Path, columns: Columns, role: Role) -> _Index:
+    label = columns.label or "label"
     with _damage_named(file), pq.ParquetFile(file) as opened:
         schema = opened.schema_arrow
-        column = _image_column(file, schema)
-        labels = opened.read(columns=["label"], use_threads=False)["label"]
         metadata = opened.metadata
+        if role != "train" and label not in schema.names:  # as the test parts of contests are
+            labels = np.full(metadata.num_rows, -1, dtype=np.int64)
+        else:
+            _check_label(file, schema, columns)
+            labels = _labels(file, opened.read(columns=[label], use_threads=False)[label], role)
+        column = _image_column(file, schema, columns)
     if not len(labels):
         raise BadInput(f"{file}: no rows; there must be one at least")
-    if labels.null_count:
-        row = np.flatnonzero(labels.is_null().to_numpy())[0]
-        raise BadInput(f"{file}, row {row}: label is null; it must be an integer")
     features = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))
-    names = features.get("info", {}).get("features", {}).get("label", {}).get("names")
-    return _Index(
-        file=file,
-        column=column,
-        labels=labels.to_numpy().astype(np.int64),
-        names=tuple(names) if names else None,
-        metadata=metadata,
-    )
+    names = features.get("info", {}).get("features", {}).get(label, {}).get("names")
+    return _Index(file, column, labels, tuple(names) if names else None, metadata)
 
 
-def _image_column(file: Path, schema: Any) -> str:
-    there = schema.names
-    images = [name for name in there if name in ("img", "image")]
-    if "label" not in there or not images:
-        raise BadInput(
-            f"{file}: there must be columns img (or image) and label, not only {', '.join(there)}"
-        )
-    if not pa.types.is_integer(schema.field("label").type):
-        kind = schema.field("label").type
-        raise BadInput(f"{file}: column label holds {kind}; it must hold integers")
-    whole = schema.field(images[0]).type
+def _labels(file: Path, column: Any, role: Role) -> npt.NDArray[np.int64]:
+    if column.null_count and (role == "train" or column.null_count < len(column)):
+        row = np.flatnonzero(column.is_null().to_numpy())[0]
+        raise BadInput(f"{file}, row {row}: label is null; it must be an integer")
+    labels: npt.NDArray[np.int64] = column.fill_null(-1).to_numpy().astype(np.int64)
+    return labels
+
+
+def _check_label(file: Path, schema: Any, columns: Columns) -> None:
+    label = columns.label or "label"
+    if label not in schema.names:
+        raise BadInput(_no_column(file, schema, "label", columns.label))
+    kind = schema.field(label).type
+    if not pa.types.is_integer(kind):
+        raise BadInput(f"{file}: column {label} holds {kind}; it must hold integers")
+
+
+def _image_column(file: Path, schema: Any, columns: Columns) -> str:
+    usual = (columns.image,) if columns.image else ("img", "image")
+    name = next((name for name in schema.names if name in usual), None)
+    if name is None:
+        raise BadInput(_no_column(file, schema, "image", columns.image))
+    whole = schema.field(name).type
     nested = pa.types.is_struct(whole) and whole.get_field_index("bytes") >= 0
     kind = whole.field("bytes").type if nested else whole
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise BadInput(f"{file}: column {images[0]} holds {whole}; it must hold bytes")
-    return f"{images[0]}.bytes" if nested else images[0]
+        raise BadInput(f"{file}: column {name} holds {whole}; it must hold bytes")
+    return f"{name}.bytes" if nested else name
+
+
+def _no_column(file: Path, schema: Any, what: str, asked: str | None) -> str:
+    there = ", ".join(schema.names)
+    if asked:
+        return f"{file}: no column {asked}; there are {there}"
+    return (
+        f"{file}: there must be columns img (or image) and label, not only {there}; "
+        f'--data "...;{what}=NAME" names another'
+    )
 
 
 def _read_group(index: _Index, group: int) -> Any:

@@ -2,18 +2,22 @@
 
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data.images import Channels, Encoded, EncodedImages, decode
+from mobilenas.base.progress import ProgressBar
+from mobilenas.data.images import Channels, Encoded, EncodedImages, Images, decode_upright
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 1024  # images that are held encoded at a time
+_TOLD = 10  # names of damaged images that are logged
 TASK = 16  # images that a thread decodes in one go: one at a time is slower for small images
 
 
@@ -22,20 +26,87 @@ def short_side(resolution: int, crop: float) -> int:
     return round(resolution / crop)
 
 
-def decode_all(part: EncodedImages, resolution: int, crop: float = 1.0) -> npt.NDArray[np.uint8]:
-    """The images of a part, (N, resolution, resolution, 3); BadInput names one that is damaged."""
+@dataclass(frozen=True)
+class Decoding:
+    """What the decoding of a part showed. damaged: the rows that could not be decoded, sorted;
+    turned: how many images were turned upright.
+    """
+
+    damaged: list[int]
+    turned: int
+
+
+def decode_all(
+    part: EncodedImages, resolution: int, crop: float = 1.0, *, skip: bool = False
+) -> tuple[Images, Decoding]:
+    """The images of a part, scaled and cropped. skip: without those that are damaged.
+
+    Raises BadInput naming the first that is damaged, or where all are.
+    """
     pixels = np.empty((len(part), resolution, resolution, 3), dtype=np.uint8)
 
-    def fill(task: list[tuple[int, Encoded]]) -> None:
-        for index, encoded in task:
-            pixels[index] = _fit(decode(part.name(index), encoded), resolution, crop)
+    def keep(row: int, image: Image.Image) -> None:
+        pixels[row] = _fit(image, resolution, crop)
 
+    decoding = _decode_each(part, np.arange(len(part)), keep, skip)
+    if decoding.damaged:
+        pixels = np.delete(pixels, decoding.damaged, axis=0)
+    return Images(pixels, np.delete(part.labels, decoding.damaged)), decoding
+
+
+def try_all(
+    part: EncodedImages, rows: npt.NDArray[np.int64] | None = None, *, skip: bool = False
+) -> Decoding:
+    """Decode images (those of `rows`, all if None) to see whether they can be, and keep nothing.
+
+    skip: note those that are damaged. Raises BadInput naming the first one otherwise.
+    """
+    chosen = np.arange(len(part)) if rows is None else rows
+    with ProgressBar("checking images", len(chosen)) as bar:
+        return _decode_each(part, chosen, lambda row, image: None, skip, bar)
+
+
+def _decode_each(
+    part: EncodedImages,
+    rows: npt.NDArray[np.int64],
+    use: Callable[[int, Image.Image], None],
+    skip: bool,
+    bar: ProgressBar | None = None,
+) -> Decoding:
+    """Decode with all processors, and use each image."""
+
+    def work(task: list[tuple[int, Encoded]]) -> tuple[list[tuple[int, BadInput]], int]:
+        damaged, turned = [], 0
+        for row, encoded in task:
+            try:
+                image, was_turned = decode_upright(part.name(row), encoded)
+            except BadInput as error:
+                if not skip:
+                    raise
+                damaged.append((row, error))
+                continue
+            turned += was_turned
+            use(row, image)
+        return damaged, turned
+
+    damaged: list[tuple[int, BadInput]] = []
+    turned = 0
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for start in range(0, len(part), BLOCK):
-            block = [(i, part.read(i)) for i in range(start, min(start + BLOCK, len(part)))]
+        for start in range(0, len(rows), BLOCK):
+            block = [(int(row), part.read(int(row))) for row in rows[start : start + BLOCK]]
             tasks = [block[i : i + TASK] for i in range(0, len(block), TASK)]
-            list(pool.map(fill, tasks))  # raises the error of the first bad image
-    return pixels
+            for bad, count in pool.map(work, tasks):  # raises the error of the first bad image
+                damaged += bad
+                turned += count
+            if bar:
+                bar.advance(len(block))
+    for _, error in damaged[:_TOLD]:
+        logger.warning("left out: %s", error)
+    if len(damaged) > _TOLD:
+        logger.warning("left out: %d more images that are damaged", len(damaged) - _TOLD)
+    if len(damaged) == len(rows):
+        raise BadInput(f"{part.name(0)} ...: all {len(rows)} images are damaged")
+    return Decoding([row for row, _ in damaged], turned)
 
 
 def _fit(image: Image.Image, resolution: int, crop: float) -> npt.NDArray[np.uint8]:

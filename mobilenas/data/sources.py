@@ -1,24 +1,39 @@
-"""Labelled images from class folders, parquet or tar files, torchvision's CIFAR or scikit-learn.
+"""Labelled images from folders, parquet or tar files, torchvision's CIFAR or scikit-learn.
 
 `load_data` decodes everything once into memory, so that a batch costs an index and no more.
 `open_data` reads an index only; the images of a large data set are read when they are needed.
-`read_data` does the one or the other by the size.
+`read_data` does the one or the other by the size, and says what was found.
 """
 
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.data.builtin import load_cifar, load_digits
 from mobilenas.data.folders import index_folders
-from mobilenas.data.images import ImageData, Images, Indexed, Part
-from mobilenas.data.parquet import index_parquet
-from mobilenas.data.pixels import channel_statistics, check_memory, decode_all, fit_all
+from mobilenas.data.found import Found, counted
+from mobilenas.data.images import ChosenImages, EncodedImages, ImageData, Images, Part
+from mobilenas.data.indexed import Indexed
+from mobilenas.data.listing import Folder, scan
+from mobilenas.data.parquet import Columns, index_parquet
+from mobilenas.data.pixels import Decoding, channel_statistics, check_memory, decode_all, try_all
+from mobilenas.data.roles import split_files
 from mobilenas.data.tars import index_tars
 
 _HELD_BYTES = 2 << 30  # of decoded images, from which on they are streamed
+_OPTIONS = ("image", "label", "damaged")
+_CIFAR = ("cifar10", "cifar100")
+_FEW = 5  # names of classes in a note
 
-Loaded = tuple[tuple[str, ...], Images, Images | None]  # classes, train, test
+log = logging.getLogger(__name__)
+
+
+Damaged = Mapping[str, list[int]]  # part -> the rows of its images that are left out
 
 
 def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
@@ -26,16 +41,21 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
 
     `source` is one of
     - `digits`: scikit-learn's 1,797 handwritten digits, enlarged; every fifth of a class is test;
-    - a folder of class folders, DIR/CLASS/*.jpg, or DIR/train/CLASS/* with DIR/test or DIR/val;
+    - a folder of class folders, DIR/CLASS/*.jpg, or the same in DIR/train and DIR/test (or val,
+      validation ...; `roles.py` has the names); or images listed by a metadata.csv;
     - parquet files as Hugging Face data sets have them (a folder, a file, or files separated by
-      commas): column `img` or `image` with bytes, column `label`. Files with a word like `test` or
-      `val` in their names (`test-00000.parquet`, `cifar10_val.parquet`) are the test part, unless
-      there are no others;
+      commas): column `img` or `image` with bytes, column `label` with integers. A word in the name
+      of a file or of its folder says which part it is (`test-00000.parquet`, `val/0000.parquet`);
     - WebDataset shards, in the same way: *.tar with KEY.jpg (jpeg, png, webp) and KEY.cls, a number
       from 0; a file classes.txt beside them, one name a line, names the classes;
     - `cifar10:DIR` or `cifar100:DIR`: the python version that torchvision reads.
 
-    Other sizes are scaled (short side to `resolution`, antialiased) and cropped at the centre; with
+    Options may follow after semicolons, `DIR;label=fine_label`: `image` and `label` name columns,
+    `damaged=skip` leaves out images that cannot be decoded.
+
+    The test part is that called test if it is labelled, else the validation part. Hidden files are
+    left out, links are followed. Photos are turned upright as their EXIF orientation says. Other
+    sizes are scaled (short side to `resolution`, antialiased) and cropped at the centre; with
     `crop` below 1 all are, and of the short side this share is kept (`short_side` of pixels.py);
     grey, palette and alpha images become RGB, the alpha is dropped.
 
@@ -45,136 +65,204 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
         raise BadInput(f"resolution {resolution}: must be at least 1 pixel")
     if not 0 < crop <= 1:
         raise BadInput(f"crop {crop}: must be a share above 0, up to 1")
-    kind, colon, folder = source.partition(":")
-    if source == "digits":
-        name, (classes, train, test) = source, _digits(resolution, crop)
-    elif colon and kind in ("cifar10", "cifar100"):
-        root = Path(folder).expanduser()
-        name, (classes, train, test) = kind, _cifar(kind, root, resolution, crop)
-    else:
-        name, (classes, train, test) = _name(source), _files(source, resolution, crop)
-    _check_classes(source, train)
+    asked = Source.parse(source)
+    if asked.kind != "files":
+        return _builtin(asked, resolution, crop)
+    left_out: Counter[str] = Counter()
+    index = _index(asked, left_out)
+    _check_classes(asked, index)
+    check_memory(source, len(index.train) + len(index.test or ()), resolution)
+    train, tried = decode_all(index.train, resolution, crop, skip=asked.skip_damaged)
+    test: Images | None = None
+    decodings = {"train": tried}
+    if index.test is not None:
+        test, decodings["test"] = decode_all(index.test, resolution, crop, skip=asked.skip_damaged)
+    found = _found(asked, index, train, test, left_out, decodings)
     mean, std = channel_statistics(train.pixels)
-    return ImageData(name, train, test, classes, mean, std)
+    return ImageData(_name(asked), train, test, index.classes, mean, std, found)
 
 
-def open_data(source: str) -> ImageData:
-    """Index the files that `source` names: class folders, parquet or tar files as in `load_data`.
+def _builtin(asked: "Source", resolution: int, crop: float) -> ImageData:
+    if asked.kind == "digits":
+        classes, train, test = load_digits(resolution, crop)
+    else:
+        classes, train, test = load_cifar(asked.kind, asked.paths[0], resolution, crop)
+    mean, std = channel_statistics(train.pixels)
+    found = Found(asked.text, len(train), len(test), "test", classes)
+    return ImageData(asked.kind, train, test, classes, mean, std, found)
 
-    Labels and classes are those of `load_data`. Raises BadInput where the source is missing or
-    inconsistent; a damaged image is found when it is read.
+
+def open_data(source: str, damaged: Damaged | None = None) -> ImageData:
+    """Index the files that `source` names: folders, parquet or tar files as in `load_data`.
+
+    damaged: the images that `damaged=skip` was found to leave out before; None decodes all images
+    to find them. Labels and classes are those of `load_data`. Raises BadInput where the source is
+    missing or inconsistent; without `damaged=skip` a damaged image is found when it is read.
     """
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # slow to import
 
-    if _is_held(source):
+    asked = Source.parse(source)
+    if asked.kind != "files":
         raise BadInput(
             f"{source} is always held in memory; class folders, parquet and tar files are streamed"
         )
-    classes, train, test = _index(source)
-    _check_classes(source, train)
+    left_out: Counter[str] = Counter()
+    index = _index(asked, left_out)
+    _check_classes(asked, index)
+    parts: dict[str, EncodedImages] = {"train": index.train}
+    if index.test is not None:
+        parts["test"] = index.test
+    decodings: dict[str, Decoding] = {}
+    if asked.skip_damaged:
+        for name, part in parts.items():
+            known = None if damaged is None else damaged.get(name, [])
+            decodings[name] = try_all(part, skip=True) if known is None else Decoding(known, 0)
+            rows = np.delete(np.arange(len(part)), decodings[name].damaged)
+            parts[name] = ChosenImages(part, rows)
+    train, test = parts["train"], parts.get("test")
+    found = _found(asked, index, train, test, left_out, decodings)
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    return ImageData(_name(source), train, test, classes, mean, std)
+    return ImageData(_name(asked), train, test, index.classes, mean, std, found)
 
 
 def read_data(
-    source: str, resolution: int, crop: float = 1.0, *, stream: bool | None = None
+    source: str,
+    resolution: int,
+    crop: float = 1.0,
+    *,
+    stream: bool | None = None,
+    damaged: Damaged | None = None,
 ) -> ImageData:
     """`open_data` if `stream`, `load_data` if not; None streams what would take more than 2 GiB
-    decoded. Raises BadInput as these do.
+    decoded. Logs one line of what was found. Raises BadInput as these do.
     """
-    if stream is None and not _is_held(source):
-        opened = open_data(source)
-        images = len(opened.train) + len(opened.test or ())
-        if images * resolution * resolution * 3 > _HELD_BYTES:
-            return opened
-    return open_data(source) if stream else load_data(source, resolution, crop)
+    data = None
+    if stream or (stream is None and Source.parse(source).kind == "files"):
+        data = open_data(source, damaged)
+        images = len(data.train) + len(data.test or ())
+        if not stream and images * resolution * resolution * 3 <= _HELD_BYTES:
+            data = None
+    data = data or load_data(source, resolution, crop)
+    log.info("%s", data.found)
+    return data
 
 
-def _is_held(source: str) -> bool:
-    """Whether it is small, and there is no other way than to hold it in memory."""
-    return source == "digits" or source.startswith(("cifar10:", "cifar100:"))
+@dataclass(frozen=True)
+class Source:
+    """What names a data set: its kind, its paths (a folder, or files) and its options."""
+
+    text: str
+    kind: str  # digits, cifar10, cifar100 or files
+    paths: tuple[Path, ...] = ()
+    columns: Columns = field(default_factory=Columns)
+    skip_damaged: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """Raises BadInput naming a path that does not exist, or an option that there is not."""
+        named, *given = [text] if Path(text).expanduser().exists() else text.split(";")
+        options = _options(text, given)
+        kind, colon, folder = named.partition(":")
+        if named == "digits":
+            return cls(text, "digits")
+        if colon and kind in _CIFAR:
+            return cls(text, kind, (Path(folder).expanduser(),))
+        names = [named] if Path(named).expanduser().exists() else named.split(",")
+        paths = [Path(name.strip()).expanduser() for name in names]
+        for name, path in zip(names, paths, strict=True):
+            if not name.strip() or not path.exists():
+                raise BadInput(
+                    f"data {name.strip()!r} does not exist; it must be digits, a folder of class "
+                    "folders, parquet or tar files, cifar10:DIR or cifar100:DIR"
+                )
+        columns = Columns(options.get("image"), options.get("label"))
+        return cls(text, "files", tuple(paths), columns, "damaged" in options)
 
 
-def _name(source: str) -> str:
-    path = Path(source).expanduser()
-    return path.resolve().name if path.is_dir() else source
+def _options(text: str, given: list[str]) -> dict[str, str]:
+    options = {}
+    for option in given:
+        key, _, value = (word.strip() for word in option.partition("="))
+        if key not in _OPTIONS or not value or (key == "damaged" and value != "skip"):
+            raise BadInput(
+                f"data {text!r}: option {option.strip()!r}: it must be image=COLUMN, label=COLUMN "
+                "or damaged=skip"
+            )
+        options[key] = value
+    return options
 
 
-def _check_classes(source: str, train: Part) -> None:
-    present = len(np.unique(train.labels))
+def _index(asked: Source, left_out: Counter[str]) -> Indexed:
+    first, columns = asked.paths[0], asked.columns
+    if first.is_dir():
+        folder = scan(first, left_out)
+        files = _shards(folder)
+        if not files:
+            return index_folders(folder, left_out, columns.label)
+        parts, root = split_files(files, first), first
+    else:
+        files, root = list(asked.paths), first.parent
+        parts = split_files(files)
+    if files[0].suffix == ".tar":
+        return index_tars(parts, root, left_out)
+    return index_parquet(parts, columns, left_out)
+
+
+def _shards(folder: Folder) -> list[Path]:
+    """The parquet or else the tar files in a folder; where it has no images, also those below."""
+    own = [folder.path / name for name in folder.files]
+    for found in (own, [] if folder.images() else list(folder.walk())):
+        for suffix in (".parquet", ".tar"):
+            if files := [path for path in found if path.suffix == suffix]:
+                return files
+    return []
+
+
+def _check_classes(asked: Source, index: Indexed) -> None:
+    present = len(np.unique(index.train.labels))
     if present < 2:
         raise BadInput(
-            f"{source}: training images of {present} class; there must be at least 2 classes"
+            f"{asked.text}: training images of {present} class; there must be at least 2 classes"
         )
+    names = Counter(index.classes)
+    if len(names) < len(index.classes):
+        raise BadInput(f"{asked.text}: two classes are called {names.most_common(1)[0][0]!r}")
 
 
-# --- built-in and torchvision -------------------------------------------------------------------
+def _found(
+    asked: Source,
+    index: Indexed,
+    train: Part,
+    test: Part | None,
+    left_out: Counter[str],
+    decodings: Mapping[str, Decoding],
+) -> Found:
+    """What was found, with what the decoding of the parts showed."""
+    notes = []
+    for part, words in ((train, "training"), (test, "test")):
+        if part is not None:
+            lacking = np.setdiff1d(np.arange(len(index.classes)), part.labels)
+            if len(lacking):
+                named = ", ".join(index.classes[number] for number in lacking[:_FEW])
+                more = f" and {len(lacking) - _FEW} classes more" if len(lacking) > _FEW else ""
+                notes.append(f"no {words} images of {named}{more}")
+    turned = sum(decoding.turned for decoding in decodings.values())
+    if turned:
+        notes.append(f"{counted(turned, 'images')} turned upright (EXIF)")
+    damaged = {name: decoding.damaged for name, decoding in decodings.items()}
+    left_out["damaged images"] += sum(map(len, damaged.values()))
+    return Found(
+        source=asked.text,
+        train_images=len(train),
+        test_images=0 if test is None else len(test),
+        test_part=index.test_role,
+        classes=index.classes,
+        left_out=dict(+left_out),
+        notes=tuple(notes),
+        damaged=damaged if asked.skip_damaged else {},
+    )
 
 
-def _digits(resolution: int, crop: float) -> Loaded:
-    from sklearn.datasets import load_digits  # here: it takes a second to import
-
-    digits = load_digits()
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)  # the source counts 0..16
-    labels = digits.target.astype(np.int64)
-    is_test = np.zeros(len(labels), dtype=bool)
-    for label in range(10):
-        is_test[np.flatnonzero(labels == label)[4::5]] = True
-    check_memory("digits", len(labels), resolution)
-    pixels = fit_all(np.repeat(grey[..., None], 3, axis=3), resolution, crop)
-    classes = tuple(str(name) for name in digits.target_names)
-    train, test = (Images(pixels[part], labels[part]) for part in (~is_test, is_test))
-    return classes, train, test
-
-
-def _cifar(kind: str, root: Path, resolution: int, crop: float) -> Loaded:
-    from torchvision.datasets import CIFAR10, CIFAR100  # here: it takes a second to import
-
-    reader = {"cifar10": CIFAR10, "cifar100": CIFAR100}[kind]
-    folder = root / reader.base_folder
-    names = [name for name, _ in [*reader.train_list, *reader.test_list]]
-    for name in [*names, reader.meta["filename"]]:
-        if not (folder / name).is_file():
-            raise BadInput(f"{kind}:{root}: {folder / name} does not exist; unpack {reader.url}")
-    # torchvision unpickles these files, but only after their MD5 matched the published one.
-    try:
-        train, test = (reader(root, train=part, download=False) for part in (True, False))
-    except RuntimeError as error:
-        raise BadInput(
-            f"{kind}:{root}: a file in {folder} is damaged (wrong MD5); unpack {reader.url} again"
-        ) from error
-    check_memory(f"{kind}:{root}", len(train.data) + len(test.data), resolution)
-    images = [
-        Images(fit_all(part.data, resolution, crop), np.array(part.targets, dtype=np.int64))
-        for part in (train, test)
-    ]
-    return tuple(train.classes), images[0], images[1]
-
-
-# --- files --------------------------------------------------------------------------------------
-
-
-def _files(source: str, resolution: int, crop: float) -> Loaded:
-    classes, train, test = _index(source)
-    check_memory(source, len(train) + (len(test) if test else 0), resolution)
-    decoded = [
-        Images(decode_all(part, resolution, crop), part.labels) for part in (train, test) if part
-    ]
-    return classes, decoded[0], decoded[1] if test else None
-
-
-def _index(source: str) -> Indexed:
-    whole = Path(source).expanduser()
-    names = [source] if whole.exists() else source.split(",")
-    paths = [Path(name.strip()).expanduser() for name in names]
-    for name, path in zip(names, paths, strict=True):
-        if not name.strip() or not path.exists():
-            raise BadInput(
-                f"data {name.strip()!r} does not exist; it must be digits, a folder of class "
-                "folders, parquet or tar files, cifar10:DIR or cifar100:DIR"
-            )
-    if whole.is_dir():
-        paths = sorted(whole.glob("*.parquet")) or sorted(whole.glob("*.tar"))
-        if not paths:
-            return index_folders(whole)
-    return index_tars(paths) if paths[0].suffix == ".tar" else index_parquet(paths)
+def _name(asked: Source) -> str:
+    (path, *others) = asked.paths
+    return path.resolve().name if path.is_dir() and not others else asked.text

@@ -7,14 +7,18 @@ name a line, names the classes.
 import os
 import re
 import tarfile
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput, one_line
-from mobilenas.data.images import EncodedImages, Indexed
-from mobilenas.data.shards import name_classes, split_files
+from mobilenas.data.images import EncodedImages
+from mobilenas.data.indexed import Indexed, make_indexed
+from mobilenas.data.listing import HIDDEN, is_hidden
+from mobilenas.data.roles import Role
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first dot; then the suffix
@@ -23,9 +27,13 @@ _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # folder and name to its first 
 class TarImages(EncodedImages):
     """The samples of shards, in their order. The headers are read once, images by their offset."""
 
-    def __init__(self, files: list[Path]) -> None:
+    def __init__(self, files: list[Path], left_out: Counter[str]) -> None:
         self._files = files
-        samples = [(shard, *sample) for shard, file in enumerate(files) for sample in _index(file)]
+        samples = [
+            (shard, *sample)
+            for shard, file in enumerate(files)
+            for sample in _index(file, left_out)
+        ]
         shards, names, offsets, sizes, labels = zip(*samples, strict=True)
         self.labels = np.array(labels, dtype=np.int64)
         # Arrays: lists are larger, and each worker process would come to copy them.
@@ -46,20 +54,22 @@ class TarImages(EncodedImages):
             raise BadInput(f"{self.name(index)}: cannot be read ({one_line(error)})") from error
 
 
-def index_tars(files: list[Path]) -> Indexed:
-    """Raises BadInput where a file is no whole tar, or a sample lacks its image or its class."""
-    train_files, test_files = split_files(files)
-    listed = files[0].parent / "classes.txt"
+def index_tars(files: Mapping[Role, list[Path]], root: Path, left_out: Counter[str]) -> Indexed:
+    """root: the folder of classes.txt. Raises BadInput where a file is no whole tar, or a sample
+    lacks its image or its class.
+    """
+    listed = root / "classes.txt"
     names = None
     if listed.is_file():
-        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = listed.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         names = tuple(line.strip() for line in lines if line.strip())
-    train = TarImages(train_files)
-    test = TarImages(test_files) if test_files else None
-    return name_classes(names, train, test), train, test
+    parts: dict[Role, EncodedImages] = {
+        role: TarImages(shards, left_out) for role, shards in files.items()
+    }
+    return make_indexed(parts, names, left_out)
 
 
-def _index(file: Path) -> list[tuple[bytes, int, int, int]]:
+def _index(file: Path, left_out: Counter[str]) -> list[tuple[bytes, int, int, int]]:
     """Per sample the name of the image, its offset and size in bytes, and the label."""
     images: dict[str, tarfile.TarInfo] = {}
     classes: dict[str, str] = {}
@@ -67,7 +77,12 @@ def _index(file: Path) -> list[tuple[bytes, int, int, int]]:
         with tarfile.open(file, "r:") as opened:
             for member in opened:
                 match = _KEY.fullmatch(member.name)
-                if not member.isreg() or not match:
+                if not member.isreg():
+                    continue
+                if any(is_hidden(name) for name in member.name.split("/") if name != "."):
+                    left_out[HIDDEN] += 1
+                    continue
+                if not match:
                     continue
                 key, suffix = match[1], match[2].lower()
                 if suffix in SUFFIXES:
@@ -95,7 +110,7 @@ def _index(file: Path) -> list[tuple[bytes, int, int, int]]:
 
 
 def _label(file: Path, key: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
+    if not re.fullmatch(r"-1|[0-9]{1,9}", text):  # -1: not labelled, as a test part may be
         raise BadInput(f"{file}, {key}.cls: {text!r} is no class; it must be an integer from 0")
     return int(text)
 

@@ -3,10 +3,10 @@
 import json
 import logging
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ import torch
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import read_json
 from mobilenas.data import ImageData, Part, Preparation, read_data
+from mobilenas.data.images import relabelled
 from mobilenas.data.pixels import short_side
 from mobilenas.export.deployable import Pixels, fed, normalise
 from mobilenas.export.write import METADATA
@@ -24,6 +25,8 @@ from mobilenas.runtimes.registry import runtime_of
 
 log = logging.getLogger(__name__)
 
+ClassesBy = Literal["name", "position"]
+
 _BATCH = 64
 _Z = 1.959964  # of the normal distribution, two-sided 95 %
 
@@ -33,7 +36,8 @@ class Evaluation:
     """Shares (0..1) of right images with their 95 % intervals (Wilson 1927).
 
     runtime: torch or one of `RUNTIMES`. images: what they are, in words; short_side: their
-    preparation. top5: None where there are no more than five classes.
+    preparation. top5: None where there are no more than five classes. data: what was found in it, as
+    `Found.to_dict` has it, and classes_by: what told which class is which of the network.
     """
 
     network: str
@@ -46,6 +50,7 @@ class Evaluation:
     top1_interval: tuple[float, float]
     top5: float | None
     top5_interval: tuple[float, float] | None
+    data: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
@@ -70,7 +75,8 @@ def evaluate(path: Path, source: str) -> Evaluation:
     missing, damaged or does not fit.
     """
     network = open_classifier(path)
-    images, words = evaluation_images(load_images(source, network.resolution, network.info))
+    data, classes_by = load_images(source, network.resolution, network.info)
+    images, words = evaluation_images(data)
     top1, top5 = ranked_right(all_logits(network, images), images.labels)
     n = len(images.labels)
     few = len(network.info.classes) <= 5
@@ -85,28 +91,41 @@ def evaluate(path: Path, source: str) -> Evaluation:
         top1_interval=wilson(top1, n),
         top5=None if few else top5 / n,
         top5_interval=None if few else wilson(top5, n),
+        data=data.found.to_dict() | {"classes_by": classes_by},
     )
 
 
-def load_images(source: str, resolution: int, info: NetworkInfo) -> ImageData:
-    """Images prepared as a network wants them.
+def load_images(source: str, resolution: int, info: NetworkInfo) -> tuple[ImageData, ClassesBy]:
+    """Images prepared for a network, with labels in the order of its classes; and what told that.
 
-    Raises BadInput as `read_data` does, and where the number of classes is another one.
+    Classes of the same names are told by these, in whatever order. Where no name is the same, as of
+    WordNet numbers and words, the order counts. Raises BadInput as `read_data` does, where some
+    names are the same and others not, and where the number of classes is another one.
     """
     data = read_data(source, resolution, info.crop)
-    if len(data.classes) != len(info.classes):
+    theirs, ours = data.classes, info.classes
+    if len(theirs) != len(ours):
+        raise BadInput(f"{source} has {len(theirs)} classes; the network has {len(ours)}")
+    if set(theirs) == set(ours):
+        if theirs != ours:
+            numbers = np.array([ours.index(name) for name in theirs])
+            train, test = relabelled(data.train, numbers), data.test
+            test = test and relabelled(test, numbers)
+            data = replace(data, classes=ours, train=train, test=test)
+        return data, "name"
+    if set(theirs) & set(ours):
+        odd, lacking = (next(iter(sorted(x))) for x in (set(theirs) - {*ours}, {*ours} - {*theirs}))
         raise BadInput(
-            f"{source} has {len(data.classes)} classes; the network has {len(info.classes)}"
+            f"{source}: class {odd!r} is none of the network, which has {lacking!r} among others; "
+            "all names must be the same, or none"
         )
-    unnamed = tuple(map(str, range(len(info.classes))))
-    if data.classes != info.classes and unnamed not in (data.classes, info.classes):
-        pairs = zip(data.classes, info.classes, strict=True)
-        odd = next((theirs, ours) for theirs, ours in pairs if theirs != ours)
+    unnamed = tuple(map(str, range(len(ours))))
+    if unnamed not in (theirs, ours):
         log.warning(
             "%s: class names are not those of the network (%s, not %s); their order counts",
-            *(source, *odd),
+            *(source, theirs[0], ours[0]),
         )
-    return data
+    return data, "position"
 
 
 def evaluation_images(data: ImageData) -> tuple[Part, str]:
@@ -212,4 +231,5 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     share, weight = right / n, _Z**2 / n
     centre = share + weight / 2
     spread = _Z * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    return (centre - spread) / (1 + weight), (centre + spread) / (1 + weight)
+    # Exact at the ends, where rounding would give a little less than 0 or more than 1.
+    return max(0.0, (centre - spread) / (1 + weight)), min(1.0, (centre + spread) / (1 + weight))

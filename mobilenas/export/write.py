@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ class Report:
 
     path: the main file; size_bytes: of all files that the runtime reads. opset: None where the file
     is not ONNX. metadata: as they stand in the file, all strings. scheme, trials: of int8, how the
-    model was quantised, and what other ways gave. seconds: of the conversion.
+    model was quantised, and what other ways gave. seconds: of the conversion. data: what was
+    found in the data that the images are from, as `Found.to_dict` has it.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Report:
     scheme: str | None
     trials: tuple[dict[str, Any], ...]
     verification: Verification
+    data: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""

@@ -138,6 +138,7 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         out,
         evaluator=evaluator.describe(),
         parents=parents,
+        facts={"data": evaluator.run.images.data.found.to_dict()},
         resume=resume,
     )
 
@@ -149,13 +150,14 @@ def search_archs(
     *,
     evaluator: Mapping[str, Any] | None = None,
     parents: Mapping[str, str] | None = None,
+    facts: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> Result:
     """Run a search in a run folder, with what `measure` says of archs (see `search.replay`).
 
     evaluator: plain data that says what is measured; a resume with another one is refused, and so
-    are latency tables with another content. parents: of the run folder; they are never compared, as
-    files move.
+    are latency tables with another content. parents, facts: of the run folder; they are never
+    compared, as files move.
     Raises InfeasibleBudget where no arch meets the limits; BadInput for a folder with another
     search, or evaluations that this search would not have made.
     """
@@ -185,7 +187,7 @@ def search_archs(
     if share == 0:
         limit = format_limits(problem.limits)
         log.warning("0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit)
-    run = run or RunFolder.create(out, "evolve", settings, parents=parents)
+    run = run or RunFolder.create(out, "evolve", settings, parents=parents, facts=facts)
     ranges = {name: asdict(cost_model.range(name)) for name in cost_model.costs}
     log.info("%s\n%s", space.name, cost_lines(ranges))
     if problem.limits:

@@ -1,23 +1,29 @@
 """The export stage: which network, and the images that prove, calibrate and judge the file."""
 
+import logging
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mobilenas.base.errors import BadInput
 from mobilenas.data import ImageData, Images, Part, Preparation, read_data
-from mobilenas.data.folders import LooseImages
+from mobilenas.data.folders import loose_images
+from mobilenas.data.found import counted
+from mobilenas.data.listing import HIDDEN
 from mobilenas.data.splits import Indices, Splits
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.export import (
     Calibration,
     Form,
     Report,
-    evaluation_images,
     export_network,
     load_images,
 )
+from mobilenas.export.write import MIN_IMAGES
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runtimes.base import Runtime
@@ -31,6 +37,8 @@ _PROOF_IMAGES = 64  # of a float export
 _SAMPLE_IMAGES = 1000  # that the accuracies before and after an int8 export are measured on
 _CHOICE_IMAGES = 500  # that its scheme is chosen on
 _RANGE_IMAGES = 128  # that its ranges are taken from, where the user does not say how many
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,7 @@ class Source:
     ranges: Some | None
     choice: Some
     test: Some
+    data: Mapping[str, Any]
 
     def images(self, some: Some, count: int) -> Images:
         """At most so many of the images, as the network is evaluated on them."""
@@ -148,19 +157,22 @@ def run_export_saved(path: Path, data: str, target: Target, out: Path | None) ->
     `Int8.data` gives the ranges, and half of the images make the choice.
     """
     network, info = load_network(path)
-    loaded = load_images(data, network.space.resolution, info)
-    images, _ = evaluation_images(loaded)
-    proof = _all(images, "test images" if loaded.test is not None else "images")
+    loaded, classes_by = load_images(data, network.space.resolution, info)
+    everything = _all(loaded.train, "training images" if loaded.test else "images")
+    proof = everything if loaded.test is None else _all(loaded.test, "test images")
+    proof = _enough(proof, everything)
     if loaded.test is None:
         ranges = None
         choice, test = proof.halves()
+        test = _enough(test, proof)
     else:
-        ranges, choice = _all(loaded.train, "training images").halves()
+        ranges, choice = everything.halves()
         test = proof
     if target.int8 is not None and target.int8.data is not None:
         ranges = _calibration_images(target.int8.data, network.space.resolution, info)
     folder = path if path.is_dir() else path.parent
-    return _export(Source(network, info, folder, proof, ranges, choice, test), target, out)
+    found = loaded.found.to_dict() | {"classes_by": classes_by}
+    return _export(Source(network, info, folder, proof, ranges, choice, test, found), target, out)
 
 
 def _of_run(
@@ -171,11 +183,23 @@ def _of_run(
     splits: Splits,
 ) -> Source:
     ranges = Some(data.train, splits.train, "training images")
-    proof = Some(data.train, splits.validate, "validation images")
+    everything = Some(
+        data.train,
+        np.union1d(splits.train, splits.validate),
+        "training and validation images",
+    )
+    validation = Some(data.train, splits.validate, "validation images")
     if data.test is None:
-        choice, rest = proof.halves()
-        return Source(network, info, folder, proof, ranges, choice, rest)
-    return Source(network, info, folder, proof, ranges, proof, _all(data.test, "test images"))
+        choice, test = validation.halves()
+    else:
+        choice, test = validation, _all(data.test, "test images")
+    proof, test = _enough(validation, everything), _enough(test, everything)
+    return Source(network, info, folder, proof, ranges, choice, test, data.found.to_dict())
+
+
+def _enough(images: Some, others: Some) -> Some:
+    """Images to verify a file on, or others where they are too few for that."""
+    return images if len(images.rows) >= MIN_IMAGES else others
 
 
 def _all(part: Part, words: str) -> Some:
@@ -186,8 +210,11 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
     """Images of any classes, or of none: a folder with images in it, or what `load_data` reads."""
     root = Path(source).expanduser()
     if root.is_dir():
-        loose = LooseImages(root)
+        left_out: Counter[str] = Counter()
+        loose = loose_images(root, left_out)
         if len(loose):
+            hidden = f"; left out: {counted(left_out[HIDDEN], HIDDEN)}" if left_out[HIDDEN] else ""
+            log.info("%s: %s%s", source, counted(len(loose), "images"), hidden)
             return _all(loose, f"images of {source}")
     data = read_data(source, resolution, info.crop)
     return _all(data.train, f"training images of {source}")
@@ -203,7 +230,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         calibration = _calibration(source, target.int8)
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
-    return export_network(
+    report = export_network(
         source.network,
         source.info,
         path,
@@ -214,6 +241,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         calibration=calibration,
         images_are=words,
     )
+    return replace(report, data=source.data)
 
 
 def _calibration(source: Source, int8: Int8) -> Calibration:

@@ -87,6 +87,7 @@ def rank(
     Raises BadInput for a folder that holds another ranking.
     """
     folder = evaluator.run.folder.path.resolve()
+    found = evaluator.run.images.data.found.to_dict()
     rows = stratified(truth.costs["flops"], asked.n, asked.seed)
     settings = {
         "n": asked.n,
@@ -101,7 +102,7 @@ def rank(
         settings,
         resume=resume,
         parents={"supernet": folder},
-        facts={"archs": [str(truth.archs[i]) for i in rows]},
+        facts={"archs": [str(truth.archs[i]) for i in rows], "data": found},
     )
     # Those that were drawn when the ranking was started.
     places = {str(arch): i for i, arch in enumerate(truth.archs)}
@@ -144,6 +145,7 @@ def rank(
         "n": len(archs),  # all there are, where more were asked for
         "min_evidence": MIN_EVIDENCE,
         "evaluator": evaluator.describe(),
+        "data": found,
         "predictors": {
             name: rank_metrics(values, actual, flops, seed=asked.seed).to_dict()
             for name, values in predictors.items()

@@ -47,6 +47,7 @@ def create_supernet_run(
     teacher = _teacher(config, images)
     images.store_splits(path)
     facts = {
+        "data": images.data.found.to_dict(),
         "data_checksum": images.checksum(),
         "classes": images.data.classes,
         "teacher_checksum": None if teacher is None else fingerprint(teacher),

@@ -138,6 +138,7 @@ def create_network_run(path: Path, settings: NetworkSettings) -> NetworkRun:
     images.training(pick_device(config.device))
     images.store_splits(path)
     facts = {
+        "data": images.data.found.to_dict(),
         "data_checksum": images.checksum(),
         "mean": data.mean,
         "std": data.std,

@@ -1,5 +1,7 @@
 """The images of a training: its data, how they are split, and the batches made of them."""
 
+import logging
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,6 +14,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.data import (
     Batch,
+    EncodedImages,
     ImageData,
     Images,
     Loader,
@@ -23,13 +26,17 @@ from mobilenas.data import (
     read_data,
 )
 from mobilenas.data.images import Channels
+from mobilenas.data.pixels import try_all
 from mobilenas.data.splits import Indices
 from mobilenas.runs import RunFolder
 from mobilenas.train.config import TrainingConfig
 from mobilenas.train.distributed import SINGLE, Processes
 
 SPLITS = "splits.json"
+_FEWEST = 8  # training images: an export is verified on batches of up to as many
 _EVAL_BATCH, _EVAL_SIDE = 256, 48  # images at a time, fewer where they are larger than this
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +105,7 @@ class TrainingImages:
             images = zlib.crc32(train.pixels.data)
         else:
             names = (Path(train.name(index)).name for index in range(len(train)))
-            images = zlib.crc32("\n".join(names).encode())
+            images = zlib.crc32(os.fsencode("\n".join(names)))
         return zlib.crc32(train.labels.tobytes(), images)
 
     def _loader(self, device: torch.device | str) -> Loader:
@@ -110,20 +117,29 @@ def choose_images(
 ) -> TrainingImages:
     """The images of a new training, with splits drawn from the seed.
 
-    calibrate: images for recalibration, None for 2,016 at most. Raises BadInput.
+    calibrate: images for recalibration, None for 2,016 at most. Of images that are streamed those
+    for validation and testing are decoded once, so that a damaged one is found before the training
+    and not after it. Raises BadInput.
     """
     data = read_data(source, resolution, config.eval_crop, stream=config.stream)
     count = len(data.train)
     validate = config.validate_images or min(5000, count // 5)
-    if not validate:
+    if count < _FEWEST:
         raise BadInput(
-            f"{count} training images: there must be 5 or more, to validate on a fifth of them"
+            f"{count} training images: there must be {_FEWEST} or more, to validate on a fifth of "
+            "them and to verify an export"
         )
     if calibrate is None:
         calibrate = min(2016, config.limit or count, count - validate)
     splits = make_splits(
         data.train.labels, seed=seed, validate=validate, calibrate=calibrate, limit=config.limit
     )
+    if isinstance(data.train, EncodedImages) and not data.found.damaged:
+        decodings = [try_all(data.train, splits.validate)]
+        if isinstance(data.test, EncodedImages):
+            decodings.append(try_all(data.test))
+        if turned := sum(decoding.turned for decoding in decodings):
+            log.info("of the validation and test images, %d are turned upright (EXIF)", turned)
     return TrainingImages(data, splits, resolution, config, seed)
 
 
@@ -133,7 +149,8 @@ def stored_images(
     """The images of the training in a run folder. Raises BadInput naming what is missing, or
     changed since the run was started.
     """
-    data = read_data(source, resolution, config.eval_crop, stream=config.stream)
+    damaged = run.facts.get("data", {}).get("damaged")
+    data = read_data(source, resolution, config.eval_crop, stream=config.stream, damaged=damaged)
     splits = Splits.from_json(read_json(run.path / SPLITS))
     for name, indices in vars(splits).items():
         if len(indices) and indices[-1] >= len(data.train):

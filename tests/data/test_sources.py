@@ -79,7 +79,7 @@ def test_train_and_test_folders(tmp_path: Path, held_out: str) -> None:
     assert data.test.labels.tolist() == [0, 1]
 
 
-def test_test_wins_over_val_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_test_wins_over_val_and_says_so(tmp_path: Path) -> None:
     plain_folders(tmp_path / "train")
     plain_folders(tmp_path / "val")
     save(tmp_path / "test" / "cat" / "a.png", Image.new("RGB", (8, 8)))
@@ -87,7 +87,7 @@ def test_test_wins_over_val_and_says_so(tmp_path: Path, caplog: pytest.LogCaptur
     data = load_data(str(tmp_path), 8)
     assert data.test is not None
     assert len(data.test.labels) == 2
-    assert "val is not used" in caplog.text
+    assert data.found.left_out == {"images of the validation part": 6}
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -173,7 +173,8 @@ def test_parquet_folder_has_parts_by_name_and_names_of_classes(tmp_path: Path) -
     np.testing.assert_array_equal(data.train.pixels, pixels[:4])
     assert data.train.labels.tolist() == [0, 1, 1, 0]
     assert data.test is not None
-    np.testing.assert_array_equal(data.test.pixels, pixels[4:])
+    np.testing.assert_array_equal(data.test.pixels, pixels[4:6])
+    assert data.found.left_out == {"images of the validation part": 2}
 
     listed = load_data(f"{root}/train-00001-of-00002.parquet,{root}/test-00000-of-00001.parquet", 8)
     np.testing.assert_array_equal(listed.train.pixels, pixels[2:4])
