@@ -55,8 +55,8 @@ class EncodedImages(ABC):
         """The image as it is stored. Raises BadInput where the file cannot be read."""
 
     def image(self, index: int) -> Image.Image:
-        """The image, RGB, at its own size. Raises BadInput naming one that is damaged."""
-        return decode(self.name(index), self.read(index))
+        """The image, RGB, upright, at its own size. Raises BadInput naming one that is damaged."""
+        return decode_stored(self.name(index), self.read(index))[0]
 
 
 class ChosenImages(EncodedImages):
@@ -110,6 +110,16 @@ class ImageData:
 def decode(name: str, encoded: Encoded) -> Image.Image:
     """An RGB image, upright. Raises BadInput with this name where it is damaged or missing."""
     return decode_upright(name, encoded)[0]
+
+
+def decode_stored(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
+    """`decode_upright` of an image of a data set: what BadInput says tells how to go on."""
+    try:
+        return decode_upright(name, encoded)
+    except BadInput as error:
+        raise BadInput(
+            f'{error}; put a whole image there, or leave such images out: --data "...;damaged=skip"'
+        ) from error
 
 
 def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.progress import ProgressBar
-from mobilenas.data.images import Channels, Encoded, EncodedImages, Images, decode_upright
+from mobilenas.data.images import Channels, Encoded, EncodedImages, Images, decode_stored
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def _decode_each(
         damaged, turned = [], 0
         for row, encoded in task:
             try:
-                image, was_turned = decode_upright(part.name(row), encoded)
+                image, was_turned = decode_stored(part.name(row), encoded)
             except BadInput as error:
                 if not skip:
                     raise
@@ -101,7 +101,7 @@ def _decode_each(
             if bar:
                 bar.advance(len(block))
     for _, error in damaged[:_TOLD]:
-        logger.warning("left out: %s", error)
+        logger.warning("left out: %s", error.__cause__)
     if len(damaged) > _TOLD:
         logger.warning("left out: %d more images that are damaged", len(damaged) - _TOLD)
     if len(damaged) == len(rows):

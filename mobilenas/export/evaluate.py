@@ -36,8 +36,8 @@ class Evaluation:
     """Shares (0..1) of right images with their 95 % intervals (Wilson 1927).
 
     runtime: torch or one of `RUNTIMES`. images: what they are, in words; short_side: their
-    preparation. top5: None where there are no more than five classes. data: what was found in it, as
-    `Found.to_dict` has it, and classes_by: what told which class is which of the network.
+    preparation. top5: None where there are no more than five classes. data: what was found in
+    the data, as `Found.to_dict` has it, and classes_by: what told which class is which of them.
     """
 
     network: str

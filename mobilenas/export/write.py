@@ -67,6 +67,7 @@ def export_network(
     form: Form | None = None,
     calibration: Calibration | None = None,
     images_are: str | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write `network` to `path` for a runtime, after proof that the file computes the same.
 
@@ -78,7 +79,7 @@ def export_network(
     verification; labels (N,): their classes. runtime: ONNX Runtime by default. form: `Form()` by
     default; it has to be one of the runtime, as `make_form` makes it. calibration: of an int8
     export. images_are: what the images are, in words, if the accuracy on them is to be in the
-    metadata.
+    metadata. data: what was found in the data that they are from, for the report.
 
     Raises BadInput when an argument does not fit the network or `path` cannot be written, and
     VerificationFailed when the files are not the network. Nothing is written then, and a file that
@@ -125,6 +126,7 @@ def export_network(
         scheme=converted.scheme,
         trials=converted.trials,
         verification=proof,
+        data=data,
     )
 
 

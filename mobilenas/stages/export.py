@@ -230,7 +230,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         calibration = _calibration(source, target.int8)
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
-    report = export_network(
+    return export_network(
         source.network,
         source.info,
         path,
@@ -240,8 +240,8 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         form=target.form,
         calibration=calibration,
         images_are=words,
+        data=source.data,
     )
-    return replace(report, data=source.data)
 
 
 def _calibration(source: Source, int8: Int8) -> Calibration:

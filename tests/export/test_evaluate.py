@@ -12,7 +12,7 @@ from exporting import INFO, TINY, Exported, build, export
 from PIL import Image
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data import load_data
+from mobilenas.data import load_data, sources
 from mobilenas.export import evaluate, load_images
 from mobilenas.export.deployable import normalise
 from mobilenas.export.evaluate import ranked_right, wilson
@@ -58,14 +58,51 @@ def test_all_images_where_there_is_no_test_part_and_no_top5_of_few_classes(
         Image.fromarray(noise).save(tmp_path / "pets" / name / "1.png")
     network = build(TINY)
     network.reset_classifier(2)
-    caplog.set_level(logging.INFO)
-    for classes, warned in ((("cat", "dog"), 0), (("0", "1"), 0), (("dog", "cat"), 1)):
+    caplog.set_level(logging.WARNING)
+    for classes, warned in ((("cat", "dog"), 0), (("0", "1"), 0), (("n1", "n2"), 1)):
         save_network(network, tmp_path / "net", replace(INFO, classes=classes))
         caplog.clear()
         result = evaluate(tmp_path / "net", str(tmp_path / "pets"))
         assert result.images == "all 2 images, as there is no test part"
         assert (result.top1, result.top5, result.top5_interval) == (0.5, None, None)
-        assert [r.message.count("(cat, not dog)") for r in caplog.records] == [1] * warned
+        assert [r.message.count("(cat, not n1)") for r in caplog.records] == [1] * warned
+        assert result.data["classes_by"] == ("name" if classes == ("cat", "dog") else "position")
+        assert result.data["train_images"] == 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_classes_of_the_same_names_count_by_these_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    if stream:
+        monkeypatch.setattr(sources, "_HELD_BYTES", 0)
+    names = tuple(f"c{i}" for i in range(10))
+    network = build(TINY).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        right = network(torch.from_numpy(normalise(pixels, INFO.mean, INFO.std))).argmax(1)
+    for name in names:
+        for part in ("train", "test"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            Image.fromarray(pixels[0]).save(tmp_path / "images" / part / name / "x.png")
+    for i, image in enumerate(pixels):
+        folder = tmp_path / "images" / "test" / names[int(right[i])]
+        Image.fromarray(image).save(folder / f"{i}.png")
+    shares = []
+    for mixed in (names, names[::-1], (*names[3:], *names[:3])):
+        order = [names.index(name) for name in mixed]
+        moved = build(TINY).eval()
+        with torch.no_grad():  # the same network with its logits in another order
+            moved.classifier.weight.copy_(network.classifier.weight[order])  # type: ignore
+            moved.classifier.bias.copy_(network.classifier.bias[order])  # type: ignore
+        save_network(moved, tmp_path / "net", replace(INFO, classes=mixed))
+        result = evaluate(tmp_path / "net", str(tmp_path / "images"))
+        assert result.data["classes_by"] == "name"
+        shares.append(result.top1)
+    assert shares == [21 / 30] * 3  # of image 0, which is of all classes, one is right
+    odd = replace(INFO, classes=(*names[:9], "fox"))
+    with pytest.raises(BadInput, match="class 'c9' is none of the network, which has 'fox'"):
+        load_images(str(tmp_path / "images"), 16, odd)
 
 
 def test_ranks_by_hand() -> None:
@@ -80,6 +117,9 @@ def test_wilson_interval_by_scipy() -> None:
     for right, n in ((0, 5), (514, 1000), (7, 7), (1, 355)):
         theirs = binomtest(right, n).proportion_ci(0.95, method="wilson")
         assert wilson(right, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+    for n in range(1, 200):  # never -1e-17, which prints as -0.0
+        assert f"{wilson(0, n)[0]:.1f}" == "0.0"
+        assert wilson(n, n)[1] <= 1
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path, both: tuple[Path, Path]) -> None:

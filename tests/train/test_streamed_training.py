@@ -1,5 +1,6 @@
 """Trainings on images that are read when they are needed, from files of every kind."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from make_sources import encode, samples, save, write_parquet, write_tar
 from PIL import Image
 
 from mobilenas.base.errors import BadInput
-from mobilenas.data import EncodedImages
-from mobilenas.stages.export import Target, run_export_trained
+from mobilenas.data import EncodedImages, sources
+from mobilenas.stages.export import Int8, Target, run_export_trained
 from mobilenas.stages.train import (
     Asked,
     create_network_run,
@@ -145,3 +146,51 @@ def test_an_image_that_is_damaged_stops_training_and_is_named(tmp_path: Path) ->
     with pytest.raises(BadInput, match=path.name) as refused:
         train_network(run)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("part", ["test", "validate"])
+def test_damaged_validation_and_test_images_are_found_before_the_training(
+    tmp_path: Path, part: str
+) -> None:
+    in_folders(tmp_path / "data")
+    whole = create(tmp_path / "whole", tmp_path / "data")
+    data, splits = whole.images.data, whole.images.splits
+    name = data.train.name(splits.validate[3]) if part == "validate" else data.test.name(2)  # type: ignore[union-attr]
+    Path(name).write_bytes(Path(name).read_bytes()[:50])
+    with pytest.raises(BadInput, match=f"{Path(name).name}: cannot read .*damaged=skip") as refused:
+        create(tmp_path / "run", tmp_path / "data")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_images_can_be_left_out_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_folders(tmp_path / "data")
+    for name in ("train/r/0.png", "train/g/1.png", "test/b/122.png"):
+        (tmp_path / "data" / name).write_bytes(b"torn")
+    asked = Path(f"{tmp_path / 'data'};damaged=skip")
+    run = create(tmp_path / "run", asked, epochs=1)
+    found = run.folder.facts["data"]
+    assert (found["train_images"], found["test_images"]) == (118, 29)
+    assert found["left_out"] == {"damaged images": 3}
+    monkeypatch.setattr(sources, "try_all", None)  # they are not looked for again
+    reopened = open_network_run(run.folder.path)
+    assert reopened.images.data.found.damaged == found["damaged"]
+    result = finish(reopened)
+    assert (result["test_images"], result["validation_images"]) == (29, 30)
+
+
+def test_very_few_images_train_and_can_be_exported(tmp_path: Path) -> None:
+    for i, picture in enumerate(PICTURES[:9]):
+        save(tmp_path / "data" / "rgb"[LABELS[i]] / f"{i}.png", Image.fromarray(picture))
+    few = {"validate_images": None, "batch_size": 4, "epochs": 1, "stream": False}
+    run = create(tmp_path / "run", tmp_path / "data", **few)
+    assert len(run.images.splits.validate) == 1
+    finish(run)
+    assert run_export_trained(run.folder.path, Target()).verification.images == 9
+    int8 = run_export_trained(run.folder.path, Target(int8=Int8()))
+    assert int8.metadata["top1_accuracy_on"] == "9 training and validation images"
+    shutil.rmtree(tmp_path / "data" / "r")
+    with pytest.raises(BadInput, match="6 training images: there must be 8 or more"):
+        create(tmp_path / "none", tmp_path / "data", **few)
