@@ -16,17 +16,19 @@ from mmengine.runner import Runner
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json
 from mobilenas.base.randomness import borrowed_generators
-from mobilenas.data.coco import CocoPart
+from mobilenas.data.coco import CocoData, CocoPart
+from mobilenas.detect.config import innermost
 from mobilenas.detect.costs import detector_cost
 
 _log = logging.getLogger(__name__)
 
 
-def check_config(config: Config, name: str, train: CocoPart) -> None:
+def check_config(config: Config, name: str, data: CocoData) -> None:
     """Build detector, loaders, loops, optimizer and schedules of a config, and drop them.
 
     Logs how many training images mmdet leaves out, and why. Raises BadInput, with `name` for the
-    config, for what cannot be built, for a training of no step, and where no image is left.
+    config, for what cannot be built, for a training of no step, where no image is left, and for
+    masks that the data have not.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -34,7 +36,8 @@ def check_config(config: Config, name: str, train: CocoPart) -> None:
         borrowed_generators(),
         _errors_of_building(name),
     ):
-        left_out = _left_out(config, train)
+        left_out = _left_out(config, data.train)
+        _check_masks(config, data)
         detector_cost(config, *input_size(config))
         runner = Runner.from_cfg(runnable(config, Path(folder), seed=0))
         if runner.train_loop.max_iters < 1:
@@ -85,10 +88,15 @@ def runnable(config: Config, folder: Path, seed: int) -> Config:
 def input_size(config: Config) -> tuple[int, int]:
     """Height and width of what the detector is tested on: its Resize, padded as it pads.
 
-    Raises BadInput for a config without that step.
+    One that is tested at the images' own sizes (CenterNet) has that of training. Raises BadInput
+    for a config without that step.
     """
-    pipeline = config.test_dataloader.dataset.pipeline
-    scale = next((step.scale for step in pipeline if step.type == "Resize"), None)
+    steps = [
+        step
+        for loader in (config.test_dataloader, config.train_dataloader)
+        for step in innermost(loader.dataset).pipeline
+    ]
+    scale = next((step.scale for step in steps if step.type == "Resize"), None)
     if scale is None:
         raise BadInput("the config's test_dataloader.dataset.pipeline has no step of type Resize")
     divisor = config.model.data_preprocessor.get("pad_size_divisor", 1)
@@ -134,9 +142,7 @@ def _left_out(config: Config, train: CocoPart) -> str:
 
     Raises BadInput where it leaves none.
     """
-    dataset = config.train_dataloader.dataset
-    while "dataset" in dataset:  # one that repeats or mixes another
-        dataset = dataset.dataset
+    dataset = innermost(config.train_dataloader.dataset)
     wanted = dataset.get("filter_cfg") or {}
     content = read_json(train.annotations)
     images, least = content["images"], wanted.get("min_size", 0)
@@ -155,3 +161,19 @@ def _left_out(config: Config, train: CocoPart) -> str:
     if out == len(images):
         raise BadInput(f"{train.annotations}: {text}; train_dataloader.dataset.filter_cfg says so")
     return text
+
+
+def _check_masks(config: Config, data: CocoData) -> None:
+    """Raise BadInput where a detector learns masks and annotations have none."""
+    steps = innermost(config.train_dataloader.dataset).pipeline
+    if not any(step.get("with_mask") for step in steps):
+        return
+    for part in (data.train, data.val):
+        rows = read_json(part.annotations)["annotations"]
+        lacking = [row["id"] for row in rows if not row.get("segmentation")]
+        if lacking:
+            raise BadInput(
+                f"{part.annotations}: {config.model.type} learns masks, and {len(lacking)} of "
+                f"{len(rows)} annotations have no segmentation (the first: {lacking[0]}); it must "
+                "be polygons or RLE, as in COCO"
+            )

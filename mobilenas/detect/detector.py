@@ -80,7 +80,7 @@ def create_detect_run(path: Path, settings: DetectSettings) -> DetectRun:
     data = data or read_coco(_source(path, settings.data))
     set_data(config, data)
     set_options(config, settings.options)
-    check_config(config, settings.config, data.train)
+    check_config(config, settings.config, data)
     write_text(path / CONFIG, PlainConfig(config.to_dict()).pretty_text)
     config = _config(path)  # which refuses what cannot be read again
     facts = {

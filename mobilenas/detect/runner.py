@@ -93,9 +93,10 @@ def _by_part(cost: DetectorCost, name: str) -> dict[str, int]:
 
 
 def _precisions(run: DetectRun, metrics: dict[str, float]) -> dict[str, Any]:
-    # mmdet measures nothing where nothing was detected; COCO says -1 where there is no box.
+    # mmdet measures nothing where nothing was detected, and of regions without classes their recall
+    # alone; COCO says -1 where there is no box.
     def read(name: str) -> float | None:
-        value = float(metrics.get(f"coco/{name}", 0.0))
+        value = float(metrics.get(f"coco/{name}", -1.0 if metrics else 0.0))
         return value if value >= 0 else None
 
     classes = {name: read(f"{name}_precision") for name in run.data.classes}

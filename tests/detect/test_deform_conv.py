@@ -49,7 +49,7 @@ def sampled(plane: Tensor, y: Tensor, x: Tensor) -> Tensor:
 def plain(
     image: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, case: Case
 ) -> Tensor:
-    """The sum that defines it: equation 2 of Dai et al. 2017, with the factors of Zhu et al. 2019."""
+    """The sum that defines it (Dai et al. 2017), with the factors of Zhu et al. 2019."""
     (kh, kw), (dy, dx) = case.kernel, case.dilation
     taps, count = kh * kw, image.shape[0]
     rows, columns = offset.shape[2:]

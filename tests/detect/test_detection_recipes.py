@@ -179,9 +179,3 @@ def test_a_config_of_mmdet_itself_takes_our_network(tiny_yaml: str, tmp_path: Pa
     assert config.model.neck.in_channels == CHANNELS["retinanet"]
     assert config.model.neck.start_level == 0
     assert config.model.backbone.space["name"] == TINY["name"]
-
-
-@pytest.mark.parametrize("name", recipes())
-def test_no_hook_takes_the_backbone_for_a_head_without_classes(name: str) -> None:
-    hooks = load_config(name).get("custom_hooks") or []
-    assert "NumClassCheckHook" not in [hook["type"] for hook in hooks]
