@@ -82,6 +82,7 @@ def describe_run(run: DetectRun) -> dict[str, Any]:
         "config": run.settings.config,
         "space": backbone.space["name"] if "space" in backbone else None,
         "arch": backbone.get("arch"),
+        "data": run.found,
         "input": list(size),
         **{name: _by_part(cost, name) for name in ("flops", "params")},
     }
