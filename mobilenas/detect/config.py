@@ -167,7 +167,7 @@ def set_data(config: Config, data: CocoData) -> None:
         dataset.data_root = ""
         dataset.ann_file = str(part.annotations.absolute())
         dataset.data_prefix = {"img": str(part.images.absolute())}
-        dataset.metainfo = {"classes": list(data.classes)}
+        dataset.metainfo = {"classes": data.classes}  # mmdet's tools add to the tuple
     for evaluator in (config.val_evaluator, config.test_evaluator):
         evaluator.ann_file = str(data.val.annotations.absolute())
     for values in _dicts({key: x for key, x in config.model.items() if key != "backbone"}):

@@ -23,14 +23,20 @@ def tools() -> dict[str, Path]:
 
 
 def run_tool(arguments: Sequence[str]) -> None:
-    """Run a tool, its name first, as if it were called itself. Raises BadInput for another name."""
+    """Run a tool, its name first, as if it were called itself.
+
+    Raises BadInput for another name, and for a tool that needs what is not installed.
+    """
     known = tools()
     name = arguments[0] if arguments else ""
     if name not in known:
         raise BadInput(f"{name!r} is no tool of mmdet; there are {', '.join(known)}")
     sys.argv = [str(known[name]), *arguments[1:]]
     sys.path.insert(0, str(known[name].parent))  # as for a script
-    runpy.run_path(str(known[name]), run_name="__main__")
+    try:
+        runpy.run_path(str(known[name]), run_name="__main__")
+    except ModuleNotFoundError as error:
+        raise BadInput(f"the tool {name} needs {error.name}, which is not installed") from None
 
 
 if __name__ == "__main__":

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-cv2 = pytest.importorskip("cv2", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("cv2", reason="needs pip install 'mobilenas[detect]'")
 
-from mobilenas.base.errors import BadInput  # noqa: E402
-from mobilenas.data.coco import find_coco, read_coco, read_image  # noqa: E402
+import cv2
+
+from mobilenas.base.errors import BadInput
+from mobilenas.data.coco import find_coco, read_coco, read_image
 
 Content = dict[str, list[dict[str, Any]]]
 Change = Callable[[Content], object]

@@ -104,7 +104,7 @@ def test_a_data_set_gives_classes_and_images(name: str, coco: CocoData, caplog: 
     assert config.val_evaluator.ann_file == str(coco.val.annotations)
     dataset = DATASETS.build(config.val_dataloader.dataset)
     assert len(dataset) == 6
-    assert dataset.metainfo["classes"] == ["red square", "green square"]
+    assert dataset.metainfo["classes"] == ("red square", "green square")
     sample = dataset[1]["data_samples"]
     assert sample.gt_instances.labels.tolist() == [1]  # green, by the order of the categories
     if ("rtmdet" not in name and "ssd" not in name) or "quick" in name:  # no random crops
