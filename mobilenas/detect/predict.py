@@ -138,21 +138,40 @@ def load_detector(run: Detector) -> BaseDetector:
 
 
 def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]], scale: int = 1) -> Image.Image:
-    """A copy of a picture, enlarged, with the boxes of `predict` on it, a colour a class."""
+    """A copy of a picture, enlarged, with the boxes of `predict` on it, a colour a class.
+
+    No label hides another: where two would, that of the lower score stands below.
+    """
     drawn = picture.resize((scale * picture.width, scale * picture.height))
     pen = ImageDraw.Draw(drawn)
     font = ImageFont.load_default(_FONT_SIZE)
     names = sorted({box["class"] for box in boxes})
-    for box in reversed(boxes):  # the best on top
-        colour = _COLOURS[names.index(box["class"]) % len(_COLOURS)]
-        corners = [scale * side for side in box["box"]]
-        left, top, _, _ = corners
-        pen.rectangle(corners, outline=colour, width=2)
-        text = f"{box['class']} {100 * box['score']:.0f} %"
-        above = (left, max(0, top - _FONT_SIZE - 2))
-        pen.rectangle(pen.textbbox(above, text, font), fill=colour)
-        pen.text(above, text, "white", font)
+    labels: list[tuple[float, float, float, float]] = []
+    for box in boxes:
+        left, top = scale * box["box"][0], scale * box["box"][1]
+        room = drawn.width - pen.textlength(_text(box), font)
+        place = (max(0, min(left, room)), max(0, top - _FONT_SIZE - 2))
+        label = pen.textbbox(place, _text(box), font)
+        while any(_overlap(label, other) for other in labels):
+            place = (place[0], place[1] + _FONT_SIZE + 2)
+            label = pen.textbbox(place, _text(box), font)
+        labels.append(label)
+    colours = [_COLOURS[names.index(box["class"]) % len(_COLOURS)] for box in boxes]
+    for box, colour in reversed(list(zip(boxes, colours, strict=True))):  # the best on top
+        pen.rectangle([scale * side for side in box["box"]], outline=colour, width=2)
+    for box, colour, label in zip(boxes, colours, labels, strict=True):
+        pen.rectangle(label, fill=colour)
+        pen.text(label[:2], _text(box), "white", font, anchor="lt")
     return drawn
+
+
+def _text(box: dict[str, Any]) -> str:
+    return f"{box['class']}: {100 * box['score']:.0f} %"
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two boxes (left, top, right, bottom) share more than an edge."""
+    return all(one[side] < other[side + 2] and other[side] < one[side + 2] for side in (0, 1))
 
 
 def _boxes(found: Any, classes: Sequence[str], min_score: float) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def describe_predictions(rows: list[dict[str, Any]]) -> str:
     """What was found in each image, and where it is drawn."""
     lines = []
     for row in rows:
-        found = ", ".join(f"{box['class']} {100 * box['score']:.0f} %" for box in row["boxes"])
+        found = ", ".join(f"{box['class']} ({100 * box['score']:.0f} %)" for box in row["boxes"])
         lines.append(f"{row['drawn']}: {found or 'nothing'}")
     return "\n".join(lines)
 
