@@ -50,9 +50,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON object. Raises BadInput naming the file if it is missing, torn or lacks keys."""
+    """Read a JSON object; a byte order mark, as editors of Windows write it, may go before it.
+
+    Raises BadInput naming the file if it is missing, torn or lacks keys.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

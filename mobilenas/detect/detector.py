@@ -12,6 +12,7 @@ mmengine/        logs of mmengine and what it prints
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -20,7 +21,7 @@ from mobilenas.base.files import write_text
 from mobilenas.base.settings import Record
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
-from mobilenas.detect.build import PlainConfig, check_config
+from mobilenas.detect.build import PlainConfig, check_config, describe_data
 from mobilenas.detect.config import load_config, read_config, set_data, set_options
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
@@ -63,9 +64,10 @@ class Detector:
 
 @dataclass(frozen=True)
 class DetectRun(Detector):
-    """The run of a detector, its data checked."""
+    """The run of a detector, its data checked. found: what is in them, and what is left out."""
 
     data: CocoData
+    found: dict[str, Any]
 
 
 def create_detect_run(path: Path, settings: DetectSettings) -> DetectRun:
@@ -80,17 +82,18 @@ def create_detect_run(path: Path, settings: DetectSettings) -> DetectRun:
     data = data or read_coco(_source(path, settings.data))
     set_data(config, data)
     set_options(config, settings.options)
-    check_config(config, settings.config, data.train)
+    found = check_config(config, settings.config, data)
     write_text(path / CONFIG, PlainConfig(config.to_dict()).pretty_text)
     config = _config(path)  # which refuses what cannot be read again
     facts = {
         "classes": data.classes,
+        "data": found,
         "data_checksum": _checksum(data.train, data.val),
         "weights_checksum": _weights_checksum(settings),
     }
     parents = {} if settings.weights is None else {"network": settings.weights}
     folder = RunFolder.create(path, "detect", settings, parents=parents, facts=facts)
-    return DetectRun(folder, settings, config, data.classes, data)
+    return DetectRun(folder, settings, config, data.classes, data, found)
 
 
 def open_detector(path: Path) -> Detector:
@@ -118,7 +121,8 @@ def open_detect_run(path: Path, moved: Path | None = None) -> DetectRun:
     data = read_coco(source)
     set_data(config, data)
     set_options(config, settings.options)  # as some may be of the data
-    run = DetectRun(folder, settings, config, data.classes, data)
+    found = describe_data(config, data)
+    run = DetectRun(folder, settings, config, data.classes, data, found)
     known = folder.facts.get("weights_checksum")
     if not run.checkpoint.exists() and known not in (None, _weights_checksum(settings)):
         raise BadInput(
