@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_atomic
 from mobilenas.data.coco import read_image
-from mobilenas.data.folders import SUFFIXES
+from mobilenas.data.listing import SUFFIXES, scan
 from mobilenas.detect.build import check_size, input_size, quiet
 from mobilenas.detect.detector import Detector, DetectRun, check_trained
 from mobilenas.detect.export import DetectorReport, export_detector
@@ -33,28 +33,22 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 def list_images(given: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
     """The image files that are given, and those in folders that are given, at any depth.
 
-    Returns also how many, and how many files of folders are left out: hidden ones (of a name that
-    begins with a dot, or in __MACOSX) and others that are no images. Raises BadInput for a folder
-    without images.
+    Returns also how many, and how many files of folders are left out, as `data.listing.scan` does,
+    or because they are no images. Raises BadInput for a folder without images.
     """
     files: list[Path] = []
-    left_out = {"hidden files": 0, "other files": 0}
+    left_out: Counter[str] = Counter()
     for place in given:
         if not place.is_dir():
             files.append(place)
             continue
-        before = len(files)
-        for path in sorted(path for path in place.rglob("*") if path.is_file()):
-            inner = path.relative_to(place).parts
-            if "__MACOSX" in inner or any(part.startswith(".") for part in inner):
-                left_out["hidden files"] += 1
-            elif path.suffix.lower() not in SUFFIXES:
-                left_out["other files"] += 1
-            else:
-                files.append(path)
-        if len(files) == before:
+        folder = scan(place, left_out)
+        found = folder.images()
+        if not found:
             raise BadInput(f"{place}: no images in this folder ({', '.join(SUFFIXES)})")
-    return files, {"images": len(files), "left_out": left_out}
+        left_out["other files"] += sum(1 for _ in folder.walk()) - len(found)
+        files += found
+    return files, {"images": len(files), "left_out": dict(+left_out)}
 
 
 def predict(

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from mobilenas.base.units import format_image_size, format_size
+from mobilenas.data.found import counted
 from mobilenas.report.text import table
 
 _NAMED = 3  # of the classes, so many are named
@@ -23,7 +24,7 @@ def describe_data(found: dict[str, Any]) -> str:
 
 def left_out(counts: dict[str, int], shape: str) -> str:
     """What was left out, in that shape; empty for nothing."""
-    named = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    named = ", ".join(counted(count, what) for what, count in counts.items() if count)
     return shape.format(f"left out: {named}") if named else ""
 
 
@@ -53,7 +54,7 @@ def describe_precisions(result: dict[str, Any]) -> str:
 
 def describe_images(found: dict[str, Any]) -> str:
     """How many images there are, from `detect.predict.list_images`, in one line."""
-    return f"{found['images']} images{left_out(found['left_out'], '; {}')}"
+    return f"{counted(found['images'], 'images')}{left_out(found['left_out'], '; {}')}"
 
 
 def describe_predictions(rows: list[dict[str, Any]]) -> str:

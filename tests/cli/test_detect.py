@@ -210,7 +210,7 @@ def test_images_of_one_name_and_those_of_folders_are_drawn_each(
     (tmp_path / "b" / "notes.txt").touch()
     out = tmp_path / "drawn"
     done = call("detect", "predict", detector[0], tmp_path, f"--out={out}", "--json")
-    assert "2 images; left out: 2 hidden files, 1 other files\n" in done.err
+    assert "2 images; left out: 2 hidden files, 1 other file\n" in done.err
     said = json.loads(done.out)
     left_out = {"hidden files": 2, "other files": 1}
     assert said["data"] == {"images": 2, "left_out": left_out}
