@@ -79,6 +79,7 @@ def detect_train(
     )
     from mobilenas.detect.runner import describe_run, train_detector
     from mobilenas.report.detect import describe_detector, describe_precisions
+    from mobilenas.runs.lock import held
 
     place = data if data == DIGITS else str(Path(data).resolve())
     given = {
@@ -90,20 +91,21 @@ def detect_train(
         "options": tuple(options) if options else None,
         "seed": seed if is_given(context, "seed") else None,
     }
-    if resume:
-        if given["data"] not in (None, DIGITS):  # by their checksum the data are the same
-            del given["data"]
-            run = open_detect_run(out, Path(place))
+    with held(out, "detect train"):
+        if resume:
+            if given["data"] not in (None, DIGITS):  # by their checksum the data are the same
+                del given["data"]
+                run = open_detect_run(out, Path(place))
+            else:
+                run = open_detect_run(out)
+            run.folder.check_unchanged(given)
+        elif config is None:
+            raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
         else:
-            run = open_detect_run(out)
-        run.folder.check_unchanged(given)
-    elif config is None:
-        raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
-    else:
-        chosen = {name: value for name, value in given.items() if value is not None}
-        run = create_detect_run(out, DetectSettings.model_validate(chosen))
-    typer.echo(describe_detector(describe_run(run)), err=True)
-    result = train_detector(run)
+            chosen = {name: value for name, value in given.items() if value is not None}
+            run = create_detect_run(out, DetectSettings.model_validate(chosen))
+        typer.echo(describe_detector(describe_run(run)), err=True)
+        result = train_detector(run)
     if as_json:
         print_json({"run": str(out), **result})
         return

@@ -66,14 +66,16 @@ def evolve(
     from mobilenas.base.units import parse_image_size
     from mobilenas.report.text import front_table, selected_on
     from mobilenas.runs import RunFolder
+    from mobilenas.runs.lock import held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
 
     size = None if resolution is None else parse_image_size(resolution)
     search = Search(supernet, budget, objectives, population, generations, seed, size)
-    if resume:
-        given = {field.name for field in fields(search) if is_given(context, field.name)}
-        search = resumed(out, search, given | ({"budget"} if budget else set()))
-    result = run_evolve(search, out, resume=resume)
+    with held(out, "evolve"):
+        if resume:
+            given = {field.name for field in fields(search) if is_given(context, field.name)}
+            search = resumed(out, search, given | ({"budget"} if budget else set()))
+        result = run_evolve(search, out, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
         found = RunFolder.open(out, "evolve").facts.get("data")  # runs of before have none

@@ -53,12 +53,14 @@ def rank(
     Example: mobilenas rank --supernet runs/supernet --benchmark macro --data-root DIR
     """
     from mobilenas.report.rank import describe_ranking
+    from mobilenas.runs.lock import held
     from mobilenas.stages.rank import Ranking, run_rank
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
     asked = Ranking(n, seed, recalibrate, zero_cost)
-    result = run_rank(supernet, truth, benchmark, data_root, asked, out, resume=resume)
+    with held(out, "rank"):
+        result = run_rank(supernet, truth, benchmark, data_root, asked, out, resume=resume)
     if as_json:
         print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
         return

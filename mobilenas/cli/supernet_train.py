@@ -1,5 +1,6 @@
 """The command `supernet-train`. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def supernet_train(
     Example: mobilenas supernet-train --space s2 --data imagenet/ --preset imagenet
     """
     from mobilenas.report.text import table
+    from mobilenas.runs.lock import held
     from mobilenas.space import CellSpace, load_any_space
     from mobilenas.stages.supernet_train import (
         create_supernet_run,
@@ -57,6 +59,7 @@ def supernet_train(
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
 
     def start() -> SupernetRun:
+        lock.enter_context(held(out, "supernet-train"))
         chosen = load_supernet_config(config or preset, (settings or []) + flags)
         if not resume:
             processes.share(chosen.batch_size)
@@ -70,12 +73,13 @@ def supernet_train(
         }
         return resume_supernet_run(out, again)
 
-    with joined() as processes:
-        run = processes.main_first(start, lambda: open_supernet_run(out))
-        train_supernet(run, processes)
-    if not processes.is_main:
-        return
-    rows = score_supernet(run)
+    with ExitStack() as lock:
+        with joined() as processes:
+            run = processes.main_first(start, lambda: open_supernet_run(out))
+            train_supernet(run, processes)
+        if not processes.is_main:
+            return
+        rows = score_supernet(run)
     if as_json:
         found = run.images.data.found.to_dict()
         print_json({"run": str(out), "data": found, "validation": rows})

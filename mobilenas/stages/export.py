@@ -23,9 +23,10 @@ from mobilenas.export import (
     export_network,
     load_images,
 )
-from mobilenas.export.write import MIN_IMAGES
+from mobilenas.export.write import MIN_IMAGES, check_target
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
+from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
@@ -223,6 +224,7 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
 def _export(source: Source, target: Target, out: Path | None) -> Report:
     tags = ("-int8" if target.int8 else "") + ("-bytes" if target.form.preprocess else "")
     path = out or source.folder / f"{source.network.arch}{tags}{target.runtime.suffix}"
+    check_target(path, target.runtime.suffix)
     calibration, words = None, None
     if target.int8 is None:
         images = source.images(source.proof, _PROOF_IMAGES)
@@ -230,18 +232,19 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         calibration = _calibration(source, target.int8)
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
-    return export_network(
-        source.network,
-        source.info,
-        path,
-        images.pixels,
-        images.labels,
-        runtime=target.runtime,
-        form=target.form,
-        calibration=calibration,
-        images_are=words,
-        data=source.data,
-    )
+    with held(path, "export", is_file=True):
+        return export_network(
+            source.network,
+            source.info,
+            path,
+            images.pixels,
+            images.labels,
+            runtime=target.runtime,
+            form=target.form,
+            calibration=calibration,
+            images_are=words,
+            data=source.data,
+        )
 
 
 def _calibration(source: Source, int8: Int8) -> Calibration:

@@ -48,7 +48,7 @@ def fill_the_disk(patch: pytest.MonkeyPatch, name: str, writes: int) -> None:
 
     def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         nonlocal left
-        left -= path.name == f".{name}.tmp"
+        left -= path.name.startswith(f".{name}.")
         write_synced(path if left >= 0 else FULL, fill)
 
     patch.setattr(files, "_write_synced", write)
