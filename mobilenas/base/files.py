@@ -122,7 +122,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _write_synced(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    with path.open("xb") as file:
+    with path.open("wb") as file:
         write(file)
         file.flush()
         os.fsync(file.fileno())
