@@ -8,13 +8,13 @@ import json
 
 import numpy as np
 import onnxruntime as ort
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def load(path: str, resolution: int, short_side: int) -> np.ndarray:
     """The pixels of an image file that the network sees: uint8 (resolution, resolution, 3)."""
     with Image.open(path) as file:
-        image = file.convert("RGB")
+        image = ImageOps.exif_transpose(file.convert("RGB"))  # photos lie upright in training too
     width, height = (short_side * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)

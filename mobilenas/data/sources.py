@@ -224,9 +224,6 @@ def _check_classes(asked: Source, index: Indexed) -> None:
         raise BadInput(
             f"{asked.text}: training images of {present} class; there must be at least 2 classes"
         )
-    names = Counter(index.classes)
-    if len(names) < len(index.classes):
-        raise BadInput(f"{asked.text}: two classes are called {names.most_common(1)[0][0]!r}")
 
 
 def _found(

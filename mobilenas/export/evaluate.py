@@ -106,15 +106,20 @@ def load_images(source: str, resolution: int, info: NetworkInfo) -> tuple[ImageD
     theirs, ours = data.classes, info.classes
     if len(theirs) != len(ours):
         raise BadInput(f"{source} has {len(theirs)} classes; the network has {len(ours)}")
-    if set(theirs) == set(ours):
-        if theirs != ours:
-            numbers = np.array([ours.index(name) for name in theirs])
-            train, test = relabelled(data.train, numbers), data.test
-            test = test and relabelled(test, numbers)
-            data = replace(data, classes=ours, train=train, test=test)
+    if theirs == ours:
         return data, "name"
+    if set(theirs) == set(ours):
+        if len(set(ours)) < len(ours):  # as the two cranes of ImageNet
+            raise BadInput(
+                f"{source}: its classes are those of the network in another order, and "
+                "two have the same name"
+            )
+        numbers = np.array([ours.index(name) for name in theirs])
+        train, test = relabelled(data.train, numbers), data.test
+        test = test and relabelled(test, numbers)
+        return replace(data, classes=ours, train=train, test=test), "name"
     if set(theirs) & set(ours):
-        odd, lacking = (next(iter(sorted(x))) for x in (set(theirs) - {*ours}, {*ours} - {*theirs}))
+        odd, lacking = min({*theirs} - {*ours}), min({*ours} - {*theirs})
         raise BadInput(
             f"{source}: class {odd!r} is none of the network, which has {lacking!r} among others; "
             "all names must be the same, or none"

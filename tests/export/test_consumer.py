@@ -24,7 +24,9 @@ def make_photos(folder: Path) -> list[str]:
         path = folder / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         noise = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
+        exif = Image.Exif()
+        exif[0x0112] = 6 if name == "b/1" else 1  # a photo of a camera that lay on its side
+        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path, exif=exif)
     return sorted(str(path) for path in folder.rglob("*.png"))
 
 
