@@ -79,6 +79,7 @@ def detect_train(
     )
     from mobilenas.detect.runner import describe_run, train_detector
     from mobilenas.report.detect import describe_detector, describe_precisions
+    from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
 
     place = data if data == DIGITS else str(Path(data).resolve())
@@ -93,12 +94,13 @@ def detect_train(
     }
     with held(out, "detect train"):
         if resume:
-            if given["data"] not in (None, DIGITS):  # by their checksum the data are the same
-                del given["data"]
-                run = open_detect_run(out, Path(place))
-            else:
-                run = open_detect_run(out)
-            run.folder.check_unchanged(given)
+            # By their checksums data and weights are the same, wherever they are.
+            moved = {"data": place} if given["data"] not in (None, DIGITS) else {}
+            if weights and RunFolder.open(out, "detect").settings.get("weights"):
+                moved["weights"] = str(weights.absolute())
+            places = {name: Path(place) for name, place in moved.items()}
+            run = open_detect_run(out, places.get("data"), places.get("weights"))
+            run.folder.check_unchanged({k: x for k, x in given.items() if k not in moved})
         elif config is None:
             raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
         else:

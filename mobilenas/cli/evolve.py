@@ -11,6 +11,7 @@ from mobilenas.cli.options import (
     Json,
     Latency,
     Memory,
+    MovedData,
     Params,
     Resume,
     Seed,
@@ -29,6 +30,7 @@ def evolve(
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
         "runs/supernet"
     ),
+    data: MovedData = None,
     objectives: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +72,7 @@ def evolve(
     from mobilenas.stages.evolve import Search, resumed, run_evolve
 
     size = None if resolution is None else parse_image_size(resolution)
-    search = Search(supernet, budget, objectives, population, generations, seed, size)
+    search = Search(supernet, budget, objectives, population, generations, seed, size, data)
     with held(out, "evolve"):
         if resume:
             given = {field.name for field in fields(search) if is_given(context, field.name)}

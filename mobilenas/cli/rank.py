@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cli.options import Json, Seed, print_json
+from mobilenas.cli.options import Json, MovedData, Seed, print_json
 
 
 def rank(
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
         "runs/supernet"
     ),
+    data: MovedData = None,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -60,7 +61,9 @@ def rank(
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
     asked = Ranking(n, seed, recalibrate, zero_cost)
     with held(out, "rank"):
-        result = run_rank(supernet, truth, benchmark, data_root, asked, out, resume=resume)
+        result = run_rank(
+            supernet, truth, benchmark, data_root, asked, out, resume=resume, data=data
+        )
     if as_json:
         print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
         return

@@ -58,6 +58,8 @@ def supernet_train(
     given = {"strategy": strategy, "bn": bn, "passes": passes}
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
 
+    moved = data if is_given(context, "data") else None
+
     def start() -> SupernetRun:
         lock.enter_context(held(out, "supernet-train"))
         chosen = load_supernet_config(config or preset, (settings or []) + flags)
@@ -67,7 +69,7 @@ def supernet_train(
         config_given = flags or settings or is_given(context, "preset") or config
         again = {
             "space": load_any_space(space) if is_given(context, "space") else None,
-            "data": data if is_given(context, "data") else None,
+            "data": moved,
             "seed": seed if is_given(context, "seed") else None,
             "config": chosen if config_given else None,
         }
@@ -75,7 +77,7 @@ def supernet_train(
 
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start, lambda: open_supernet_run(out))
+            run = processes.main_first(start, lambda: open_supernet_run(out, data=moved))
             train_supernet(run, processes)
         if not processes.is_main:
             return

@@ -88,7 +88,7 @@ def train(
 
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start, lambda: open_network_run(out))
+            run = processes.main_first(start, lambda: open_network_run(out, data=data))
             train_network(run, processes)
         if not processes.is_main:
             return
