@@ -116,13 +116,15 @@ def test_a_supernet_that_moved_alone_is_named_by_an_option(
     data = f"--data={project / 'photos'}"  # which the supernet knows as seen from its old place
     unfinished(runs / "train")
     for option, arguments in (
-        ("--supernet", ("evolve", "--resume", f"--out={runs / 'evolve'}", data)),
         ("--supernet", ("export", "--onnx", f"--run={runs / 'evolve'}", data)),
+        ("--supernet", ("evolve", "--resume", f"--out={runs / 'evolve'}", data)),
         ("--inherit", ("train", "--resume", f"--out={runs / 'train'}")),
     ):
         check_refused(call(*arguments), "supernet", option)
         outcome = call(*arguments, f"{option}=there")
         assert outcome.code == 0, outcome.err
+    # The result of a search that was resumed says where the supernet was then.
+    assert call("export", "--onnx", f"--run={runs / 'evolve'}", data).code == 0
     edited = tmp_path / "edited"
     shutil.copytree(tmp_path / "there", edited)
     spoil(edited / "checkpoint.pt")
