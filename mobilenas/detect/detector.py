@@ -116,6 +116,7 @@ def open_detect_run(
     if settings.data != DIGITS and "data" not in folder.parents:  # of a run of before
         folder = folder.at(data=settings.data)
     place = folder.find("data", "--data") if "data" in folder.parents else DIGITS
+    settings = settings.model_copy(update={"data": place})
     source = _source(path, place)
     if _checksum(*find_coco(source)) != folder.fact("data_checksum"):
         raise BadInput(f"{path} was started with another data set than that of {source}")

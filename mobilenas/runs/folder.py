@@ -172,8 +172,9 @@ class RunFolder:
         for place in (*near, known):
             if is_there(place):
                 return place
+        are, their = ("are", "their") if role == "data" else ("is", "its")
         raise BadInput(
-            f"the {role} that {self.path} was made from is not in {known}: give its {option}"
+            f"the {role} of {self.path} {are} no longer in {known}: give {their} {option}"
         )
 
     def parent(self, role: str, option: str) -> Path:

@@ -155,9 +155,7 @@ def data_place(run: RunFolder) -> str:
     if "data" in run.parents:
         return run.find("data", "--data")
     if not is_there(source):  # of a run of before
-        raise BadInput(
-            f"the data that {run.path} was made from is not in {source}: give its --data"
-        )
+        raise BadInput(f"the data of {run.path} are no longer in {source}: give their --data")
     return source
 
 

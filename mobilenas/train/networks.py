@@ -136,7 +136,7 @@ def new_network(run: NetworkRun) -> Network:
     network = fresh_network(run)
     supernet = run.supernet()
     if supernet is not None:
-        return network.load_from(supernet)
+        network.load_from(supernet)
     if run.settings.weights is not None:
         _start_from(network, run.folder.parent("network", "--weights"), run.images.data.classes)
     known = run.folder.facts.get("weights_checksum")

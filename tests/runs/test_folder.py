@@ -61,8 +61,7 @@ def test_a_parent_is_found_where_it_is_now(run: RunFolder, tmp_path: Path) -> No
         return RunFolder.open(folder, "train").parent("supernet", "--supernet")
 
     assert refusal(place, run.path) == (
-        f"the supernet that {run.path} was made from is not in {tmp_path / 's'}: give its "
-        "--supernet"
+        f"the supernet of {run.path} is no longer in {tmp_path / 's'}: give its --supernet"
     )
     (tmp_path / "s").mkdir()
     assert place(run.path) == tmp_path / "s"
