@@ -1,4 +1,4 @@
-"""Two commands on one run folder: the second is told in one line, and the first ends as if alone."""
+"""Two commands on one run folder: the second gets one line, and the first ends as if alone."""
 
 import os
 import signal
