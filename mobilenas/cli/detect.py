@@ -80,6 +80,8 @@ def detect_train(
     )
     from mobilenas.detect.runner import describe_run, train_detector
     from mobilenas.report.detect import describe_data, describe_detector, describe_precisions
+    from mobilenas.runs import RunFolder
+    from mobilenas.runs.lock import held
 
     place = data if data == DIGITS else str(Path(data).resolve())
     given = {
@@ -91,21 +93,23 @@ def detect_train(
         "options": tuple(options) if options else None,
         "seed": seed if is_given(context, "seed") else None,
     }
-    if resume:
-        if given["data"] not in (None, DIGITS):  # by their checksum the data are the same
-            del given["data"]
-            run = open_detect_run(out, Path(place))
+    with held(out, "detect train"):
+        if resume:
+            # By their checksums data and weights are the same, wherever they are.
+            moved = {"data": place} if given["data"] not in (None, DIGITS) else {}
+            if weights and RunFolder.open(out, "detect").settings.get("weights"):
+                moved["weights"] = str(weights.absolute())
+            places = {name: Path(place) for name, place in moved.items()}
+            run = open_detect_run(out, places.get("data"), places.get("weights"))
+            run.folder.check_unchanged({k: x for k, x in given.items() if k not in moved})
+        elif config is None:
+            raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
         else:
-            run = open_detect_run(out)
-        run.folder.check_unchanged(given)
-    elif config is None:
-        raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
-    else:
-        chosen = {name: value for name, value in given.items() if value is not None}
-        run = create_detect_run(out, DetectSettings.model_validate(chosen))
-    typer.echo(describe_data(run.found), err=True)
-    typer.echo(describe_detector(describe_run(run)), err=True)
-    result = train_detector(run)
+            chosen = {name: value for name, value in given.items() if value is not None}
+            run = create_detect_run(out, DetectSettings.model_validate(chosen))
+        typer.echo(describe_data(run.found), err=True)
+        typer.echo(describe_detector(describe_run(run)), err=True)
+        result = train_detector(run)
     if as_json:
         print_json({"run": str(out), **result})
         return

@@ -47,7 +47,8 @@ def test_what_export_and_eval_refuse(saved: Path, tmp_path: Path, call: Call) ->
     check_refused(call(*export, "--data=digits", "--arch=id"), "--arch is for a search")
     check_refused(call(*export, "--data=/no/such"), "/no/such")
     check_refused(call(*export, "--data=digits", f"--out={tmp_path}"), "it is a folder")
-    check_refused(call("export", "--onnx", f"--run={tmp_path}", "--data=digits"), "--data is for")
+    run = ("export", "--onnx", f"--run={tmp_path}")
+    check_refused(call(*run, "--int8", "--calibration-data=digits"), "--calibration-data is for")
     check_refused(call("eval", tmp_path, "--data=digits"), "no saved network", str(tmp_path))
     check_refused(call("eval", saved, "--data=/no/such"), "/no/such")
     assert contents(saved) == before

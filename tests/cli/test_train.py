@@ -192,7 +192,10 @@ def test_export_wants_a_finished_training(
     monkeypatch.chdir(tmp_path)
     check_refused(call("export", "--onnx"), "no finished run in runs/train or runs/evolve")
     shutil.copytree(trained.folder, "run")
-    for flags, words in (("--pick=knee", "--pick is for a search"), ("--data=digits", "--data is")):
+    for flags, words in (
+        ("--pick=knee", "--pick is for a search"),
+        ("--data=/no/such", "/no/such"),
+    ):
         check_refused(call("export", "--onnx", "--run=run", flags), words)
     Path("run/result.json").unlink()
     check_refused(call("export", "--onnx", "--run=run"), "mobilenas train --resume --out run")

@@ -163,7 +163,8 @@ def test_a_run_of_the_release_before_is_opened_with_all_that_it_said(
     opened = open_detect_run(tmp_path)
     assert opened.settings == created.settings
     assert opened.classes == created.classes
-    assert opened.folder.parents == created.folder.parents == {"network": str(saved)}
+    parents = {"network": str(saved), "data": created.settings.data}
+    assert opened.folder.parents == created.folder.parents == parents
     assert opened.config.to_dict() == created.config.to_dict()
     opened.folder.check_unchanged({"seed": 0, "options": SMALL["retinanet_quick"], "arch": None})
     with pytest.raises(BadInput, match=r"was started with another seed \(0, not 1\)"):
