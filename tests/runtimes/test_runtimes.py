@@ -192,6 +192,7 @@ def test_what_is_timed_is_what_is_shipped(
     shipped.write_bytes(model)
     assert nodes(timed.read_bytes()) == nodes(model)
     assert optimised(timed) == optimised(shipped)
+    assert onnx.load(timed).ir_version == onnx.load(shipped).ir_version == 8
     weights = [t for t in onnx.load(timed).graph.initializer if len(t.dims) == 4]
     wanted = onnx.TensorProto.INT8 if dtype == "int8" else onnx.TensorProto.FLOAT
     assert {t.data_type for t in weights} == {wanted}
