@@ -1,5 +1,6 @@
 """The plain module of one arch, with the verbs of a timm model."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
@@ -137,7 +138,7 @@ class Network(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: int | list[int] = 1,
+        indices: int | Sequence[int] = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
         extra_blocks: bool = False,
@@ -148,8 +149,10 @@ class Network(nn.Module):
         `forward_intermediates` does.
         """
         _refuse(extra_blocks)
-        rows = chosen_rows(len(self.stage_ends), indices)
-        _, last = self.block_ends(indices)
+        rows = chosen_rows(
+            len(self.stage_ends), indices if isinstance(indices, int) else list(indices)
+        )
+        _, last = self.block_ends(rows)
         if prune_norm or prune_head or last < len(self.blocks):
             self.blocks = self.blocks[:last]
             self.conv_head = nn.Identity()
