@@ -169,7 +169,7 @@ def test_exports_are_evaluated_as_they_are_fed(
 def test_a_batch_norm_in_training_mode_is_caught(
     quantised: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.export.deployable.fold_batch_norm", forget_a_batch_norm)
+    monkeypatch.setattr("mobilenas.nn.fold.fold_batch_norm", forget_a_batch_norm)
     with pytest.raises(VerificationFailed):
         export(build(TINY), tmp_path / "a.onnx", calibration=calibration(16) if quantised else None)
     assert list(tmp_path.iterdir()) == []

@@ -190,6 +190,8 @@ def test_what_is_timed_is_what_is_shipped(
     feed = Feed(images[:4], Choice(images[4:], np.zeros(4, np.int64))) if dtype == "int8" else None
     model = OnnxRuntime().convert(module, example, Form(batch=1), feed).files[".onnx"]
     shipped.write_bytes(model)
+    for made in (module, network_job(space, network.arch, batch=1).make()):
+        assert not any(getattr(part, "inplace", False) for part in made.modules())
     assert nodes(timed.read_bytes()) == nodes(model)
     assert optimised(timed) == optimised(shipped)
     assert onnx.load(timed).ir_version == onnx.load(shipped).ir_version == 8
