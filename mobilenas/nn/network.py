@@ -138,7 +138,7 @@ class Network(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: int | Sequence[int] = 1,
+        indices: int | Sequence[int] | None = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
         extra_blocks: bool = False,
@@ -149,9 +149,9 @@ class Network(nn.Module):
         `forward_intermediates` does.
         """
         _refuse(extra_blocks)
-        rows = chosen_rows(
-            len(self.stage_ends), indices if isinstance(indices, int) else list(indices)
-        )
+        if indices is not None and not isinstance(indices, int):
+            indices = list(indices)
+        rows = chosen_rows(len(self.stage_ends), indices)
         _, last = self.block_ends(rows)
         if prune_norm or prune_head or last < len(self.blocks):
             self.blocks = self.blocks[:last]

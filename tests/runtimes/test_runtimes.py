@@ -91,7 +91,10 @@ def test_all_keep_to_one_protocol(kind: type[Runtime], monkeypatch: pytest.Monke
         assert found == asked
     for name in ("convert", "load"):
         assert name in vars(kind), f"{name} is that of the protocol, which does nothing"
-    assert runtime.suffix == runtime.suffixes[0] and runtime.name and runtime.version
+    packaged = len({end.partition("/")[0] for end in runtime.suffixes}) < len(runtime.suffixes)
+    assert packaged == (runtime.name == "coreml")
+    assert runtime.suffix == (".mlpackage" if packaged else runtime.suffixes[0])
+    assert runtime.name and runtime.version
     assert {"any", "fixed", "one"} >= {runtime.batches} and runtime.dtypes
     if kind is not Command:
         assert RUNTIMES[runtime.name] == kind.__name__
