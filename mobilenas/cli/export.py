@@ -19,8 +19,9 @@ def export(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="onnxruntime (.onnx), executorch (.pte), litert (.tflite), openvino (.xml, .bin) "
-            "or ncnn (.ncnn.param, .ncnn.bin); the file is proved by running it there."
+            help="onnxruntime (.onnx), executorch (.pte), litert (.tflite), openvino (.xml, .bin), "
+            "ncnn (.ncnn.param, .ncnn.bin) or coreml (.mlpackage); the file is proved by running "
+            "it there, but for coreml off a Mac: then its graph is run by torch."
         ),
     ] = None,
     run: Annotated[

@@ -108,7 +108,8 @@ class MobileNASBackbone(BaseModule):
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        last = self.network.block_ends(range(self.frozen_stages))[1] if self.frozen_stages else 0
+        stages = list(range(self.frozen_stages))
+        last = self.network.block_ends(stages)[1] if stages else 0
         return [self.network.stem, *self.network.blocks[:last]]
 
 
