@@ -29,8 +29,9 @@ from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
-from mobilenas.search.front import find_supernet, read_search
+from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
+from mobilenas.stages.searched import find_supernet
 from mobilenas.train.networks import open_network_run
 from mobilenas.train.supernets import open_supernet_run
 

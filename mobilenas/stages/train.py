@@ -15,8 +15,9 @@ from mobilenas.data import Part
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
-from mobilenas.search.front import find_supernet, read_search
+from mobilenas.search.front import read_search
 from mobilenas.space import load_space, space_from_dict
+from mobilenas.stages.searched import find_supernet
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig, load_network_config
