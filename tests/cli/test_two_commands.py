@@ -90,10 +90,10 @@ def test_a_killed_training_is_resumed_at_once(unbroken: Path, tmp_path: Path, ca
     run = tmp_path / "run"
     arguments = [*TRAIN, f"--out={run}"]
     with subprocess.Popen(command(*arguments), env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200  # of a machine that has much to do
         while not (run / "checkpoint.pt").exists():
             assert process.poll() is None
-            assert time.monotonic() < deadline, "no step within 60 s"
+            assert time.monotonic() < deadline, "no step within 200 s"
             time.sleep(0.002)
         process.kill()
     assert (run / ".lock").exists()

@@ -13,14 +13,14 @@ from mobilenas.detect.predict import draw, drawings, list_images
 
 
 def test_boxes_are_drawn_where_they_are_a_colour_a_class() -> None:
-    picture = Image.new("RGB", (100, 80))
+    picture = Image.new("RGB", (220, 80))  # room for both labels
     boxes = [
         {"class": "cat", "score": 0.9, "box": [10.0, 20.0, 40.0, 60.0]},
-        {"class": "dog", "score": 0.5, "box": [60.0, 30.0, 90.0, 70.0]},
+        {"class": "dog", "score": 0.5, "box": [120.0, 30.0, 150.0, 70.0]},
     ]
     drawn = np.asarray(draw(picture, boxes))
     assert not np.asarray(picture).any()
-    cat, dog = drawn[60, 25], drawn[70, 75]
+    cat, dog = drawn[60, 25], drawn[70, 135]
     assert cat.any() and dog.any() and (cat != dog).any()
     assert (drawn[40, 10] == cat).all() and (drawn[40, 40] == cat).all()
     assert not drawn[40, 20:35].any()  # within a box nothing is drawn

@@ -1,6 +1,7 @@
 """Networks as .pte files: what they compute, what they say, and what their proof catches."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def test_a_full_disk_leaves_the_old_files(
     monkeypatch.setattr(EXECUTORCH, "convert", lambda *_: Converted(content), raising=False)
 
     def write(path: Path, fill: object) -> None:
-        full = path.name == f".model{suffix}.tmp"
+        full = re.fullmatch(rf"\.model{re.escape(suffix)}\.[0-9a-f]+\.tmp", path.name)
         write_synced(Path("/dev/full") if full else path, fill)
 
     monkeypatch.setattr(files, "_write_synced", write)
