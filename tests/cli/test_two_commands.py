@@ -35,7 +35,7 @@ def stopped(folder: Path, file: str, *arguments: str) -> Iterator["subprocess.Po
     """A command that stands still, at work, as soon as its run folder has a file."""
     with subprocess.Popen(command(*arguments), env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 200
             while not (folder / file).exists():
                 assert process.poll() is None
                 assert time.monotonic() < deadline, "nothing within 60 s"
