@@ -17,7 +17,9 @@ demo: setup
 	$(BIN)/mobilenas detect train retinanet_digits --weights runs/demo/train/network \
 	  --set train_cfg.max_epochs=4 --out runs/demo/detect \
 	  $$(test ! -e runs/demo/detect/run.json || echo --resume)
-	$(BIN)/mobilenas detect predict runs/demo/detect runs/demo/detect/digits/val/0001.jpg
+	$(BIN)/mobilenas detect predict runs/demo/detect \
+	  runs/demo/detect/digits/val/000[1-4].jpg --min-score 0.4
+	@echo 'Worth a look: runs/demo/evolve/front.png and the four scenes in runs/demo/detect/predictions'
 
 test: setup
 	$(BIN)/python -m pytest

@@ -33,7 +33,8 @@ from PIL import Image
 
 from mobilenas.cost import CostModel
 from mobilenas.data import Images, load_data
-from mobilenas.data.pixels import decode, fit_all, short_side
+from mobilenas.data.images import decode
+from mobilenas.data.pixels import fit_all, short_side
 from mobilenas.export import export_network
 from mobilenas.export.deployable import deployable, normalise
 from mobilenas.export.evaluate import all_logits, open_classifier, ranked_right

@@ -21,7 +21,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.nn import Network
 from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
 from mobilenas.nn.kernels.relu6 import ReLU6
-from mobilenas.nn.network import feature_info
+from mobilenas.nn.network import chosen_rows, feature_info
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED
 
@@ -135,9 +135,17 @@ def _build(
     pretrained_cfg: Any = None,  # as timm gives it: a dict, a PretrainedCfg or a tag
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     feature_cfg: dict[str, Any] | None = None,
+    output_stride: int | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """What timm builds, with what `pretrained_cfg` does not say taken from `cfg`."""
+    rows = feature_info(space)
+    if output_stride is not None:
+        reductions = ", ".join(str(row["reduction"]) for row in rows)
+        raise BadInput(f"output_stride: {name} has reductions {reductions} and is never dilated")
+    feature_cfg = {"flatten_sequential": True, **(feature_cfg or {})}
+    out_indices = kwargs.pop("out_indices", feature_cfg.get("out_indices"))
+    feature_cfg["out_indices"] = tuple(chosen_rows(len(rows), out_indices))
     if isinstance(pretrained_cfg, str):
         raise BadInput(f"{name} has no weights with the tag {pretrained_cfg!r}")
     if isinstance(pretrained_cfg, PretrainedCfg):
@@ -155,11 +163,7 @@ def _build(
         pretrained,
         pretrained_cfg=cfg,
         pretrained_cfg_overlay=pretrained_cfg_overlay,
-        feature_cfg={
-            "out_indices": tuple(range(len(feature_info(space)))),
-            "flatten_sequential": True,
-            **(feature_cfg or {}),
-        },
+        feature_cfg=feature_cfg,
         **kwargs,
     )
 

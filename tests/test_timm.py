@@ -272,6 +272,9 @@ def test_space_and_arch_are_asked_for(kwargs: dict[str, Any]) -> None:
         ({"arch": "e3k3"}, "arch has 1 blocks, space s2"),
         ({"arch": "_".join(["e3k4"] * 18)}, "arch block 1: 'e3k4' is not a candidate"),
         ({"global_pool": "max"}, "global_pool 'max'"),
+        ({"output_stride": 16}, "output_stride: mobilenas has reductions 2, 4, 8, 16, 32 and is "),
+        ({"features_only": True, "out_indices": (0, 9)}, "there are 5 feature maps, 0 to 4"),
+        ({"features_only": True, "out_indices": 6}, "there are 5 feature maps, 0 to 4"),
         ({"global_pool": ""}, "needs num_classes 0"),
     ],
 )

@@ -113,6 +113,36 @@ def test_torchrun_killed_and_resumed_ends_with_the_same_bytes(
     check_weights(tmp_path / "one", unbroken)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="/proc is of Linux")
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_process_is_one_line_and_a_run_to_resume(lost: int, tmp_path: Path) -> None:
+    folder = tmp_path / "supernet"
+    pipe = subprocess.PIPE
+    start = torchrun(*train(folder, "passes=1000"))
+    with subprocess.Popen(start, env=ENVIRONMENT, stderr=pipe, text=True) as job:
+        deadline = time.monotonic() + 60
+        while not (folder / "checkpoint.pt").exists():
+            assert job.poll() is None
+            assert time.monotonic() < deadline, "no step within 60 s"
+            time.sleep(0.01)
+        ranks = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        of_rank = {environment(pid)["RANK"]: int(pid) for pid in ranks}
+        os.kill(of_rank[str(lost)], signal.SIGKILL)
+        _, err = job.communicate(timeout=60)
+    assert job.returncode != 0
+    (line,) = [line for line in err.splitlines() if line.startswith("mobilenas: ")]
+    assert "a process of the training was lost" in line
+    assert "--resume" in line
+    assert "gloo" not in err
+    done = load_checkpoint(folder / "checkpoint.pt")["progress"]["step"]
+    assert done > 0
+
+
+def environment(pid: str) -> dict[str, str]:
+    items = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(item.partition("=")[::2] for item in items)
+
+
 def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None:
     """Mixed images have their partners, and each validation image is counted once."""
     settings = [item.removeprefix("--set=") for item in ALONE if item.startswith("--set=")]

@@ -15,6 +15,3 @@ model = dict(
     bbox_head=dict(in_channels=(96, 320, 512, 256, 256, 128)),
 )
 auto_scale_lr = dict(enable=True)
-# Without NumClassCheckHook, which takes the backbone, whose classifier is cut off, for a head of 0
-# classes.
-custom_hooks = [dict(type="CheckInvalidLossHook", interval=50, priority="VERY_LOW")]

@@ -21,6 +21,10 @@ class ProcessesDiffer(RuntimeError):
     """Processes of one training were about to do different things; the message names the step."""
 
 
+class ProcessLost(RuntimeError):
+    """Another process of the same training has ended, which then cannot go on."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error of another library, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,13 +1,20 @@
 """Files that a kill cannot tear: written under a temporary name, synced, renamed."""
 
+import glob
 import json
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mobilenas.base.errors import BadInput
+
+_HEX = 8  # digits by which temporary names differ
+_LEFT_SECONDS = 24 * 3600
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -50,9 +57,12 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON object. Raises BadInput naming the file if it is missing, torn or lacks keys."""
+    """Read a JSON object; a byte order mark, as editors of Windows write it, may go before it.
+
+    Raises BadInput naming the file if it is missing, torn or lacks keys.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(f"no such file: {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -93,9 +103,25 @@ def append_jsonl(path: Path, rows: Iterable[object]) -> None:
         os.fsync(file.fileno())
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what a killed writer has half written in a folder and those in it, where it was the
+    only writer.
+    """
+    for level in ("", "*/"):
+        for left in folder.glob(f"{level}.*.{'[0-9a-f]' * _HEX}.tmp"):
+            left.unlink(missing_ok=True)
+
+
 def _temporary(path: Path) -> Path:
+    """A name beside `path` that no other writer has. What a killed writer has left under such a
+    name goes after a day: until then it may be of one that is at work.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return path.with_name(f".{path.name}.tmp")
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with suppress(FileNotFoundError):  # another writer took it away
+            if left.stat().st_mtime < time.time() - _LEFT_SECONDS:
+                left.unlink()
+    return path.with_name(f".{path.name}.{secrets.token_hex(_HEX // 2)}.tmp")
 
 
 def _write_synced(path: Path, write: Callable[[BinaryIO], object]) -> None:

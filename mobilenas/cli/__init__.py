@@ -12,6 +12,7 @@ from mobilenas.base.errors import (
     Diverged,
     InfeasibleBudget,
     ProcessesDiffer,
+    ProcessLost,
     VerificationFailed,
 )
 from mobilenas.base.process import end_at_once, is_one_of_several, tune_process
@@ -71,7 +72,7 @@ def _run() -> None:
         _fail(f"not exported: {error}", 1)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _fail(error, 2)
-    except (Diverged, ProcessesDiffer, OSError) as error:
+    except (Diverged, ProcessesDiffer, ProcessLost, OSError) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if stop.code != 130:  # what typer makes of an interrupt, without a word

@@ -44,7 +44,8 @@ def detect_train(
         str,
         typer.Option(
             help="Folder in COCO format (annotations/instances_train2017.json with train2017/ ..., "
-            "or train.json and val.json with their images), or digits (built in)."
+            "train.json and val.json with their images, Roboflow's or CVAT's layout), or digits "
+            "(built in)."
         ),
     ] = "digits",
     options: Annotated[
@@ -78,7 +79,9 @@ def detect_train(
         open_detect_run,
     )
     from mobilenas.detect.runner import describe_run, train_detector
-    from mobilenas.report.detect import describe_detector, describe_precisions
+    from mobilenas.report.detect import describe_data, describe_detector, describe_precisions
+    from mobilenas.runs import RunFolder
+    from mobilenas.runs.lock import held
 
     place = data if data == DIGITS else str(Path(data).resolve())
     given = {
@@ -90,20 +93,23 @@ def detect_train(
         "options": tuple(options) if options else None,
         "seed": seed if is_given(context, "seed") else None,
     }
-    if resume:
-        if given["data"] not in (None, DIGITS):  # by their checksum the data are the same
-            del given["data"]
-            run = open_detect_run(out, Path(place))
+    with held(out, "detect train"):
+        if resume:
+            # By their checksums data and weights are the same, wherever they are.
+            moved = {"data": place} if given["data"] not in (None, DIGITS) else {}
+            if weights and RunFolder.open(out, "detect").settings.get("weights"):
+                moved["weights"] = str(weights.absolute())
+            places = {name: Path(place) for name, place in moved.items()}
+            run = open_detect_run(out, places.get("data"), places.get("weights"))
+            run.folder.check_unchanged({k: x for k, x in given.items() if k not in moved})
+        elif config is None:
+            raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
         else:
-            run = open_detect_run(out)
-        run.folder.check_unchanged(given)
-    elif config is None:
-        raise BadInput("which detector? give a CONFIG, such as retinanet_quick")
-    else:
-        chosen = {name: value for name, value in given.items() if value is not None}
-        run = create_detect_run(out, DetectSettings.model_validate(chosen))
-    typer.echo(describe_detector(describe_run(run)), err=True)
-    result = train_detector(run)
+            chosen = {name: value for name, value in given.items() if value is not None}
+            run = create_detect_run(out, DetectSettings.model_validate(chosen))
+        typer.echo(describe_data(run.found), err=True)
+        typer.echo(describe_detector(describe_run(run)), err=True)
+        result = train_detector(run)
     if as_json:
         print_json({"run": str(out), **result})
         return
@@ -119,11 +125,13 @@ def detect_eval(run: Run, data: MovedData = None, as_json: Json = False) -> None
     """
     from mobilenas.detect.detector import open_detect_run
     from mobilenas.detect.runner import evaluate_detector
-    from mobilenas.report.detect import describe_precisions
+    from mobilenas.report.detect import describe_data, describe_precisions
 
-    precisions = evaluate_detector(open_detect_run(run, data))
+    opened = open_detect_run(run, data)
+    typer.echo(describe_data(opened.found), err=True)
+    precisions = evaluate_detector(opened)
     if as_json:
-        print_json({"run": str(run), **precisions})
+        print_json({"run": str(run), "data": opened.found, **precisions})
     else:
         print(describe_precisions(precisions))
 
@@ -131,7 +139,9 @@ def detect_eval(run: Run, data: MovedData = None, as_json: Json = False) -> None
 @detect_app.command("predict")
 def detect_predict(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.")
+    ],
     min_score: Annotated[
         float, typer.Option(min=0, max=1, help="Boxes of lower scores are left out.")
     ] = 0.3,
@@ -146,12 +156,14 @@ def detect_predict(
     Example: mobilenas detect predict runs/detect photo.jpg
     """
     from mobilenas.detect.detector import open_detector
-    from mobilenas.detect.predict import predict
-    from mobilenas.report.detect import describe_predictions
+    from mobilenas.detect.predict import list_images, predict
+    from mobilenas.report.detect import describe_images, describe_predictions
 
-    rows = predict(open_detector(run), images, out or run / "predictions", min_score)
+    files, found = list_images(images)
+    rows = predict(open_detector(run), files, out or run / "predictions", min_score)
+    typer.echo(describe_images(found), err=True)
     if as_json:
-        print_json({"run": str(run), "images": rows})
+        print_json({"run": str(run), "data": found, "images": rows})
     else:
         print(describe_predictions(rows))
 
@@ -176,10 +188,12 @@ def detect_export(
         raise BadInput("choose a format: --onnx")
     from mobilenas.detect.detector import open_detect_run
     from mobilenas.detect.predict import export_run
-    from mobilenas.report.detect import describe_detector_export
+    from mobilenas.report.detect import describe_data, describe_detector_export
 
-    report = export_run(open_detect_run(run, data), out or run / "detector.onnx").to_dict()
+    opened = open_detect_run(run, data)
+    report = export_run(opened, out or run / "detector.onnx").to_dict()
+    typer.echo(describe_data(opened.found), err=True)
     if as_json:
-        print_json(report)
+        print_json({"data": opened.found, **report})
     else:
         print(describe_detector_export(report))

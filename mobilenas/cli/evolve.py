@@ -11,6 +11,7 @@ from mobilenas.cli.options import (
     Json,
     Latency,
     Memory,
+    MovedData,
     Params,
     Resume,
     Seed,
@@ -29,6 +30,7 @@ def evolve(
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
         "runs/supernet"
     ),
+    data: MovedData = None,
     objectives: Annotated[
         str | None,
         typer.Option(
@@ -66,14 +68,16 @@ def evolve(
     from mobilenas.base.units import parse_image_size
     from mobilenas.report.text import front_table, selected_on
     from mobilenas.runs import RunFolder
+    from mobilenas.runs.lock import held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
 
     size = None if resolution is None else parse_image_size(resolution)
-    search = Search(supernet, budget, objectives, population, generations, seed, size)
-    if resume:
-        given = {field.name for field in fields(search) if is_given(context, field.name)}
-        search = resumed(out, search, given | ({"budget"} if budget else set()))
-    result = run_evolve(search, out, resume=resume)
+    search = Search(supernet, budget, objectives, population, generations, seed, size, data)
+    with held(out, "evolve"):
+        if resume:
+            given = {field.name for field in fields(search) if is_given(context, field.name)}
+            search = resumed(out, search, given | ({"budget"} if budget else set()))
+        result = run_evolve(search, out, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
         found = RunFolder.open(out, "evolve").facts.get("data")  # runs of before have none

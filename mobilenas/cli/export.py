@@ -19,8 +19,9 @@ def export(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="onnxruntime (.onnx), executorch (.pte), litert (.tflite), openvino (.xml, .bin) "
-            "or ncnn (.ncnn.param, .ncnn.bin); the file is proved by running it there."
+            help="onnxruntime (.onnx), executorch (.pte), litert (.tflite), openvino (.xml, .bin), "
+            "ncnn (.ncnn.param, .ncnn.bin) or coreml (.mlpackage); the file is proved by running "
+            "it there, but for coreml off a Mac: then its graph is run by torch."
         ),
     ] = None,
     run: Annotated[
@@ -35,7 +36,14 @@ def export(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Images that the export of a saved network is verified on."),
+        typer.Option(
+            help="Images that the export of a saved network is verified on; of a run, where its "
+            "images are now, if they moved."
+        ),
+    ] = None,
+    supernet: Annotated[
+        Path | None,
+        typer.Option(help="Where the supernet of a run of evolve is now, if it moved."),
     ] = None,
     arch: Annotated[
         str | None,
@@ -108,9 +116,8 @@ def export(
     for name in _OF_INT8:
         if is_given(context, name) and not int8:
             raise BadInput(f"--{name.replace('_', '-')} is for --int8")
-    for name, value in (("data", data), ("calibration-data", calibration_data)):
-        if network is None and value is not None:
-            raise BadInput(f"--{name} is for a saved network; a run has images of its own")
+    if network is None and calibration_data is not None:
+        raise BadInput("--calibration-data is for a saved network; a run has images of its own")
     from mobilenas.export import make_form, make_runtime
     from mobilenas.runs import RunFolder
     from mobilenas.runs.folder import newest_finished
@@ -133,13 +140,15 @@ def export(
         newest = newest_finished(("train", "evolve"), Path("runs/train"), Path("runs/evolve"))
         source, kind = newest.path, newest.kind
     if kind != "evolve":
-        for name in ("arch", "pick"):
+        for name in ("arch", "pick", "supernet"):
             if is_given(context, name):
                 raise BadInput(f"--{name} is for a search; {source} is one network")
     if kind == "evolve":
-        report = run_export(source, arch=arch, pick=pick, target=target, out=out).to_dict()
+        report = run_export(
+            source, arch=arch, pick=pick, target=target, out=out, supernet=supernet, data=data
+        ).to_dict()
     elif kind == "train":
-        report = run_export_trained(source, target, out).to_dict()
+        report = run_export_trained(source, target, out, data).to_dict()
     elif data is None:
         raise BadInput("give --data: images that the exported network is verified on")
     else:

@@ -1,5 +1,6 @@
 """The commands `latency`: tables of a device, made, checked, listed. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ latency_app = typer.Typer(
     no_args_is_help=True, help="Latency tables: what a network takes on a device, in ms."
 )
 
+_BUILD, _CHECK = "latency build", "latency check"
 Command = Annotated[
     str | None,
     typer.Option(
@@ -63,6 +65,7 @@ def latency_build(
     from mobilenas.base.units import parse_seconds
     from mobilenas.cost.latency import FOLDER, write_table
     from mobilenas.latency.build import BuildSettings, build_table, table_name
+    from mobilenas.runs.lock import held
     from mobilenas.space import load_space
 
     if space is None or device is None:
@@ -83,8 +86,9 @@ def latency_build(
     )
     name = table_name(settings)
     run = out or Path("runs/latency") / name
-    table = build_table(settings, run, budget=parse_seconds(budget), resume=resume)
-    path = write_table(tables, table)
+    with held(tables / f"{name}.json", _BUILD, is_file=True), held(run, _BUILD):
+        table = build_table(settings, run, budget=parse_seconds(budget), resume=resume)
+        path = write_table(tables, table)
     fit = table.calibration
     if as_json:
         print_json({"table": str(path), "rows": len(table.rows), "networks": len(fit.archs)})
@@ -128,6 +132,7 @@ def latency_check(
     from mobilenas.latency.check import check_table, is_same_device
     from mobilenas.latency.timer import make_timer
     from mobilenas.report.latency import check_lines, plot_check
+    from mobilenas.runs.lock import held
     from mobilenas.space import load_space
 
     folder = Path(table).parent if table.endswith(".json") else Path(FOLDER)
@@ -143,12 +148,16 @@ def latency_check(
     stored = is_same_device(found, timer) and is_its_own
     name = found.name if is_its_own else f"{found.name}-on-{drawn_from.name}"
     run = out or Path("runs/latency") / f"{name}-check"
-    check, predicted, measured = check_table(
-        drawn_from, found, timer, run, n=n, seed=seed, command=command, resume=resume
-    )
     picture = run / "check.png"
-    plot_check(picture, name, predicted, measured)
-    path = write_table(folder, found.model_copy(update={"check": check})) if stored else None
+    with ExitStack() as locks:
+        if stored:
+            locks.enter_context(held(folder / f"{found.name}.json", _CHECK, is_file=True))
+        locks.enter_context(held(run, _CHECK))
+        check, predicted, measured = check_table(
+            drawn_from, found, timer, run, n=n, seed=seed, command=command, resume=resume
+        )
+        plot_check(picture, name, predicted, measured)
+        path = write_table(folder, found.model_copy(update={"check": check})) if stored else None
     if as_json:
         print_json({"table": path and str(path), "check": check.model_dump(mode="json")})
         return

@@ -63,11 +63,13 @@ def convert(
     from mobilenas.cost import CostModel
     from mobilenas.nn.published import convert
     from mobilenas.nn.saved import WEIGHTS, save_network
+    from mobilenas.runs.lock import held
 
-    if (out / WEIGHTS).exists():
-        raise BadInput(f"{out} already holds a network: choose another --out")
-    network, info = convert(config, weights, _read_names(classes))
-    save_network(network, out, info)
+    with held(out, "convert"):
+        if (out / WEIGHTS).exists():
+            raise BadInput(f"{out} already holds a network: choose another --out")
+        network, info = convert(config, weights, _read_names(classes))
+        save_network(network, out, info)
     space, arch, cost_model = network.space.name, str(network.arch), CostModel(network.space)
     costs = {name: getattr(cost_model, name)(network.arch) for name in ("flops", "params")}
     if as_json:

@@ -18,6 +18,9 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
 ]
+MovedData = Annotated[
+    str | None, typer.Option("--data", help="Where the images of the run are now, if they moved.")
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Replace a key of the preset: lr=0.05.")
 ]

@@ -1,5 +1,6 @@
 """The command `quickstart`. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +27,13 @@ def quickstart(
         selected_on,
     )
     from mobilenas.runs import RunFolder
-    from mobilenas.stages.quickstart import run_quickstart
+    from mobilenas.runs.lock import held
+    from mobilenas.stages.quickstart import FOLDERS, run_quickstart
 
-    result, trained, report = run_quickstart(out, seed)
+    with ExitStack() as locks:
+        for name in FOLDERS:
+            locks.enter_context(held(out / name, "quickstart"))
+        result, trained, report = run_quickstart(out, seed)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
         export = report.to_dict()

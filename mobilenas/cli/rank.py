@@ -6,13 +6,14 @@ from typing import Annotated
 import typer
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cli.options import Json, Seed, print_json
+from mobilenas.cli.options import Json, MovedData, Seed, print_json
 
 
 def rank(
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
         "runs/supernet"
     ),
+    data: MovedData = None,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -53,12 +54,16 @@ def rank(
     Example: mobilenas rank --supernet runs/supernet --benchmark macro --data-root DIR
     """
     from mobilenas.report.rank import describe_ranking
+    from mobilenas.runs.lock import held
     from mobilenas.stages.rank import Ranking, run_rank
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
     asked = Ranking(n, seed, recalibrate, zero_cost)
-    result = run_rank(supernet, truth, benchmark, data_root, asked, out, resume=resume)
+    with held(out, "rank"):
+        result = run_rank(
+            supernet, truth, benchmark, data_root, asked, out, resume=resume, data=data
+        )
     if as_json:
         print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
         return

@@ -1,5 +1,6 @@
 """The command `supernet-train`. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ def supernet_train(
     Example: mobilenas supernet-train --space s2 --data imagenet/ --preset imagenet
     """
     from mobilenas.report.text import table
+    from mobilenas.runs.lock import held
     from mobilenas.space import CellSpace, load_any_space
     from mobilenas.stages.supernet_train import (
         create_supernet_run,
@@ -56,7 +58,10 @@ def supernet_train(
     given = {"strategy": strategy, "bn": bn, "passes": passes}
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
 
+    moved = data if is_given(context, "data") else None
+
     def start() -> SupernetRun:
+        lock.enter_context(held(out, "supernet-train"))
         chosen = load_supernet_config(config or preset, (settings or []) + flags)
         if not resume:
             processes.share(chosen.batch_size)
@@ -64,18 +69,19 @@ def supernet_train(
         config_given = flags or settings or is_given(context, "preset") or config
         again = {
             "space": load_any_space(space) if is_given(context, "space") else None,
-            "data": data if is_given(context, "data") else None,
+            "data": moved,
             "seed": seed if is_given(context, "seed") else None,
             "config": chosen if config_given else None,
         }
         return resume_supernet_run(out, again)
 
-    with joined() as processes:
-        run = processes.main_first(start, lambda: open_supernet_run(out))
-        train_supernet(run, processes)
-    if not processes.is_main:
-        return
-    rows = score_supernet(run)
+    with ExitStack() as lock:
+        with joined() as processes:
+            run = processes.main_first(start, lambda: open_supernet_run(out, data=moved))
+            train_supernet(run, processes)
+        if not processes.is_main:
+            return
+        rows = score_supernet(run)
     if as_json:
         found = run.images.data.found.to_dict()
         print_json({"run": str(out), "data": found, "validation": rows})

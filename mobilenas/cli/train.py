@@ -1,5 +1,6 @@
 """The command `train`. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,7 @@ def train(
     Example: mobilenas train --search runs/evolve --preset cifar10-quick --inherit runs/supernet
     """
     from mobilenas.report.text import describe_training
+    from mobilenas.runs.lock import held
     from mobilenas.stages.train import (
         Asked,
         create_network_run,
@@ -77,18 +79,20 @@ def train(
     )
 
     def start() -> NetworkRun:
+        lock.enter_context(held(out, "train"))
         if resume:
             return resume_network_run(out, asked)
         chosen = training_settings(asked)
         processes.share(chosen.config.batch_size)
         return create_network_run(out, chosen)
 
-    with joined() as processes:
-        run = processes.main_first(start, lambda: open_network_run(out))
-        train_network(run, processes)
-    if not processes.is_main:
-        return
-    result = finish_train(run)
+    with ExitStack() as lock:
+        with joined() as processes:
+            run = processes.main_first(start, lambda: open_network_run(out, data=data))
+            train_network(run, processes)
+        if not processes.is_main:
+            return
+        result = finish_train(run)
     if as_json:
         print_json({"run": str(out), "data": run.images.data.found.to_dict(), **result})
         return

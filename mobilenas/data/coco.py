@@ -3,6 +3,7 @@
 Everything is checked before any training, and all that was found is told at once.
 """
 
+import json
 import logging
 import math
 from collections import Counter
@@ -11,18 +12,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
+from mobilenas.data.images import decode
 
 log = logging.getLogger(__name__)
 
-_LAYOUTS = (
-    "annotations/instances_train2017.json with train2017/, and so for val2017, or train.json and "
-    "val.json with images in train/ and val/, in images/ or beside them"
+# Of each layout the names of both parts, where their annotations are, and where their images may
+# be: the first of these folders that is there.
+_LAYOUTS: tuple[tuple[tuple[str, str], str, tuple[str, ...]], ...] = (
+    *(
+        (names, "annotations/instances_{}.json", ("{}", "images/{}", "images"))
+        for names in (
+            ("train2017", "val2017"),
+            ("train2014", "val2014"),
+            ("train", "val"),
+            ("Train", "Validation"),  # CVAT's names of the parts of a task
+        )
+    ),
+    (("train", "valid"), "{}/_annotations.coco.json", ("{}",)),  # Roboflow
+    (("train", "val"), "{}.json", ("{}", "images", ".")),
 )
+_RIGHT = (
+    "annotations/instances_NAME.json with images in NAME/ or images/, NAME being train2017 and "
+    "val2017, train2014 and val2014, or train and val; train/ and valid/ with images and "
+    "_annotations.coco.json (Roboflow); or train.json and val.json with images in train/ and val/, "
+    "in images/ or beside them"
+)
+_ONE_PART = "annotations/instances_default.json"  # CVAT, of a task without parts
 _NUMBER = (int, float)
 _KEYS: dict[str, dict[str, tuple[type, ...]]] = {  # what each entry has, and of which types
     "images": {"id": (int,), "file_name": (str,), "width": (int,), "height": (int,)},
@@ -33,13 +54,14 @@ _KEYS: dict[str, dict[str, tuple[type, ...]]] = {  # what each entry has, and of
     },
     "categories": {"id": (int,), "name": (str,)},
 }
+_TYPES = {(int,): "an integer", (str,): "a string", (list,): "a list", _NUMBER: "a number"}
 _NAMED = 3  # of the faults of one kind, so many are named
+_SHOWN = 40  # characters of a wrong value
 _DECODED = 2000  # images that are decoded; of more, some are drawn
 _ROUNDING = 1.0  # pixels that a box may reach over the border: COCO's own are rounded
 # mmdet leaves out, unsaid, what has no area and boxes under a pixel wide or high. COCO's own
 # train2017 has two boxes without area among 860,001; a few in a thousand are no mistake of units.
 _FLAT_SHARE = 1e-3
-_ORIENTATION, _TURNED = 0x0112, 5  # EXIF: from 5 on, width and height change places
 
 
 @dataclass(frozen=True)
@@ -51,38 +73,63 @@ class CocoPart:
 
 
 @dataclass(frozen=True)
+class CocoImage:
+    """What an annotation file says of an image. boxes: how many annotations are of it."""
+
+    name: str
+    width: int
+    height: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class CocoContent:
+    """What there is in a part. crowds, flat: how many of its annotations training leaves out."""
+
+    images: tuple[CocoImage, ...]
+    annotations: int
+    crowds: int
+    flat: int
+
+
+@dataclass(frozen=True)
 class CocoData:
-    """A data set that was checked. classes: the names of its categories, in the file's order."""
+    """A data set that was checked. classes: the names of its categories, in the file's order.
+
+    content: of the training part and of the validation part.
+    """
 
     train: CocoPart
     val: CocoPart
     classes: tuple[str, ...]
+    content: tuple[CocoContent, ...] = ()
 
 
 def find_coco(folder: Path) -> tuple[CocoPart, CocoPart]:
     """The training and the validation part of a data set; nothing is read yet.
 
-    COCO's own layout goes first: annotations/instances_train2017.json with train2017/, and val2017
-    likewise. Else train.json and val.json, with their images in train/ and val/, or both in
-    images/, or in the folder itself. Raises BadInput that says so.
+    The first layout counts of which there is one annotation file. Raises BadInput that says which
+    layouts there are, and what is missing of this one.
     """
     if not folder.is_dir():
-        raise BadInput(f"data {folder} is no folder; it must be digits (built in), or {_LAYOUTS}")
-    own = [
-        CocoPart(folder / "annotations" / f"instances_{name}.json", folder / name)
-        for name in ("train2017", "val2017")
+        raise BadInput(f"data {folder} is no folder; it must be digits (built in), or {_RIGHT}")
+    layouts = [
+        [_part(folder, name, at, images) for name in names] for names, at, images in _LAYOUTS
     ]
-    if any(part.annotations.exists() for part in own):
-        parts = own
-    else:
-        parts = [_custom(folder, name) for name in ("train", "val")]
+    begun = (parts for parts in layouts if any(part.annotations.exists() for part in parts))
+    parts = next(begun, layouts[-1])
+    if parts is layouts[-1] and (folder / _ONE_PART).exists():
+        raise BadInput(
+            f"data {folder}: {_ONE_PART} is one part; there must be two, one for validation: "
+            "annotations/instances_train.json and annotations/instances_val.json"
+        )
     for part in parts:
         for path, there in (
             (part.annotations, part.annotations.is_file()),
             (part.images, part.images.is_dir()),
         ):
             if not there:
-                raise BadInput(f"data {folder}: there is no {path}; it must be {_LAYOUTS}")
+                raise BadInput(f"data {folder}: there is no {path}; it must be {_RIGHT}")
     return parts[0], parts[1]
 
 
@@ -95,13 +142,15 @@ def read_coco(folder: Path) -> CocoData:
     parts = find_coco(folder)
     reports: list[str] = []
     known: list[list[tuple[int, str]]] = []  # the categories of each part that has sound ones
+    contents: list[CocoContent] = []
     for part in parts:
         faults = _Faults()
         try:
-            categories = _check_part(part, faults)
+            categories, content = _check_part(part, faults)
         except BadInput as error:
             reports.append(str(error))
             continue
+        contents.append(content)
         if categories:
             known.append(categories)
         if known[:1] != known[-1:]:
@@ -113,12 +162,33 @@ def read_coco(folder: Path) -> CocoData:
             reports.append(f"{part.annotations}: {faults}")
     if reports:
         raise BadInput("; ".join(reports))
-    return CocoData(*parts, tuple(name for _, name in known[0]))
+    return CocoData(*parts, tuple(name for _, name in known[0]), tuple(contents))
 
 
-def _custom(folder: Path, name: str) -> CocoPart:
-    places = [folder / name, folder / "images", folder]
-    return CocoPart(folder / f"{name}.json", next(place for place in places if place.is_dir()))
+def read_image(name: str, path: Path) -> npt.NDArray[np.uint8]:
+    """An image (h, w, 3), RGB, as training sees it: decoded by OpenCV, which turns it upright.
+
+    Raises BadInput with this name where it is damaged, or where training could not read it or
+    would not see its pixels.
+    """
+    decode(name, path)  # as OpenCV may give what there is of a truncated file, the rest grey
+    encoded = np.fromfile(path, np.uint8)
+    pixels = cv2.imdecode(encoded, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if pixels is None:
+        raise BadInput(
+            f"{name}: OpenCV, with which training reads images, does not know this format; it must "
+            "be one that it knows, such as JPEG or PNG"
+        )
+    if pixels.dtype != np.uint8:  # of 16 bits training would see the upper 8, often nothing
+        raise BadInput(f"{name}: pixels of type {pixels.dtype}; there must be 8 bits a channel")
+    rgb: npt.NDArray[np.uint8] = pixels[..., ::-1]
+    return rgb
+
+
+def _part(folder: Path, name: str, annotations: str, images: tuple[str, ...]) -> CocoPart:
+    places = [folder / place.format(name) for place in images]
+    there = (place for place in places if place.is_dir())
+    return CocoPart(folder / annotations.format(name), next(there, places[0]))
 
 
 @dataclass
@@ -149,11 +219,11 @@ def _first_difference(there: list[tuple[int, str]], here: list[tuple[int, str]])
     return f"{len(there)} there, {len(here)} here"
 
 
-def _check_part(part: CocoPart, faults: _Faults) -> list[tuple[int, str]]:
+def _check_part(part: CocoPart, faults: _Faults) -> tuple[list[tuple[int, str]], CocoContent]:
     """Note the faults of an annotation file and its images.
 
-    Returns the categories, (id, name) each, or none where one of them is not sound. Raises BadInput
-    if the file is not JSON or not in COCO format.
+    Returns the categories, (id, name) each, or none where one of them is not sound; and what
+    there is. Raises BadInput if the file is not JSON or not in COCO format.
     """
     content = read_json(part.annotations)
     if not isinstance(content, dict) or not all(
@@ -184,9 +254,19 @@ def _check_part(part: CocoPart, faults: _Faults) -> list[tuple[int, str]]:
             faults.add(f"no {name} at all")
     if annotations and all(row["iscrowd"] for row in annotations):
         faults.add("no annotation that is not a crowd")
+    boxes = Counter(row["image_id"] for row in annotations)
+    there = CocoContent(
+        tuple(
+            CocoImage(row["file_name"], row["width"], row["height"], boxes[row["id"]])
+            for row in images
+        ),
+        len(annotations),
+        crowds=sum(bool(row["iscrowd"]) for row in annotations),
+        flat=len(flat),
+    )
     if len(categories) < len(content["categories"]):
-        return []
-    return [(category["id"], category["name"]) for category in categories]
+        return [], there
+    return [(category["id"], category["name"]) for category in categories], there
 
 
 def _sound(content: dict[str, Any], name: str, faults: _Faults) -> Iterator[dict[str, Any]]:
@@ -196,12 +276,23 @@ def _sound(content: dict[str, Any], name: str, faults: _Faults) -> Iterator[dict
         if not isinstance(row, dict):
             faults.add(f"entries of {name} that are no objects", f"number {place}")
             continue
-        lacking = [key for key, kinds in wanted.items() if type(row.get(key)) not in kinds]
-        if lacking:
-            which = f"number {place}: {', '.join(lacking)}"
+        wrong = [
+            f"{key} {_described(row, key)}, must be {_TYPES[kinds]}"
+            for key, kinds in wanted.items()
+            if type(row.get(key)) not in kinds
+        ]
+        if wrong:
+            which = f"number {place}: {'; '.join(wrong)}"
             faults.add(f"entries of {name} with keys missing or of another type", which)
         else:
             yield row
+
+
+def _described(row: dict[str, Any], key: str) -> str:
+    if key not in row:
+        return "is missing"
+    text = json.dumps(row[key])
+    return f"is {text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}"
 
 
 def _repeated(values: Iterator[Any]) -> list[Any]:
@@ -248,21 +339,10 @@ def _check_files(folder: Path, images: list[dict[str, Any]], faults: _Faults) ->
     for image in there:
         name, stated = image["file_name"], (image["width"], image["height"])
         try:
-            size = _size(folder / name)
-        except Exception as error:  # a damaged file raises errors of many types
-            faults.add("image files that are unreadable", f"{name}: {error}")
+            height, width, _ = read_image(name, folder / name).shape
+        except BadInput as error:
+            faults.add("image files that are unreadable", error)
             continue
-        if size != stated:
-            which = f"{name}: {stated[0]}x{stated[1]} stated, {size[0]}x{size[1]} in the file"
+        if (width, height) != stated:
+            which = f"{name}: {stated[0]}x{stated[1]} stated, {width}x{height} in the file"
             faults.add("images of another size than stated", which)
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height as training sees the image: turned as its EXIF orientation says.
-
-    The whole image is decoded, so a damaged one raises.
-    """
-    with Image.open(path) as image:
-        image.load()
-        turned = image.getexif().get(_ORIENTATION, 1) >= _TURNED
-        return (image.height, image.width) if turned else (image.width, image.height)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenas.base.data_name import DataName
 from mobilenas.base.errors import BadInput
 from mobilenas.data.builtin import load_cifar, load_digits
 from mobilenas.data.folders import index_folders
@@ -27,7 +28,6 @@ from mobilenas.data.tars import index_tars
 
 _HELD_BYTES = 2 << 30  # of decoded images, from which on they are streamed
 _OPTIONS = ("image", "label", "damaged")
-_CIFAR = ("cifar10", "cifar100")
 _FEW = 5  # names of classes in a note
 
 log = logging.getLogger(__name__)
@@ -160,23 +160,20 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> "Source":
         """Raises BadInput naming a path that does not exist, or an option that there is not."""
-        named, *given = [text] if Path(text).expanduser().exists() else text.split(";")
-        options = _options(text, given)
-        kind, colon, folder = named.partition(":")
-        if named == "digits":
-            return cls(text, "digits")
-        if colon and kind in _CIFAR:
-            return cls(text, kind, (Path(folder).expanduser(),))
-        names = [named] if Path(named).expanduser().exists() else named.split(",")
-        paths = [Path(name.strip()).expanduser() for name in names]
-        for name, path in zip(names, paths, strict=True):
-            if not name.strip() or not path.exists():
-                raise BadInput(
-                    f"data {name.strip()!r} does not exist; it must be digits, a folder of class "
-                    "folders, parquet or tar files, cifar10:DIR or cifar100:DIR"
-                )
+        name = DataName.parse(text)
+        options = _options(text, name.options.split(";") if name.options else [])
+        kind = name.start.removesuffix(":") or "files"
+        if kind == "files":
+            if not text.strip():
+                raise BadInput("data '' does not exist; it must be digits, a folder, or files")
+            for path in name.paths:
+                if not path.exists():
+                    raise BadInput(
+                        f"data {str(path)!r} does not exist; it must be digits, a folder of class "
+                        "folders, parquet or tar files, cifar10:DIR or cifar100:DIR"
+                    )
         columns = Columns(options.get("image"), options.get("label"))
-        return cls(text, "files", tuple(paths), columns, "damaged" in options)
+        return cls(text, kind, name.paths, columns, "damaged" in options)
 
 
 def _options(text: str, given: list[str]) -> dict[str, str]:

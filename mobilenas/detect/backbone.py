@@ -25,7 +25,8 @@ class MobileNASBackbone(BaseModule):
 
     space: a reference as `load_space` takes it, or the plain data of `Space.to_dict`. arch: its
     text form. Without them the saved network that init_cfg names gives both.
-    out_indices: which rows of `feature_info` (one a resolution, first is 0) are put out.
+    out_indices: which rows of `feature_info` (one a resolution, first is 0) are put out, in any
+    order; the largest map comes first.
     frozen_stages: -1 trains everything, 0 freezes the stem, i the stem and what the first i rows
     need. What is frozen gets no gradient and keeps its batch norm statistics. norm_eval: every
     batch norm keeps its statistics.
@@ -48,7 +49,10 @@ class MobileNASBackbone(BaseModule):
         super().__init__(init_cfg)
         self.network = Network(*_resolve(space, arch, self._saved_network()), num_classes=0)
         info = self.network.feature_info
-        self.out_indices = self.network.prune_intermediate_layers(out_indices)
+        # Of any order: the maps come as the network makes them, and so as of mmdet's own backbones.
+        self.out_indices = sorted(set(self.network.prune_intermediate_layers(out_indices)))
+        # mmdet's NumClassCheckHook would take it for the number of classes of a head.
+        del self.network.num_classes
         self.out_channels = [info[row]["num_chs"] for row in self.out_indices]
         self.out_strides = [info[row]["reduction"] for row in self.out_indices]
         if frozen_stages not in range(-1, len(info) + 1):
@@ -104,7 +108,8 @@ class MobileNASBackbone(BaseModule):
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:
             return []
-        last = self.network.block_ends(range(self.frozen_stages))[1] if self.frozen_stages else 0
+        stages = list(range(self.frozen_stages))
+        last = self.network.block_ends(stages)[1] if stages else 0
         return [self.network.stem, *self.network.blocks[:last]]
 
 

@@ -1,13 +1,13 @@
 """From a config to what mmengine runs, and whether that can be built at all."""
 
 import contextlib
-import logging
 import pprint
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -16,17 +16,16 @@ from mmengine.runner import Runner
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json
 from mobilenas.base.randomness import borrowed_generators
-from mobilenas.data.coco import CocoPart
+from mobilenas.data.coco import CocoData, CocoImage
+from mobilenas.detect.config import innermost
 from mobilenas.detect.costs import detector_cost
 
-_log = logging.getLogger(__name__)
 
-
-def check_config(config: Config, name: str, train: CocoPart) -> None:
+def check_config(config: Config, name: str, data: CocoData) -> dict[str, Any]:
     """Build detector, loaders, loops, optimizer and schedules of a config, and drop them.
 
-    Logs how many training images mmdet leaves out, and why. Raises BadInput, with `name` for the
-    config, for what cannot be built, for a training of no step, and where no image is left.
+    Returns what `describe_data` does. Raises BadInput, with `name` for the config, for what cannot
+    be built, for a training of no step, and as `describe_data` does.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -34,7 +33,7 @@ def check_config(config: Config, name: str, train: CocoPart) -> None:
         borrowed_generators(),
         _errors_of_building(name),
     ):
-        left_out = _left_out(config, train)
+        found = describe_data(config, data)
         detector_cost(config, *input_size(config))
         runner = Runner.from_cfg(runnable(config, Path(folder), seed=0))
         if runner.train_loop.max_iters < 1:
@@ -47,8 +46,7 @@ def check_config(config: Config, name: str, train: CocoPart) -> None:
         if runner.param_schedulers is not None:
             runner.build_param_scheduler(runner.param_schedulers)
         _ = runner.val_loop, runner.test_loop  # which builds them
-    if left_out:
-        _log.info(left_out)
+    return found
 
 
 class PlainConfig(Config):
@@ -85,15 +83,48 @@ def runnable(config: Config, folder: Path, seed: int) -> Config:
 def input_size(config: Config) -> tuple[int, int]:
     """Height and width of what the detector is tested on: its Resize, padded as it pads.
 
-    Raises BadInput for a config without that step.
+    One that is tested at the images' own sizes (CenterNet) has that of training. Raises BadInput
+    for a config without that step.
     """
-    pipeline = config.test_dataloader.dataset.pipeline
-    scale = next((step.scale for step in pipeline if step.type == "Resize"), None)
+    both = config.test_dataloader, config.train_dataloader
+    scale = next((scale for loader in both if (scale := _scale(loader)) is not None), None)
     if scale is None:
         raise BadInput("the config's test_dataloader.dataset.pipeline has no step of type Resize")
     divisor = config.model.data_preprocessor.get("pad_size_divisor", 1)
     width, height = (-(-side // divisor) * divisor for side in scale)
     return height, width
+
+
+def check_size(config: Config, name: object, width: int, height: int) -> None:
+    """Raise BadInput, with this name, for an image so thin that its resized form is empty."""
+    scale = _scale(config.test_dataloader)
+    if scale is None:
+        return
+    factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
+    if min(width, height) * factor < 0.5:  # mmcv rounds, and OpenCV makes no image of 0 pixels
+        raise BadInput(
+            f"{name}: {width} x {height} pixels, of whose shorter side nothing is left when it is "
+            f"fitted into {scale[0]} x {scale[1]}; cut it into parts"
+        )
+
+
+def describe_data(config: Config, data: CocoData) -> dict[str, Any]:
+    """What there is in the data of a detector, as counts, and what mmdet leaves out of it.
+
+    Raises BadInput where no training image is left, for an image that cannot be tested on, and
+    where there are no masks for a detector that learns them.
+    """
+    _check_masks(config, data)
+    found: dict[str, Any] = {"classes": list(data.classes)}
+    for name, content in zip(("train", "val"), data.content, strict=True):
+        out = {"crowds": content.crowds, "flat boxes": content.flat}
+        counts = {"images": len(content.images), "annotations": content.annotations}
+        found[name] = {**counts, "left_out": out}
+    train, val = (content.images for content in data.content)
+    found["train"]["left_out"] |= _images_left_out(config, data.train.annotations, train)
+    for image in val:
+        check_size(config, data.val.images / image.name, image.width, image.height)
+    return found
 
 
 @contextlib.contextmanager
@@ -129,29 +160,47 @@ def _errors_of_building(name: str) -> Iterator[None]:
         raise BadInput(f"config {name}: {kind}{one_line(error)}") from None
 
 
-def _left_out(config: Config, train: CocoPart) -> str:
-    """What mmdet's filter_cfg leaves out of the training images, empty for nothing.
+def _scale(loader: Config) -> tuple[int, int] | None:
+    """Width and height that images are fitted into."""
+    steps = innermost(loader.dataset).pipeline
+    return next((step.scale for step in steps if step.type == "Resize"), None)
+
+
+def _images_left_out(
+    config: Config, annotations: Path, images: Sequence[CocoImage]
+) -> dict[str, int]:
+    """How many training images mmdet's filter_cfg leaves out, by what they are.
 
     Raises BadInput where it leaves none.
     """
-    dataset = config.train_dataloader.dataset
-    while "dataset" in dataset:  # one that repeats or mixes another
-        dataset = dataset.dataset
-    wanted = dataset.get("filter_cfg") or {}
-    content = read_json(train.annotations)
-    images, least = content["images"], wanted.get("min_size", 0)
-    boxed = {row["image_id"] for row in content["annotations"]}
-    empty = {row["id"] for row in images if row["id"] not in boxed}
-    if not wanted.get("filter_empty_gt"):
-        empty.clear()
-    small = {row["id"] for row in images if min(row["width"], row["height"]) < least}
-    out = len(empty | small)
-    if not out:
-        return ""
-    text = (
-        f"{out} of {len(images)} training images left out: {len(empty)} without a box, "
-        f"{len(small)} smaller than {least} px"
-    )
-    if out == len(images):
-        raise BadInput(f"{train.annotations}: {text}; train_dataloader.dataset.filter_cfg says so")
-    return text
+    chosen = innermost(config.train_dataloader.dataset).get("filter_cfg") or {}
+    least = chosen.get("min_size", 0)
+    large = [image for image in images if min(image.width, image.height) >= least]
+    empty = [image for image in large if chosen.get("filter_empty_gt") and not image.boxes]
+    counts = {
+        "images without a box": len(empty),
+        f"images smaller than {least} px": len(images) - len(large),
+    }
+    if sum(counts.values()) == len(images):
+        raise BadInput(
+            f"{annotations}: {len(images)} of {len(images)} training images left out: "
+            f"{', '.join(f'{count} {what}' for what, count in counts.items())}; "
+            "train_dataloader.dataset.filter_cfg says so"
+        )
+    return counts
+
+
+def _check_masks(config: Config, data: CocoData) -> None:
+    """Raise BadInput where a detector learns masks and annotations have none."""
+    steps = innermost(config.train_dataloader.dataset).pipeline
+    if not any(step.get("with_mask") for step in steps):
+        return
+    for part in (data.train, data.val):
+        rows = read_json(part.annotations)["annotations"]
+        lacking = [row["id"] for row in rows if not row.get("segmentation")]
+        if lacking:
+            raise BadInput(
+                f"{part.annotations}: {config.model.type} learns masks, and {len(lacking)} of "
+                f"{len(rows)} annotations have no segmentation (the first: {lacking[0]}); it must "
+                "be polygons or RLE, as in COCO"
+            )

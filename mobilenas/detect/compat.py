@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.files import read_json
 
 _PACKAGES = ("mmdet", "mmengine", "mmcv", "pycocotools", "pkg_resources")
 
@@ -45,9 +46,11 @@ def prepare() -> None:
         ) from None
     # mmengine says so at every import; setuptools is pinned below the release that drops it.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
-    if _OpsFinder not in sys.meta_path:
-        sys.meta_path.append(_OpsFinder)
+    if _OpsFinder in sys.meta_path:
+        return
+    sys.meta_path.append(_OpsFinder)
     _repair_ssd()
+    _read_annotations()
     _import_in_workers()
 
 
@@ -56,6 +59,19 @@ def _repair_ssd() -> None:
     from mmdet.models import SSDHead
 
     SSDHead.loss_cls = None
+
+
+def _read_annotations() -> None:
+    # It opens the file as plain text of the locale, and refuses a byte order mark.
+    from pycocotools.coco import COCO
+
+    def read(self: Any, annotation_file: str | None = None) -> None:
+        plain(self)
+        if annotation_file is not None:
+            self.dataset = read_json(Path(annotation_file))
+            self.createIndex()
+
+    plain, COCO.__init__ = COCO.__init__, read
 
 
 def _import_in_workers() -> None:

@@ -98,29 +98,46 @@ def set_backbone(config: Config, space: Space, arch: Arch) -> None:
     if space.spec.in_channels != 3:
         raise BadInput(f"{space.name} takes {space.spec.in_channels} channels; images have 3")
     model = config.model
-    head = model.get("rpn_head", model.get("bbox_head"))
-    neck = model.neck
-    count = len(neck.in_channels) - neck.get("start_level", 0)
-    strides = head.get("anchor_generator", head).get("strides")
-    if strides is None:
-        raise BadInput(f"the head {head.type} has no strides that say which feature maps it takes")
-    strides = strides[:count]
-    rows, channels = feature_maps(space, strides)
+    if "encoder" in model or "decoder" in model:
+        raise BadInput(f"{model.type} is a transformer; detectors with heads of boxes are known")
+    neck = model.neck[0] if isinstance(model.neck, list) else model.neck
+    if not neck or neck.get("in_channels") is None:
+        raise BadInput(f"{model.type} has no neck whose in_channels say how many maps it takes")
+    several = not isinstance(neck.in_channels, int)
+    count = len(neck.in_channels) - neck.get("start_level", 0) if several else 1
+    rows, channels = feature_maps(space, _strides(model, count, space))
     old = model.backbone
     kept = {key: old[key] for key in ("frozen_stages", "norm_eval") if key in old}
     model.backbone = {
         "type": "MobileNASBackbone",
         "space": space.to_dict(),
         "arch": str(arch),
-        "out_indices": rows,
+        "out_indices": sorted(rows),
         **kept,
     }
-    neck.in_channels = channels
+    neck.in_channels = channels if several else channels[0]
     if "start_level" in neck:
         neck.start_level = 0
     if neck.type == "SSDNeck":  # whose first outputs are its inputs
         neck.out_channels = [*channels, *neck.out_channels[count:]]
         model.bbox_head.in_channels = neck.out_channels
+
+
+def _strides(model: Config, count: int, space: Space) -> list[int]:
+    """The strides of the `count` maps that a neck takes, in the order of its channels.
+
+    The head says them. One that does not (CenterNet's) takes the last map of the backbone.
+    """
+    head = model.get("rpn_head", model.get("bbox_head"))
+    if head is None:
+        raise BadInput(f"{model.type} has neither rpn_head nor bbox_head: no detector of boxes")
+    for values in _dicts(head):
+        for key in ("strides", "point_strides"):
+            if key in values:
+                return list(values[key][:count])
+    if count > 1:
+        raise BadInput(f"the head {head.type} has no strides that say which feature maps it takes")
+    return [feature_info(space)[-1]["reduction"]]
 
 
 def feature_maps(space: Space, strides: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -145,19 +162,22 @@ def set_data(config: Config, data: CocoData) -> None:
         (config.val_dataloader, data.val),
         (config.test_dataloader, data.val),
     ):
-        dataset = loader.dataset
-        while "dataset" in dataset:  # one that repeats or mixes another
-            dataset = dataset.dataset
+        dataset = innermost(loader.dataset)
         dataset.type = "CocoDataset"
         dataset.data_root = ""
         dataset.ann_file = str(part.annotations.absolute())
         dataset.data_prefix = {"img": str(part.images.absolute())}
-        dataset.metainfo = {"classes": list(data.classes)}
+        dataset.metainfo = {"classes": data.classes}  # mmdet's tools add to the tuple
     for evaluator in (config.val_evaluator, config.test_evaluator):
         evaluator.ann_file = str(data.val.annotations.absolute())
     for values in _dicts({key: x for key, x in config.model.items() if key != "backbone"}):
         if "num_classes" in values:
             values["num_classes"] = len(data.classes)
+
+
+def innermost(dataset: Config) -> Config:
+    """The data set that others repeat or mix."""
+    return innermost(dataset.dataset) if "dataset" in dataset else dataset
 
 
 def set_options(config: Config, options: Sequence[str]) -> None:

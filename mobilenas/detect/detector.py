@@ -12,6 +12,7 @@ mmengine/        logs of mmengine and what it prints
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
@@ -20,7 +21,7 @@ from mobilenas.base.files import write_text
 from mobilenas.base.settings import Record
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
-from mobilenas.detect.build import PlainConfig, check_config
+from mobilenas.detect.build import PlainConfig, check_config, describe_data
 from mobilenas.detect.config import load_config, read_config, set_data, set_options
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
@@ -63,9 +64,10 @@ class Detector:
 
 @dataclass(frozen=True)
 class DetectRun(Detector):
-    """The run of a detector, its data checked."""
+    """The run of a detector, its data checked. found: what is in them, and what is left out."""
 
     data: CocoData
+    found: dict[str, Any]
 
 
 def create_detect_run(path: Path, settings: DetectSettings) -> DetectRun:
@@ -80,17 +82,19 @@ def create_detect_run(path: Path, settings: DetectSettings) -> DetectRun:
     data = data or read_coco(_source(path, settings.data))
     set_data(config, data)
     set_options(config, settings.options)
-    check_config(config, settings.config, data.train)
+    found = check_config(config, settings.config, data)
     write_text(path / CONFIG, PlainConfig(config.to_dict()).pretty_text)
     config = _config(path)  # which refuses what cannot be read again
     facts = {
         "classes": data.classes,
+        "data": found,
         "data_checksum": _checksum(data.train, data.val),
-        "weights_checksum": _weights_checksum(settings),
+        "weights_checksum": _weights_checksum(settings.weights),
     }
-    parents = {} if settings.weights is None else {"network": settings.weights}
+    places = {"network": settings.weights, "data": settings.data}
+    parents = {role: place for role, place in places.items() if place and place != DIGITS}
     folder = RunFolder.create(path, "detect", settings, parents=parents, facts=facts)
-    return DetectRun(folder, settings, config, data.classes, data)
+    return DetectRun(folder, settings, config, data.classes, data, found)
 
 
 def open_detector(path: Path) -> Detector:
@@ -100,31 +104,38 @@ def open_detector(path: Path) -> Detector:
     return Detector(folder, settings, _config(path), tuple(folder.fact("classes")))
 
 
-def open_detect_run(path: Path, moved: Path | None = None) -> DetectRun:
-    """Open a run folder and check its data, which are in `moved` where that is given.
+def open_detect_run(
+    path: Path, moved: Path | None = None, weights: Path | None = None
+) -> DetectRun:
+    """Open a run folder and check its data. moved: where these are now, and weights, those that
+    training starts from, if they are not where they were.
 
     Raises BadInput naming what is missing or changed: the data, and before the first checkpoint
     also the weights that training starts from.
     """
     detector = open_detector(path)
-    folder, settings, config = detector.folder, detector.settings, detector.config
-    if moved is not None:
-        settings = settings.model_copy(update={"data": str(moved.resolve())})
-    elif settings.data != DIGITS and not Path(settings.data).is_dir():
-        raise BadInput(f"the data of {path} are no longer in {settings.data}: give their --data")
-    source = _source(path, settings.data)
+    settings, config = detector.settings, detector.config
+    folder = detector.folder.at(data=moved, network=weights)
+    if settings.data != DIGITS and "data" not in folder.parents:  # of a run of before
+        folder = folder.at(data=settings.data)
+    place = folder.find("data", "--data") if "data" in folder.parents else DIGITS
+    settings = settings.model_copy(update={"data": place})
+    source = _source(path, place)
     if _checksum(*find_coco(source)) != folder.fact("data_checksum"):
         raise BadInput(f"{path} was started with another data set than that of {source}")
     data = read_coco(source)
     set_data(config, data)
     set_options(config, settings.options)  # as some may be of the data
-    run = DetectRun(folder, settings, config, data.classes, data)
-    known = folder.facts.get("weights_checksum")
-    if not run.checkpoint.exists() and known not in (None, _weights_checksum(settings)):
-        raise BadInput(
-            f"{settings.weights} holds other weights than {path} was started with: choose "
-            "another --out"
-        )
+    found = describe_data(config, data)
+    run = DetectRun(folder, settings, config, data.classes, data, found)
+    if settings.weights is not None and (weights or not run.checkpoint.exists()):
+        start = folder.find("network", "--weights")
+        if folder.facts.get("weights_checksum") not in (None, _weights_checksum(start)):
+            raise BadInput(
+                f"{start} holds other weights than {path} was started with: choose another --out"
+            )
+        if "init_cfg" in config.model.backbone:
+            config.model.backbone.init_cfg.checkpoint = start
     return run
 
 
@@ -156,8 +167,8 @@ def _checksum(train: CocoPart, val: CocoPart) -> int:
     return zlib.crc32(val.annotations.read_bytes(), zlib.crc32(train.annotations.read_bytes()))
 
 
-def _weights_checksum(settings: DetectSettings) -> int | None:
-    if settings.weights is None:
+def _weights_checksum(weights: str | None) -> int | None:
+    if weights is None:
         return None
-    network, _ = load_network(Path(settings.weights))
+    network, _ = load_network(Path(weights))
     return fingerprint(network)

@@ -9,7 +9,7 @@ as Fast R-CNN has it (Girshick 2015) and the compiled one does not.
 """
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -168,6 +168,117 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(torch.autograd.grad(loss, logits)[0])
 
 
+def deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    offset: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    **shape: int,
+) -> None:
+    """Fill output (n, c, h, w) of a deformable convolution (Dai et al. 2017).
+
+    offset: (n, 2 * deformable_group * kH * kW, h, w), of each tap its shift down, then right.
+    shape: dH, dW (strides), padH, padW, dilationH, dilationW, group, deformable_group.
+    """
+    output.copy_(_tv.deform_conv2d(input, weight, offset, *_unmodulated(input, weight, shape)))
+
+
+def deform_conv_backward_input(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_input: Tensor,
+    grad_offset: Tensor,
+    weight: Tensor,
+    columns: Tensor,
+    **shape: int,
+) -> None:
+    """Fill grad_input and grad_offset, of the shapes of input and offset."""
+    rest = _unmodulated(input, weight, shape)
+    found = _tv._deform_conv2d_backward(grad_output, input, weight, offset, *rest)
+    grad_input.copy_(found[0])
+    grad_offset.copy_(found[2])
+
+
+def deform_conv_backward_parameters(
+    input: Tensor,
+    offset: Tensor,
+    grad_output: Tensor,
+    grad_weight: Tensor,
+    columns: Tensor,
+    ones: Tensor,
+    scale: float,
+    **shape: int,
+) -> None:
+    """Fill grad_weight, times `scale`."""
+    rest = _unmodulated(input, grad_weight, shape)
+    # The gradient of the weight does not depend on the weight.
+    found = _tv._deform_conv2d_backward(grad_output, input, grad_weight, offset, *rest)
+    grad_weight.copy_(scale * found[1])
+
+
+def modulated_deform_conv_forward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    output: Tensor,
+    columns: Tensor,
+    **shape: int,
+) -> None:
+    """Fill output (n, c, h, w) of a modulated deformable convolution (Zhu et al. 2019).
+
+    offset: as of `deform_conv_forward`. mask: (n, deformable_group * kernel_h * kernel_w, h, w), a
+    factor for each tap. bias: (c,), of no element without with_bias.
+    """
+    rest = _modulated(mask, bias, weight, shape)
+    output.copy_(_tv.deform_conv2d(input, weight, offset, *rest))
+
+
+def modulated_deform_conv_backward(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    ones: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    columns: Tensor,
+    grad_input: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    grad_offset: Tensor,
+    grad_mask: Tensor,
+    grad_output: Tensor,
+    **shape: int,
+) -> None:
+    """Fill the gradients, of the shapes of what they belong to."""
+    rest = _modulated(mask, bias, weight, shape)
+    found = _tv._deform_conv2d_backward(grad_output, input, weight, offset, *rest)
+    places = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
+    for place, gradient in zip(places, found, strict=True):
+        if place.numel():  # a bias that is not there has no gradient
+            place.copy_(gradient)
+
+
+def _unmodulated(input: Tensor, weight: Tensor, shape: dict[str, int]) -> tuple[Any, ...]:
+    """What torchvision's op takes after the offset: mask, bias, geometry, whether masked."""
+    names = ("dH", "dW", "padH", "padW", "dilationH", "dilationW", "group", "deformable_group")
+    mask, bias = input.new_zeros(len(input), 1), input.new_zeros(len(weight))
+    return mask, bias, *(shape[name] for name in names), False
+
+
+def _modulated(
+    mask: Tensor, bias: Tensor, weight: Tensor, shape: dict[str, int]
+) -> tuple[Any, ...]:
+    names = ("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", "dilation_w")
+    geometry = [shape[name] for name in (*names, "group", "deformable_group")]
+    return mask, bias if bias.numel() else weight.new_zeros(len(weight)), *geometry, True
+
+
 def _ends(boxes: Tensor, offset: int) -> Tensor:
     return boxes + boxes.new_tensor([0, 0, offset, offset])
 
@@ -194,7 +305,7 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
     def missing(*args: object, **kwargs: object) -> NoReturn:
         raise BadInput(
             f"the op {name} needs a compiled mmcv: mobilenas.detect serves only those of "
-            "torchvision (RetinaNet, Faster R-CNN, SSD, RTMDet, FCOS and ATSS need no others)"
+            "torchvision; docs/detection.md lists the detectors that need no others"
         )
 
     return missing

@@ -82,6 +82,7 @@ def describe_run(run: DetectRun) -> dict[str, Any]:
         "config": run.settings.config,
         "space": backbone.space["name"] if "space" in backbone else None,
         "arch": backbone.get("arch"),
+        "data": run.found,
         "input": list(size),
         **{name: _by_part(cost, name) for name in ("flops", "params")},
     }
@@ -93,9 +94,10 @@ def _by_part(cost: DetectorCost, name: str) -> dict[str, int]:
 
 
 def _precisions(run: DetectRun, metrics: dict[str, float]) -> dict[str, Any]:
-    # mmdet measures nothing where nothing was detected; COCO says -1 where there is no box.
+    # mmdet measures nothing where nothing was detected, and of regions without classes their recall
+    # alone; COCO says -1 where there is no box.
     def read(name: str) -> float | None:
-        value = float(metrics.get(f"coco/{name}", 0.0))
+        value = float(metrics.get(f"coco/{name}", -1.0 if metrics else 0.0))
         return value if value >= 0 else None
 
     classes = {name: read(f"{name}_precision") for name in run.data.classes}

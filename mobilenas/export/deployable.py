@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.data import Images
-from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn import Network, fold_for_export
 from mobilenas.nn.saved import Channels, NetworkInfo
 from mobilenas.runtimes.base import Choice, Feed, Floats, Form, Inputs
 
@@ -56,11 +56,7 @@ def deployable(network: Network, info: NetworkInfo, form: Form) -> tuple[nn.Modu
 
     Batch norms are folded, preprocessing is as `form` has it.
     """
-    folded = fold_batch_norm(copy.deepcopy(network).cpu().float()).requires_grad_(False)
-    for module in folded.modules():
-        if hasattr(module, "inplace"):
-            # The graph is the same either way, but in place its export takes twice as long.
-            module.inplace = False  # type: ignore[assignment]
+    folded = fold_for_export(copy.deepcopy(network).cpu().float())
     size, channels = network.space.resolution, network.space.spec.in_channels
     image = torch.zeros(form.batch or 1, channels, size, size)
     if form.preprocess:

@@ -114,6 +114,8 @@ def export_network(
         metadata["top1_accuracy"] = str(proof.exported_accuracy)
         metadata["top1_accuracy_fp32"] = str(proof.torch_accuracy)
         metadata["top1_accuracy_on"] = images_are
+    if runtime.stand_in is not None:
+        metadata["verified_in"] = runtime.stand_in
     size = _write(path, runtime.suffix, converted.files, metadata)
     return Report(
         path=path,
@@ -176,7 +178,7 @@ def check_target(path: Path, suffix: str = ".onnx") -> None:
     """Raise BadInput when `path` cannot be written; before the export, which takes a while."""
     if not path.parent.is_dir():
         raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
-    if path.is_dir():
+    if path.is_dir() and not (path / "Manifest.json").is_file():  # a package is replaced
         raise BadInput(f"cannot write {path}: it is a folder")
     if not os.access(path.parent, os.W_OK):
         raise BadInput(f"cannot write {path}: {path.parent} is read-only")

@@ -61,7 +61,7 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     """Time the rows of a space and as many of its networks as `budget` seconds allow, and fit.
 
     run: the run folder. resume: keep the timings that it has. Raises BadInput for
-    a folder that is in use or holds other settings, and for a budget that the rows alone do not fit
+    a folder that holds other settings, and for a budget that the rows alone do not fit
     into; what was timed is kept.
     """
     start = monotonic()

@@ -146,7 +146,7 @@ def check_table(
     them (n,), and the times (n,).
 
     run: the run folder; resume: keep the timings that it has. command: as for `build_table`.
-    Raises BadInput for a folder that is in use or holds the timings of something else.
+    Raises BadInput for a folder that holds the timings of something else.
     """
     archs = held_out(space, table, n, seed)
     about = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost.rows import block_key, head_key, stem_key
-from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn import Network, fold_for_export
 from mobilenas.nn.blocks import build, conv_head, stem
 from mobilenas.space import Arch, Block, Candidate, Space
 
@@ -80,6 +80,6 @@ def _job(key: str, make: Callable[[], nn.Module], batch: int, channels: int, siz
                 nn.init.normal_(part.bias, std=_BIAS, generator=generator)
             elif isinstance(part, nn.Conv2d | nn.Linear) and part.bias is not None:
                 nn.init.normal_(part.bias, std=_BIAS, generator=generator)
-        return fold_batch_norm(module).requires_grad_(False)
+        return fold_for_export(module)
 
     return Job(key, prepared, (batch, channels, size, size))

@@ -1,10 +1,17 @@
 """Supernets and networks: torch modules over the blocks or cells of a space."""
 
 from mobilenas.nn.cells import CellSupernet
-from mobilenas.nn.fold import fold_batch_norm
+from mobilenas.nn.fold import fold_batch_norm, fold_for_export
 from mobilenas.nn.network import Network
 from mobilenas.nn.supernet import Supernet
 
 AnySupernet = Supernet | CellSupernet
 
-__all__ = ["AnySupernet", "CellSupernet", "Network", "Supernet", "fold_batch_norm"]
+__all__ = [
+    "AnySupernet",
+    "CellSupernet",
+    "Network",
+    "Supernet",
+    "fold_batch_norm",
+    "fold_for_export",
+]

@@ -302,6 +302,9 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
     section 5.1), without which a narrow supernet was still at chance level after 160 steps.
     """
     for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()
+    for part in module.modules():
         if isinstance(part, InvertedBottleneck) and part.residual:
             for norm in part.bns:
                 if isinstance(norm, nn.BatchNorm2d) and norm.affine:

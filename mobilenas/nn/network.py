@@ -1,6 +1,7 @@
 """The plain module of one arch, with the verbs of a timm model."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -20,10 +21,12 @@ class Network(nn.Module):
     num_classes, in_chans, drop_rate: the space's own if None; num_classes 0 takes the classifier
     away. drop_rate: of the dropout before the classifier. drop_path_rate: stochastic depth (Huang
     et al. 2016) of the residual blocks, growing linearly from 0 at the first block towards this
-    rate, as timm has it. global_pool: `avg`, or empty for none, which needs num_classes 0.
+    rate, as timm has it. global_pool: `avg`, or empty for none, which needs num_classes 0. device,
+    dtype: of parameters and buffers, torch's defaults if None.
 
     feature_info: the last layer of each resolution, as timm lists it (num_chs, reduction, module).
-    Raises BadInput when the arch is not of the space, and for another global_pool.
+    stage_ends: after how many blocks each of these rows is there. Raises BadInput when the arch is
+    not of the space, and for another global_pool.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class Network(nn.Module):
         drop_rate: float | None = None,
         drop_path_rate: float = 0.0,
         global_pool: str = "avg",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -49,20 +54,28 @@ class Network(nn.Module):
         self.drop_path_rate = drop_path_rate
         self.global_pool = global_pool
         self.grad_checkpointing = False
-        self.stem = stem(space, self.in_chans)
+        self.feature_info = feature_info(space)
+        names = [str(row["module"]) for row in self.feature_info]
+        self.stage_ends = [int(n[7:]) + 1 if n.startswith("blocks.") else 0 for n in names]
         depth = len(space.layers)
-        self.blocks = nn.Sequential(
-            *(
-                build(block, candidate, drop_path_rate * i / depth)
-                for i, (block, candidate) in enumerate(
-                    zip(space.layers, space.candidates_of(arch), strict=True)
+        with nullcontext() if device is None else torch.device(device):
+            self.stem = stem(space, self.in_chans)
+            self.blocks = nn.Sequential(
+                *(
+                    build(block, candidate, drop_path_rate * i / depth)
+                    for i, (block, candidate) in enumerate(
+                        zip(space.layers, space.candidates_of(arch), strict=True)
+                    )
                 )
             )
-        )
-        self.conv_head: nn.Module = conv_head(space)
-        self.dropout = nn.Dropout(self.drop_rate)
-        self.classifier = self._linear()
-        self.feature_info = feature_info(space)
+            self.conv_head: nn.Module = conv_head(space)
+            self.dropout = nn.Dropout(self.drop_rate)
+            self.classifier = self._linear(self.num_classes, global_pool)
+        self.init_weights(generator)
+        self.to(dtype=dtype)
+
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights and batch norm statistics, as after `to_empty`."""
         init_weights(self, generator)
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -88,28 +101,36 @@ class Network(nn.Module):
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | Sequence[int] | None = None,
+        indices: int | list[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
+        extra_blocks: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """What `forward_features` gives, and feature maps of `feature_info` on the way.
 
         indices: which rows, the last ones if an int, all if None. norm: without effect, as there is
         no last norm. stop_early: run no block after the last row asked for; the feature map is then
-        that row's. intermediates_only: the list of maps alone. Raises BadInput for another
-        output_fmt than NCHW.
+        that row's. intermediates_only: the list of maps alone. Raises BadInput for rows that are
+        not there, for another output_fmt than NCHW, and for extra_blocks, which timm's MobileNetV3
+        has: rows are those of `feature_info`.
         """
         if output_fmt != "NCHW":
-            raise BadInput(f"output_fmt {output_fmt!r}: feature maps are NCHW")
+            raise BadInput(f"output_fmt {output_fmt}: feature maps are NCHW")
+        _refuse(extra_blocks)
         taken, last = self.block_ends(indices)
         x = self.stem(x)
         intermediates = [x] if 0 in taken else []
-        for end, block in enumerate(self.blocks[:last] if stop_early else self.blocks, start=1):
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing else block(x)
-            if end in taken:
-                intermediates.append(x)
+        for end, block in enumerate(self.blocks, start=1):
+            # Neither a slice of the blocks nor a break: TorchScript has none.
+            if not stop_early or end <= last:
+                if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                    x = checkpoint(block, x, use_reentrant=False)
+                else:
+                    x = block(x)
+                if end in taken:
+                    intermediates.append(x)
         if intermediates_only:
             return intermediates
         whole = not stop_early or last == len(self.blocks)
@@ -117,16 +138,21 @@ class Network(nn.Module):
 
     def prune_intermediate_layers(
         self,
-        indices: int | Sequence[int] = 1,
+        indices: int | Sequence[int] | None = 1,
         prune_norm: bool = False,
         prune_head: bool = True,
+        extra_blocks: bool = False,
     ) -> list[int]:
         """Drop what the feature maps of these rows of `feature_info` do not need: later blocks, the
         head convolution (if blocks or the head go) and the classifier (prune_head, or with the head
-        convolution). Returns the rows, counted from the first.
+        convolution). Returns the rows, counted from the first. Raises BadInput as
+        `forward_intermediates` does.
         """
-        rows = self._rows(indices)
-        _, last = self.block_ends(indices)
+        _refuse(extra_blocks)
+        if indices is not None and not isinstance(indices, int):
+            indices = list(indices)
+        rows = chosen_rows(len(self.stage_ends), indices)
+        _, last = self.block_ends(rows)
         if prune_norm or prune_head or last < len(self.blocks):
             self.blocks = self.blocks[:last]
             self.conv_head = nn.Identity()
@@ -141,13 +167,17 @@ class Network(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh last layer for another number of classes; 0 takes it away.
 
-        global_pool: another pooling, as in the constructor.
+        global_pool: another pooling, as in the constructor; None keeps it, but for a classifier
+        where there was none, which brings `avg` back. Nothing is changed where BadInput is raised.
         """
+        if global_pool is None:
+            global_pool = self.global_pool or ("avg" if num_classes else "")
         weight = next(self.parameters())
+        classifier = self._linear(num_classes, global_pool).to(weight.device, weight.dtype)
+        init_weights(classifier)
+        self.classifier = classifier.train(self.training)
         self.num_classes = num_classes
-        self.global_pool = self.global_pool if global_pool is None else global_pool
-        self.classifier = self._linear().to(weight.device, weight.dtype).train(self.training)
-        init_weights(self.classifier)
+        self.global_pool = global_pool
 
     def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Patterns that group parameters by depth, for timm's layer-wise learning rates: a group a
@@ -175,30 +205,19 @@ class Network(nn.Module):
             choice.copy_to(built, candidate)
         return self
 
-    def _rows(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Which rows of feature_info are meant: all (None), the last ones (int) or these."""
-        count = len(self.feature_info)
-        if isinstance(indices, int):
-            indices = range(-indices, 0)
-        rows = list(range(count) if indices is None else indices)
-        if not rows or not all(-count <= row < count for row in rows):
-            raise BadInput(f"indices {rows}: there are {count} feature maps, 0 to {count - 1}")
-        return [row % count for row in rows]
-
-    def block_ends(self, indices: int | Sequence[int] | None) -> tuple[list[int], int]:
+    def block_ends(self, indices: int | list[int] | None) -> tuple[list[int], int]:
         """After how many blocks each of these rows of feature_info is there, and the last of it."""
-        names = [str(self.feature_info[row]["module"]) for row in self._rows(indices)]
-        ends = [int(name[7:]) + 1 if name.startswith("blocks.") else 0 for name in names]
+        ends = [self.stage_ends[row] for row in chosen_rows(len(self.stage_ends), indices)]
         return ends, max(ends)
 
-    def _linear(self) -> nn.Module:
-        if self.global_pool not in ("avg", ""):
-            raise BadInput(f"global_pool {self.global_pool!r}: it is 'avg', or '' for none")
-        if self.num_classes == 0:
+    def _linear(self, num_classes: int, global_pool: str) -> nn.Module:
+        if global_pool not in ("avg", ""):
+            raise BadInput(f"global_pool {global_pool!r}: it is 'avg', or '' for none")
+        if num_classes == 0:
             return nn.Identity()
-        if not self.global_pool:
+        if not global_pool:
             raise BadInput("global_pool '' leaves a feature map: it needs num_classes 0")
-        return nn.Linear(self.num_features, self.num_classes)
+        return nn.Linear(self.num_features, num_classes)
 
 
 def feature_info(space: Space) -> list[dict[str, Any]]:
@@ -215,6 +234,31 @@ def feature_info(space: Space) -> list[dict[str, Any]]:
         reduction *= block.stride
         add(block.out_channels, f"blocks.{number}")
     return list(rows.values())
+
+
+def chosen_rows(count: int, indices: int | list[int] | None) -> list[int]:
+    """Which of `count` feature maps are meant, from 0: all (None), the last ones (int) or these.
+
+    Raises BadInput for none, and for one that is not there.
+    """
+    if indices is None:
+        rows = list(range(count))
+    elif isinstance(indices, int):
+        rows = list(range(-indices, 0))
+    else:
+        rows = list(indices)
+    # A loop, and a message of plain parts: TorchScript compiles this.
+    wrong = len(rows) == 0
+    for row in rows:
+        wrong = wrong or row < -count or row >= count
+    if wrong:
+        raise BadInput(f"indices {rows}: there are {count} feature maps, 0 to {count - 1}")
+    return [row % count for row in rows]
+
+
+def _refuse(extra_blocks: bool) -> None:
+    if extra_blocks:
+        raise BadInput("extra_blocks: feature maps are those of feature_info, one a resolution")
 
 
 def _checkpointed(blocks: nn.Sequential, x: Tensor) -> Tensor:

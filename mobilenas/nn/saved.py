@@ -2,28 +2,35 @@
 
 The header of the safetensors file holds the space, the arch and what a consumer has to know, as
 JSON under the key `mobilenas`. config.json says the same in the layout of timm and the Hugging Face
-hub, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` works too.
+hub, so that `timm.create_model("local-dir:FOLDER", pretrained=True)` works too. A folder that timm
+itself wrote has no such header, and is read by its config.json.
 """
 
 import json
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Json, ValidationError
+import torch
+from pydantic import BaseModel, Json, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
-from mobilenas.base.files import write_together
-from mobilenas.base.settings import Record, first_error
+from mobilenas.base.files import read_json, write_together
+from mobilenas.base.settings import Record, first_error, validated
 from mobilenas.nn.network import Network
-from mobilenas.space import Space, space_from_dict
+from mobilenas.space import Space, load_space, space_from_dict
+from mobilenas.space.published import PUBLISHED
+
+log = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"  # what timm and the hub look for
+_PICKLED = "pytorch_model.bin"  # what timm writes unless safetensors are asked for
 _KEY = "mobilenas"
 
 Channels = tuple[float, float, float]
@@ -81,11 +88,40 @@ class _Metadata(Record):
     mobilenas: Json[_Header]
 
 
+class _TimmPreparation(BaseModel):
+    """The keys of timm's pretrained_cfg that say how images are prepared."""
+
+    input_size: tuple[int, int, int]
+    mean: Channels
+    std: Channels
+    crop_pct: float
+    interpolation: str = "bilinear"
+    crop_mode: str = "center"
+    label_names: tuple[str, ...] | None = None
+
+
+class _TimmConfig(BaseModel):
+    """The keys of a config.json of timm that say what the weights beside it are."""
+
+    architecture: str
+    num_classes: int
+    model_args: dict[str, Any] = {}
+    pretrained_cfg: _TimmPreparation
+    label_names: tuple[str, ...] | None = None
+
+
 def own_space(network: Network) -> Space:
-    """The space of a network with the network's number of classes. BadInput for less than two."""
-    if network.num_classes == network.space.num_classes:
+    """The space of a network with the network's numbers of classes and of channels of the images.
+
+    Raises BadInput for less than two classes.
+    """
+    own = {"num_classes": network.num_classes, "in_channels": network.in_chans}
+    if own == {
+        "num_classes": network.space.num_classes,
+        "in_channels": network.space.spec.in_channels,
+    }:
         return network.space
-    return space_from_dict(network.space.to_dict() | {"num_classes": network.num_classes})
+    return space_from_dict(network.space.to_dict() | own)
 
 
 def save_network(network: Network, folder: Path, info: NetworkInfo) -> None:
@@ -113,7 +149,10 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     Raises BadInput naming the file when it is missing, damaged, of another program, or when its
     arch or its tensors are not those of its space.
     """
-    file = path / WEIGHTS if path.is_dir() else path
+    file = path
+    if path.is_dir():
+        only_pickled = (path / _PICKLED).is_file() and not (path / WEIGHTS).is_file()
+        file = path / (_PICKLED if only_pickled else WEIGHTS)
     header, tensors = _read(file)
     try:
         space = space_from_dict(header.space)
@@ -130,18 +169,62 @@ def _read(file: Path) -> tuple[_Header, dict[str, Tensor]]:
     if not file.is_file():
         raise BadInput(f"no saved network at {file}")
     try:
-        with safe_open(file, framework="pt") as opened:
-            header = (opened.metadata() or {}).get(_KEY)
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except Exception as error:  # damaged bytes make safetensors raise errors of several classes
-        reason = one_line(error)
-        raise BadInput(f"{file} is not a readable safetensors file: {reason}") from None
+        if file.name == _PICKLED:
+            header, tensors = None, torch.load(file, map_location="cpu", weights_only=True)
+        else:
+            with safe_open(file, framework="pt") as opened:
+                header = (opened.metadata() or {}).get(_KEY)
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # damaged bytes make both raise errors of several classes
+        kind = "PyTorch" if file.name == _PICKLED else "safetensors"
+        raise BadInput(f"{file} is not a readable {kind} file: {one_line(error)}") from None
     if header is None:
-        raise BadInput(f"{file} is not of mobilenas: its header has no key {_KEY!r}")
+        if not file.with_name(CONFIG).is_file():
+            raise BadInput(f"{file} is not of mobilenas: its header has no key {_KEY!r}")
+        return _header_of_timm(file.with_name(CONFIG)), tensors
     try:
         return _Metadata.model_validate({_KEY: header}).mobilenas, tensors
     except ValidationError as error:
         raise BadInput(f"{file}: header {first_error(error, _KEY)}") from None
+
+
+def _header_of_timm(path: Path) -> _Header:
+    """What a config.json of timm says of the weights beside it.
+
+    Raises BadInput naming the file and the key.
+    """
+    config = validated(_TimmConfig, read_json(path), path)
+    prepared, given = config.pretrained_cfg, config.model_args
+    published = PUBLISHED.get(config.architecture.removeprefix("mobilenas_"))
+    if published is None and config.architecture != "mobilenas":
+        raise BadInput(f"{path}: architecture {config.architecture} is none of mobilenas")
+    space, arch = published or (given.get("space"), given.get("arch"))
+    if not isinstance(space, str | dict) or not isinstance(arch, str):
+        raise BadInput(f"{path}: model_args must have space and arch")
+    if (prepared.interpolation, prepared.crop_mode) != ("bilinear", "center"):
+        log.warning(
+            "%s: images are resized bilinearly and their centre is cut, not %s and %s",
+            *(path, prepared.interpolation, prepared.crop_mode),
+        )
+    try:
+        built = space_from_dict(space) if isinstance(space, dict) else load_space(space)
+        channels, height, width = prepared.input_size
+        if height != width:
+            raise BadInput(f"input_size {height} x {width}: must be square")
+        sizes = {"in_channels": channels, "resolution": height, "num_classes": config.num_classes}
+        info = NetworkInfo(
+            classes=prepared.label_names or config.label_names or _numbers(config.num_classes),
+            mean=prepared.mean,
+            std=prepared.std,
+            crop=prepared.crop_pct,
+        )
+        return _Header(mobilenas=__version__, space=built.to_dict() | sizes, arch=arch, info=info)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
 
 
 def _check_fits(space: Space, info: NetworkInfo) -> None:

@@ -4,7 +4,28 @@ import json
 from typing import Any
 
 from mobilenas.base.units import format_image_size, format_size
+from mobilenas.data.found import counted
 from mobilenas.report.text import table
+
+_NAMED = 3  # of the classes, so many are named
+
+
+def describe_data(found: dict[str, Any]) -> str:
+    """What is in the data, from `detect.build.describe_data`, in one line."""
+    parts = [
+        f"{found[part]['images']} {title} images with {found[part]['annotations']} annotations"
+        + left_out(found[part]["left_out"], " ({})")
+        for part, title in (("train", "training"), ("val", "validation"))
+    ]
+    names = found["classes"]
+    named = ", ".join([*names[:_NAMED], *(["..."] if len(names) > _NAMED else [])])
+    return f"{len(names)} classes ({named}): {', '.join(parts)}"
+
+
+def left_out(counts: dict[str, int], shape: str) -> str:
+    """What was left out, in that shape; empty for nothing."""
+    named = ", ".join(counted(count, what) for what, count in counts.items() if count)
+    return shape.format(f"left out: {named}") if named else ""
 
 
 def describe_detector(about: dict[str, Any]) -> str:
@@ -31,11 +52,16 @@ def describe_precisions(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_images(found: dict[str, Any]) -> str:
+    """How many images there are, from `detect.predict.list_images`, in one line."""
+    return f"{counted(found['images'], 'images')}{left_out(found['left_out'], '; {}')}"
+
+
 def describe_predictions(rows: list[dict[str, Any]]) -> str:
     """What was found in each image, and where it is drawn."""
     lines = []
     for row in rows:
-        found = ", ".join(f"{box['class']} {100 * box['score']:.0f} %" for box in row["boxes"])
+        found = ", ".join(f"{box['class']} ({100 * box['score']:.0f} %)" for box in row["boxes"])
         lines.append(f"{row['drawn']}: {found or 'nothing'}")
     return "\n".join(lines)
 

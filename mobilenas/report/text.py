@@ -150,6 +150,10 @@ def describe_export(report: dict[str, Any]) -> str:
     shares = check["torch_accuracy"], check["exported_accuracy"]
     before, after = ("-" if share is None else f"{100 * share:.2f} %" for share in shares)
     lines += [f"  on {check['images']} images; accuracy of torch {before}, of the file {after}"]
+    if "verified_in" in about:
+        lines += [
+            f"  {report['runtime']} does not run here: the file was run by {about['verified_in']}"
+        ]
     if check["nodes"]:
         nodes = ", ".join(f"{count} {op}" for op, count in check["nodes"].items())
         lines += [f"  nodes: {nodes}"]

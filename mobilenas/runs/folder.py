@@ -1,7 +1,8 @@
 """The run folder, one form for all commands that work long.
 
-run.json      kind, settings (what the user chose), parents (the runs and files it was made from)
-              and facts (what was found when it started: classes, checksums, versions)
+run.json      kind, settings (what the user chose), parents (the runs, files and images it was made
+              from), the same relative to the folder, and facts (what was found when it started:
+              classes, checksums, versions)
 timing.json   seconds of work so far, hardware
 result.json   what came out, written last (evolve: front.json, rank: rank.json)
 
@@ -21,6 +22,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.settings import Record, validated
 from mobilenas.runs.earlier import read_earlier
+from mobilenas.runs.places import absolute, has_paths, is_there, relative_to, seen_from
 from mobilenas.space import with_defaults
 
 Kind = Literal["supernet", "rank", "evolve", "train", "detect", "latency", "latency-check"]
@@ -47,14 +49,16 @@ log = logging.getLogger(__name__)
 class RunFolder:
     """A run folder by what its run.json says. settings, parents and facts are plain data.
 
-    parents: role -> absolute path of a run or file, or the name of a latency table; never compared,
-    as folders move.
+    parents: role -> absolute path of a run or file, or the name of a latency table; of the role
+    `data` what names the images. relative: those that are places, as seen from the folder. Neither
+    is ever compared, as folders move.
     """
 
     path: Path
     kind: Kind
     settings: dict[str, Any]
     parents: dict[str, str] = field(default_factory=dict)
+    relative: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -70,11 +74,17 @@ class RunFolder:
         """Start a run: writes run.json. Raises BadInput as `check_free` does."""
         check_free(path)
         data = settings.model_dump(mode="json") if isinstance(settings, Record) else dict(settings)
+        places = {role: str(place) for role, place in (parents or {}).items()}
         stored = {
             "kind": kind,
             "mobilenas": __version__,
             "settings": data,
-            "parents": {role: str(place) for role, place in (parents or {}).items()},
+            "parents": places,
+            "relative": {
+                role: relative_to(path, place)
+                for role, place in places.items()
+                if has_paths(place) and absolute(place) == place
+            },
             "facts": dict(facts or {}),
         }
         write_json(path / _RUN, stored)
@@ -97,16 +107,18 @@ class RunFolder:
             raise BadInput(f"{path / _RUN}: kind: {kind!r} is none of {', '.join(KINDS)}")
         if kind not in kinds:
             raise BadInput(f"{path} holds {KINDS[kind][0]}; a run of {needed} is needed")
-        for key in ("settings", "parents", "facts"):
+        stored.setdefault("relative", {})  # of before
+        for key in ("settings", "parents", "relative", "facts"):
             if not isinstance(stored[key], dict):
                 raise BadInput(f"{path / _RUN}: {key}: must be a JSON object")
-        for role, place in stored["parents"].items():
-            if not isinstance(place, str):
-                raise BadInput(f"{path / _RUN}: parents: {role}: must be a path")
+        for key in ("parents", "relative"):
+            for role, place in stored[key].items():
+                if not isinstance(place, str):
+                    raise BadInput(f"{path / _RUN}: {key}: {role}: must be a path")
         settings = stored["settings"]
         if isinstance(settings.get("space"), dict):
             settings = settings | {"space": with_defaults(settings["space"], path / _RUN)}
-        return cls(path, kind, settings, stored["parents"], stored["facts"])
+        return cls(path, kind, settings, *(stored[k] for k in ("parents", "relative", "facts")))
 
     @classmethod
     def start_or_resume(
@@ -146,11 +158,34 @@ class RunFolder:
             raise BadInput(f"{self.path / _RUN} lacks the fact {name!r}")
         return self.facts[name]
 
-    def parent(self, role: str) -> Path:
-        """A parent by its role. Raises BadInput where run.json lacks it."""
+    def find(self, role: str, option: str) -> str:
+        """Where a parent is now: in the place that it has as seen from the folder, or in its old
+        one.
+
+        option: by which the user can say it. Raises BadInput where it is in neither, or run.json
+        lacks it.
+        """
         if role not in self.parents:
             raise BadInput(f"{self.path / _RUN} does not say which {role} it was made from")
-        return Path(self.parents[role])
+        known = self.parents[role]
+        near = [seen_from(self.path, self.relative[role])] if role in self.relative else []
+        for place in (*near, known):
+            if is_there(place):
+                return place
+        are, their = ("are", "their") if role == "data" else ("is", "its")
+        raise BadInput(
+            f"the {role} of {self.path} {are} no longer in {known}: give {their} {option}"
+        )
+
+    def parent(self, role: str, option: str) -> Path:
+        """The same, of a parent that is one path."""
+        return Path(self.find(role, option))
+
+    def at(self, **places: Path | str | None) -> "RunFolder":
+        """The same run, with the places that the user gives for parents that have moved."""
+        given = {role: absolute(str(place)) for role, place in places.items() if place is not None}
+        kept = {role: place for role, place in self.relative.items() if role not in given}
+        return replace(self, parents=self.parents | given, relative=kept)
 
     def check_unchanged(self, given: Mapping[str, object]) -> None:
         """Raise BadInput when a setting that is given again (not None) is another one now."""

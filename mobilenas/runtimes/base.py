@@ -96,9 +96,10 @@ class Runtime(Protocol):
     """One way to deploy a network.
 
     name, version: as they stand in a latency table. suffixes: the endings of its files, the main
-    file's first. dtypes: of the weights and activations, without int8 the first one. batches: `any`
-    number of images at a time, a `fixed` one of one's choice, or `one` only. takes_bytes: whether
-    there can be uint8 inputs.
+    file's first; those of a package, which is a folder, go through it. dtypes: of the weights and
+    activations, without int8 the first one. batches: `any` number of images at a time, a `fixed`
+    one of one's choice, or `one` only. takes_bytes: whether there can be uint8 inputs. stand_in:
+    what runs its files in its place on this host, None where it runs them itself.
     """
 
     name: str
@@ -107,14 +108,15 @@ class Runtime(Protocol):
     dtypes: tuple[Dtype, ...]
     batches: Batches
     takes_bytes: bool
+    stand_in: str | None = None
 
     def __init__(self, threads: int | None = None) -> None:
         """threads: to run with, None for torch's number. Raises BadInput for a missing package."""
 
     @property
     def suffix(self) -> str:
-        """The ending of the main file."""
-        return self.suffixes[0]
+        """The ending of the main file, or of the package."""
+        return main_suffix(self.suffixes)
 
     def convert(
         self, module: nn.Module, example: Tensor, form: Form, calibration: Feed | None
@@ -163,12 +165,17 @@ def run_all(run: Run, inputs: Inputs, size: int, *, fixed: bool) -> Floats:
 
 def read_files(path: Path, suffixes: tuple[str, ...]) -> Files:
     """The files of a runtime by the path of the main one."""
-    return {end: beside(path, suffixes[0], end).read_bytes() for end in suffixes}
+    return {end: beside(path, main_suffix(suffixes), end).read_bytes() for end in suffixes}
+
+
+def main_suffix(suffixes: tuple[str, ...]) -> str:
+    """The ending of what a user names: the main file, or the package that it is in."""
+    return suffixes[0].partition("/")[0]
 
 
 def beside(path: Path, suffix: str, ending: str) -> Path:
     """The file with another ending that belongs to the main file with this suffix."""
-    return path.with_name(path.name.removesuffix(suffix) + ending)
+    return path.parent / (path.name.removesuffix(suffix) + ending)
 
 
 def package_version(package: str, how: str) -> str:

@@ -141,7 +141,12 @@ def _constants_to_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _plain_bytes(model: onnx.ModelProto) -> bytes:
-    """Without what exporters note for debugging: source paths and lines of this machine."""
+    """Without what exporters note for debugging: source paths and lines of this machine.
+
+    The IR version becomes the least that the opset has: runtimes refuse one that they do not know,
+    and exporters write their newest.
+    """
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import, True)
     graph = model.graph
     del graph.value_info[:]
     for part in (graph, *graph.input, *graph.output, *graph.initializer, *graph.node):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput
-from mobilenas.runtimes.base import Runtime
+from mobilenas.runtimes.base import Runtime, main_suffix
 
 RUNTIMES = {
     "onnxruntime": "OnnxRuntime",
@@ -15,6 +15,7 @@ RUNTIMES = {
     "litert": "LiteRT",
     "openvino": "OpenVINO",
     "ncnn": "NCNN",
+    "coreml": "CoreML",
 }
 
 
@@ -34,4 +35,4 @@ def runtime_class(name: str) -> type[Runtime]:
 def runtime_of(path: Path) -> type[Runtime] | None:
     """The class of the runtime whose main files have names that end like this one."""
     classes = map(runtime_class, RUNTIMES)
-    return next((each for each in classes if path.name.endswith(each.suffixes[0])), None)
+    return next((each for each in classes if path.name.endswith(main_suffix(each.suffixes))), None)

@@ -6,6 +6,8 @@ from typing import Any
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import is_run
 from mobilenas.search.problem import ACCURACY, QUALITIES, SCORE
 
 PICKS = ("best", "knee", "cheapest")
@@ -46,6 +48,22 @@ def read_search(run: Path) -> FoundSearch:
         )
     except (KeyError, TypeError):
         raise BadInput(f"{path} is not the result of a search") from None
+
+
+def find_supernet(run: Path, option: str) -> Path:
+    """Where the supernet of a finished search is now.
+
+    option: by which the user can say it. Raises BadInput where there is none.
+    """
+    known = read_search(run).supernet
+    if not is_run(run, "evolve"):  # the result alone
+        return known
+    try:
+        return RunFolder.open(run, "evolve").parent("supernet", option)
+    except BadInput:
+        if known.exists():  # where it was when the search was resumed
+            return known
+        raise
 
 
 def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:

@@ -44,9 +44,9 @@ log = logging.getLogger(__name__)
 class Search:
     """What a search is asked for.
 
-    supernet: run folder. objectives: as `search.problem.parse_objectives` reads them, None for
-    those of `default_objectives`. resolution: height and width of a detector's images; costs are
-    then those of backbones on these.
+    supernet: run folder. data: its images, where they have moved. objectives: as
+    `search.problem.parse_objectives` reads them, None for those of `default_objectives`.
+    resolution: height and width of a detector's images; costs are then those of backbones on these.
     """
 
     supernet: Path
@@ -56,6 +56,7 @@ class Search:
     generations: int = 20
     seed: int = 0
     resolution: tuple[int, int] | None = None
+    data: str | None = None
 
 
 class SearchSettings(Record):
@@ -87,12 +88,15 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
     run = RunFolder.open(out, "evolve")
     stored = run.read(SearchSettings)
     limits = dict(stored.limits)
-    tables = _places(run.parents)["latency_tables"]
-    latencies = [
-        LatencyLimit(x, limits.pop(latency_cost(name), None)) for name, x in tables.items()
-    ]
+    latencies = []
+    for role, table in run.parents.items() if "budget" not in given else ():
+        if role.startswith(_TABLE):
+            place = run.find(role, "--latency") if Path(table).is_absolute() else table
+            limit = limits.pop(latency_cost(role.removeprefix(_TABLE)), None)
+            latencies.append(LatencyLimit(place, limit))
+    if "supernet" not in given:
+        search = replace(search, supernet=run.parent("supernet", "--supernet"))
     fields: dict[str, Any] = {
-        "supernet": run.parent("supernet"),
         "budget": Budget(limits, tuple(latencies)),
         "objectives": ",".join(stored.objectives),
         "population": stored.population,
@@ -120,7 +124,7 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     else:
         check_feasible(cost_model, limits)
     trained.check_finished()
-    evaluator = SupernetEvaluator(open_supernet_run(supernet))
+    evaluator = SupernetEvaluator(open_supernet_run(supernet, data=search.data))
     tables = zip(latencies, cost_model.tables, strict=True)
     parents = {"supernet": str(supernet.resolve())}
     parents |= {f"{_TABLE}{table.name}": latency.place(table) for latency, table in tables}

@@ -23,12 +23,13 @@ from mobilenas.export import (
     export_network,
     load_images,
 )
-from mobilenas.export.write import MIN_IMAGES
+from mobilenas.export.write import MIN_IMAGES, check_target
 from mobilenas.nn import Network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
+from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
-from mobilenas.search.front import read_search
+from mobilenas.search.front import find_supernet, read_search
 from mobilenas.space import space_from_dict
 from mobilenas.train.networks import open_network_run
 from mobilenas.train.supernets import open_supernet_run
@@ -107,40 +108,53 @@ class Source:
 
 
 def run_export(
-    run: Path, *, arch: str | None, pick: str, target: Target, out: Path | None = None
+    run: Path,
+    *,
+    arch: str | None,
+    pick: str,
+    target: Target,
+    out: Path | None = None,
+    supernet: Path | None = None,
+    data: str | None = None,
 ) -> Report:
     """Export an arch of a finished search with the weights of its supernet, recalibrated.
 
+    supernet, data: where it and its images are, if they have moved.
     The accuracy in the file is that on the test images, which no stage before has seen; without
     test images it is that on the validation images.
     """
     found = read_search(run)
-    folder = found.supernet
-    supernet = open_supernet_run(folder)
-    space = space_from_dict(supernet.settings.space)
+    folder = supernet or find_supernet(run, "--supernet")
+    trained = open_supernet_run(folder, data=data)
+    space = space_from_dict(trained.settings.space)
     chosen = space.parse(arch or found.pick(pick))
-    evaluator = SupernetEvaluator(supernet)
+    evaluator = SupernetEvaluator(trained)
     if evaluator.describe()["weights"] != found.weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
-    data, splits = supernet.images.data, supernet.images.splits
-    if data.test is not None:
-        accuracy = Accuracy(evaluator.test_accuracy(chosen), f"{len(data.test.labels)} test images")
+    images, splits = trained.images.data, trained.images.splits
+    if images.test is not None:
+        accuracy = Accuracy(
+            evaluator.test_accuracy(chosen), f"{len(images.test.labels)} test images"
+        )
     else:
         count = len(splits.validate)
         (share,) = evaluator([chosen])
         accuracy = Accuracy(share, f"{count} validation images, used in the search")
-    info = NetworkInfo(data.classes, data.mean, data.std, accuracy=accuracy)
+    info = NetworkInfo(images.classes, images.mean, images.std, accuracy=accuracy)
     network = evaluator.network(chosen)
-    return _export(_of_run(network, info, run, data, splits), target, out)
+    return _export(_of_run(network, info, run, images, splits), target, out)
 
 
-def run_export_trained(folder: Path, target: Target, out: Path | None = None) -> Report:
+def run_export_trained(
+    folder: Path, target: Target, out: Path | None = None, data: str | None = None
+) -> Report:
     """Export the best network of a finished training; its validation images prove the file.
 
+    data: where the images are, if they have moved.
     The accuracy in the file is that on the test images; without these it is that on the validation
     images, by which the best epoch was chosen.
     """
-    run = open_network_run(folder)
+    run = open_network_run(folder, data=data)
     result = run.folder.result("test_accuracy", "test_images")
     network, info = load_network(run.network)
     if result["test_images"]:
@@ -223,6 +237,7 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
 def _export(source: Source, target: Target, out: Path | None) -> Report:
     tags = ("-int8" if target.int8 else "") + ("-bytes" if target.form.preprocess else "")
     path = out or source.folder / f"{source.network.arch}{tags}{target.runtime.suffix}"
+    check_target(path, target.runtime.suffix)
     calibration, words = None, None
     if target.int8 is None:
         images = source.images(source.proof, _PROOF_IMAGES)
@@ -230,18 +245,19 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         calibration = _calibration(source, target.int8)
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
-    return export_network(
-        source.network,
-        source.info,
-        path,
-        images.pixels,
-        images.labels,
-        runtime=target.runtime,
-        form=target.form,
-        calibration=calibration,
-        images_are=words,
-        data=source.data,
-    )
+    with held(path, "export", is_file=True):
+        return export_network(
+            source.network,
+            source.info,
+            path,
+            images.pixels,
+            images.labels,
+            runtime=target.runtime,
+            form=target.form,
+            calibration=calibration,
+            images_are=words,
+            data=source.data,
+        )
 
 
 def _calibration(source: Source, int8: Int8) -> Calibration:

@@ -27,13 +27,15 @@ from mobilenas.stages.train import (
 from mobilenas.train.config import load_supernet_config
 from mobilenas.train.networks import open_network_run
 
+FOLDERS = ("supernet", "evolve", "train")  # of the runs, in that of the whole job
+
 
 def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:
     """Supernet, search, training of the winner, export; what is already in `out` is continued.
 
     Returns the search's result, that of the winner's training, and the report of its export.
     """
-    folders = {name: out / name for name in ("supernet", "evolve", "train")}
+    folders = {name: out / name for name in FOLDERS}
     digits, config = load_space("digits"), load_supernet_config("quick", [])
     if is_run(folders["supernet"], "supernet"):
         given = {"space": digits, "data": "digits", "seed": seed, "config": config}

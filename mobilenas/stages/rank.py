@@ -58,8 +58,12 @@ def run_rank(
     out: Path,
     *,
     resume: bool,
+    data: str | None = None,
 ) -> dict[str, Any]:
-    """Rank a trained supernet against a file of accuracies, or else against a benchmark."""
+    """Rank a trained supernet against a file of accuracies, or else against a benchmark.
+
+    data: the images of the supernet, where they have moved.
+    """
     trained = RunFolder.open(supernet, "supernet")
     space = any_space_from_dict(trained.read(SupernetSettings).space)
     if truth is not None:
@@ -67,7 +71,7 @@ def run_rank(
     else:
         known = read_benchmark(benchmark or "", data_root, space)
     trained.check_finished()
-    evaluator = SupernetEvaluator(open_supernet_run(supernet))
+    evaluator = SupernetEvaluator(open_supernet_run(supernet, data=data))
     return rank(evaluator, known, asked, out, resume=resume)
 
 

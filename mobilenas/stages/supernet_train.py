@@ -14,9 +14,15 @@ from mobilenas.strategies.supernet_task import SupernetTask
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import SupernetConfig
 from mobilenas.train.device import pick_device
-from mobilenas.train.distill import Teacher, check_teacher, load_teacher
+from mobilenas.train.distill import (
+    Teacher,
+    check_teacher,
+    load_teacher,
+    teacher_name,
+    teacher_parent,
+)
 from mobilenas.train.distributed import SINGLE, Processes
-from mobilenas.train.images import TrainingImages, choose_images
+from mobilenas.train.images import TrainingImages, check_same_data, choose_images, data_parent
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.supernets import (
     SupernetRun,
@@ -44,7 +50,7 @@ def create_supernet_run(
     make_strategy(config.strategy, own, seed)
     images.training(pick_device(config.device))
     make_optimizer(config, new_supernet(settings))
-    teacher = _teacher(config, images)
+    teacher = _teacher(config.teacher, images)
     images.store_splits(path)
     facts = {
         "data": images.data.found.to_dict(),
@@ -52,21 +58,24 @@ def create_supernet_run(
         "classes": images.data.classes,
         "teacher_checksum": None if teacher is None else fingerprint(teacher),
     }
-    run = RunFolder.create(path, "supernet", settings, facts=facts)
+    parents = data_parent(data) | teacher_parent(config)
+    run = RunFolder.create(path, "supernet", settings, parents=parents, facts=facts)
     return SupernetRun(run, settings, own, images)
 
 
 def resume_supernet_run(path: Path, given: Mapping[str, Any]) -> SupernetRun:
-    """The run in a folder. given: settings that the user gave again: space, data, seed, config.
+    """The run in a folder. given: settings that the user gave again: space, data, seed, config;
+    data and a saved teacher may be in another place now.
 
     Raises BadInput where one of them is another than that of the run.
     """
-    run = open_supernet_run(path)
+    config, data = given.get("config"), given.get("data")
+    check_same_data(RunFolder.open(path, "supernet"), data)
+    run = open_supernet_run(path, data=data, teacher=config and config.saved_teacher)
     space = given.get("space")
     named = None if space is None else _with_classes(space, run.space.num_classes)
-    config = given.get("config")
     again = config and config.resuming(run.settings.config)
-    run.folder.check_unchanged({**given, "space": named, "config": again})
+    run.folder.check_unchanged({"space": named, "seed": given.get("seed"), "config": again})
     return run
 
 
@@ -76,7 +85,7 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
     with processes.together():
         device = pick_device(config.device)
         strategy = make_strategy(config.strategy, run.space, settings.seed)
-        teacher = _teacher(config, images)
+        teacher = _teacher(teacher_name(run.folder, config), images)
         if teacher is not None:
             check_teacher(run.folder, teacher)
             teacher.to(device)
@@ -102,11 +111,11 @@ def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     return rows
 
 
-def _teacher(config: SupernetConfig, images: TrainingImages) -> Teacher | None:
-    if config.teacher is None:
+def _teacher(name: str | None, images: TrainingImages) -> Teacher | None:
+    if name is None:
         return None
     data = images.data
-    return load_teacher(config.teacher, data.classes, (data.mean, data.std), None)
+    return load_teacher(name, data.classes, (data.mean, data.std), None)
 
 
 def _with_classes(space: AnySpace, num_classes: int) -> dict[str, Any]:

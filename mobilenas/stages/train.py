@@ -15,15 +15,15 @@ from mobilenas.data import Part
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
-from mobilenas.search.front import read_search
+from mobilenas.search.front import find_supernet, read_search
 from mobilenas.space import load_space, space_from_dict
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig, load_network_config
 from mobilenas.train.device import pick_device
-from mobilenas.train.distill import check_teacher
+from mobilenas.train.distill import check_teacher, teacher_parent
 from mobilenas.train.distributed import SINGLE, Processes
-from mobilenas.train.images import choose_images
+from mobilenas.train.images import check_same_data, choose_images, data_parent, data_place
 from mobilenas.train.network_task import NetworkTask
 from mobilenas.train.networks import (
     NetworkRun,
@@ -82,12 +82,12 @@ def training_settings(asked: Asked) -> NetworkSettings:
     known: dict[str, Any] | None = None  # the space that comes with what training starts from
     supernet = asked.inherit
     if asked.search is not None and supernet is None:
-        supernet = read_search(asked.search).supernet
+        supernet = find_supernet(asked.search, "--inherit")
     if supernet is not None:
         trained = RunFolder.open(supernet, "supernet")
         trained.check_finished()
         settings = trained.read(SupernetSettings)
-        known, data = settings.space, data or settings.data
+        known, data = settings.space, data or data_place(trained)
     if asked.weights is not None:
         saved, _ = load_network(asked.weights)
         known, arch = saved.space.to_dict(), arch or str(saved.arch)
@@ -131,9 +131,12 @@ def create_network_run(path: Path, settings: NetworkSettings) -> NetworkRun:
     settings = settings.model_copy(update={"space": named})
     space = space_from_dict(named)
     arch = space.parse(settings.arch)
-    draft = RunFolder(path, "train", settings.model_dump(mode="json"))
+    places = {"supernet": settings.inherit, "network": settings.weights}
+    parents = {role: place for role, place in places.items() if place}
+    draft = RunFolder(path, "train", settings.model_dump(mode="json"), parents)
     run = NetworkRun(draft, settings, space, arch, images)
-    make_optimizer(config, new_network(run))
+    start = new_network(run)
+    make_optimizer(config, start)
     teacher = make_teacher(run)
     images.training(pick_device(config.device))
     images.store_splits(path)
@@ -144,32 +147,46 @@ def create_network_run(path: Path, settings: NetworkSettings) -> NetworkRun:
         "std": data.std,
         "teacher_checksum": None if teacher is None else fingerprint(teacher),
     }
-    places = {"supernet": settings.inherit, "network": settings.weights}
-    parents = {role: place for role, place in places.items() if place}
+    if settings.inherit or settings.weights:
+        facts["weights_checksum"] = fingerprint(start)
+    parents |= data_parent(settings.data) | teacher_parent(config)
     folder = RunFolder.create(path, "train", settings, parents=parents, facts=facts)
     return NetworkRun(folder, settings, space, arch, images)
 
 
 def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
-    """The run in a folder. Raises BadInput where what is asked for now is another setting."""
-    run = open_network_run(path)
+    """The run in a folder. What it was made from may be in another place now: checksums tell.
+
+    Raises BadInput where what is asked for now is another setting, or other data or weights.
+    """
+    folder = RunFolder.open(path, "train")
+    check_same_data(folder, asked.data)
+    again = asked.preset or asked.overrides
+    config = asked.config(folder.settings["data"]) if again else None
+    starts = {"inherit": asked.inherit, "weights": asked.weights}
+    known = {x for x in starts if folder.settings.get(x) and "weights_checksum" in folder.facts}
+    run = open_network_run(
+        path,
+        data=asked.data,
+        supernet=asked.inherit if "inherit" in known else None,
+        network=asked.weights if "weights" in known else None,
+        teacher=config.saved_teacher if config else None,
+    )
+    if any(starts[name] for name in known):
+        new_network(run)  # which refuses other weights
     space = None
     if asked.space is not None:
         given = {"num_classes": run.space.num_classes}
         if asked.resolution is not None:
             given["resolution"] = asked.resolution
         space = load_space(asked.space).to_dict() | given
-    again = asked.preset or asked.overrides
-    stored = run.settings.config
     run.folder.check_unchanged(
         {
             "arch": _arch(asked),
-            "data": asked.data,
-            "inherit": asked.inherit and str(asked.inherit.resolve()),
-            "weights": asked.weights and str(asked.weights.resolve()),
+            **{name: x and str(x.resolve()) for name, x in starts.items() if name not in known},
             "space": space,
             "seed": asked.seed,
-            "config": asked.config(run.settings.data).resuming(stored) if again else None,
+            "config": config and config.resuming(run.settings.config),
         }
     )
     if asked.resolution not in (None, run.space.resolution):

@@ -1,5 +1,6 @@
 """Checkpoints: tensors and plain values, written atomically, read with weights_only."""
 
+import io
 import sys
 import zlib
 from pathlib import Path
@@ -13,8 +14,14 @@ from mobilenas.base.files import write_atomic
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state of tensors and plain values; equal states give equal bytes."""
-    write_atomic(path, lambda file: torch.save(_interned(state), file))
+    """Write a state of tensors and plain values; equal states give equal bytes.
+
+    Raises OSError where there is no space; the old file is as it was then.
+    """
+    # In memory first: torch goes on after an error of the file, and ends in one of its own.
+    content = io.BytesIO()
+    torch.save(_interned(state), content)
+    write_atomic(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(path: Path, *keys: str) -> dict[str, Any]:

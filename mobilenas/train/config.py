@@ -1,6 +1,7 @@
 """How things are trained: typed settings with presets in configs/supernet and configs/train."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
@@ -97,9 +98,20 @@ class TrainingConfig(Record):
         return self
 
     def resuming(self: "Config", stored: "Config") -> "Config":
-        """This config as it is compared with that of a run: `stream` unset is what the run has."""
-        stream = stored.stream if self.stream is None else self.stream
-        return self.model_copy(update={"stream": stream})
+        """This config as it is compared with that of a run: `stream` unset is what the run has,
+        and a saved teacher may have moved.
+        """
+        same: dict[str, Any] = {"stream": stored.stream} if self.stream is None else {}
+        if self.saved_teacher and stored.saved_teacher:
+            same["teacher"] = stored.teacher
+        return self.model_copy(update=same)
+
+    @property
+    def saved_teacher(self) -> Path | None:
+        """The folder of the teacher, if it is a saved network."""
+        if self.teacher in (None, "supernet") or self.teacher.startswith("timm:"):
+            return None
+        return Path(self.teacher).expanduser()
 
     def augment(self) -> Augment:
         """The random changes of training images. Raises BadInput."""

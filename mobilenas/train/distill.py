@@ -12,6 +12,7 @@ from mobilenas.nn.saved import Channels, load_network
 from mobilenas.runs import RunFolder
 from mobilenas.train.calibrate import inherit
 from mobilenas.train.checkpoint import fingerprint
+from mobilenas.train.config import TrainingConfig
 
 
 class Teacher(nn.Module):
@@ -47,6 +48,18 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     target = nn.functional.log_softmax(teacher / temperature, dim=1)
     divergence = nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+def teacher_parent(config: TrainingConfig) -> dict[str, str]:
+    """The teacher as a parent of a run, if it is a saved network."""
+    return {} if config.saved_teacher is None else {"teacher": str(config.saved_teacher.absolute())}
+
+
+def teacher_name(run: RunFolder, config: TrainingConfig) -> str | None:
+    """The teacher of a run, a saved one by where it is now. Raises BadInput where it is gone."""
+    if config.saved_teacher is None or "teacher" not in run.parents:
+        return config.teacher
+    return run.find("teacher", "--set teacher=PATH")
 
 
 def load_teacher(

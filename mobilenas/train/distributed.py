@@ -26,11 +26,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
+from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer, ProcessLost
 from mobilenas.base.process import TORCHRUN, is_one_of_several
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # for the main process to prepare data; torchrun ends lost ones
+_LOST = (
+    "a process of the training was lost, or torchrun was told to end: the same command with "
+    "--resume continues from the last checkpoint"
+)
 _GRACE_SECONDS = 5.0  # for the one process that reports an error
 _PR_SET_PDEATHSIG = 1  # prctl.h
 
@@ -82,7 +86,7 @@ class Processes:
         except Exception as caught:
             error = caught
         first_failed = torch.tensor([self.world if error is None else self.rank])
-        dist.all_reduce(first_failed, dist.ReduceOp.MIN)
+        _all_reduce(first_failed, dist.ReduceOp.MIN)
         if first_failed.item() == self.world:
             return
         dist.destroy_process_group()
@@ -108,7 +112,7 @@ class Processes:
             return
         digest = zlib.crc32(" ".join([str(step), *names]).encode())
         ends = torch.tensor([digest, -digest])
-        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        _all_reduce(ends, dist.ReduceOp.MAX)
         if ends.sum() != 0:
             raise ProcessesDiffer(
                 f"step {step}: the processes are not at the same step with the same archs; start "
@@ -174,7 +178,8 @@ def joined() -> Iterator[Processes]:
     """The processes that torchrun started, connected; without torchrun, the single one.
 
     Tensors on the CPU travel by gloo, those on CUDA devices by NCCL, and the default device of
-    each process is its own. Only the main process logs, and reports what all of them meet.
+    each process is its own. Only the main process logs, and reports what all of them meet. Where
+    one is lost, the others raise ProcessLost, and one of them says so.
     """
     if not is_one_of_several():
         yield SINGLE
@@ -187,6 +192,7 @@ def joined() -> Iterator[Processes]:
         logging.getLogger("mobilenas").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_PATIENCE)
+    signal.signal(signal.SIGTERM, _told_to_end)
     try:
         yield Processes(rank, world)
     except (Diverged, ProcessesDiffer):
@@ -194,6 +200,14 @@ def joined() -> Iterator[Processes]:
         if rank == 0:
             raise
         _end_quietly()
+    except ProcessLost:
+        if not _is_first_to_end():
+            raise SystemExit(1) from None
+        raise
+    except BaseException:
+        _is_first_to_end()
+        raise
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # Not after an error of one process alone: it could wait for the others.
     dist.destroy_process_group()
 
@@ -260,14 +274,40 @@ def _is_idle(norm: nn.BatchNorm2d) -> bool:
 
 def _sum(values: Tensor) -> Tensor:
     total = values.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
+    _all_reduce(total, dist.ReduceOp.SUM)
     return total
+
+
+def _all_reduce(tensor: Tensor, op: Any) -> None:
+    try:
+        dist.all_reduce(tensor, op)
+    except RuntimeError as error:  # the connection is closed
+        raise ProcessLost(_LOST) from error
+
+
+def _told_to_end(*_: object) -> NoReturn:
+    """What torchrun does to the other processes when one has ended."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has come, and there is a line to print
+    raise ProcessLost(_LOST)
+
+
+def _is_first_to_end() -> bool:
+    """Whether no other process was the first to come here, which then says why all of them end."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        wait = timedelta(seconds=1)
+        store = dist.TCPStore(address, port, is_master=False, timeout=wait)  # type: ignore[attr-defined]
+        return bool(store.add(f"mobilenas/ended/{attempt}", 1) == 1)
+    except RuntimeError:  # it has ended too
+        return True
 
 
 def _end_quietly() -> NoReturn:
     """End without a word, but after the process that reports the error: as soon as one has ended,
     torchrun ends all others, this one too.
     """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(_GRACE_SECONDS)
     raise SystemExit(1)
 

@@ -29,6 +29,7 @@ from mobilenas.data.images import Channels
 from mobilenas.data.pixels import try_all
 from mobilenas.data.splits import Indices
 from mobilenas.runs import RunFolder
+from mobilenas.runs.places import absolute, has_paths, is_there
 from mobilenas.train.config import TrainingConfig
 from mobilenas.train.distributed import SINGLE, Processes
 
@@ -112,6 +113,11 @@ class TrainingImages:
         return Loader(self.preparation, device, self.config.workers)
 
 
+def data_parent(source: str) -> dict[str, str]:
+    """The images as a parent of a run, if they are somewhere on disk."""
+    return {"data": absolute(source)} if has_paths(source) else {}
+
+
 def choose_images(
     source: str, resolution: int, config: TrainingConfig, seed: int, calibrate: int | None
 ) -> TrainingImages:
@@ -143,12 +149,31 @@ def choose_images(
     return TrainingImages(data, splits, resolution, config, seed)
 
 
+def data_place(run: RunFolder) -> str:
+    """Where the images of a run are now. Raises BadInput where they are gone."""
+    source = str(run.settings["data"])
+    if "data" in run.parents:
+        return run.find("data", "--data")
+    if not is_there(source):  # of a run of before
+        raise BadInput(f"the data of {run.path} are no longer in {source}: give their --data")
+    return source
+
+
+def check_same_data(run: RunFolder, given: str | None) -> None:
+    """Raise BadInput where images are given again that cannot be those of a run in another place:
+    of the built-in ones and others on disk. Whether they are the same then tells their checksum.
+    """
+    if given is not None and not (has_paths(given) and has_paths(run.settings["data"])):
+        run.check_unchanged({"data": given})
+
+
 def stored_images(
-    run: RunFolder, source: str, resolution: int, config: TrainingConfig, seed: int
+    run: RunFolder, resolution: int, config: TrainingConfig, seed: int
 ) -> TrainingImages:
     """The images of the training in a run folder. Raises BadInput naming what is missing, or
     changed since the run was started.
     """
+    source = data_place(run)
     damaged = run.facts.get("data", {}).get("damaged")
     data = read_data(source, resolution, config.eval_crop, stream=config.stream, damaged=damaged)
     splits = Splits.from_json(read_json(run.path / SPLITS))

@@ -23,8 +23,9 @@ from mobilenas.nn import Network, Supernet
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runs import RunFolder
 from mobilenas.space import Arch, Space, space_from_dict
+from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig
-from mobilenas.train.distill import Teacher, load_teacher
+from mobilenas.train.distill import Teacher, load_teacher, teacher_name
 from mobilenas.train.images import TrainingImages, stored_images
 from mobilenas.train.supernets import load_supernet
 
@@ -84,7 +85,7 @@ class NetworkRun:
         """The supernet whose weights are inherited, if any. Raises BadInput for another space."""
         if self.settings.inherit is None:
             return None
-        folder = RunFolder.open(Path(self.settings.inherit), "supernet")
+        folder = RunFolder.open(self.folder.parent("supernet", "--inherit"), "supernet")
         supernet = load_supernet(folder)
         ours, theirs = self.space.to_dict(), supernet.space.to_dict()
         odd = {key for key in ours | theirs if ours.get(key) != theirs.get(key)} - _OF_NO_WEIGHT
@@ -100,15 +101,17 @@ class NetworkRun:
         return supernet
 
 
-def open_network_run(path: Path) -> NetworkRun:
-    """Open the run folder of a stand-alone training and its data. Raises BadInput naming what is
-    missing or changed.
+def open_network_run(path: Path, **moved: Path | str | None) -> NetworkRun:
+    """Open the run folder of a stand-alone training and its data.
+
+    moved: where its parents are now: data, and what training starts from, supernet or network.
+    Raises BadInput naming what is missing or changed.
     """
-    run = RunFolder.open(path, "train")
+    run = RunFolder.open(path, "train").at(**moved)
     settings = run.read(NetworkSettings)
     space = space_from_dict(settings.space)
     config, seed = settings.config, settings.seed
-    images = stored_images(run, settings.data, space.resolution, config, seed)
+    images = stored_images(run, space.resolution, config, seed)
     images = images.normalised_by(tuple(run.fact("mean")), tuple(run.fact("std")))
     return NetworkRun(run.as_read(settings), settings, space, space.parse(settings.arch), images)
 
@@ -128,20 +131,25 @@ def fresh_network(run: NetworkRun) -> Network:
 def new_network(run: NetworkRun) -> Network:
     """The network as training starts, with the weights that the settings name.
 
-    Raises BadInput for weights that do not fit.
+    Raises BadInput for weights that do not fit, or are others than the run was started with.
     """
-    network, weights = fresh_network(run), run.settings.weights
+    network = fresh_network(run)
     supernet = run.supernet()
     if supernet is not None:
-        return network.load_from(supernet)
-    if weights is not None:
-        _start_from(network, Path(weights), run.images.data.classes)
+        network.load_from(supernet)
+    if run.settings.weights is not None:
+        _start_from(network, run.folder.parent("network", "--weights"), run.images.data.classes)
+    known = run.folder.facts.get("weights_checksum")
+    if known not in (None, fingerprint(network)):
+        place = run.settings.inherit or run.settings.weights
+        raise BadInput(f"{place} has other weights than {run.folder.path} was started with")
     return network
 
 
 def make_teacher(run: NetworkRun) -> Teacher | None:
     """The teacher that the settings name, if they do. Raises BadInput."""
-    name, data = run.settings.config.teacher, run.images.data
+    data = run.images.data
+    name = teacher_name(run.folder, run.settings.config)
     if name is None:
         return None
     supernet = run.supernet() if name == "supernet" else None

@@ -62,15 +62,17 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
     return Supernet(space, shadow_bn=shadow_bn, sharing=sharing, generator=generator)
 
 
-def open_supernet_run(path: Path) -> SupernetRun:
-    """Open the run folder of a supernet and its data. Raises BadInput naming what is missing or
-    changed.
+def open_supernet_run(path: Path, **moved: Path | str | None) -> SupernetRun:
+    """Open the run folder of a supernet and its data.
+
+    moved: where its parents are now: data, and a saved teacher. Raises BadInput naming what is
+    missing or changed.
     """
-    run = RunFolder.open(path, "supernet")
+    run = RunFolder.open(path, "supernet").at(**moved)
     settings = run.read(SupernetSettings)
     space = any_space_from_dict(settings.space)
     config, seed = settings.config, settings.seed
-    images = stored_images(run, settings.data, space.resolution, config, seed)
+    images = stored_images(run, space.resolution, config, seed)
     return SupernetRun(run.as_read(settings), settings, space, images)
 
 

@@ -1,6 +1,7 @@
 """The trainer: what every training has in common, once. What is trained is a `Task`."""
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -279,7 +280,8 @@ def _board(
         return
     from torch.utils.tensorboard import SummaryWriter  # here: it takes a second to import
 
-    with SummaryWriter(run.path / "tensorboard", purge_step=0) as writer:
+    folder = run.path / "tensorboard"
+    with _quiet_threads(), SummaryWriter(folder, purge_step=0) as writer:
 
         def write(row: dict[str, Any]) -> None:
             for name in row.keys() - {"step"}:
@@ -288,6 +290,24 @@ def _board(
         for row in log:
             write(row)
         yield write
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Without the traceback of a thread that met a full disk: TensorBoard's writer raises the same
+    error where it is used.
+    """
+    hook = threading.excepthook
+
+    def unless_full(caught: threading.ExceptHookArgs) -> None:
+        if not isinstance(caught.exc_value, OSError):
+            hook(caught)
+
+    threading.excepthook = unless_full
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 def _restore(run: RunFolder, task: Task, trainer: Trainer) -> list[dict[str, Any]]:

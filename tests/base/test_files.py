@@ -1,6 +1,8 @@
 """Files that a kill cannot tear."""
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +13,7 @@ from mobilenas.base.files import (
     append_jsonl,
     read_json,
     read_jsonl,
+    remove_torn,
     write_atomic,
     write_json,
     write_text,
@@ -57,10 +60,38 @@ def test_files_that_belong_together_are_replaced_together(tmp_path: Path) -> Non
 
 
 def test_a_leftover_of_a_killed_write_does_not_matter(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    (tmp_path / ".a.txt.tmp").write_text("a longer leftover")
+    path, left = tmp_path / "a.txt", tmp_path / ".a.txt.0123abcd.tmp"
+    left.write_text("a longer leftover")
     write_text(path, "short")
     assert path.read_text() == "short"
+    assert set(tmp_path.iterdir()) == {path, left}  # it may be of a writer that is at work
+    yesterday = time.time() - 25 * 3600
+    os.utime(left, (yesterday, yesterday))
+    write_text(path, "again")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_half_written_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".a.tmp", ".a.0123abcg.tmp", "a.0123abcd.tmp", "a")]
+    torn = [tmp_path / ".a.0123abcd.tmp", tmp_path / "network" / ".b.c.89abcdef.tmp"]
+    for path in (*others, *torn):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    remove_torn(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(others)
+
+
+def test_two_writers_at_once_have_a_temporary_file_each(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+
+    def write_twice(file: BinaryIO) -> None:
+        file.write(b"outer, half")
+        file.flush()
+        write_text(path, "inner")
+        file.write(b" and whole")
+
+    write_atomic(path, write_twice)
+    assert path.read_text() == "outer, half and whole"
     assert list(tmp_path.iterdir()) == [path]
 
 

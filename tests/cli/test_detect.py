@@ -201,6 +201,77 @@ def test_prediction_turns_photos_upright_and_needs_no_data(
     assert (drawn[0] == drawn[1]).all()
 
 
+def test_images_of_one_name_and_those_of_folders_are_drawn_each(
+    detector: tuple[Path, dict[str, Any]], scenes: Path, tmp_path: Path, call: Call
+) -> None:
+    for name in ("a/0001.jpg", "b/0001.jpg", "b/.hidden.jpg", "__MACOSX/._0001.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(scenes / "val" / "0001.jpg", tmp_path / name)
+    (tmp_path / "b" / "notes.txt").touch()
+    out = tmp_path / "drawn"
+    done = call("detect", "predict", detector[0], tmp_path, f"--out={out}", "--json")
+    assert "2 images; left out: 2 hidden files, 1 other file\n" in done.err
+    said = json.loads(done.out)
+    left_out = {"hidden files": 2, "other files": 1}
+    assert said["data"] == {"images": 2, "left_out": left_out}
+    assert sorted(contents(out)) == ["a/0001.jpg.png", "b/0001.jpg.png"]
+    assert [row["drawn"] for row in said["images"]] == [str(out / name) for name in contents(out)]
+
+
+def test_an_image_that_is_too_thin_is_refused(
+    detector: tuple[Path, dict[str, Any]], tmp_path: Path, call: Call
+) -> None:
+    for width, height in ((4000, 2), (64, 1)):
+        Image.new("RGB", (width, height)).save(tmp_path / f"{height}.png")
+    out = f"--out={tmp_path / 'drawn'}"
+    thin = call("detect", "predict", detector[0], tmp_path / "2.png", out)
+    check_refused(thin, "2.png: 4000 x 2 pixels", "fitted into 64 x 64")
+    assert call("detect", "predict", detector[0], tmp_path / "1.png", out).code == 0
+
+
+def test_the_data_are_described(
+    detector: tuple[Path, dict[str, Any]], scenes: Path, call: Call
+) -> None:
+    folder, result = detector
+    counts = {}
+    for part, images in (("train", 6), ("val", 3)):
+        boxes = len(json.loads((scenes / f"{part}.json").read_text())["annotations"])
+        counts[part] = {"images": images, "annotations": boxes}
+        assert result["data"][part]["left_out"].keys() >= {"crowds", "flat boxes"}
+        assert counts[part].items() <= result["data"][part].items()
+    assert result["data"]["classes"] == list("0123456789")
+    assert json.loads((folder / "run.json").read_text())["facts"]["data"] == result["data"]
+    evaluated = call("detect", "eval", folder, "--json")
+    assert json.loads(evaluated.out)["data"] == result["data"]
+    line = f"10 classes (0, 1, 2, ...): 6 training images with {counts['train']['annotations']} "
+    assert line in evaluated.err
+
+
+def test_mmdets_own_tool_evaluates_a_run(
+    detector: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, result = detector
+
+    def tool(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "mobilenas.detect.tools", *map(str, arguments)],
+            env=ENVIRONMENT,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+
+    done = tool("test", folder / "config.py", folder / "checkpoint.pth", "--work-dir=work")
+    assert done.returncode == 0, done.stderr
+    (measured,) = (tmp_path / "work").glob("*/*.json")
+    found = json.loads(measured.read_text())
+    assert found["coco/bbox_mAP"] == pytest.approx(result["AP"], abs=1e-3)
+    refused = tool("tset")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "'tset' is no tool of mmdet; there are" in refused.stderr
+
+
 def test_bad_data_are_refused_before_anything_is_written(
     scenes: Path, tmp_path: Path, call: Call
 ) -> None:
@@ -227,13 +298,13 @@ def test_what_the_commands_refuse(
     check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no run", needed)
     check_refused(call("detect", "export", detector[0]), "--onnx")
     check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")
-    twice = [scenes / "val" / "0001.jpg", scenes / "train" / "0001.jpg"]
-    check_refused(call("detect", "predict", detector[0], *twice), "images of one name")
+    one = scenes / "val" / "0001.jpg"
+    check_refused(call("detect", "predict", detector[0], one, one), "given more than once")
     large = call(*train, *TINY, "--seed=5000000000")
     assert large.code == 2 and "'--seed'" in large.err and "Traceback" not in large.err
     assert contents(tmp_path) == {}
     photo = tmp_path / "0001.png"
-    Image.open(twice[0]).save(photo)
+    Image.open(one).save(photo)
     before = contents(tmp_path)
     link = tmp_path / "link"
     link.symlink_to(tmp_path, target_is_directory=True)

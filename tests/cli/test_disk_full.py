@@ -3,12 +3,16 @@
 The writes that fail go to /dev/full, so the error is the kernel's.
 """
 
+import errno
+import os
+import resource
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from helpers import ALONE, TINY_ARCH, TINY_SPACE, Call, check_refused, untimed
+from helpers import ALONE, ENVIRONMENT, TINY_ARCH, TINY_SPACE, Call, check_refused, command, untimed
 
 from mobilenas.base import files
 from mobilenas.base.files import read_jsonl
@@ -48,7 +52,7 @@ def fill_the_disk(patch: pytest.MonkeyPatch, name: str, writes: int) -> None:
 
     def write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
         nonlocal left
-        left -= path.name == f".{name}.tmp"
+        left -= path.name.startswith(f".{name}.")
         write_synced(path if left >= 0 else FULL, fill)
 
     patch.setattr(files, "_write_synced", write)
@@ -95,6 +99,41 @@ def test_a_full_disk_stops_in_one_line_and_loses_nothing(
     ours, theirs = untimed(run), untimed(unbroken)
     assert ours.keys() == theirs.keys()
     assert [key for key in ours if ours[key] != theirs[key]] == ["timing.json"]
+
+
+def test_a_file_that_may_not_be_as_large(unbroken: Path, tmp_path: Path) -> None:
+    """The kernel takes a part of the checkpoint, and then no more: torch would not stop at that."""
+    run, limit = tmp_path / "run", 100_000
+    assert (unbroken / "checkpoint.pt").stat().st_size > limit
+    stopped = subprocess.run(
+        command(*TRAIN, f"--out={run}"),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert stopped.returncode == 1
+    lines = [line for line in stopped.stderr.splitlines() if "images" not in line]
+    assert lines == ["mobilenas: [Errno 27] File too large"]
+    assert not list(run.rglob(".*"))
+    assert not (run / "checkpoint.pt").exists()
+
+
+def test_tensorboard_meets_a_full_disk_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    """Its thread would print a traceback of its own."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", fail)
+        outcome = call(*TRAIN, f"--out={tmp_path / 'run'}")
+    assert outcome.code == 1
+    assert outcome.err.splitlines()[-1] == "mobilenas: [Errno 28] No space left on device"
+    assert "Traceback" not in outcome.err
+    assert call("train", "--resume", f"--out={tmp_path / 'run'}").code == 0
 
 
 def test_a_disk_that_is_full_from_the_start(

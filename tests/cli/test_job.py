@@ -27,7 +27,9 @@ LIMIT = 1_200_000
 
 def test_training_reports_three_archs(job: Job) -> None:
     result = json.loads((job.supernet / "result.json").read_text())
-    assert job.trained == {"run": str(job.supernet), "validation": result["validation"]}
+    found = json.loads((job.supernet / "run.json").read_text())["facts"]["data"]
+    validation = result["validation"]
+    assert job.trained == {"run": str(job.supernet), "data": found, "validation": validation}
     rows = result["validation"]
     assert [row["name"] for row in rows] == ["smallest", "median", "largest"]
     cost_model = CostModel(load_space(TINY_SPACE))
@@ -59,8 +61,11 @@ def test_the_splits_share_no_image(job: Job) -> None:
 def test_the_front_is_within_the_budget_and_not_dominated(job: Job) -> None:
     stored = json.loads((job.search / "front.json").read_text())
     front = stored["front"]
+    found = json.loads((job.search / "run.json").read_text())["facts"]["data"]
+    assert (found["source"], found["classes"]) == ("digits", list("0123456789"))
     assert job.searched == {
         "run": str(job.search),
+        "data": found,
         "evaluations": stored["evaluations"],
         "front": front,
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import Call, check_refused, contents
+from helpers import ALONE, Call, check_refused, contents
 
 from mobilenas.export import evaluate
 from mobilenas.nn import Network
@@ -38,6 +38,26 @@ def test_a_saved_network_is_evaluated_and_exported(saved: Path, call: Call) -> N
     assert (again["top1"], again["runtime"]) == (result["top1"], "onnxruntime")
 
 
+def test_a_folder_that_timm_saved_is_evaluated_exported_and_trained(
+    tmp_path: Path, call: Call
+) -> None:
+    import timm
+
+    import mobilenas.timm  # noqa: F401  # registers the models
+
+    arch, folder = str(SPACE.sample(np.random.default_rng(0))), tmp_path / "net"
+    model = timm.create_model("mobilenas", space=SPACE.name, arch=arch)
+    timm.models.save_for_hf(model, folder, safe_serialization=True)
+    result = json.loads(call("eval", folder, "--data=digits", "--json").out)
+    export = call("export", "--onnx", f"--network={folder}", "--data=digits")
+    assert export.code == 0, export.err
+    again = json.loads(call("eval", folder / f"{arch}.onnx", "--data=digits", "--json").out)
+    assert again["top1"] == result["top1"]
+    train = call("train", f"--weights={folder}", *ALONE, f"--out={tmp_path / 'run'}")
+    assert train.code == 0, train.err
+    assert str(load_network(tmp_path / "run" / "network")[0].arch) == arch
+
+
 def test_what_export_and_eval_refuse(saved: Path, tmp_path: Path, call: Call) -> None:
     before = contents(saved)
     export = ("export", "--onnx", f"--network={saved}")
@@ -47,7 +67,8 @@ def test_what_export_and_eval_refuse(saved: Path, tmp_path: Path, call: Call) ->
     check_refused(call(*export, "--data=digits", "--arch=id"), "--arch is for a search")
     check_refused(call(*export, "--data=/no/such"), "/no/such")
     check_refused(call(*export, "--data=digits", f"--out={tmp_path}"), "it is a folder")
-    check_refused(call("export", "--onnx", f"--run={tmp_path}", "--data=digits"), "--data is for")
+    run = ("export", "--onnx", f"--run={tmp_path}")
+    check_refused(call(*run, "--int8", "--calibration-data=digits"), "--calibration-data is for")
     check_refused(call("eval", tmp_path, "--data=digits"), "no saved network", str(tmp_path))
     check_refused(call("eval", saved, "--data=/no/such"), "/no/such")
     assert contents(saved) == before

@@ -291,5 +291,6 @@ def test_export_of_an_unfinished_or_damaged_search_is_refused(
     found = json.loads(front.read_text())
     found["settings"]["places"]["supernet"] = str(tmp_path / "gone")
     front.write_text(json.dumps(found))
-    check_refused(call(*export), str(tmp_path / "gone"))
+    edit(folder / "run.json", parents={"supernet": str(tmp_path / "gone")}, relative={})
+    check_refused(call(*export), str(tmp_path / "gone"), "--supernet")
     assert list(folder.glob("*.onnx")) == []

@@ -41,7 +41,9 @@ FILES = {
 
 def test_json_is_one_object_and_the_folder_is_full(trained: Trained) -> None:
     result = read_json(trained.folder / "result.json")
-    assert trained.result == result | {"run": str(trained.folder)}
+    found = read_json(trained.folder / "run.json")["facts"]["data"]
+    assert (found["source"], found["test_images"]) == ("digits", 355)
+    assert trained.result == result | {"run": str(trained.folder), "data": found}
     cost_model = CostModel(load_space(TINY_SPACE))
     arch = cost_model.space.parse(TINY_ARCH)
     assert (result["space"], result["arch"]) == (TINY_SPACE, TINY_ARCH)
@@ -76,7 +78,8 @@ def test_resume_of_a_finished_run_changes_nothing_and_prints_it_again(
     same = [f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}", "--data=digits", "--seed=3", *ALONE]
     same += ["--resolution=16", "--json"]
     full = call("train", "--resume", f"--out={trained.folder}", *same)
-    assert json.loads(full.out) == result | {"run": str(trained.folder)}
+    found = read_json(trained.folder / "run.json")["facts"]["data"]
+    assert json.loads(full.out) == result | {"run": str(trained.folder), "data": found}
     assert contents(trained.folder) == before
 
 
@@ -189,7 +192,10 @@ def test_export_wants_a_finished_training(
     monkeypatch.chdir(tmp_path)
     check_refused(call("export", "--onnx"), "no finished run in runs/train or runs/evolve")
     shutil.copytree(trained.folder, "run")
-    for flags, words in (("--pick=knee", "--pick is for a search"), ("--data=digits", "--data is")):
+    for flags, words in (
+        ("--pick=knee", "--pick is for a search"),
+        ("--data=/no/such", "/no/such"),
+    ):
         check_refused(call("export", "--onnx", "--run=run", flags), words)
     Path("run/result.json").unlink()
     check_refused(call("export", "--onnx", "--run=run"), "mobilenas train --resume --out run")

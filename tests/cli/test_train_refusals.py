@@ -54,7 +54,10 @@ REFUSED = {
     "no weights": ([*RUN, "--weights=none"], ["no saved network at none"]),
     "both": ([*RUN, "--weights=none", "--inherit=none"], ["--inherit and --weights"]),
     "data": ([*RUN, "--data=/no/such"], ["/no/such"]),
-    "few images": ([*RUN, "--data=two", "--set=validate_images=null"], ["4 training images", "5"]),
+    "few images": (
+        [*RUN, "--data=two", "--set=validate_images=null"],
+        ["4 training images", "8 or more"],
+    ),
     "preset": ([*RUN, "--preset=fast"], ["fast", "neither", "cifar10-quick", "imagenet-mnasnet"]),
     "preset a list": ([*RUN, "--preset=list.yaml"], ["list.yaml", "mapping"]),
     "key of the preset": (

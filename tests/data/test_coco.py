@@ -1,6 +1,7 @@
 """COCO data: where it is found, what is refused and how it is named, what is legal."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+pytest.importorskip("cv2", reason="needs pip install 'mobilenas[detect]'")
+
+import cv2
+
 from mobilenas.base.errors import BadInput
-from mobilenas.data.coco import find_coco, read_coco
+from mobilenas.data.coco import find_coco, read_coco, read_image
 
 Content = dict[str, list[dict[str, Any]]]
 Change = Callable[[Content], object]
@@ -78,7 +83,7 @@ def test_sound_data_passes_with_its_classes_in_order(folder: Path) -> None:
         ),
         (
             lambda c: c["images"][1].update(width="20"),
-            "keys missing or of another type (number 1: w",
+            'of another type (number 1: width is "20", must be an integer)',
         ),
         (lambda c: c["images"].append("x"), "1 entries of images that are no objects (number 2)"),
         (lambda c: c["images"].append(c["images"][0]), "1 image ids given more than once (1)"),
@@ -106,7 +111,14 @@ def test_sound_data_passes_with_its_classes_in_order(folder: Path) -> None:
         (lambda c: c["annotations"][0].update(bbox=[-2, 0, 3, 3]), "outside the image (10: [-2, 0"),
         (lambda c: c["annotations"][0].update(bbox=[30, 0, 12, 3]), "outside the image (10:"),
         (lambda c: c["annotations"][0].update(bbox=[0, 20, 3, 12]), "outside the image (10:"),
-        (lambda c: c["annotations"][1].pop("iscrowd"), "(number 1: iscrowd)"),
+        (
+            lambda c: c["annotations"][1].pop("iscrowd"),
+            "(number 1: iscrowd is missing, must be an integer)",
+        ),
+        (
+            lambda c: c["annotations"][1].update(area="9", bbox={}),
+            '(number 1: bbox is {}, must be a list; area is "9", must be a number)',
+        ),
         (lambda c: c["annotations"].clear(), "no annotations at all"),
         (lambda c: c["images"].clear(), "no images at all"),
         (lambda c: c["categories"].clear(), "no categories at all"),
@@ -188,11 +200,85 @@ def test_unreadable_images_are_named(folder: Path, monkeypatch: pytest.MonkeyPat
     assert refused(folder).count("1 image files that are unreadable (a.jpg: ") == 2
 
 
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.unlink()
+    Image.fromarray(pixels).save(path, format=path.suffix[1:].replace("tif", "tiff"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "shape", "said"),
+    [
+        ("tga", "uint8", (20, 20, 3), "does not know this format"),
+        ("tif", "float32", (20, 20), "pixels of type F"),
+        ("png", "uint16", (20, 20), "pixels of type I;16"),
+    ],
+)
+def test_what_training_would_not_see_is_refused(
+    folder: Path, kind: str, dtype: str, shape: tuple[int, ...], said: str
+) -> None:
+    changed, name = content(), f"b.{kind}"
+    changed["images"][1]["file_name"] = name
+    (folder / "train.json").write_text(json.dumps(changed))
+    (folder / "train" / "b.png").rename(folder / "train" / name)
+    write(folder / "train" / name, np.full(shape, 200).astype(dtype))
+    assert f"1 image files that are unreadable ({name}: " in (message := refused(folder))
+    assert said in message
+
+
+def test_colours_of_16_bits_are_refused_too(folder: Path) -> None:
+    pixels = np.full((20, 20, 3), 200, np.uint16)  # black, to those who take the upper 8 bits
+    assert cv2.imwrite(str(folder / "train" / "b.png"), pixels)
+    assert "pixels of type uint16; there must be 8 bits a channel" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        *(("png", mode) for mode in ("RGB", "L", "P", "RGBA", "1")),
+        *(("jpg", mode) for mode in ("RGB", "L", "CMYK")),
+    ],
+)
+def test_images_are_read_as_mmdet_reads_them(kind: str, mode: str, tmp_path: Path) -> None:
+    transforms = pytest.importorskip("mmcv.transforms", reason="needs mobilenas[detect]")
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"a.{kind}"
+    picture.save(path, exif=exif)
+    wanted = transforms.LoadImageFromFile()({"img_path": str(path)})["img"]
+    found = read_image("a", path)
+    assert found.shape == (40, 30, 3)
+    assert (found == wanted[..., ::-1]).all()
+
+
 def test_a_size_is_that_of_the_turned_image(folder: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (30, 40)).save(folder / "train" / "a.jpg", exif=exif)
     read_coco(folder)
+
+
+def test_a_byte_order_mark_is_no_fault(folder: Path) -> None:
+    path = folder / "train.json"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert path.read_bytes()[:3] == b"\xef\xbb\xbf"
+    read_coco(folder)
+
+
+def test_what_is_there_is_counted(folder: Path) -> None:
+    changed = content()
+    changed["annotations"] += [box(12, 1, [0, 0, 9, 9], iscrowd=1)]
+    changed["images"].append({"id": 3, "file_name": "b.png", "width": 20, "height": 20})
+    (folder / "train.json").write_text(json.dumps(changed))
+    train, val = read_coco(folder).content
+    assert (train.annotations, train.crowds, train.flat) == (3, 1, 0)
+    assert [(image.name, image.boxes) for image in train.images] == [
+        ("a.jpg", 2),
+        ("b.png", 1),
+        ("b.png", 0),
+    ]
+    assert (len(val.images), val.annotations, val.crowds) == (2, 2, 0)
 
 
 def test_legal_rarities_pass(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -229,9 +315,7 @@ def test_each_layout_is_found_and_a_missing_file_is_named(folder: Path, tmp_path
     (folder / "images").rmdir()
     assert find_coco(folder)[0].images == folder
     (folder / "val.json").unlink()
-    with pytest.raises(
-        BadInput, match=r"no .*val\.json; it must be annotations/instances_train2017"
-    ):
+    with pytest.raises(BadInput, match=r"no .*val\.json; it must be annotations/instances_NAME"):
         find_coco(folder)
     own = folder / "annotations"
     own.mkdir()
@@ -246,6 +330,42 @@ def test_each_layout_is_found_and_a_missing_file_is_named(folder: Path, tmp_path
     assert [part.images.name for part in find_coco(folder)] == ["train2017", "val2017"]
     with pytest.raises(BadInput, match="is no folder; it must be digits"):
         find_coco(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images", "names"),
+    [
+        ("annotations/instances_{}.json", "{}", ("train2014", "val2014")),
+        ("annotations/instances_{}.json", "images", ("train", "val")),
+        ("annotations/instances_{}.json", "images/{}", ("Train", "Validation")),  # CVAT
+        ("{}/_annotations.coco.json", "{}", ("train", "valid")),  # Roboflow
+    ],
+)
+def test_other_layouts_are_read(
+    folder: Path, tmp_path: Path, annotations: str, images: str, names: tuple[str, str]
+) -> None:
+    root = tmp_path / "other"
+    for own, name in zip(("train", "val"), names, strict=True):
+        place = root / images.format(name)
+        shutil.copytree(folder / own, place, dirs_exist_ok=True)
+        file = root / annotations.format(name)
+        file.parent.mkdir(exist_ok=True)
+        shutil.copy(folder / f"{own}.json", file)
+    data = read_coco(root)
+    assert [part.images for part in (data.train, data.val)] == [
+        root / images.format(name) for name in names
+    ]
+    data.val.annotations.unlink()
+    with pytest.raises(BadInput, match=f"there is no {data.val.annotations}; it must be"):
+        find_coco(root)
+
+
+def test_an_export_of_one_part_says_that_there_must_be_two(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(content()))
+    with pytest.raises(BadInput, match=r"is one part; there must be two.*instances_val\.json"):
+        find_coco(tmp_path)
 
 
 def test_real_coco_passes(data_root: Path) -> None:

@@ -376,3 +376,9 @@ def test_known_damage_is_not_looked_for_again(tmp_path: Path) -> None:
     assert data.train.blocks is not None
     assert data.train.blocks.starts.tolist() == [0, 3]
     assert data.train.name(3).endswith("row 6")
+
+
+def test_the_folder_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    assert sizes(open_data(".")) == (("a", "b", "c"), 6, 0)

@@ -35,6 +35,14 @@ def test_the_finder_serves_one_name_and_is_there_once() -> None:
     assert compat._OpsFinder.find_spec("mmcv._ext2", None) is None
 
 
+def test_annotations_with_a_byte_order_mark_are_read(coco: Any, tmp_path: Path) -> None:
+    from mmdet.datasets.api_wrappers import COCO
+
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + coco.train.annotations.read_bytes())
+    assert len(COCO(str(marked)).imgs) == 6
+
+
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "_PACKAGES", ("mmengine", "no_such_package"))
     with pytest.raises(BadInput, match=r"no_such_package.*pip install 'mobilenas\[detect\]'"):

@@ -3,13 +3,13 @@ move.
 """
 
 import json
-import logging
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import contents, edit
+from PIL import Image
 from tiny_detectors import ARCH, INFO, SMALL
 
 from mobilenas.base.errors import BadInput
@@ -75,7 +75,7 @@ def test_what_cannot_be_built_leaves_no_run(
 
 
 def test_images_that_mmdet_leaves_out_are_counted(
-    settings: DetectSettings, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: DetectSettings, scenes: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(scenes, data)
@@ -84,18 +84,39 @@ def test_images_that_mmdet_leaves_out_are_counted(
     rows = [row for row in content["annotations"] if row["image_id"] != first]
     edit(data / "train.json", annotations=rows)
     settings = settings.model_copy(update={"data": str(data)})
-    with caplog.at_level(logging.INFO):
-        run = create_detect_run(tmp_path / "run", settings)
-    line = "1 of 4 training images left out: 1 without a box, 0 smaller than 32 px"
-    assert line in caplog.messages
+    run = create_detect_run(tmp_path / "run", settings)
+    left_out = run.found["train"]["left_out"]
+    assert left_out["images without a box"] == 1
+    assert left_out["images smaller than 32 px"] == 0
+    assert run.folder.fact("data") == run.found == open_detect_run(tmp_path / "run").found
 
     from mmdet.registry import DATASETS
 
     assert len(DATASETS.build(run.config.train_dataloader.dataset)) == 3
     size = "train_dataloader.dataset.filter_cfg.min_size=500"
-    with pytest.raises(BadInput, match=r"4 of 4 training images left out.* 4 smaller than 500 px"):
+    with pytest.raises(BadInput, match=r"4 of 4 training images left out.* 4 images smaller"):
         create_detect_run(tmp_path / "none", with_options(settings, size))
     assert not (tmp_path / "none").exists()
+
+
+def test_crowds_are_counted_and_a_validation_image_that_is_too_thin_is_refused(
+    settings: DetectSettings, scenes: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(scenes, data)
+    content = json.loads((data / "train.json").read_text())
+    crowds = sum(row["image_id"] == 1 for row in content["annotations"])
+    rows = [row | {"iscrowd": int(row["image_id"] == 1)} for row in content["annotations"]]
+    edit(data / "train.json", annotations=rows)
+    settings = settings.model_copy(update={"data": str(data)})
+    run = create_detect_run(tmp_path / "run", settings)
+    assert run.found["train"]["left_out"]["crowds"] == crowds > 0
+    Image.new("RGB", (4000, 2)).save(data / "val" / "thin.png")
+    thin = {"id": 9, "file_name": "thin.png", "width": 4000, "height": 2}
+    images = json.loads((data / "val.json").read_text())["images"]
+    edit(data / "val.json", images=[*images, thin])
+    with pytest.raises(BadInput, match=r"val/thin\.png: 4000 x 2 pixels"):
+        create_detect_run(tmp_path / "none", settings)
 
 
 def test_the_data_may_move_but_not_change(
@@ -142,7 +163,8 @@ def test_a_run_of_the_release_before_is_opened_with_all_that_it_said(
     opened = open_detect_run(tmp_path)
     assert opened.settings == created.settings
     assert opened.classes == created.classes
-    assert opened.folder.parents == created.folder.parents == {"network": str(saved)}
+    parents = {"network": str(saved), "data": created.settings.data}
+    assert opened.folder.parents == created.folder.parents == parents
     assert opened.config.to_dict() == created.config.to_dict()
     opened.folder.check_unchanged({"seed": 0, "options": SMALL["retinanet_quick"], "arch": None})
     with pytest.raises(BadInput, match=r"was started with another seed \(0, not 1\)"):

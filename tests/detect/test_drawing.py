@@ -1,4 +1,6 @@
-"""Drawing: boxes where they are, on a copy."""
+"""Drawing: boxes where they are, on a copy; labels that can be read; a file for each image."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,8 @@ from PIL import Image
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
-from mobilenas.detect.predict import draw
+from mobilenas.base.errors import BadInput
+from mobilenas.detect.predict import draw, drawings, list_images
 
 
 def test_boxes_are_drawn_where_they_are_a_colour_a_class() -> None:
@@ -27,3 +30,27 @@ def test_a_box_at_the_border_is_drawn() -> None:
     picture = Image.new("RGB", (50, 50))
     box = {"class": "cat", "score": 1.0, "box": [-3.0, -2.0, 55.0, 49.0]}
     assert np.asarray(draw(picture, [box]))[49, 25].any()
+
+
+def test_labels_of_boxes_at_one_place_are_all_legible() -> None:
+    boxes = [
+        {"class": name, "score": 0.9 - i / 10, "box": [5.0, 30.0, 80.0, 90.0]}
+        for i, name in enumerate("abc")
+    ]
+    drawn = np.asarray(draw(Image.new("RGB", (100, 100)), boxes))
+    white = (drawn == 255).all(axis=2).any(axis=1)  # rows in which something is written
+    assert np.count_nonzero(np.diff(white.astype(int)) == 1) == 3
+
+
+def test_drawings_have_names_of_their_own(tmp_path: Path) -> None:
+    out = Path("out")
+    assert drawings([Path("a/1.jpg"), Path("b/2.jpg")], out) == [out / "1.png", out / "2.png"]
+    three = [tmp_path / name for name in ("a/1.jpg", "a/1.png", "2.jpg")]
+    names = [out / name for name in ("a/1.jpg.png", "a/1.png.png", "2.jpg.png")]
+    assert drawings(three, out) == names
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".hidden.png").touch()
+    with pytest.raises(BadInput, match=f"{tmp_path}: no images in this folder"):
+        list_images([tmp_path])

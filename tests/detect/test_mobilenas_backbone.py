@@ -70,6 +70,18 @@ def test_the_last_rows_alone_need_no_later_blocks() -> None:
     assert len(backbone(out_indices=(1, 2)).network.blocks) == 3
 
 
+def test_maps_come_largest_first_however_they_are_asked_for() -> None:
+    built = backbone(out_indices=(3, 1, 3))
+    with torch.no_grad():
+        maps = built.eval()(images())
+    assert [m.shape[1] for m in maps] == built.out_channels == [12, 24]
+    assert [64 // m.shape[2] for m in maps] == built.out_strides == [4, 16]
+
+
+def test_mmdets_check_of_classes_does_not_take_it_for_a_head() -> None:
+    assert not any(hasattr(part, "num_classes") for part in backbone().modules())
+
+
 def test_space_and_arch_come_from_the_saved_network(saved: Path) -> None:
     built = MobileNASBackbone(init_cfg=pretrained(saved / "model.safetensors"))
     assert str(built.network.arch) == ARCH

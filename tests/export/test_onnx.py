@@ -163,7 +163,7 @@ def test_nothing_is_written_when_the_proof_fails(
             folded.stem.conv.bias += 0.1  # type: ignore[operator]
         return folded
 
-    monkeypatch.setattr("mobilenas.export.deployable.fold_batch_norm", fold_wrongly)
+    monkeypatch.setattr("mobilenas.nn.fold.fold_batch_norm", fold_wrongly)
     path = tmp_path / "model.onnx"
     if content is not None:
         path.write_bytes(content)

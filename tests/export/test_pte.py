@@ -136,7 +136,7 @@ def test_a_wrong_weight_and_swapped_colours_are_caught(fp32: Exported, int8: Exp
 def test_a_batch_norm_in_training_mode_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mobilenas.export.deployable.fold_batch_norm", forget_a_batch_norm)
+    monkeypatch.setattr("mobilenas.nn.fold.fold_batch_norm", forget_a_batch_norm)
     with pytest.raises(VerificationFailed) as failure:
         made(tmp_path / "model.pte", Form(batch=1))
     assert "\n" not in str(failure.value)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,55 @@ def test_a_run_is_opened_as_it_was_created(run: RunFolder, tmp_path: Path) -> No
     assert again == run
     assert again.kind == "train"
     assert again.read(Settings) == Settings(data="pets")
-    assert again.parent("supernet") == tmp_path / "s"
+    assert again.parents == {"supernet": str(tmp_path / "s")}
+    assert again.relative == {"supernet": "../s"}
     assert (again.fact("classes"), again.fact("checksum")) == (["a", "b"], 7)
     assert json.loads((run.path / "run.json").read_text()).keys() == {
-        *("kind", "mobilenas", "settings", "parents", "facts")
+        *("kind", "mobilenas", "settings", "parents", "relative", "facts")
     }
+
+
+def test_a_parent_is_found_where_it_is_now(run: RunFolder, tmp_path: Path) -> None:
+    def place(folder: Path) -> Path:
+        return RunFolder.open(folder, "train").parent("supernet", "--supernet")
+
+    assert refusal(place, run.path) == (
+        f"the supernet of {run.path} is no longer in {tmp_path / 's'}: give its --supernet"
+    )
+    (tmp_path / "s").mkdir()
+    assert place(run.path) == tmp_path / "s"
+    elsewhere = tmp_path / "far" / "away"
+    shutil.copytree(run.path, elsewhere)  # the run alone
+    assert place(elsewhere) == tmp_path / "s"
+    (tmp_path / "far" / "s").mkdir()  # both of them
+    assert place(elsewhere) == tmp_path / "far" / "s"
+    said = RunFolder.open(elsewhere, "train").at(supernet=tmp_path, data=None)
+    assert said.parent("supernet", "--supernet") == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "near"),
+    [
+        ("{}/a", "../a"),
+        ("cifar10:{}/a", "cifar10:../a"),
+        ("{}/a.parquet,{}/b.parquet", "../a.parquet,../b.parquet"),
+        ("{}/a;label=fine_label", "../a;label=fine_label"),
+        ("digits", None),
+        ("laptop-onnxruntime-fp32-s2", None),
+    ],
+)
+def test_places_of_every_form_are_stored_in_two_ways(
+    given: str, near: str | None, tmp_path: Path
+) -> None:
+    given = given.replace("{}", str(tmp_path))
+    run = RunFolder.create(tmp_path / "run", "train", {}, parents={"data": given})
+    assert run.parents == {"data": given}
+    assert run.relative == ({} if near is None else {"data": near})
+    for name in ("a", "a.parquet", "b.parquet"):
+        (tmp_path / name).mkdir(parents=True)
+    if near is not None:
+        found = RunFolder.open(tmp_path / "run", "train").find("data", "--data")
+        assert found == given
 
 
 def test_a_folder_holds_one_run(run: RunFolder) -> None:
@@ -94,7 +139,7 @@ def test_a_damaged_file_is_named(content: str, words: list[str], run: RunFolder)
 
 def test_what_is_missing_or_wrong_in_it_is_named(run: RunFolder) -> None:
     assert "lacks the fact 'mean'" in refusal(run.fact, "mean")
-    assert "which network it was made from" in refusal(run.parent, "network")
+    assert "which network it was made from" in refusal(run.parent, "network", "--weights")
     edit(run.path / "run.json", settings={"data": "pets", "recipe": {"lr": "fast"}})
     message = refusal(RunFolder.open(run.path, "train").read, Settings)
     assert message.startswith(f"{run.path / 'run.json'}: recipe.lr: ")

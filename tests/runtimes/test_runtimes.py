@@ -91,7 +91,10 @@ def test_all_keep_to_one_protocol(kind: type[Runtime], monkeypatch: pytest.Monke
         assert found == asked
     for name in ("convert", "load"):
         assert name in vars(kind), f"{name} is that of the protocol, which does nothing"
-    assert runtime.suffix == runtime.suffixes[0] and runtime.name and runtime.version
+    packaged = len({end.partition("/")[0] for end in runtime.suffixes}) < len(runtime.suffixes)
+    assert packaged == (runtime.name == "coreml")
+    assert runtime.suffix == (".mlpackage" if packaged else runtime.suffixes[0])
+    assert runtime.name and runtime.version
     assert {"any", "fixed", "one"} >= {runtime.batches} and runtime.dtypes
     if kind is not Command:
         assert RUNTIMES[runtime.name] == kind.__name__
@@ -190,8 +193,11 @@ def test_what_is_timed_is_what_is_shipped(
     feed = Feed(images[:4], Choice(images[4:], np.zeros(4, np.int64))) if dtype == "int8" else None
     model = OnnxRuntime().convert(module, example, Form(batch=1), feed).files[".onnx"]
     shipped.write_bytes(model)
+    for made in (module, network_job(space, network.arch, batch=1).make()):
+        assert not any(getattr(part, "inplace", False) for part in made.modules())
     assert nodes(timed.read_bytes()) == nodes(model)
     assert optimised(timed) == optimised(shipped)
+    assert onnx.load(timed).ir_version == onnx.load(shipped).ir_version == 8
     weights = [t for t in onnx.load(timed).graph.initializer if len(t.dims) == 4]
     wanted = onnx.TensorProto.INT8 if dtype == "int8" else onnx.TensorProto.FLOAT
     assert {t.data_type for t in weights} == {wanted}

@@ -78,7 +78,7 @@ def test_of_a_run_without_test_images(
 ) -> None:
     images = replace(run.images, data=replace(run.images.data, test=None))
     bare = replace(run, images=images)
-    monkeypatch.setattr(export, "open_network_run", lambda _: bare)
+    monkeypatch.setattr(export, "open_network_run", lambda _, **places: bare)
     run_export_trained(run.folder.path, Target(int8=Int8()))
     (int8,) = exports
     assert int8["images_are"] == "30 validation images"

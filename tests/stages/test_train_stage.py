@@ -16,8 +16,12 @@ CHEAP, BEST = "e3k3_e3k3_e3k3_e3k3_e3k3_e3k3", "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    """The settings of a supernet that has been trained and of one that has not, and a search."""
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings of a supernet that has been trained and of one that has not, and a search; the
+    images are in the working folder.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     space = load_space(TINY_SPACE).to_dict()
     settings = SupernetSettings.model_validate(
         {"space": space, "data": "photos", "seed": 0, "config": {}}

@@ -52,6 +52,10 @@ class ReLU6(nn.ReLU6):
     def forward(self, input: Tensor) -> Tensor:
         """Clamp ``input`` of any shape to 0..6."""
         if torch.jit.is_scripting() or not _is_eager_training(input):  # type: ignore[attr-defined]
-            return F.relu6(input, self.inplace)
+            # The same values. In place as torch's own module calls it: relu6_ is exported with
+            # bounds that are integers, which coremltools refuses. Networks are exported out of
+            # place, where ExecuTorch's quantiser takes the range behind a relu6, and before a
+            # hardtanh.
+            return F.hardtanh(input, 0.0, 6.0, True) if self.inplace else F.relu6(input)
         out: Tensor = _InPlaceReLU6.apply(input)
         return out

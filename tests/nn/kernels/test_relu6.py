@@ -40,3 +40,9 @@ def test_evaluation_and_tracers_see_the_ordinary_one() -> None:
     assert torch.jit.script(act)(values()).max() <= 6
     exported = torch.export.export(act, (values(),))
     assert torch.equal(exported.module()(values()), nn.ReLU6()(values()))
+
+
+def test_in_place_it_is_exported_with_bounds_that_are_floats() -> None:
+    exported = torch.export.export(ReLU6(inplace=True), (values(),)).run_decompositions({})
+    (bounds,) = (node.args[1:] for node in exported.graph.nodes if "hardtanh" in str(node.target))
+    assert [type(bound) for bound in bounds] == [float, float]

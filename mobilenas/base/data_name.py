@@ -1,0 +1,38 @@
+"""What names a data set, the value of `--data`, in its parts: no file is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_STARTS = ("cifar10:", "cifar100:")
+
+
+@dataclass(frozen=True)
+class DataName:
+    """start: `digits`, `cifar10:`, `cifar100:` or nothing; paths: of a folder or of files; options:
+    what follows after the first semicolon.
+    """
+
+    start: str
+    paths: tuple[Path, ...]
+    options: str
+
+    @classmethod
+    def parse(cls, text: str) -> "DataName":
+        """A path that exists may have commas and semicolons in it."""
+        whole = Path(text).expanduser()
+        if text and whole.exists():
+            return cls("", (whole,), "")
+        named, _, options = text.partition(";")
+        if named == "digits":
+            return cls(named, (), options)
+        start = next((start for start in _STARTS if named.startswith(start)), "")
+        named = named.removeprefix(start)
+        whole = Path(named).expanduser()
+        names = [named] if start or whole.exists() else named.split(",")
+        return cls(start, tuple(Path(name.strip()).expanduser() for name in names), options)
+
+    def with_paths(self, change: Callable[[Path], Path]) -> str:
+        """The name with other paths."""
+        end = f";{self.options}" if self.options else ""
+        return self.start + ",".join(str(change(path)) for path in self.paths) + end

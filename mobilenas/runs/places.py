@@ -1,0 +1,41 @@
+"""Places that a run remembers: a path, or what names a data set, with its paths in it.
+
+Each is stored as an absolute one and as one relative to the run folder, so that it is found again
+when all has moved together, and when the run folder alone has.
+"""
+
+import os
+from pathlib import Path
+
+from mobilenas.base.data_name import DataName
+
+
+def absolute(place: str) -> str:
+    """With absolute paths."""
+    return DataName.parse(place).with_paths(Path.absolute)
+
+
+def relative_to(folder: Path, place: str) -> str:
+    """With paths as they are seen from a folder, of one with absolute paths."""
+    base = os.path.realpath(folder)
+
+    def seen(path: Path) -> Path:  # a link stays one: it is what the user named
+        return Path(os.path.relpath(Path(os.path.realpath(path.parent)) / path.name, base))
+
+    return DataName.parse(place).with_paths(seen)
+
+
+def seen_from(folder: Path, place: str) -> str:
+    """The inverse of `relative_to`."""
+    base = os.path.realpath(folder)
+    return DataName.parse(place).with_paths(lambda path: Path(os.path.normpath(base / path)))
+
+
+def has_paths(place: str) -> bool:
+    """Whether it is somewhere on disk: the data set `digits` is built in."""
+    return bool(DataName.parse(place).paths)
+
+
+def is_there(place: str) -> bool:
+    """Whether all of its paths exist."""
+    return all(path.exists() for path in DataName.parse(place).paths)
