@@ -68,6 +68,10 @@ class SharedDepthwiseConv2d(Shared, DepthwiseConv2d):  # type: ignore[override]
 class SharedBatchNorm2d(Shared, nn.BatchNorm2d):  # type: ignore[misc]
     """A batch norm with the affine part of a larger one and statistics of its own."""
 
+    def reset_parameters(self) -> None:
+        """Fresh statistics: the rest is the larger one's to reset."""
+        self.reset_running_stats()
+
 
 def shared(module: nn.Module, larger: nn.Module) -> Shared:
     """`module`, a convolution or batch norm, with the parameters of `larger`."""

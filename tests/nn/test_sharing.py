@@ -1,6 +1,7 @@
 """Weights that candidates share: parts of the largest, at every place where a supernet is used."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from mobilenas.base.errors import BadInput
 from mobilenas.evaluate.trie import accuracies
 from mobilenas.nn import Network, Supernet
 from mobilenas.nn.sharing import Shared, Sharing
-from mobilenas.space import Space, load_space
+from mobilenas.space import Space, load_any_space, load_space
+from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
+from mobilenas.train.config import SupernetConfig
+from mobilenas.train.supernets import new_supernet, open_supernet_run
 
 SPACES = [
     "s1:width=0.25,resolution=16,stem.stride=1",
@@ -84,7 +88,7 @@ def test_each_weight_is_there_once_and_in_the_state_dict() -> None:
 
 @pytest.mark.parametrize("sharing", KINDS)
 def test_gradients_are_those_of_the_parts(sharing: Sharing) -> None:
-    """A second way: the gradients of plain networks, added in their place of the largest weights."""
+    """A second way: gradients of plain networks, added in their places of the largest weights."""
     space, supernet = make(SPACES[0], sharing)
     x = images(space)
     archs = [space.parse("_".join([c] * len(space.blocks))) for c in ("e3k35", "e6k79", "e3k9")]
@@ -153,3 +157,22 @@ def test_channel_groups_share_kernels_only() -> None:
     assert torch.equal(network.eval()(x), supernet.eval()(x, arch))
     with pytest.raises(BadInput, match="expansions of 4 channel groups share no weights"):
         Supernet(space, sharing="both")
+
+
+def test_a_run_trains_and_opens_with_what_it_shares(tmp_path: Path) -> None:
+    config = SupernetConfig.model_validate(
+        {"sharing": "both", "passes": 0.05, "batch_size": 8, "device": "cpu", "limit": 400}
+    )
+    space = load_space("digits:resolution=16")
+    run = create_supernet_run(tmp_path / "run", space, "digits", 0, config)
+    trained = train_supernet(run).eval()
+    opened = open_supernet_run(tmp_path / "run").load_supernet().eval()
+    x, arch = images(space), run.space.sample(np.random.default_rng(0))
+    torch.testing.assert_close(trained(x, arch), opened(x, arch))
+    alone = create_supernet_run(
+        tmp_path / "alone", space, "digits", 0, config.model_copy(update={"sharing": "none"})
+    )
+    weights = [sum(p.numel() for p in new_supernet(r.settings).parameters()) for r in (run, alone)]
+    assert weights[0] < 0.7 * weights[1]
+    with pytest.raises(BadInput, match="sharing both: cells share no weights; it must be none"):
+        create_supernet_run(tmp_path / "cells", load_any_space("nb101"), "digits", 0, config)
