@@ -174,5 +174,6 @@ def test_a_run_trains_and_opens_with_what_it_shares(tmp_path: Path) -> None:
     )
     weights = [sum(p.numel() for p in new_supernet(r.settings).parameters()) for r in (run, alone)]
     assert weights[0] < 0.7 * weights[1]
+    uniform = config.model_copy(update={"strategy": "uniform"})
     with pytest.raises(BadInput, match="sharing both: cells share no weights; it must be none"):
-        create_supernet_run(tmp_path / "cells", load_any_space("nb101"), "digits", 0, config)
+        create_supernet_run(tmp_path / "cells", load_any_space("nb101"), "digits", 0, uniform)
