@@ -34,9 +34,10 @@ def evolve(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="accuracy or score, and at least one of flops, params, memory, latency (or "
-            "latency@DEVICE), comma separated. By default accuracy,flops, or with --latency "
-            "accuracy and each latency given. score: the supernet's accuracy and a score of the "
+            help="accuracy or score, and some of flops, params, memory, latency (or "
+            "latency@DEVICE), comma separated; accuracy or score alone looks for the one best "
+            "network of the budget. By default accuracy,flops, or with --latency accuracy and each "
+            "latency given. score: the supernet's accuracy and a score of the "
             "untrained network (NASWOT), which together order networks better than the former."
         ),
     ] = None,

@@ -7,9 +7,11 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.counts import squeezed_channels
 from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
 from mobilenas.nn.kernels.relu6 import ReLU6
+from mobilenas.nn.sharing import Shared, Sharing, plain_state, shared
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
 from mobilenas.space.spec import BN_EPS, Activation
@@ -210,6 +212,24 @@ class Branch(InvertedBottleneck):
             drop_path=self.drop_path,
         )
 
+    def share_kernels(self) -> None:
+        """Make each depthwise kernel the centre of the largest one."""
+        for paths in self.groups:
+            assert isinstance(paths, Paths)
+            largest = paths[f"k{max(self.kernels[0])}"]
+            for path in paths.values():
+                if path is not largest:
+                    path.conv = shared(path.conv, largest.conv)  # type: ignore[arg-type]
+
+    def share_with(self, larger: "Branch") -> None:
+        """Make all weights the first channels of those of a larger expansion."""
+        ours = dict(self.named_modules())
+        for name, module in larger.named_modules():
+            own = ours.get(name)
+            after = name.startswith(("bns.", "after_sum."))
+            if isinstance(own, nn.Conv2d | nn.BatchNorm2d) and not after:
+                self.set_submodule(name, shared(own, module))
+
     def bn_for(self, num_paths: int) -> nn.Module:
         """The batch norm after the projection for that many active paths."""
         return _for(num_paths, self.bns)
@@ -220,15 +240,31 @@ class Branch(InvertedBottleneck):
 
 
 class ChoiceBlock(nn.Module):
-    """All candidates of a block: a branch an expansion, weights never shared between them."""
+    """All candidates of a block: a branch an expansion; sharing: which weights they have in common.
 
-    def __init__(self, block: Block, shadow_bn: bool) -> None:
+    Batch norms after the projection, or after the sum of linear paths, are never shared: there is
+    one for each number of paths and expansion. Raises BadInput where the hidden channels of
+    expansions do not correspond.
+    """
+
+    def __init__(self, block: Block, shadow_bn: bool, sharing: Sharing = "none") -> None:
         super().__init__()
         kernels = (block.kernels,) * block.groups
         num_bn = block.max_paths if shadow_bn else 1
-        self.branches = nn.ModuleDict(
-            {f"e{e}": Branch.new(block, e, kernels, num_bn) for e in block.expansions}
-        )
+        branches = {e: Branch.new(block, e, kernels, num_bn) for e in sorted(block.expansions)}
+        if branches and sharing in ("kernel", "both"):
+            for branch in branches.values():
+                branch.share_kernels()
+        if branches and sharing in ("expansion", "both"):
+            if block.groups > 1:
+                raise BadInput(
+                    f"{block.name}: expansions of {block.groups} channel groups share no weights; "
+                    "sharing must be none or kernel"
+                )
+            for branch in branches.values():
+                if branch is not branches[max(branches)]:
+                    branch.share_with(branches[max(branches)])
+        self.branches = nn.ModuleDict({f"e{e}": branches[e] for e in block.expansions})
         if any(c.is_identity for c in block.candidates):
             self.identity = identity(block)
 
@@ -246,7 +282,7 @@ class ChoiceBlock(nn.Module):
 
     def copy_to(self, built: nn.Module, candidate: Candidate) -> None:
         """Copy the candidate's weights to a block that was built as this candidate."""
-        built.load_state_dict(self.chosen(candidate).state_dict())
+        built.load_state_dict(plain_state(self.chosen(candidate)))
 
 
 def build(block: Block, candidate: Candidate, drop_path: float = 0.0) -> nn.Module:
@@ -273,6 +309,8 @@ def init_weights(module: nn.Module, generator: torch.Generator | None = None) ->
             for norm in part.bns:
                 if isinstance(norm, nn.BatchNorm2d) and norm.affine:
                     nn.init.zeros_(norm.weight)
+        if isinstance(part, Shared):
+            continue
         if isinstance(part, nn.Conv2d):
             fan_out = part.weight[0, 0].numel() * part.out_channels // part.groups
             nn.init.normal_(part.weight, 0.0, math.sqrt(2.0 / fan_out), generator=generator)

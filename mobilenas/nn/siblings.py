@@ -12,19 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn.blocks import Branch, ConvBN
+from mobilenas.nn.sharing import Shared, unshared
 from mobilenas.space import Candidate
 
 Module = TypeVar("Module", bound=nn.Module)
 
 
 def with_own_norms(module: Module) -> Module:
-    """A copy of a module with batch norms of its own, over the same convolutions."""
-    shared = {
-        id(part): part
-        for part in module.modules()
-        if not isinstance(part, nn.BatchNorm2d) and not any(True for _ in part.children())
-    }
-    return copy.deepcopy(module, shared)  # what counts as copied already
+    """A copy of a module with batch norms of its own, over the same convolutions, but for those
+    that are parts of larger ones: these are copied.
+    """
+    known: dict[int, nn.Module] = {}  # what counts as copied already
+    for part in module.modules():
+        if isinstance(part, Shared):
+            known[id(part)] = unshared(part)
+        elif not isinstance(part, nn.BatchNorm2d) and not any(True for _ in part.children()):
+            known[id(part)] = part
+    return copy.deepcopy(module, known)
 
 
 class Apart(nn.ModuleList):
@@ -73,6 +77,6 @@ class Siblings(nn.Module):
 
 def _end(branch: Branch, num_paths: int) -> nn.Module:
     """Squeeze-excite, projection and the batch norm after it for that many active paths."""
-    project = ConvBN(branch.project, activation=None)
+    project = ConvBN(with_own_norms(branch.project), activation=None)
     project.bn = with_own_norms(branch.bn_for(num_paths))  # type: ignore[assignment]
     return nn.Sequential(with_own_norms(branch.squeeze_excite), project)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn.blocks import Branch, ChoiceBlock, conv_head, init_weights, stem
+from mobilenas.nn.sharing import Sharing
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
 from mobilenas.space import IDENTITY, Arch, Space
 
@@ -31,17 +32,26 @@ class Supernet(nn.Module):
     """`supernet(x, arch)`: logits (n, classes) of images (n, channels, h, w).
 
     Only the weights of `arch` are executed: after backward all others have grad None.
-    shadow_bn: one batch norm per number of active paths; False shares one (for ablations).
+    shadow_bn: one batch norm per number of active paths; False shares one (for ablations). sharing:
+    which weights the candidates of a block have in common (`nn.sharing`); MixPath as released
+    shares none.
     Dropout is left to stand-alone training, so a forward draws no random numbers.
     """
 
     def __init__(
-        self, space: Space, *, shadow_bn: bool = True, generator: torch.Generator | None = None
+        self,
+        space: Space,
+        *,
+        shadow_bn: bool = True,
+        sharing: Sharing = "none",
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.space = space
         self.stem = stem(space)
-        self.blocks = nn.ModuleList(ChoiceBlock(block, shadow_bn) for block in space.layers)
+        self.blocks = nn.ModuleList(
+            ChoiceBlock(block, shadow_bn, sharing) for block in space.layers
+        )
         self.conv_head = conv_head(space)
         self.classifier = nn.Linear(space.head_channels, space.num_classes)
         init_weights(self, generator)

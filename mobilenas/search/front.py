@@ -16,8 +16,8 @@ class FoundSearch:
     """What a search folder says.
 
     front: rows of arch, accuracy and costs, of a search by score also naswot and score. cost: the
-    first of the costs among the objectives. supernet: the run folder of the supernet. weights: the
-    fingerprint of its weights then.
+    first of the costs among the objectives, else among the limits. supernet: the run folder of the
+    supernet. weights: the fingerprint of its weights then.
     """
 
     front: list[dict[str, Any]]
@@ -38,9 +38,10 @@ def read_search(run: Path) -> FoundSearch:
     found = read_json(path)
     try:
         settings = found["settings"]
+        costs = (*settings["objectives"], *settings["limits"], "flops")
         return FoundSearch(
             found["front"],
-            next(name for name in settings["objectives"] if name not in QUALITIES),
+            next(name for name in costs if name not in QUALITIES),
             Path(settings["places"]["supernet"]),
             settings["evaluator"]["weights"],
         )

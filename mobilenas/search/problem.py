@@ -33,7 +33,8 @@ def score(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDAr
 class Problem:
     """Objectives and limits of a search, over the costs of a cost model.
 
-    objectives: "accuracy" or "score", which is maximised, and names of costs, to be minimised.
+    objectives: "accuracy" or "score", which is maximised, and names of costs, to be minimised;
+    without a cost the best arch within the limits is looked for.
     limits: cost name -> largest value that an arch may have.
     Raises BadInput for unknown names and for limits that are not above 0.
     """
@@ -49,9 +50,6 @@ class Problem:
                 f"objectives {list(self.objectives)} must be distinct, one of them accuracy or"
                 " score, not both"
             )
-        if not self.cost_objectives:
-            known = ", ".join(self.cost_model.costs)
-            raise BadInput(f"objectives need a cost besides {qualities[0]}: {known}")
         for name in (*self.cost_objectives, *self.limits):
             self.cost_model.check(name)
         for name, limit in self.limits.items():
@@ -66,6 +64,11 @@ class Problem:
     @property
     def cost_objectives(self) -> tuple[str, ...]:
         return tuple(name for name in self.objectives if name not in QUALITIES)
+
+    @property
+    def shown_cost(self) -> str:
+        """The cost that pictures and orders go by: of the objectives, else of the limits."""
+        return next(iter((*self.cost_objectives, *self.limits, "flops")))
 
     def points(self, values: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """The values (n,) of every objective as points (n, objectives), all to be minimised."""

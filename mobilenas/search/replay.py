@@ -16,7 +16,7 @@ import numpy as np
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.cost.titles import format_limits
-from mobilenas.search.nsga2 import Measured, NSGA2Search
+from mobilenas.search.ask_tell import Measured, Search
 from mobilenas.search.problem import ACCURACY, SCORE
 from mobilenas.space import Arch
 
@@ -26,10 +26,10 @@ GROUP = 10  # archs that are measured together: what a kill can lose
 
 
 def explore(
-    search: NSGA2Search,
+    search: Search,
     path: Path,
     measure: Measure,
-    on_progress: Callable[[NSGA2Search], None] = lambda search: None,
+    on_progress: Callable[[Search], None] = lambda search: None,
 ) -> None:
     """Run a search to its end; what `path` holds is not measured again, the rest is added to it.
 
@@ -67,7 +67,7 @@ def _even_groups(archs: list[Arch]) -> list[list[Arch]]:
     return [archs[a:b] for a, b in pairwise(ends)]
 
 
-def _replay(search: NSGA2Search, arch: Arch, row: dict[str, Any], where: str) -> None:
+def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None:
     """Tell a search what a row says, which must be the evaluation of this arch."""
     accuracy, naswot = row[ACCURACY], row.get("naswot")
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:

@@ -28,7 +28,16 @@ from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free, is_run
-from mobilenas.search import Measured, NSGA2Search, Problem, Result, check_feasible, explore
+from mobilenas.search import (
+    AgingSearch,
+    Measured,
+    NSGA2Search,
+    Problem,
+    Result,
+    check_feasible,
+    explore,
+)
+from mobilenas.search.ask_tell import Search as ArchSearch
 from mobilenas.search.problem import SCORE, default_objectives, parse_objectives
 from mobilenas.search.replay import Measure
 from mobilenas.space import Arch, space_from_dict
@@ -45,7 +54,8 @@ class Search:
     """What a search is asked for.
 
     supernet: run folder. data: its images, where they have moved. objectives: as
-    `search.problem.parse_objectives` reads them, None for those of `default_objectives`.
+    `search.problem.parse_objectives` reads them, None for those of `default_objectives`; without a
+    cost among them the best arch is looked for, not a front.
     resolution: height and width of a detector's images; costs are then those of backbones on these.
     """
 
@@ -136,8 +146,9 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         return [Measured(*pair) for pair in zip(evaluator(archs), naswots, strict=True)]
 
     settings = {name: getattr(search, name) for name in ("population", "generations", "seed")}
+    strategy = NSGA2Search if problem.cost_objectives else AgingSearch
     return search_archs(
-        NSGA2Search(problem, **settings),
+        strategy(problem, **settings),
         measure,
         out,
         evaluator=evaluator.describe(),
@@ -148,7 +159,7 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
 
 
 def search_archs(
-    search: NSGA2Search,
+    search: ArchSearch,
     measure: Measure,
     out: Path,
     *,
@@ -215,7 +226,7 @@ class _Shown:
     bar: ProgressBar
     counted: int = 0
 
-    def __call__(self, search: NSGA2Search) -> None:
+    def __call__(self, search: ArchSearch) -> None:
         done, known = len(search.evaluations), search.qualities()
         note = f"generation {search.generation}, {done} archs"
         if done and search.problem.quality == SCORE:
@@ -257,7 +268,7 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
         front,
         problem.limits,
         problem.cost_model.space.name,
-        problem.cost_objectives[0],
+        problem.shown_cost,
         problem.quality,
     )
     run.store_result({"front": front, "evaluations": len(rows), **about})

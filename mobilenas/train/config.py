@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from mobilenas.base.settings import Record, load_settings
 from mobilenas.data import Augment
+from mobilenas.nn.sharing import Sharing
 
 NonNegative = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -121,6 +122,8 @@ class SupernetConfig(TrainingConfig):
     """How a supernet is trained; configs/supernet/*.yaml hold presets.
 
     strategy: which archs a step trains. bn: one batch norm per number of paths, or one for all.
+    sharing: which weights the candidates of a block have in common: `expansion` makes a smaller one
+    the first channels of the largest, `kernel` the centre of the largest, `both`, or `none`.
     passes: the budget in passes over the training images: an image that is run forward and
     backward through one arch counts once, so strategies are compared at equal cost; warmup_epochs
     and decay_epochs count likewise. calibrate_images: 2,016 at most where it is not set.
@@ -130,6 +133,7 @@ class SupernetConfig(TrainingConfig):
 
     strategy: Literal["uniform", "fair"] = "fair"
     bn: Literal["shadow", "shared"] = "shadow"
+    sharing: Sharing = "none"
     passes: Annotated[float, Field(gt=0)] = 200
     calibrate_images: Positive | None = None
 

@@ -54,10 +54,12 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
     """A fresh supernet, initialised from the seed."""
     space = any_space_from_dict(settings.space)
     generator = torch.Generator().manual_seed(settings.seed)
-    shadow_bn = settings.config.bn == "shadow"
+    shadow_bn, sharing = settings.config.bn == "shadow", settings.config.sharing
     if isinstance(space, CellSpace):
+        if sharing != "none":
+            raise BadInput(f"sharing {sharing}: cells share no weights; it must be none")
         return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
-    return Supernet(space, shadow_bn=shadow_bn, generator=generator)
+    return Supernet(space, shadow_bn=shadow_bn, sharing=sharing, generator=generator)
 
 
 def open_supernet_run(path: Path, **moved: Path | str | None) -> SupernetRun:

@@ -1,0 +1,165 @@
+"""A search by ask and tell, whatever strategy chooses the archs. It knows no files."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.base.errors import BadInput
+from mobilenas.search.pareto import non_dominated
+from mobilenas.search.problem import ACCURACY, SCORE, Problem, score
+from mobilenas.space import Arch, Genes
+
+log = logging.getLogger(__name__)
+
+
+class Measured(NamedTuple):
+    """What was measured of an arch: accuracy in 0..1, and NASWOT in a search by score."""
+
+    accuracy: float
+    naswot: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluated arch: accuracy in 0..1, costs by name, and the generation (from 1) it is of.
+
+    naswot and score: of a search by score; the score is known when the search has ended.
+    """
+
+    generation: int
+    arch: Arch
+    accuracy: float
+    costs: dict[str, float]
+    naswot: float | None = None
+    score: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Plain data; only archs within the limits are evaluated."""
+        head = {"generation": self.generation, "arch": str(self.arch), "accuracy": self.accuracy}
+        more = {"naswot": self.naswot, "score": self.score}
+        known = {name: value for name, value in more.items() if value is not None}
+        return {**head, **known, **self.costs, "feasible": True}
+
+
+@dataclass(frozen=True)
+class Result:
+    """The non-dominated evaluations, cheapest first, and all of them in order."""
+
+    front: list[Evaluation]
+    evaluations: list[Evaluation]
+
+
+class Search(ABC):
+    """`ask` for the archs of a generation, `tell` what was measured of them, until `ask` ends.
+
+    A deterministic function of its arguments and of what it is told. generations: counts the
+    initial population. max_evaluations: no more archs than these are asked for. In a search by
+    score the reference of `problem.score` are the archs within the limits of the first population
+    (of a later one, should that have none). Raises BadInput for numbers that make no sense.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        population: int = 20,
+        generations: int = 20,
+        max_evaluations: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        most = 1 if max_evaluations is None else max_evaluations
+        if population < 2 or generations < 1 or most < 1:
+            raise BadInput(
+                "a search needs population >= 2, generations >= 1 and max_evaluations >= 1"
+            )
+        self.problem = problem
+        self.population, self.generations = population, generations
+        self.max_evaluations, self.seed = max_evaluations, seed
+        self.generation = 0
+        self.evaluations: list[Evaluation] = []
+        self.proposed: set[tuple[int, ...]] = set()  # the genes of all archs, in the limits or not
+        # Of the generation that was asked for: which of it is within the limits, and these archs
+        # with their costs as far as nothing was told of them.
+        self._feasible: NDArray[np.int64] = np.array([], dtype=np.int64)
+        self._open: dict[Arch, dict[str, float]] = {}
+
+    @abstractmethod
+    def _propose(self) -> Genes | None:
+        """The genes (n, blocks) of the next generation, none of them proposed before; some may be
+        outside of the limits. None where nothing is left to propose.
+        """
+
+    def ask(self) -> list[Arch] | None:
+        """The archs of the next generation that are within the limits, each once in a search; there
+        may be none. None where the search has ended.
+        """
+        if self._open:
+            raise ValueError(f"nothing was told of {len(self._open)} archs that were asked for")
+        found = len(self.evaluations)
+        if self.generation == self.generations or found == self.max_evaluations:
+            return None
+        genes = self._propose()
+        if genes is None:
+            log.info("generation %d: no arch is left to propose", self.generation + 1)
+            return None
+        self.generation += 1
+        self.proposed.update(map(tuple, genes.tolist()))
+        self._feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
+        if self.max_evaluations is not None:
+            self._feasible = self._feasible[: self.max_evaluations - found]
+        space, costs = self.problem.cost_model.space, self._costs(genes)
+        self._open = {
+            space.decode(genes[i]): {name: values[i].item() for name, values in costs.items()}
+            for i in self._feasible
+        }
+        return list(self._open)
+
+    def tell(self, measured: Mapping[Arch, Measured]) -> list[Evaluation]:
+        """What was measured of the archs that were asked for, or of the next of them in order; the
+        evaluations that this makes. Raises ValueError for other archs and for no such measurements.
+        """
+        if list(measured) != list(self._open)[: len(measured)]:
+            raise ValueError("told of other archs than were asked for, or in another order")
+        for arch, (accuracy, naswot) in measured.items():
+            if not 0 <= accuracy <= 1:
+                raise ValueError(f"the accuracy of {arch} is {accuracy}, not in 0..1")
+            if (naswot is not None) != (self.problem.quality == SCORE):
+                raise ValueError("a search by score, and no other, needs NASWOT")
+        told = [
+            Evaluation(self.generation, arch, accuracy, self._open.pop(arch), naswot)
+            for arch, (accuracy, naswot) in measured.items()
+        ]
+        self.evaluations += told
+        return told
+
+    def qualities(self) -> NDArray[np.float64]:
+        """The accuracy (evaluations,) of each, or its score."""
+        if self.problem.quality == ACCURACY or not self.evaluations:
+            return np.array([e.accuracy for e in self.evaluations])
+        measured = np.array([(e.accuracy, e.naswot) for e in self.evaluations])
+        first = [e.generation == self.evaluations[0].generation for e in self.evaluations]
+        return score(measured, measured[first])
+
+    def result(self) -> Result:
+        """What has been found so far."""
+        evaluations, qualities = self.evaluations, self.qualities()
+        if self.problem.quality == SCORE:
+            pairs = zip(evaluations, qualities.tolist(), strict=True)
+            evaluations = [replace(evaluation, score=value) for evaluation, value in pairs]
+        values = {
+            name: np.array([e.costs[name] for e in evaluations])
+            for name in self.problem.cost_objectives
+        }
+        front = non_dominated(self.problem.points({self.problem.quality: qualities, **values}))
+        cost = np.array([e.costs[self.problem.shown_cost] for e in evaluations])
+        order = sorted(front, key=lambda i: (cost[i], -qualities[i], str(evaluations[i].arch)))
+        return Result([evaluations[i] for i in order], evaluations)
+
+    def _costs(self, genes: Genes) -> dict[str, NDArray[Any]]:
+        model = self.problem.cost_model
+        return {name: model.batch(name, genes) for name in model.costs}
