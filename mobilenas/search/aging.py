@@ -14,7 +14,7 @@ from mobilenas.space import Genes
 _LIVING = 5  # generations, after which an arch dies, however good it is
 _TOURNAMENT = 0.25  # share of the living from which the best becomes a parent
 _CROSSOVER = 0.5  # share of the children that have two parents
-_TRIES = 1000  # children for each that a generation needs, before it goes without
+_TRIES = 50  # children for each that a generation needs, before it goes without
 
 
 class AgingSearch(Search):

@@ -38,7 +38,7 @@ def read_search(run: Path) -> FoundSearch:
     found = read_json(path)
     try:
         settings = found["settings"]
-        costs = (*settings["objectives"], *settings["limits"], "flops")
+        costs = (*settings["objectives"], *settings.get("limits", ()), "flops")
         return FoundSearch(
             found["front"],
             next(name for name in costs if name not in QUALITIES),
