@@ -14,7 +14,8 @@ from mobilenas.space import Genes
 _LIVING = 5  # generations, after which an arch dies, however good it is
 _TOURNAMENT = 0.25  # share of the living from which the best becomes a parent
 _CROSSOVER = 0.5  # share of the children that have two parents
-_TRIES = 50  # children for each that a generation needs, before it goes without
+_STEPS = 20  # mutations of a child, until it is one that was not proposed before
+_TRIES = 10  # children for each that a generation needs, before it goes without
 
 
 class AgingSearch(Search):
@@ -53,11 +54,17 @@ class AgingSearch(Search):
             child = self._parent(living, qualities)
             if self._rng.random() < _CROSSOVER:
                 child = crossover(child, self._parent(living, qualities), self._rng)[0]
-            name = self._canonical(self._mutated(child))
-            if name not in self.proposed and not self.problem.excess(np.array([name]))[0]:
-                children[name] = None
-                if len(children) == self.population:
+            for _ in range(_STEPS):
+                changed = self._mutated(child)
+                name = self._canonical(changed)
+                if self.problem.excess(np.array([name]))[0]:
+                    continue
+                if name not in self.proposed and name not in children:
+                    children[name] = None
                     break
+                child = changed  # known: on from there
+            if len(children) == self.population:
+                break
         return children
 
     def _parent(self, living: Genes, qualities: np.ndarray[Any, np.dtype[np.float64]]) -> Genes:
