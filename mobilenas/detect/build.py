@@ -77,6 +77,9 @@ def runnable(config: Config, folder: Path, seed: int) -> Config:
     for evaluator in (config.val_evaluator, config.test_evaluator):
         if evaluator.type == "CocoMetric":
             evaluator.classwise = True
+            if isinstance(evaluator.get("metric"), list):
+                # The precisions of classes have one name for boxes and masks; the last ones stay.
+                evaluator.metric = sorted(evaluator.metric, key="bbox".__eq__)
     return config
 
 

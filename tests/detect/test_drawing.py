@@ -13,14 +13,14 @@ from mobilenas.detect.predict import draw, drawings, list_images
 
 
 def test_boxes_are_drawn_where_they_are_a_colour_a_class() -> None:
-    picture = Image.new("RGB", (220, 80))  # room for both labels
+    picture = Image.new("RGB", (160, 80))  # wide enough for both labels
     boxes = [
         {"class": "cat", "score": 0.9, "box": [10.0, 20.0, 40.0, 60.0]},
-        {"class": "dog", "score": 0.5, "box": [120.0, 30.0, 150.0, 70.0]},
+        {"class": "dog", "score": 0.5, "box": [60.0, 30.0, 90.0, 70.0]},
     ]
     drawn = np.asarray(draw(picture, boxes))
     assert not np.asarray(picture).any()
-    cat, dog = drawn[60, 25], drawn[70, 135]
+    cat, dog = drawn[60, 25], drawn[70, 75]
     assert cat.any() and dog.any() and (cat != dog).any()
     assert (drawn[40, 10] == cat).all() and (drawn[40, 40] == cat).all()
     assert not drawn[40, 20:35].any()  # within a box nothing is drawn
@@ -40,6 +40,13 @@ def test_labels_of_boxes_at_one_place_are_all_legible() -> None:
     drawn = np.asarray(draw(Image.new("RGB", (100, 100)), boxes))
     white = (drawn == 255).all(axis=2).any(axis=1)  # rows in which something is written
     assert np.count_nonzero(np.diff(white.astype(int)) == 1) == 3
+
+
+def test_a_label_at_the_right_border_is_whole() -> None:
+    box = {"class": "cat", "score": 1.0, "box": [95.0, 40.0, 99.0, 60.0]}
+    drawn = np.asarray(draw(Image.new("RGB", (100, 100)), [box]))
+    background = drawn[:38].any(axis=(0, 2))  # columns of the label
+    assert background[-1] and not background[0] and background.sum() > 40
 
 
 def test_drawings_have_names_of_their_own(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tiny_detectors import ARCH
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_json
+from mobilenas.detect.build import runnable
 from mobilenas.detect.detector import DetectSettings, create_detect_run
 from mobilenas.detect.runner import train_detector
 
@@ -52,8 +53,7 @@ REFUSED = {
     "sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco": "EmbeddingRPNHead has no strides",
     "dyhead/atss_r50_fpn_dyhead_1x_coco": "do not fit together",
 }
-SIDE = 128  # pixels of what the detectors see
-# What mixes or crops images keeps its own size, which is larger.
+SIDE = 128  # pixels of what the detectors see; what mixes or crops images keeps its own size
 RESIZES = ("Resize", "RandomResize", "RandomChoiceResize")
 
 
@@ -123,6 +123,13 @@ def test_one_that_cannot_be_trained_says_why(
     with pytest.raises(BadInput, match=why) as caught:
         create_detect_run(tmp_path / "run", settings(name, data, tiny_yaml, tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_precisions_of_classes_are_those_of_boxes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"_base_ = 'mmdet::{WORKING['mask_rcnn']}.py'")
+    config = runnable(Config.fromfile(path), tmp_path, seed=0)
+    assert config.val_evaluator.metric == ["segm", "bbox"]  # the later ones take their place
 
 
 def test_masks_that_are_not_there_are_named(coco: Any, tiny_yaml: str, tmp_path: Path) -> None:
