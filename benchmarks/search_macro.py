@@ -72,26 +72,16 @@ class Published:
         self.points = np.column_stack([-self.accuracy, self.flops / self.flops.max()])
 
     def nsga2(self, seed: int, budget: int | None, evaluations: int, population: int) -> list[int]:
-        """Rows of the archs that the search evaluates, in order."""
-        search = NSGA2Search(
-            Problem(self.cost_model, limits={"flops": budget} if budget else {}),
-            population=population,
-            generations=evaluations,
-            max_evaluations=evaluations,
-            seed=seed,
-        )
-        known = asked_archs(search, lambda archs: [self.accuracy[self.row[a]] for a in archs])
-        return [self.row[arch] for archs in known for arch in archs]
+        """Rows of the archs that the search for a front evaluates, in order."""
+        problem = Problem(self.cost_model, limits={"flops": budget} if budget else {})
+        return self._asked(NSGA2Search(problem, **_settings(seed, evaluations, population)))
 
     def aging(self, seed: int, budget: int, evaluations: int, population: int) -> list[int]:
-        """Rows of the archs that the search for the best one evaluates, in order."""
-        search = AgingSearch(
-            Problem(self.cost_model, ("accuracy",), {"flops": budget}),
-            population=population,
-            generations=evaluations,
-            max_evaluations=evaluations,
-            seed=seed,
-        )
+        """The same of the search for the best arch."""
+        problem = Problem(self.cost_model, ("accuracy",), {"flops": budget})
+        return self._asked(AgingSearch(problem, **_settings(seed, evaluations, population)))
+
+    def _asked(self, search: Search) -> list[int]:
         known = asked_archs(search, lambda archs: [self.accuracy[self.row[a]] for a in archs])
         return [self.row[arch] for archs in known for arch in archs]
 
@@ -130,6 +120,12 @@ class Published:
         """Points of accuracy (%) between the best arch within the budget and the best found."""
         best = self.accuracy[self.flops <= budget].max()
         return float(100 * (best - self.accuracy[rows].max()))
+
+
+def _settings(seed: int, evaluations: int, population: int) -> dict[str, int]:
+    """Of a search that ends with its evaluations, not with a generation."""
+    most = {"generations": evaluations, "max_evaluations": evaluations}
+    return {"seed": seed, "population": population, **most}
 
 
 def main(

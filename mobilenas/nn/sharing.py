@@ -75,24 +75,8 @@ class SharedBatchNorm2d(Shared, nn.BatchNorm2d):  # type: ignore[misc]
 
 def shared(module: nn.Module, larger: nn.Module) -> Shared:
     """`module`, a convolution or batch norm, with the parameters of `larger`."""
-    made: Shared
-    if isinstance(module, DepthwiseConv2d):
-        channels, kernel, stride = module.out_channels, module.kernel_size[0], module.stride[0]
-        made = SharedDepthwiseConv2d(channels, kernel, stride)
-    elif isinstance(module, nn.Conv2d):
-        made = SharedConv2d(
-            module.in_channels,
-            module.out_channels,
-            module.kernel_size,  # type: ignore[arg-type]
-            module.stride,  # type: ignore[arg-type]
-            module.padding,  # type: ignore[arg-type]
-            groups=module.groups,
-            bias=module.bias is not None,
-        )
-    else:
-        assert isinstance(module, nn.BatchNorm2d)
-        made = SharedBatchNorm2d(module.num_features, module.eps, affine=False)
-        made.affine = True
+    made = _like(module, _SHARED)
+    assert isinstance(made, Shared) and isinstance(module.weight, Tensor)
     made._shape = tuple(module.weight.shape)
     made._parameters.update(weight=None, bias=None)
     made._larger = larger._larger if isinstance(larger, Shared) else (larger,)
@@ -114,21 +98,22 @@ def plain_state(module: nn.Module) -> dict[str, Tensor]:
 @torch.no_grad()
 def unshared(part: Shared) -> nn.Module:
     """A copy of a module with parameters of its own."""
-    if isinstance(part, nn.BatchNorm2d):
-        made: nn.Module = nn.BatchNorm2d(part.num_features, part.eps, part.momentum)
-    elif isinstance(part, DepthwiseConv2d):
-        made = DepthwiseConv2d(part.out_channels, part.kernel_size[0], part.stride[0])
-    else:
-        assert isinstance(part, nn.Conv2d)
-        made = nn.Conv2d(
-            part.in_channels,
-            part.out_channels,
-            part.kernel_size,  # type: ignore[arg-type]
-            part.stride,  # type: ignore[arg-type]
-            part.padding,  # type: ignore[arg-type]
-            groups=part.groups,
-            bias=part.bias is not None,
-        )
-    made.to(part.weight.device, part.weight.dtype)
+    made = _like(part, _PLAIN).to(part.weight.device, part.weight.dtype)
     made.load_state_dict(plain_state(part))
     return made.train(part.training)
+
+
+_PLAIN = (DepthwiseConv2d, nn.Conv2d, nn.BatchNorm2d)  # a depthwise convolution is also a Conv2d
+_SHARED = (SharedDepthwiseConv2d, SharedConv2d, SharedBatchNorm2d)
+
+
+def _like(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Module:
+    """A fresh module of the sizes of `part`; kinds: what stands for each of _PLAIN."""
+    depthwise, conv, norm = kinds
+    if isinstance(part, DepthwiseConv2d):
+        return depthwise(part.out_channels, part.kernel_size[0], part.stride[0])
+    if isinstance(part, nn.Conv2d):
+        sizes = (part.in_channels, part.out_channels, part.kernel_size, part.stride, part.padding)
+        return conv(*sizes, groups=part.groups, bias=part.bias is not None)
+    assert isinstance(part, nn.BatchNorm2d)
+    return norm(part.num_features, part.eps, part.momentum)
