@@ -87,13 +87,16 @@ class Published:
 
     def published(self, seed: int, budget: int, evaluations: int) -> list[int]:
         """The same of regularised evolution as published (Real et al. 2019): 50 alive, the best of
-        10 becomes a parent, one block is mutated. Repeats are not counted, nor what is over budget.
+        10 becomes a parent, one block is mutated. Repeats are not counted, nor what is over budget;
+        as it may come to repeat itself for ever, it ends after 50 children for each evaluation.
         """
         rng = np.random.default_rng(seed)
         feasible = np.flatnonzero(self.flops <= budget)
         alive = rng.choice(feasible, 50, replace=False).tolist()
         seen = dict.fromkeys(alive)
-        while len(seen) < evaluations:
+        for _ in range(50 * evaluations):
+            if len(seen) == evaluations:
+                break
             parent = max(rng.choice(alive, 10, replace=False), key=lambda row: self.accuracy[row])
             genes = self.genes[parent].copy()
             block = rng.integers(len(genes))
