@@ -158,6 +158,8 @@ class Search(ABC):
         front = non_dominated(self.problem.points({self.problem.quality: qualities, **values}))
         cost = np.array([e.costs[self.problem.shown_cost] for e in evaluations])
         order = sorted(front, key=lambda i: (cost[i], -qualities[i], str(evaluations[i].arch)))
+        if not self.problem.cost_objectives:  # equal archs may be many: the cheapest is the answer
+            order = order[:1]
         return Result([evaluations[i] for i in order], evaluations)
 
     def _costs(self, genes: Genes) -> dict[str, NDArray[Any]]:

@@ -228,7 +228,6 @@ SEARCHES = {
     "size": (["--flops=20ms"], ["'20ms'"]),
     "sign": (["--params=-1M"], ["'-1M'"]),
     "no accuracy": (["--objectives=flops"], ["flops", "accuracy"]),
-    "no cost": (["--objectives=accuracy"], ["cost", "flops", "params"]),
     "unknown cost": (["--objectives=accuracy,watts"], ["'watts'", "flops", "params"]),
     "twice": (["--objectives=accuracy,flops,flops"], ["flops", "distinct"]),
     "empty": (["--objectives="], ["objectives"]),
