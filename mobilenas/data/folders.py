@@ -51,15 +51,17 @@ def index_folders(root: Folder, left_out: Counter[str], label: str | None) -> In
     """
     root = _entered(root)
     if METADATA in root.files:
+        table = root
         parts = _parts_of(read_metadata(root.path, label), root.path)
     else:
-        parts = {
-            role: _named(part, role, left_out, label)
-            for role, part in _parts(root, left_out).items()
-        }
+        folders = _parts(root, left_out)
+        table = folders["train"]
+        parts = {role: _named(part, role, left_out, label) for role, part in folders.items()}
     found = {name for _, name in parts["train"] if name is not None}
+    if not found:
+        raise BadInput(f"{table.path / METADATA}: there must be a column {label or 'label'}")
     # In the order of their names, as torchvision has them; numbers of a table in theirs.
-    counted = METADATA in root.files and all(name.isdecimal() for name in found)
+    counted = METADATA in table.files and all(name.isdecimal() for name in found)
     classes = tuple(sorted(found, key=lambda name: (int(name) if counted else 0, name)))
     numbers = {name: number for number, name in enumerate(classes)}
     images: dict[Role, EncodedImages] = {}

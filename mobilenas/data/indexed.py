@@ -13,12 +13,15 @@ from mobilenas.data.roles import Role
 
 @dataclass(frozen=True, eq=False)
 class Indexed:
-    """What the files of a source hold. test_role: which part `test` is."""
+    """What the files of a source hold. test_role: which part `test` is. left_out: the numbers of
+    files and images that are not used, by the reason.
+    """
 
     classes: tuple[str, ...]
     train: EncodedImages
     test: EncodedImages | None
     test_role: Role
+    left_out: Counter[str]
 
 
 def make_indexed(
@@ -27,8 +30,8 @@ def make_indexed(
     """The test part is `test` if it is labelled, else `validation` if that is; labels below 0 are
     none. classes: None names them by the labels of the training part: 0, 1, ...
 
-    left_out: is given the number of images of a part that is not used. Raises BadInput for a label
-    that has no class.
+    left_out: of the reading of the files; is given the images of a part that is not used. Raises
+    BadInput for a label that has no class.
     """
     train = parts["train"]
     test: EncodedImages | None = None
@@ -48,7 +51,7 @@ def make_indexed(
         else:
             _check_labels(part, len(classes))
             test, test_role = part, role
-    return Indexed(classes, train, test, test_role)
+    return Indexed(classes, train, test, test_role, left_out)
 
 
 def _check_labels(part: EncodedImages, classes: int) -> None:

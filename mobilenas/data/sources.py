@@ -61,23 +61,66 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
 
     Raises BadInput where the source is missing, damaged, inconsistent or larger than memory.
     """
+    asked = Source.parse(source)
+    return _held(asked, _index(asked) if asked.kind == "files" else None, resolution, crop)
+
+
+def open_data(source: str, damaged: Damaged | None = None) -> ImageData:
+    """Index the files that `source` names: folders, parquet or tar files as in `load_data`.
+
+    damaged: the images that `damaged=skip` was found to leave out before; None decodes all images
+    to find them. Labels and classes are those of `load_data`. Raises BadInput where the source is
+    missing or inconsistent; without `damaged=skip` a damaged image is found when it is read.
+    """
+    asked = Source.parse(source)
+    if asked.kind != "files":
+        raise BadInput(
+            f"{source} is always held in memory; class folders, parquet and tar files are streamed"
+        )
+    return _streamed(asked, _index(asked), damaged)
+
+
+def read_data(
+    source: str,
+    resolution: int,
+    crop: float = 1.0,
+    *,
+    stream: bool | None = None,
+    damaged: Damaged | None = None,
+) -> ImageData:
+    """`open_data` if `stream`, `load_data` if not; None streams what would take more than 2 GiB
+    decoded. Logs one line of what was found. Raises BadInput as these do.
+    """
+    asked = Source.parse(source)
+    if stream and asked.kind != "files":
+        return open_data(source)  # which refuses
+    index = _index(asked) if asked.kind == "files" else None
+    if stream is None and index is not None:
+        images = len(index.train) + len(index.test or ())
+        stream = images * resolution * resolution * 3 > _HELD_BYTES
+    if stream and index is not None:
+        data = _streamed(asked, index, damaged)
+    else:
+        data = _held(asked, index, resolution, crop)
+    log.info("%s", data.found)
+    return data
+
+
+def _held(asked: "Source", index: Indexed | None, resolution: int, crop: float) -> ImageData:
+    """All images decoded; index: None for a built-in data set."""
     if resolution < 1:
         raise BadInput(f"resolution {resolution}: must be at least 1 pixel")
     if not 0 < crop <= 1:
         raise BadInput(f"crop {crop}: must be a share above 0, up to 1")
-    asked = Source.parse(source)
-    if asked.kind != "files":
+    if index is None:
         return _builtin(asked, resolution, crop)
-    left_out: Counter[str] = Counter()
-    index = _index(asked, left_out)
-    _check_classes(asked, index)
-    check_memory(source, len(index.train) + len(index.test or ()), resolution)
+    check_memory(asked.text, len(index.train) + len(index.test or ()), resolution)
     train, tried = decode_all(index.train, resolution, crop, skip=asked.skip_damaged)
     test: Images | None = None
     decodings = {"train": tried}
     if index.test is not None:
         test, decodings["test"] = decode_all(index.test, resolution, crop, skip=asked.skip_damaged)
-    found = _found(asked, index, train, test, left_out, decodings)
+    found = _found(asked, index, train, test, decodings)
     mean, std = channel_statistics(train.pixels)
     return ImageData(_name(asked), train, test, index.classes, mean, std, found)
 
@@ -92,23 +135,9 @@ def _builtin(asked: "Source", resolution: int, crop: float) -> ImageData:
     return ImageData(asked.kind, train, test, classes, mean, std, found)
 
 
-def open_data(source: str, damaged: Damaged | None = None) -> ImageData:
-    """Index the files that `source` names: folders, parquet or tar files as in `load_data`.
-
-    damaged: the images that `damaged=skip` was found to leave out before; None decodes all images
-    to find them. Labels and classes are those of `load_data`. Raises BadInput where the source is
-    missing or inconsistent; without `damaged=skip` a damaged image is found when it is read.
-    """
+def _streamed(asked: "Source", index: Indexed, damaged: Damaged | None) -> ImageData:
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # slow to import
 
-    asked = Source.parse(source)
-    if asked.kind != "files":
-        raise BadInput(
-            f"{source} is always held in memory; class folders, parquet and tar files are streamed"
-        )
-    left_out: Counter[str] = Counter()
-    index = _index(asked, left_out)
-    _check_classes(asked, index)
     parts: dict[str, EncodedImages] = {"train": index.train}
     if index.test is not None:
         parts["test"] = index.test
@@ -120,31 +149,9 @@ def open_data(source: str, damaged: Damaged | None = None) -> ImageData:
             rows = np.delete(np.arange(len(part)), decodings[name].damaged)
             parts[name] = ChosenImages(part, rows)
     train, test = parts["train"], parts.get("test")
-    found = _found(asked, index, train, test, left_out, decodings)
+    found = _found(asked, index, train, test, decodings)
     mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     return ImageData(_name(asked), train, test, index.classes, mean, std, found)
-
-
-def read_data(
-    source: str,
-    resolution: int,
-    crop: float = 1.0,
-    *,
-    stream: bool | None = None,
-    damaged: Damaged | None = None,
-) -> ImageData:
-    """`open_data` if `stream`, `load_data` if not; None streams what would take more than 2 GiB
-    decoded. Logs one line of what was found. Raises BadInput as these do.
-    """
-    data = None
-    if stream or (stream is None and Source.parse(source).kind == "files"):
-        data = open_data(source, damaged)
-        images = len(data.train) + len(data.test or ())
-        if not stream and images * resolution * resolution * 3 <= _HELD_BYTES:
-            data = None
-    data = data or load_data(source, resolution, crop)
-    log.info("%s", data.found)
-    return data
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,17 @@ def _options(text: str, given: list[str]) -> dict[str, str]:
     return options
 
 
-def _index(asked: Source, left_out: Counter[str]) -> Indexed:
+def _index(asked: Source) -> Indexed:
+    index = _read_index(asked, Counter())
+    present = len(np.unique(index.train.labels))
+    if present < 2:
+        raise BadInput(
+            f"{asked.text}: training images of {present} class; there must be at least 2 classes"
+        )
+    return index
+
+
+def _read_index(asked: Source, left_out: Counter[str]) -> Indexed:
     first, columns = asked.paths[0], asked.columns
     if first.is_dir():
         folder = scan(first, left_out)
@@ -215,20 +232,11 @@ def _shards(folder: Folder) -> list[Path]:
     return []
 
 
-def _check_classes(asked: Source, index: Indexed) -> None:
-    present = len(np.unique(index.train.labels))
-    if present < 2:
-        raise BadInput(
-            f"{asked.text}: training images of {present} class; there must be at least 2 classes"
-        )
-
-
 def _found(
     asked: Source,
     index: Indexed,
     train: Part,
     test: Part | None,
-    left_out: Counter[str],
     decodings: Mapping[str, Decoding],
 ) -> Found:
     """What was found, with what the decoding of the parts showed."""
@@ -244,14 +252,14 @@ def _found(
     if turned:
         notes.append(f"{counted(turned, 'images')} turned upright (EXIF)")
     damaged = {name: decoding.damaged for name, decoding in decodings.items()}
-    left_out["damaged images"] += sum(map(len, damaged.values()))
+    left_out = index.left_out + Counter({"damaged images": sum(map(len, damaged.values()))})
     return Found(
         source=asked.text,
         train_images=len(train),
         test_images=0 if test is None else len(test),
         test_part=index.test_role,
         classes=index.classes,
-        left_out=dict(+left_out),
+        left_out=dict(left_out),
         notes=tuple(notes),
         damaged=damaged if asked.skip_damaged else {},
     )

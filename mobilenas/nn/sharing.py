@@ -73,6 +73,10 @@ class SharedBatchNorm2d(Shared, nn.BatchNorm2d):  # type: ignore[misc]
         self.reset_running_stats()
 
 
+_PLAIN = (DepthwiseConv2d, nn.Conv2d, nn.BatchNorm2d)  # a depthwise convolution is also a Conv2d
+_SHARED = (SharedDepthwiseConv2d, SharedConv2d, SharedBatchNorm2d)
+
+
 def shared(module: nn.Module, larger: nn.Module) -> Shared:
     """`module`, a convolution or batch norm, with the parameters of `larger`."""
     made = _like(module, _SHARED)
@@ -101,10 +105,6 @@ def unshared(part: Shared) -> nn.Module:
     made = _like(part, _PLAIN).to(part.weight.device, part.weight.dtype)
     made.load_state_dict(plain_state(part))
     return made.train(part.training)
-
-
-_PLAIN = (DepthwiseConv2d, nn.Conv2d, nn.BatchNorm2d)  # a depthwise convolution is also a Conv2d
-_SHARED = (SharedDepthwiseConv2d, SharedConv2d, SharedBatchNorm2d)
 
 
 def _like(part: nn.Module, kinds: tuple[type[nn.Module], ...]) -> nn.Module:

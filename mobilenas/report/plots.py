@@ -56,7 +56,10 @@ def plot_front(
     reached = accumulate((row[quality] for row in ordered), max)
     best = [row for row, most in zip(ordered, reached, strict=True) if row[quality] == most]
     style = {"color": FRONT, "marker": "o", "markersize": 4.5, "markeredgecolor": "white"}
-    for rows, width, name in ((best, 1.8, f"front ({len(front)} archs)"), (ordered, 0, None)):
+    for rows, width, name in (
+        (best, 1.8, f"front ({len(front)} arch{'s' * (len(front) > 1)})"),
+        (ordered, 0, None),
+    ):
         axes.plot(
             [row[cost] / unit for row in rows],
             [scale * row[quality] for row in rows],

@@ -234,6 +234,16 @@ def test_a_table_at_the_top_may_tell_the_parts_and_name_its_column(tmp_path: Pat
         open_data(f"{tmp_path};label=breed")
 
 
+def test_numbers_of_a_table_in_each_part_are_in_their_order_too(tmp_path: Path) -> None:
+    make(tmp_path / "train", 11, ())
+    table = tmp_path / "train" / "metadata.csv"
+    table.write_text("file_name,label\n" + "".join(f"{i:03d}.png,{i}\n" for i in range(11)))
+    assert open_data(str(tmp_path)).train.labels.tolist() == list(range(11))
+    table.write_text("file_name,kind\n" + "".join(f"{i:03d}.png,{i}\n" for i in range(11)))
+    with pytest.raises(BadInput, match=r"train/metadata\.csv: there must be a column label"):
+        open_data(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 from make_sources import encode, noise, samples, save, write_parquet, write_tar
 from PIL import Image
 
-from mobilenas.data import EncodedImages, Images, load_data, open_data
+from mobilenas.data import EncodedImages, Images, load_data, open_data, read_data, sources
 from mobilenas.data import parquet as parquet_module
 
 TRAIN, TEST = noise(7), noise(4)
@@ -135,3 +135,17 @@ def test_real_images_have_the_labels_of_the_index(data_root: Path) -> None:
     assert sorted(data.train.labels.tolist()) == list(range(1000))
     assert data.classes[207].startswith("golden retriever")
     assert min(data.train.image(999).size) > 0
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_files_are_indexed_once_whether_held_or_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, held: bool
+) -> None:
+    in_folders(tmp_path)
+    (tmp_path / "train" / "ant" / "notes.txt").touch()
+    if not held:
+        monkeypatch.setattr(sources, "_HELD_BYTES", 0)
+    caplog.set_level("INFO")
+    data = read_data(str(tmp_path), 8)
+    assert isinstance(data.train, Images) == held
+    assert [caplog.text.count(words) for words in ("notes.txt", "7 training images of 3")] == [1, 1]
