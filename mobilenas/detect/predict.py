@@ -71,7 +71,7 @@ def predict(
         height, width, _ = read_image(str(path), path).shape
         check_size(run.config, path, width, height)
     if replaced := sum(target.exists() for target in targets):
-        log.info("%d drawings of before are replaced", replaced)
+        log.info("drawings of before that are replaced: %d", replaced)
     detector = load_detector(run)
     rows = []
     for path, target in zip(images, targets, strict=True):

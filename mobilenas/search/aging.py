@@ -10,7 +10,7 @@ from mobilenas.search.operators import crossover, sample_feasible
 from mobilenas.search.problem import Problem
 from mobilenas.space import Genes
 
-# By measurement, docs/search.md.
+# docs/search.md has what other numbers gave.
 _LIVING = 5  # generations, after which an arch dies, however good it is
 _TOURNAMENT = 0.25  # share of the living from which the best becomes a parent
 _CROSSOVER = 0.5  # share of the children that have two parents
