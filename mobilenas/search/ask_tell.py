@@ -11,24 +11,30 @@ from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
 from mobilenas.search.pareto import non_dominated
-from mobilenas.search.problem import ACCURACY, SCORE, Problem, score
+from mobilenas.search.problem import QUALITIES, SCORE, Problem, score
 from mobilenas.space import Arch, Genes
 
 log = logging.getLogger(__name__)
 
 
 class Measured(NamedTuple):
-    """What was measured of an arch: accuracy in 0..1, and NASWOT in a search by score."""
+    """What was measured of an arch: all that `problem.QUALITIES` has for the search's quality.
+
+    accuracy: in the supernet, 0..1. prediction, deviation: of a `Predictor`, both in 0..1.
+    """
 
     accuracy: float
     naswot: float | None = None
+    prediction: float | None = None
+    deviation: float | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """An evaluated arch: accuracy in 0..1, costs by name, and the generation (from 1) it is of.
 
-    naswot and score: of a search by score; the score is known when the search has ended.
+    naswot, prediction, deviation: as of `Measured`. score: of a search by score, known when the
+    search has ended.
     """
 
     generation: int
@@ -36,12 +42,14 @@ class Evaluation:
     accuracy: float
     costs: dict[str, float]
     naswot: float | None = None
+    prediction: float | None = None
+    deviation: float | None = None
     score: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Plain data; only archs within the limits are evaluated."""
         head = {"generation": self.generation, "arch": str(self.arch), "accuracy": self.accuracy}
-        more = {"naswot": self.naswot, "score": self.score}
+        more = {name: getattr(self, name) for name in (*Measured._fields[1:], SCORE)}
         known = {name: value for name, value in more.items() if value is not None}
         return {**head, **known, **self.costs, "feasible": True}
 
@@ -125,22 +133,24 @@ class Search(ABC):
         """
         if list(measured) != list(self._open)[: len(measured)]:
             raise ValueError("told of other archs than were asked for, or in another order")
-        for arch, (accuracy, naswot) in measured.items():
-            if not 0 <= accuracy <= 1:
-                raise ValueError(f"the accuracy of {arch} is {accuracy}, not in 0..1")
-            if (naswot is not None) != (self.problem.quality == SCORE):
-                raise ValueError("a search by score, and no other, needs NASWOT")
+        needed = QUALITIES[self.problem.quality]
+        for arch, values in measured.items():
+            if not 0 <= values.accuracy <= 1:
+                raise ValueError(f"the accuracy of {arch} is {values.accuracy}, not in 0..1")
+            given = tuple(name for name, x in values._asdict().items() if x is not None)
+            if given != needed:
+                raise ValueError(f"a search by {self.problem.quality} needs {needed}, not {given}")
         told = [
-            Evaluation(self.generation, arch, accuracy, self._open.pop(arch), naswot)
-            for arch, (accuracy, naswot) in measured.items()
+            Evaluation(self.generation, arch, costs=self._open.pop(arch), **values._asdict())
+            for arch, values in measured.items()
         ]
         self.evaluations += told
         return told
 
     def qualities(self) -> NDArray[np.float64]:
-        """The accuracy (evaluations,) of each, or its score."""
-        if self.problem.quality == ACCURACY or not self.evaluations:
-            return np.array([e.accuracy for e in self.evaluations])
+        """What the search maximises, (evaluations,)."""
+        if self.problem.quality != SCORE or not self.evaluations:
+            return np.array([getattr(e, self.problem.quality) for e in self.evaluations])
         measured = np.array([(e.accuracy, e.naswot) for e in self.evaluations])
         first = [e.generation == self.evaluations[0].generation for e in self.evaluations]
         return score(measured, measured[first])

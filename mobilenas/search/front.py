@@ -6,7 +6,7 @@ from typing import Any
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
-from mobilenas.search.problem import ACCURACY, QUALITIES, SCORE
+from mobilenas.search.problem import QUALITIES
 
 PICKS = ("best", "knee", "cheapest")
 
@@ -15,8 +15,8 @@ PICKS = ("best", "knee", "cheapest")
 class FoundSearch:
     """What a search folder says.
 
-    front: rows of arch, accuracy and costs, of a search by score also naswot and score. cost: the
-    first of the costs among the objectives, else among the limits. supernet: the run folder of the
+    front: rows of arch, what was measured of it, and costs. cost: the first of the costs among the
+    objectives, else among the limits. supernet: the run folder of the
     supernet. weights: the fingerprint of its weights then.
     """
 
@@ -50,14 +50,14 @@ def read_search(run: Path) -> FoundSearch:
 
 
 def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:
-    """The text form of an arch of a front: best accuracy (score, if that was searched), cheapest,
-    or the knee.
+    """The text form of an arch of a front: the best by what was searched (accuracy, score or
+    prediction), the cheapest, or the knee.
 
     The knee is farthest above the straight line between the other two, both axes scaled to 0..1.
     """
     if pick not in PICKS:
         raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
-    quality = SCORE if SCORE in front[0] else ACCURACY
+    quality = next(name for name in reversed(QUALITIES) if name in front[0])
     cheapest = min(front, key=lambda row: (row[cost], -row[quality]))
     best = max(front, key=lambda row: (row[quality], -row[cost]))
     width = best[cost] - cheapest[cost] or 1

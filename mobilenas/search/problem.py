@@ -13,8 +13,13 @@ from mobilenas.cost.budget import LatencyLimit
 from mobilenas.cost.titles import cost_title, format_cost, latency_cost
 from mobilenas.space import Genes
 
-ACCURACY, SCORE = "accuracy", "score"
-QUALITIES = (ACCURACY, SCORE)  # a search has one of them, the higher the better
+ACCURACY, SCORE, PREDICTION = "accuracy", "score", "prediction"
+# What a search maximises, which is one of these, and what has to be measured of an arch for it.
+QUALITIES = {
+    ACCURACY: (ACCURACY,),
+    SCORE: (ACCURACY, "naswot"),
+    PREDICTION: (ACCURACY, "naswot", PREDICTION, "deviation"),
+}
 
 
 def score(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -33,8 +38,8 @@ def score(measured: NDArray[np.float64], reference: NDArray[np.float64]) -> NDAr
 class Problem:
     """Objectives and limits of a search, over the costs of a cost model.
 
-    objectives: "accuracy" or "score", which is maximised, and names of costs, to be minimised;
-    without a cost the best arch within the limits is looked for.
+    objectives: one of QUALITIES, which is maximised, and names of costs, to be minimised; without a
+    cost the best arch within the limits is looked for.
     limits: cost name -> largest value that an arch may have.
     Raises BadInput for unknown names and for limits that are not above 0.
     """
@@ -47,8 +52,8 @@ class Problem:
         qualities = [name for name in self.objectives if name in QUALITIES]
         if len(qualities) != 1 or len(set(self.objectives)) < len(self.objectives):
             raise BadInput(
-                f"objectives {list(self.objectives)} must be distinct, one of them accuracy or"
-                " score, not both"
+                f"objectives {list(self.objectives)} must be distinct, and just one of them of"
+                f" {', '.join(QUALITIES)}"
             )
         for name in (*self.cost_objectives, *self.limits):
             self.cost_model.check(name)
@@ -115,10 +120,10 @@ def check_feasible(cost_model: CostModel, limits: Mapping[str, float]) -> float:
     return cost_model.feasible_share(dict(limits)) if limits else 1.0
 
 
-def default_objectives(cost_model: CostModel) -> tuple[str, ...]:
-    """Accuracy and the latencies of the cost model's tables; without any, accuracy and FLOPs."""
+def default_objectives(cost_model: CostModel, quality: str = ACCURACY) -> tuple[str, ...]:
+    """The quality and the latencies of the cost model's tables; without any, quality and FLOPs."""
     latencies = (latency_cost(table.name) for table in cost_model.tables)
-    return (ACCURACY, *latencies) if cost_model.tables else (ACCURACY, "flops")
+    return (quality, *latencies) if cost_model.tables else (quality, "flops")
 
 
 def parse_objectives(

@@ -17,7 +17,7 @@ from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.cost.titles import format_limits
 from mobilenas.search.ask_tell import Measured, Search
-from mobilenas.search.problem import ACCURACY, SCORE
+from mobilenas.search.problem import ACCURACY, QUALITIES
 from mobilenas.space import Arch
 
 Measure = Callable[[list[Arch]], Sequence[Measured]]
@@ -33,8 +33,8 @@ def explore(
 ) -> None:
     """Run a search to its end; what `path` holds is not measured again, the rest is added to it.
 
-    measure: accuracy in 0..1, and NASWOT in a search by score, of each of some archs that no group
-    before had; their company must not matter. on_progress: called after the evaluations of a
+    measure: what the search's quality needs, of each of some archs that no group before had; their
+    company must not matter. on_progress: called after the evaluations of a
     generation that are on disk, and after each group that is measured.
     Raises InfeasibleBudget where no arch that was proposed meets the limits, and BadInput for
     evaluations on disk that this search would not have made.
@@ -69,13 +69,14 @@ def _even_groups(archs: list[Arch]) -> list[list[Arch]]:
 
 def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None:
     """Tell a search what a row says, which must be the evaluation of this arch."""
-    accuracy, naswot = row[ACCURACY], row.get("naswot")
+    accuracy = row[ACCURACY]
     if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
         raise BadInput(f"{where}: accuracy {accuracy} is no number in 0..1")
-    by_score = search.problem.quality == SCORE
-    if by_score and not (isinstance(naswot, float) and math.isfinite(naswot)):
-        raise BadInput(f"{where}: naswot {naswot} is no number")
-    (evaluation,) = search.tell({arch: Measured(accuracy, naswot if by_score else None)})
+    values = {name: row.get(name) for name in QUALITIES[search.problem.quality]}
+    for name, value in values.items():
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            raise BadInput(f"{where}: {name} {value} is no number")
+    (evaluation,) = search.tell({arch: Measured(**values)})
     if evaluation.row() != row:
         raise BadInput(
             f"{where} is {row['arch']}, where this search comes to {arch}: the file was edited, or "
