@@ -27,6 +27,17 @@ _KERNEL = ConstantKernel(1.0, (1e-3, 1e1)) * Matern(3.0, (1.0, 1e2), nu=2.5) + W
 )
 
 
+def check_enough(accuracy: Floats) -> None:
+    """Raise BadInput where stand-alone accuracies (n,) are too few to predict from or all equal."""
+    if len(accuracy) < FEWEST:
+        raise BadInput(
+            f"{len(accuracy)} stand-alone accuracies are too few to predict from; at least"
+            f" {FEWEST} are needed"
+        )
+    if np.ptp(accuracy) == 0:
+        raise BadInput(f"all {len(accuracy)} stand-alone accuracies are {accuracy[0]:g}")
+
+
 class Predictor:
     """`predict(genes, measured)`: the accuracy of a stand-alone training, and its deviation.
 
@@ -37,22 +48,16 @@ class Predictor:
     the line, so the prediction is then as good as the score that a search can go by.
 
     genes (n, blocks); measured (n, 2): accuracy in the supernet in 0..1 and NASWOT; accuracy (n,)
-    in 0..1: of stand-alone trainings. Raises BadInput for fewer than FEWEST archs, for accuracies
-    that are all equal, and for numbers that are not finite.
+    in 0..1: of stand-alone trainings. Raises BadInput as `check_enough` does, and for measurements
+    that are not finite.
     """
 
     def __init__(
         self, cost_model: CostModel, genes: Genes, measured: Floats, accuracy: Floats
     ) -> None:
-        if len(genes) < FEWEST:
-            raise BadInput(
-                f"{len(genes)} stand-alone accuracies are too few to predict from; at least"
-                f" {FEWEST} are needed"
-            )
-        if not (np.isfinite(measured).all() and np.isfinite(accuracy).all()):
-            raise BadInput("stand-alone accuracies, supernet accuracies and NASWOT must be finite")
-        if np.ptp(accuracy) == 0:
-            raise BadInput(f"all {len(genes)} stand-alone accuracies are {accuracy[0]:g}")
+        check_enough(accuracy)
+        if not np.isfinite(measured).all():
+            raise BadInput("supernet accuracies and NASWOT must be finite numbers")
         self._cost_model = cost_model
         space = cost_model.space
         self._tables = [np.array([_sizes(c) for c in b.candidates]) for b in space.blocks]

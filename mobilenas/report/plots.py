@@ -36,11 +36,11 @@ def plot_front(
     """Write a PNG of a quality against a cost: every evaluated arch, the front, the limit.
 
     evaluated, front: rows with "generation", the quality and the cost's own number.
-    quality: "accuracy" (0..1), or "score".
+    quality: "accuracy" or "prediction" (0..1), or "score".
     A limit on another cost than the drawn one is named in the title. The line joins the best
     qualities at this cost; what further objectives add to the front are dots below it.
     """
-    scale = 100 if quality == "accuracy" else 1
+    scale = 1 if quality == "score" else 100
     figure, axes = new_figure()
     label, unit = AXES.get(cost, (f"{cost_title(cost)} (ms)", 1))
     dots = axes.scatter(
@@ -81,7 +81,8 @@ def plot_front(
             label=f"budget {format_cost(cost, limits[cost])}",
         )
     axes.set_xlabel(label)
-    axes.set_ylabel("accuracy (%)" if quality == "accuracy" else quality)
+    titles = {"accuracy": "accuracy (%)", "prediction": "predicted accuracy (%)"}
+    axes.set_ylabel(titles.get(quality, quality))
     axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 0.985), ncols=2, frameon=False)
     generations = {row["generation"] for row in evaluated}
     if len(generations) > 1:

@@ -95,7 +95,7 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
 
 
 def _cell(key: str, value: object) -> str:
-    if key.startswith("accuracy") and isinstance(value, float):
+    if key.startswith(("accuracy", "prediction", "deviation")) and isinstance(value, float):
         return f"{100 * value:.2f} %"
     if key in ("score", "naswot") and isinstance(value, float):
         return f"{value:.2f}"

@@ -52,7 +52,7 @@ class Problem:
         qualities = [name for name in self.objectives if name in QUALITIES]
         if len(qualities) != 1 or len(set(self.objectives)) < len(self.objectives):
             raise BadInput(
-                f"objectives {list(self.objectives)} must be distinct, and just one of them of"
+                f"objectives {list(self.objectives)} must be distinct, with exactly one of"
                 f" {', '.join(QUALITIES)}"
             )
         for name in (*self.cost_objectives, *self.limits):

@@ -69,13 +69,12 @@ def _even_groups(archs: list[Arch]) -> list[list[Arch]]:
 
 def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None:
     """Tell a search what a row says, which must be the evaluation of this arch."""
-    accuracy = row[ACCURACY]
-    if not isinstance(accuracy, int | float) or not 0 <= accuracy <= 1:
-        raise BadInput(f"{where}: accuracy {accuracy} is no number in 0..1")
-    values = {name: row.get(name) for name in QUALITIES[search.problem.quality]}
+    values: dict[str, Any] = {name: row.get(name) for name in QUALITIES[search.problem.quality]}
     for name, value in values.items():
-        if not (isinstance(value, int | float) and math.isfinite(value)):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise BadInput(f"{where}: {name} {value} is no number")
+    if not 0 <= values[ACCURACY] <= 1:
+        raise BadInput(f"{where}: accuracy {values[ACCURACY]} is not in 0..1")
     (evaluation,) = search.tell({arch: Measured(**values)})
     if evaluation.row() != row:
         raise BadInput(

@@ -1,7 +1,8 @@
 """The search for archs under a budget: `mobilenas evolve`.
 
-run.json            settings, parents (supernet, latency tables)
+run.json            settings, parents (supernet, latency tables, ground truth)
 evaluations.jsonl   one line an evaluated arch, synced after each group of archs
+measured.jsonl      of a search by prediction: what was measured of archs, those of the truth too
 front.json          the archs that no other beats in all objectives, and what they rest on
 history.csv         all evaluations
 front.png           their picture
@@ -12,11 +13,12 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_text
 from mobilenas.base.progress import ProgressBar
 from mobilenas.base.settings import Record
@@ -24,6 +26,8 @@ from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.titles import format_limits, latency_cost
 from mobilenas.evaluate.evaluator import SupernetEvaluator
+from mobilenas.evaluate.predictor import check_enough
+from mobilenas.evaluate.truth import Truth, read_truth
 from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.runs import RunFolder
@@ -38,9 +42,16 @@ from mobilenas.search import (
     explore,
 )
 from mobilenas.search.ask_tell import Search as ArchSearch
-from mobilenas.search.problem import SCORE, default_objectives, parse_objectives
+from mobilenas.search.problem import (
+    ACCURACY,
+    PREDICTION,
+    SCORE,
+    default_objectives,
+    parse_objectives,
+)
 from mobilenas.search.replay import Measure
 from mobilenas.space import Arch, space_from_dict
+from mobilenas.stages.predicted import MEASURED, Measurements, PredictedAccuracy, truth_digest
 from mobilenas.train.supernets import SupernetSettings, open_supernet_run
 
 EVALUATIONS = "evaluations.jsonl"
@@ -53,7 +64,8 @@ log = logging.getLogger(__name__)
 class Search:
     """What a search is asked for.
 
-    supernet: run folder. data: its images, where they have moved. objectives: as
+    supernet: run folder. data: its images, where they have moved. truth: file of stand-alone
+    accuracies, from which those of other archs are predicted. objectives: as
     `search.problem.parse_objectives` reads them, None for those of `default_objectives`; without a
     cost among them the best arch is looked for, not a front.
     resolution: height and width of a detector's images; costs are then those of backbones on these.
@@ -67,6 +79,7 @@ class Search:
     seed: int = 0
     resolution: tuple[int, int] | None = None
     data: str | None = None
+    truth: Path | None = None
 
 
 class SearchSettings(Record):
@@ -106,6 +119,8 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
             latencies.append(LatencyLimit(place, limit))
     if "supernet" not in given:
         search = replace(search, supernet=run.parent("supernet", "--supernet"))
+    if "truth" not in given and "truth" in run.parents:
+        search = replace(search, truth=run.parent("truth", "--truth"))
     fields: dict[str, Any] = {
         "budget": Budget(limits, tuple(latencies)),
         "objectives": ",".join(stored.objectives),
@@ -119,43 +134,94 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
 
 def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
-    supernet, latencies = search.supernet, search.budget.latencies
-    trained = RunFolder.open(supernet, "supernet")
-    space = space_from_dict(trained.read(SupernetSettings).space)
-    costed = space if search.resolution is None else space.backbone(*search.resolution)
-    cost_model, limits = search.budget.look_up(costed)
-    if search.objectives is None:
-        objectives = default_objectives(cost_model)
-    else:
-        objectives = parse_objectives(search.objectives, cost_model, latencies)
-    if resume and is_run(out, "evolve"):  # first of all it has to be the search that was started
-        goal = {"objectives": objectives, "limits": limits}
-        RunFolder.open(out, "evolve").check_same(goal)
-    else:
-        check_feasible(cost_model, limits)
-    trained.check_finished()
-    evaluator = SupernetEvaluator(open_supernet_run(supernet, data=search.data))
-    tables = zip(latencies, cost_model.tables, strict=True)
-    parents = {"supernet": str(supernet.resolve())}
-    parents |= {f"{_TABLE}{table.name}": latency.place(table) for latency, table in tables}
-    problem = Problem(cost_model, objectives, limits)
-    by_score = problem.quality == SCORE
+    prepared = Prepared.of(search, out, resume=resume)
+    truth = prepared.read_truth(search.truth) if search.truth else None
+    return prepared.run(out, truth, resume=resume)
 
-    def measure(archs: list[Arch]) -> list[Measured]:
-        naswots = evaluator.naswot(archs, search.seed) if by_score else [None] * len(archs)
-        return [Measured(*pair) for pair in zip(evaluator(archs), naswots, strict=True)]
 
-    settings = {name: getattr(search, name) for name in ("population", "generations", "seed")}
-    strategy = NSGA2Search if problem.cost_objectives else AgingSearch
-    return search_archs(
-        strategy(problem, **settings),
-        measure,
-        out,
-        evaluator=evaluator.describe(),
-        parents=parents,
-        facts={"data": evaluator.run.images.data.found.to_dict()},
-        resume=resume,
-    )
+@dataclass(frozen=True)
+class Prepared:
+    """A search that can start: its supernet is open, its budget within the space."""
+
+    asked: Search
+    evaluator: SupernetEvaluator
+    problem: Problem
+
+    @classmethod
+    def of(cls, search: Search, out: Path, *, resume: bool) -> "Prepared":
+        """Raises BadInput and InfeasibleBudget, before any work.
+
+        out: where the search is to be; if it is resumed, its objectives and limits must be these.
+        """
+        trained = RunFolder.open(search.supernet, "supernet")
+        space = space_from_dict(trained.read(SupernetSettings).space)
+        costed = space if search.resolution is None else space.backbone(*search.resolution)
+        cost_model, limits = search.budget.look_up(costed)
+        if search.objectives is None:
+            quality = ACCURACY if search.truth is None else PREDICTION
+            objectives = default_objectives(cost_model, quality)
+        else:
+            latencies = search.budget.latencies
+            objectives = parse_objectives(search.objectives, cost_model, latencies)
+        problem = Problem(cost_model, objectives, limits)
+        if (problem.quality == PREDICTION) != (search.truth is not None):
+            raise BadInput(
+                f"objectives {','.join(objectives)}: {PREDICTION} needs --truth FILE, and --truth"
+                f" {PREDICTION}"
+            )
+        if resume and is_run(out, "evolve"):  # first of all it has to be the search of that folder
+            goal = {"objectives": objectives, "limits": limits}
+            RunFolder.open(out, "evolve").check_same(goal)
+        else:
+            check_feasible(cost_model, limits)
+        trained.check_finished()
+        run = open_supernet_run(search.supernet, data=search.data)
+        return cls(search, SupernetEvaluator(run), problem)
+
+    def read_truth(self, path: Path) -> Truth:
+        """The stand-alone accuracies in a file. Raises BadInput."""
+        truth = read_truth(path, self.evaluator.run.space)
+        try:
+            check_enough(truth.accuracy)
+        except BadInput as error:
+            raise BadInput(f"{path}: {error}") from None
+        return truth
+
+    def run(self, out: Path, truth: Truth | None, *, resume: bool) -> Result:
+        """The search in its run folder, by what `truth` predicts if it is given."""
+        asked, about, parents = self.asked, self.evaluator.describe(), self._parents()
+        measure: Measure = self._measure
+        more: Callable[[], dict[str, Any]] = dict
+        if truth is not None:
+            about |= {"truths": len(truth.archs), "truth_sha256": truth_digest(truth)}
+            measurements = Measurements(self.evaluator, asked.seed, out / MEASURED)
+            predicted = PredictedAccuracy(measurements, self.problem.cost_model, truth)
+            measure, more = predicted, predicted.about
+        strategy = NSGA2Search if self.problem.cost_objectives else AgingSearch
+        settings = {name: getattr(asked, name) for name in ("population", "generations", "seed")}
+        return search_archs(
+            strategy(self.problem, **settings),
+            measure,
+            out,
+            evaluator=about,
+            parents=parents,
+            facts={"data": self.evaluator.run.images.data.found.to_dict()},
+            more=more,
+            resume=resume,
+        )
+
+    def _measure(self, archs: list[Arch]) -> list[Measured]:
+        naswots: Sequence[float | None] = [None] * len(archs)
+        if self.problem.quality == SCORE:
+            naswots = self.evaluator.naswot(archs, self.asked.seed)
+        return [Measured(*pair) for pair in zip(self.evaluator(archs), naswots, strict=True)]
+
+    def _parents(self) -> dict[str, str]:
+        asked = self.asked
+        tables = zip(asked.budget.latencies, self.problem.cost_model.tables, strict=True)
+        parents = {"supernet": str(asked.supernet.resolve())}
+        parents |= {f"{_TABLE}{table.name}": latency.place(table) for latency, table in tables}
+        return parents | ({"truth": str(asked.truth.resolve())} if asked.truth else {})
 
 
 def search_archs(
@@ -166,13 +232,14 @@ def search_archs(
     evaluator: Mapping[str, Any] | None = None,
     parents: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
+    more: Callable[[], Mapping[str, Any]] = dict,
     resume: bool = False,
 ) -> Result:
     """Run a search in a run folder, with what `measure` says of archs (see `search.replay`).
 
     evaluator: plain data that says what is measured; a resume with another one is refused, and so
     are latency tables with another content. parents, facts: of the run folder; they are never
-    compared, as files move.
+    compared, as files move. more: what front.json says besides, asked for at the end.
     Raises InfeasibleBudget where no arch meets the limits; BadInput for a folder with another
     search, or evaluations that this search would not have made.
     """
@@ -214,6 +281,7 @@ def search_archs(
         "settings": settings | {"places": _places(parents or {})},
         "feasible_share": share,
         "ranges": ranges,
+        **more(),
     }
     _write_result(run, problem, result, about)
     return result

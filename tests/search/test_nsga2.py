@@ -181,11 +181,19 @@ def test_what_it_is_told_must_be_of_the_archs_that_it_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("objectives", "wrong"), [(SCORE, Measured(0.5)), (ACCURACY, Measured(0.5, 700.0))]
+    ("objectives", "wrong"),
+    [
+        (SCORE, Measured(0.5)),
+        (ACCURACY, Measured(0.5, 700.0)),
+        (("prediction", "flops"), Measured(0.5, 700.0)),
+        (SCORE, Measured(0.5, 700.0, 0.6, 0.01)),
+    ],
 )
-def test_naswot_and_score_go_together(objectives: tuple[str, ...], wrong: Measured) -> None:
+def test_a_search_is_told_what_its_quality_needs(
+    objectives: tuple[str, ...], wrong: Measured
+) -> None:
     search = start(objectives)
-    with pytest.raises(ValueError, match="a search by score, and no other, needs NASWOT"):
+    with pytest.raises(ValueError, match=f"a search by {objectives[0]} needs"):
         search.tell(dict.fromkeys(search.ask() or [], wrong))
 
 

@@ -43,8 +43,8 @@ def test_violations_are_relative_to_the_limit():
 @pytest.mark.parametrize(
     ("objectives", "limits", "message"),
     [
-        (("flops",), {}, "accuracy or score, not both"),
-        (("accuracy", "score", "flops"), {}, "not both"),
+        (("flops",), {}, "exactly one of accuracy, score, prediction"),
+        (("accuracy", "score", "flops"), {}, "exactly one of"),
         (("accuracy", "watts"), {}, "no cost 'watts'"),
         (("accuracy", "flops", "flops"), {}, "distinct"),
         (("accuracy", "flops"), {"watts": 1}, "no cost 'watts'"),

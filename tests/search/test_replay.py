@@ -138,7 +138,7 @@ def test_edited_evaluations_are_refused(path: Path, unbroken: Path) -> None:
     for wrong in (87.5, -0.1, float("nan"), "high"):
         row = json.dumps(json.loads(lines[0]) | {"accuracy": wrong}) + "\n"
         path.write_text("".join([row, *lines[1:]]))
-        with pytest.raises(BadInput, match=r"line 1: accuracy .* is no number in 0\.\.1"):
+        with pytest.raises(BadInput, match=r"line 1: accuracy .* is (no number|not in 0\.\.1)"):
             search(path)
     path.write_text("".join([*lines, lines[0]]))
     with pytest.raises(BadInput, match="more lines"):
