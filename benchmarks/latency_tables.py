@@ -38,7 +38,7 @@ from mobilenas.latency.timer import make_timer
 from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
 from mobilenas.search import Evaluation, Measured, NSGA2Search, Problem
 from mobilenas.space import Arch, load_space
-from mobilenas.stages.evolve import search_archs
+from mobilenas.stages.search_run import SearchRun
 from mobilenas.train.supernets import open_supernet_run
 
 Floats = NDArray[np.float64]
@@ -139,14 +139,9 @@ def search(
 
     def front(cost: str, limit: float, folder: str) -> list[Evaluation]:
         problem = Problem(cost_model, ("accuracy", cost), {cost: limit})
-        searched = search_archs(
-            NSGA2Search(problem, population=population, generations=generations, seed=seed),
-            lambda archs: list(map(Measured, evaluator(archs))),
-            out / folder,
-            evaluator=evaluator.describe(),
-            resume=True,
-        )
-        return searched.front
+        search = NSGA2Search(problem, population=population, generations=generations, seed=seed)
+        run = SearchRun.start(search, out / folder, evaluator=evaluator.describe(), resume=True)
+        return run.explore(lambda archs: list(map(Measured, evaluator(archs)))).front
 
     found = {"flops": front("flops", parse_size(flops), "flops")}
     # As many milliseconds as the median of what that search found takes.

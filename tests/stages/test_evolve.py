@@ -16,8 +16,8 @@ from mobilenas.search import NSGA2Search, Problem, Result
 from mobilenas.search.front import read_search
 from mobilenas.search.replay import Measure
 from mobilenas.space import Space, load_space
-from mobilenas.stages import evolve
-from mobilenas.stages.evolve import search_archs
+from mobilenas.stages import search_run
+from mobilenas.stages.search_run import SearchRun
 
 SPACE = load_space("macro")
 LIMITS, MEASURED = {"flops": 60_000_000}, {"weights": 7}
@@ -42,7 +42,9 @@ def search(
     problem = Problem(CostModel(space), objectives, limits)
     found = NSGA2Search(problem, **{"population": 6, "generations": 4, "seed": 3} | settings)
     measure = measure or Counting(space, by_score="score" in objectives)
-    return search_archs(found, measure, out, evaluator=evaluator, parents=parents, resume=resume)
+    return SearchRun.start(found, out, evaluator=evaluator, parents=parents, resume=resume).explore(
+        measure
+    )
 
 
 def interrupt(out: Path, **settings: Any) -> None:
@@ -182,7 +184,7 @@ def test_a_used_folder_is_refused_without_resume(
 
 def test_a_search_by_score_is_drawn_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(evolve, "plot_front", lambda *given: drawn.append(given))
+    monkeypatch.setattr(search_run, "plot_front", lambda *given: drawn.append(given))
     result = search(tmp_path, objectives=("score", "flops"), generations=2)
     ((_, rows, front, *_, cost, quality),) = drawn
     assert (cost, quality) == ("flops", "score")

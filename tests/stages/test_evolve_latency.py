@@ -18,7 +18,7 @@ from mobilenas.search import NSGA2Search, Problem, Result, check_feasible
 from mobilenas.search.operators import sample_feasible
 from mobilenas.search.problem import default_objectives, parse_objectives
 from mobilenas.space import load_space
-from mobilenas.stages.evolve import search_archs
+from mobilenas.stages.search_run import SearchRun
 
 SPACE = load_space("macro")
 A, B = (made_up_table(SPACE, name, wobble=2) for name in "ab")
@@ -36,7 +36,7 @@ def search(
 ) -> Result:
     problem = Problem(CostModel(SPACE, tables), objectives, limits or {})
     found = NSGA2Search(problem, population=10, generations=generations, seed=3)
-    return search_archs(found, Counting(SPACE), run, resume=resume)
+    return SearchRun.start(found, run, resume=resume).explore(Counting(SPACE))
 
 
 def test_the_front_is_that_of_the_latencies_within_all_limits(tmp_path: Path) -> None:

@@ -1,0 +1,199 @@
+"""The run folder of a search.
+
+run.json            settings, parents (supernet, latency tables, ground truth)
+evaluations.jsonl   one line an evaluated arch, synced after each group of archs
+front.json          the archs that no other beats in all objectives, and what they rest on
+history.csv         all evaluations
+front.png           their picture
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mobilenas.base.files import write_text
+from mobilenas.base.progress import ProgressBar
+from mobilenas.base.settings import Record
+from mobilenas.cost.latency import LatencyTable
+from mobilenas.cost.titles import format_limits
+from mobilenas.report.plots import plot_front
+from mobilenas.report.text import cost_lines
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import check_free, is_run
+from mobilenas.search import Problem, Result, check_feasible, explore
+from mobilenas.search.ask_tell import Search
+from mobilenas.search.problem import SCORE
+from mobilenas.search.replay import Measure
+
+EVALUATIONS = "evaluations.jsonl"
+TABLE = "latency table "  # of the role of such a parent, before its name
+
+log = logging.getLogger(__name__)
+
+
+class SearchSettings(Record):
+    """What may not change on resume, in the words of run.json and front.json.
+
+    space, evaluator: what is searched and what is measured (which weights, which images), as plain
+    data. resolution: of a backbone's images. latency_tables: SHA-256 of the content by name.
+    """
+
+    space: dict[str, Any]
+    objectives: tuple[str, ...]
+    limits: dict[str, int | float]
+    population: int
+    generations: int
+    max_evaluations: int | None = None
+    seed: int
+    evaluator: dict[str, Any]
+    resolution: tuple[int, int] | None = None
+    latency_tables: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SearchRun:
+    """A search in its run folder.
+
+    settings, parents: those of now, as parents may have moved. feasible_share: of the space, within
+    the limits.
+    """
+
+    search: Search
+    folder: RunFolder
+    settings: dict[str, Any]
+    parents: dict[str, str]
+    feasible_share: float
+
+    @classmethod
+    def start(
+        cls,
+        search: Search,
+        out: Path,
+        *,
+        evaluator: Mapping[str, Any] | None = None,
+        parents: Mapping[str, str] | None = None,
+        facts: Mapping[str, Any] | None = None,
+        resume: bool = False,
+    ) -> "SearchRun":
+        """A new one, or with `resume` the one that is there.
+
+        evaluator: plain data that says what is measured; a resume with another one is refused, and
+        so are latency tables with another content. parents, facts: of the run folder; they are
+        never compared, as files move.
+        Raises InfeasibleBudget where no arch meets the limits; BadInput for a folder with another
+        search.
+        """
+        problem, cost_model = search.problem, search.problem.cost_model
+        space = cost_model.space
+        settings = SearchSettings(
+            space=space.to_dict(),
+            objectives=problem.objectives,
+            limits=dict(problem.limits),
+            population=search.population,
+            generations=search.generations,
+            max_evaluations=search.max_evaluations,
+            seed=search.seed,
+            evaluator=dict(evaluator or {}),
+            resolution=space.image_size if space.is_backbone else None,
+            latency_tables={table.name: _digest(table) for table in cost_model.tables},
+        ).model_dump(mode="json")
+        there = resume and is_run(out, "evolve")
+        if there:
+            RunFolder.open(out, "evolve").check_same(settings)
+        elif resume:
+            log.info("%s holds no search to resume: starting one", out)
+        else:
+            check_free(out)
+        share = check_feasible(cost_model, problem.limits)
+        if share == 0:
+            limit = format_limits(problem.limits)
+            log.warning(
+                "0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit
+            )
+        if there:
+            run = RunFolder.open(out, "evolve")
+        else:
+            run = RunFolder.create(out, "evolve", settings, parents=parents, facts=facts)
+        return cls(search, run, settings, dict(parents or {}), share)
+
+    def explore(self, measure: Measure, more: Callable[[], Mapping[str, Any]] = dict) -> Result:
+        """Run the search to its end, with what `measure` says of archs (see `search.replay`).
+
+        more: what front.json says besides, asked for at the end. Raises BadInput for evaluations
+        that this search would not have made.
+        """
+        search, cost_model = self.search, self.search.problem.cost_model
+        ranges = {name: asdict(cost_model.range(name)) for name in cost_model.costs}
+        log.info("%s\n%s", cost_model.space.name, cost_lines(ranges))
+        if search.problem.limits:
+            log.info("within the budget: %.1f %% of the space", 100 * self.feasible_share)
+        with ProgressBar("evolve", search.population * search.generations) as bar:
+            explore(search, self.folder.path / EVALUATIONS, measure, _Shown(bar))
+        result = search.result()
+        about = {
+            "settings": self.settings | {"places": _places(self.parents)},
+            "feasible_share": self.feasible_share,
+            "ranges": ranges,
+            **more(),
+        }
+        _write_result(self.folder, search.problem, result, about)
+        return result
+
+
+@dataclass
+class _Shown:
+    """Advances a bar to the number of evaluated archs, replayed ones included."""
+
+    bar: ProgressBar
+    counted: int = 0
+
+    def __call__(self, search: Search) -> None:
+        done, known = len(search.evaluations), search.qualities()
+        note = f"generation {search.generation}, {done} archs"
+        if done and search.problem.quality == SCORE:
+            note += f", best score {known.max():.2f}"
+        elif done:
+            note += f", best {100 * known.max():.2f} %"
+        self.bar.advance(done - self.counted, note)
+        self.counted = done
+
+
+def _places(parents: Mapping[str, str]) -> dict[str, Any]:
+    """The parents as front.json has them."""
+    tables = {
+        role.removeprefix(TABLE): place for role, place in parents.items() if role.startswith(TABLE)
+    }
+    others = {role: place for role, place in parents.items() if not role.startswith(TABLE)}
+    return others | {"latency_tables": tables}
+
+
+def _digest(table: LatencyTable) -> str:
+    """SHA-256 of the content of a table, whatever the layout of its file."""
+    content = json.dumps(table.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[str, Any]) -> None:
+    rows = [evaluation.row() for evaluation in result.evaluations]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(run.path / "history.csv", table.getvalue())
+    front = [evaluation.row() for evaluation in result.front]
+    plot_front(
+        run.path / "front.png",
+        rows,
+        front,
+        problem.limits,
+        problem.cost_model.space.name,
+        problem.shown_cost,
+        problem.quality,
+    )
+    run.store_result({"front": front, "evaluations": len(rows), **about})
