@@ -47,7 +47,7 @@ def create_supernet_run(
     named = _with_classes(space, len(images.data.classes))
     settings = SupernetSettings(space=named, data=data, seed=seed, config=config)
     own = any_space_from_dict(named)
-    make_strategy(config.strategy, own, seed)
+    make_strategy(config.strategy, own, seed, config.sandwich_random)
     images.training(pick_device(config.device))
     make_optimizer(config, new_supernet(settings))
     teacher = _teacher(config.teacher, images)
@@ -84,7 +84,7 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
     settings, config, images = run.settings, run.settings.config, run.images
     with processes.together():
         device = pick_device(config.device)
-        strategy = make_strategy(config.strategy, run.space, settings.seed)
+        strategy = make_strategy(config.strategy, run.space, settings.seed, config.sandwich_random)
         teacher = _teacher(teacher_name(run.folder, config), images)
         if teacher is not None:
             check_teacher(run.folder, teacher)

@@ -1,18 +1,30 @@
 """The training of a supernet by a strategy, as a task of the trainer."""
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from torch import Tensor
 
 from mobilenas.strategies.base import Strategy
 from mobilenas.train.config import SupernetConfig
+from mobilenas.train.distill import adaptive_divergence, distillation
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Trainer
+
+# What the archs of a step after the first learn from it: a loss of their logits and of its.
+_INPLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": lambda logits, first: distillation(logits, first, temperature=1),
+    "adaptive": adaptive_divergence,
+}
 
 
 class SupernetTask:
     """Trains the archs that a strategy names, all of a step on the same batch.
 
-    Their gradients are summed, as in FairNAS. num_images: of the training part.
+    Their gradients are summed, as in FairNAS. With in-place distillation (BigNAS, Yu et al. 2020)
+    only the first arch of a step, the largest, learns from the labels; the others learn its
+    predictions alone. num_images: of the training part.
     """
 
     title = "supernet"
@@ -27,6 +39,7 @@ class SupernetTask:
     ) -> None:
         self.strategy = strategy
         self.objective = objective
+        self.inplace = _INPLACE.get(config.distill_inplace)
         self.images_per_step = config.batch_size * strategy.passes_per_step
         self.steps_per_epoch = num_images / self.images_per_step
         self.steps = total_steps(config, num_images, strategy)
@@ -37,10 +50,18 @@ class SupernetTask:
         images, target = self.objective.mix(*trainer.train(n), n)
         with trainer.autocast():
             taught = self.objective.taught(images)
-        losses = (
-            self.objective.loss(trainer.forward(images, arch), target, taught) for arch in archs
-        )
-        trainer.step(n, losses, [f"arch {arch}" for arch in archs])
+
+        def losses() -> Iterator[Tensor]:
+            first: Tensor | None = None  # logits of the first arch
+            for arch in archs:
+                logits = trainer.forward(images, arch)
+                if first is None or self.inplace is None:
+                    first = logits.detach()
+                    yield self.objective.loss(logits, target, taught)
+                else:
+                    yield self.inplace(logits.float(), first.float())
+
+        trainer.step(n, losses(), [f"arch {arch}" for arch in archs])
 
     def row(self, n: int) -> dict[str, Any]:
         """Passes over the training images so far."""

@@ -1,0 +1,30 @@
+"""The sandwich rule (Yu and Huang 2019; BigNAS, Yu et al. 2020)."""
+
+from mobilenas.base.randomness import Stream, generator
+from mobilenas.cost import CostModel
+from mobilenas.space import Arch, Space
+
+
+class Sandwich:
+    """A step trains the largest arch, the smallest one and a few random ones, in this order.
+
+    Largest and smallest are of FLOPs; of a block with several paths the largest candidate has as
+    many as are allowed, linear ones too. Random ones are drawn as `Uniform` draws.
+    """
+
+    steps_per_superstep = 1
+
+    def __init__(self, space: Space, seed: int, random_archs: int) -> None:
+        self.space = space
+        self.seed = seed
+        self.random_archs = random_archs
+        self.passes_per_step = 2 + random_archs
+        costs = CostModel(space, folded=False)
+        # Canonical as what is searched, so that these weights are those of networks.
+        ends = costs.largest("flops"), costs.smallest("flops")
+        self._ends = [space.canonical(arch) for arch in ends]
+
+    def archs(self, step: int) -> list[Arch]:
+        """The archs of a step."""
+        rng = generator(self.seed, Stream.ARCHS, step)
+        return self._ends + [self.space.sample(rng) for _ in range(self.random_archs)]
