@@ -6,10 +6,10 @@ from mobilenas.base.errors import BadInput
 from mobilenas.space import AnySpace, CellSpace
 from mobilenas.strategies.base import Strategy
 from mobilenas.strategies.fair import Fair
-from mobilenas.strategies.sandwich import Sandwich
+from mobilenas.strategies.sandwich import Sandwich, largest_and_smallest
 from mobilenas.strategies.uniform import Uniform
 
-__all__ = ["Fair", "Sandwich", "Strategy", "Uniform", "make_strategy"]
+__all__ = ["Fair", "Sandwich", "Strategy", "Uniform", "largest_and_smallest", "make_strategy"]
 
 
 def make_strategy(

@@ -124,6 +124,9 @@ class SupernetConfig(TrainingConfig):
     strategy: which archs a step trains; sandwich_random: of a sandwich the random ones.
     distill_inplace: what the others of a sandwich learn from its largest arch, in place of labels:
     its predictions by the Kullback-Leibler or AlphaNet's adaptive divergence.
+    warmup_largest_passes: of `passes` the first ones, which train the largest arch alone.
+    step_gradient: the sum or the mean over the archs of a step.
+    zero_init_last: residual blocks start as the identity, their last batch norms with weight 0.
     bn: one batch norm per number of paths, or one for all.
     sharing: which weights the candidates of a block have in common: `expansion` makes a smaller one
     the first channels of the largest, `kernel` the centre of the largest, `both`, or `none`.
@@ -137,6 +140,9 @@ class SupernetConfig(TrainingConfig):
     strategy: Literal["uniform", "fair", "sandwich"] = "fair"
     sandwich_random: NonNegative = 2
     distill_inplace: Literal["none", "kl", "adaptive"] = "none"
+    warmup_largest_passes: Annotated[float, Field(ge=0)] = 0
+    step_gradient: Literal["sum", "mean"] = "sum"
+    zero_init_last: bool = True
     bn: Literal["shadow", "shared"] = "shadow"
     sharing: Sharing = "none"
     passes: Annotated[float, Field(gt=0)] = 200
@@ -163,6 +169,15 @@ class SupernetConfig(TrainingConfig):
             raise ValueError(
                 f"distill_inplace {self.distill_inplace} learns from the largest arch of each "
                 f"step: strategy {self.strategy} must be sandwich"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _passes_are_left(self) -> "SupernetConfig":
+        if self.warmup_largest_passes >= self.passes:
+            raise ValueError(
+                f"warmup_largest_passes {self.warmup_largest_passes:g} must be less than the "
+                f"{self.passes:g} passes that it is a part of"
             )
         return self
 
