@@ -23,7 +23,9 @@ def supernet_train(
     settings: Overrides = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", "--sampler", help="Which archs a step trains: fair or uniform."),
+        typer.Option(
+            "--strategy", "--sampler", help="Which archs a step trains: fair, uniform or sandwich."
+        ),
     ] = None,
     bn: Annotated[str | None, typer.Option(help="shadow or shared.")] = None,
     passes: Annotated[

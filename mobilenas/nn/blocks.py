@@ -293,19 +293,22 @@ def build(block: Block, candidate: Candidate, drop_path: float = 0.0) -> nn.Modu
     return InvertedBottleneck.new(block, candidate.expansion, candidate.kernels, drop_path=rate)
 
 
-def init_weights(module: nn.Module, generator: torch.Generator | None = None) -> None:
+def init_weights(
+    module: nn.Module, generator: torch.Generator | None = None, zero_init_last: bool = True
+) -> None:
     """Initialise as MobileNetV2-like networks are: conv N(0, 2 / fan_out), BN 1 and 0, linear
     U(+-1/sqrt(classes)), biases 0.
 
     fan_out counts the outputs that one weight reaches, so a depthwise kernel gets N(0, 2 / k^2).
-    Residual blocks start as the identity: their last batch norms get weight 0 (Goyal et al. 2017,
-    section 5.1), without which a narrow supernet was still at chance level after 160 steps.
+    With zero_init_last residual blocks start as the identity: their last batch norms get weight 0
+    (Goyal et al. 2017, section 5.1), without which a narrow supernet was still at chance level
+    after 160 steps.
     """
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.reset_parameters()
     for part in module.modules():
-        if isinstance(part, InvertedBottleneck) and part.residual:
+        if zero_init_last and isinstance(part, InvertedBottleneck) and part.residual:
             for norm in part.bns:
                 if isinstance(norm, nn.BatchNorm2d) and norm.affine:
                     nn.init.zeros_(norm.weight)

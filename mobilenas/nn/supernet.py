@@ -34,7 +34,7 @@ class Supernet(nn.Module):
     Only the weights of `arch` are executed: after backward all others have grad None.
     shadow_bn: one batch norm per number of active paths; False shares one (for ablations). sharing:
     which weights the candidates of a block have in common (`nn.sharing`); MixPath as released
-    shares none.
+    shares none. zero_init_last: see `init_weights`.
     Dropout is left to stand-alone training, so a forward draws no random numbers.
     """
 
@@ -44,6 +44,7 @@ class Supernet(nn.Module):
         *,
         shadow_bn: bool = True,
         sharing: Sharing = "none",
+        zero_init_last: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Supernet(nn.Module):
         )
         self.conv_head = conv_head(space)
         self.classifier = nn.Linear(space.head_channels, space.num_classes)
-        init_weights(self, generator)
+        init_weights(self, generator, zero_init_last)
 
     def forward(self, x: Tensor, arch: Arch) -> Tensor:
         """Logits of one arch."""

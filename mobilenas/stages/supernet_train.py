@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mobilenas.base.errors import BadInput
 from mobilenas.evaluate.evaluator import check_anchors
 from mobilenas.nn import AnySupernet
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
-from mobilenas.space import AnySpace, any_space_from_dict
-from mobilenas.strategies import make_strategy
+from mobilenas.space import AnySpace, Arch, CellSpace, any_space_from_dict
+from mobilenas.strategies import largest_and_smallest, make_strategy
 from mobilenas.strategies.supernet_task import SupernetTask
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import SupernetConfig
@@ -47,7 +48,8 @@ def create_supernet_run(
     named = _with_classes(space, len(images.data.classes))
     settings = SupernetSettings(space=named, data=data, seed=seed, config=config)
     own = any_space_from_dict(named)
-    make_strategy(config.strategy, own, seed)
+    make_strategy(config.strategy, own, seed, config.sandwich_random)
+    _warmup_arch(config, own)
     images.training(pick_device(config.device))
     make_optimizer(config, new_supernet(settings))
     teacher = _teacher(config.teacher, images)
@@ -84,7 +86,7 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
     settings, config, images = run.settings, run.settings.config, run.images
     with processes.together():
         device = pick_device(config.device)
-        strategy = make_strategy(config.strategy, run.space, settings.seed)
+        strategy = make_strategy(config.strategy, run.space, settings.seed, config.sandwich_random)
         teacher = _teacher(teacher_name(run.folder, config), images)
         if teacher is not None:
             check_teacher(run.folder, teacher)
@@ -99,7 +101,8 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
             processes=processes,
         )
     objective = Objective(config, run.space.num_classes, settings.seed, teacher)
-    task = SupernetTask(strategy, config, objective, len(images.splits.train))
+    largest = _warmup_arch(config, run.space)
+    task = SupernetTask(strategy, config, objective, len(images.splits.train), largest)
     fit(run.folder, task, trainer)
     return supernet
 
@@ -109,6 +112,18 @@ def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     rows = check_anchors(run)
     run.folder.store_result({"validation": rows})
     return rows
+
+
+def _warmup_arch(config: SupernetConfig, space: AnySpace) -> Arch | None:
+    """The arch that is trained alone at first, if one is. Raises BadInput for cells."""
+    if not config.warmup_largest_passes:
+        return None
+    if isinstance(space, CellSpace):
+        raise BadInput(
+            f"warmup_largest_passes {config.warmup_largest_passes:g}: space {space.name} has cells "
+            "and no largest arch; it must be 0"
+        )
+    return largest_and_smallest(space)[0]
 
 
 def _teacher(name: str | None, images: TrainingImages) -> Teacher | None:

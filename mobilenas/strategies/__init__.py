@@ -6,17 +6,24 @@ from mobilenas.base.errors import BadInput
 from mobilenas.space import AnySpace, CellSpace
 from mobilenas.strategies.base import Strategy
 from mobilenas.strategies.fair import Fair
+from mobilenas.strategies.sandwich import Sandwich, largest_and_smallest
 from mobilenas.strategies.uniform import Uniform
 
-__all__ = ["Fair", "Strategy", "Uniform", "make_strategy"]
+__all__ = ["Fair", "Sandwich", "Strategy", "Uniform", "largest_and_smallest", "make_strategy"]
 
 
-def make_strategy(name: Literal["uniform", "fair"], space: AnySpace, seed: int) -> Strategy:
-    """The strategy of that name. Raises BadInput for a fair one of cells."""
+def make_strategy(
+    name: Literal["uniform", "fair", "sandwich"], space: AnySpace, seed: int, random_archs: int = 2
+) -> Strategy:
+    """The strategy of that name; random_archs: of each step of a sandwich.
+
+    Raises BadInput for cells, unless it is the uniform one.
+    """
     if name == "uniform":
         return Uniform(space, seed)
     if isinstance(space, CellSpace):
         raise BadInput(
-            f"space {space.name}: fair sampling is for blocks; train cells with --strategy uniform"
+            f"space {space.name}: {name} sampling is for blocks; train cells with "
+            "--strategy uniform"
         )
-    return Fair(space, seed)
+    return Fair(space, seed) if name == "fair" else Sandwich(space, seed, random_archs)

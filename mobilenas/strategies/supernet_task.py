@@ -1,18 +1,32 @@
 """The training of a supernet by a strategy, as a task of the trainer."""
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from mobilenas.space import AnyArch, Arch
 from mobilenas.strategies.base import Strategy
 from mobilenas.train.config import SupernetConfig
+from mobilenas.train.distill import adaptive_divergence, distillation
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Trainer
+
+# What the archs of a step after the first learn from it: a loss of their logits and of its.
+_INPLACE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": lambda logits, first: distillation(logits, first, temperature=1),
+    "adaptive": adaptive_divergence,
+}
 
 
 class SupernetTask:
     """Trains the archs that a strategy names, all of a step on the same batch.
 
-    Their gradients are summed, as in FairNAS. num_images: of the training part.
+    Their gradients are summed, as in FairNAS, or averaged. With in-place distillation (BigNAS, Yu
+    et al. 2020) only the first arch of a step, the largest, learns from the labels; the others
+    learn its predictions alone. num_images: of the training part. largest: the arch that the
+    config's warmup_largest_passes train alone, if there are any.
     """
 
     title = "supernet"
@@ -24,27 +38,53 @@ class SupernetTask:
         config: SupernetConfig,
         objective: Objective,
         num_images: int,
+        largest: Arch | None = None,
     ) -> None:
         self.strategy = strategy
         self.objective = objective
+        self.inplace = _INPLACE.get(config.distill_inplace)
+        self.averages = config.step_gradient == "mean"
+        self.largest = largest
+        self.largest_steps = largest_steps(config, num_images)
         self.images_per_step = config.batch_size * strategy.passes_per_step
         self.steps_per_epoch = num_images / self.images_per_step
         self.steps = total_steps(config, num_images, strategy)
 
     def step(self, trainer: Trainer, n: int) -> None:
         """All archs of step n on its batch."""
-        archs = self.strategy.archs(n)
+        archs = self.archs(n)
         images, target = self.objective.mix(*trainer.train(n), n)
         with trainer.autocast():
             taught = self.objective.taught(images)
-        losses = (
-            self.objective.loss(trainer.forward(images, arch), target, taught) for arch in archs
-        )
-        trainer.step(n, losses, [f"arch {arch}" for arch in archs])
+
+        def losses() -> Iterator[Tensor]:
+            first: Tensor | None = None  # logits of the first arch
+            for arch in archs:
+                logits = trainer.forward(images, arch)
+                if first is None or self.inplace is None:
+                    first = logits.detach()
+                    yield self.objective.loss(logits, target, taught)
+                else:
+                    yield self.inplace(logits.float(), first.float())
+
+        weight = 1 / len(archs) if self.averages else 1.0
+        trainer.step(n, losses(), [f"arch {arch}" for arch in archs], weight)
+
+    def archs(self, n: int) -> Sequence[AnyArch]:
+        """The archs of step n."""
+        if n < self.largest_steps:
+            assert self.largest is not None
+            return [self.largest]
+        return self.strategy.archs(n - self.largest_steps)
+
+    def position(self, n: int) -> float:
+        """A step of the largest arch alone is a part of a step of the strategy."""
+        alone = min(n, self.largest_steps)
+        return n - alone + alone / self.strategy.passes_per_step
 
     def row(self, n: int) -> dict[str, Any]:
         """Passes over the training images so far."""
-        return {"passes": n / self.steps_per_epoch}
+        return {"passes": self.position(n) / self.steps_per_epoch}
 
     def validate(self, trainer: Trainer, n: int) -> dict[str, Any]:
         """A supernet is measured when it is trained."""
@@ -63,7 +103,16 @@ class SupernetTask:
 
 
 def total_steps(config: SupernetConfig, num_images: int, strategy: Strategy) -> int:
-    """Optimizer steps that spend the budget of passes, rounded up to whole super-steps."""
-    steps = math.ceil(config.passes * num_images / (config.batch_size * strategy.passes_per_step))
+    """Optimizer steps that spend the budget of passes, those of the largest arch alone included,
+    rounded up to whole super-steps.
+    """
+    alone = largest_steps(config, num_images)
+    left = config.passes * num_images - alone * config.batch_size
+    steps = math.ceil(left / (config.batch_size * strategy.passes_per_step))
     whole = strategy.steps_per_superstep
-    return math.ceil(steps / whole) * whole
+    return alone + math.ceil(steps / whole) * whole
+
+
+def largest_steps(config: SupernetConfig, num_images: int) -> int:
+    """The first steps, which train the largest arch alone."""
+    return math.ceil(config.warmup_largest_passes * num_images / config.batch_size)

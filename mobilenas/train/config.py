@@ -121,7 +121,13 @@ class TrainingConfig(Record):
 class SupernetConfig(TrainingConfig):
     """How a supernet is trained; configs/supernet/*.yaml hold presets.
 
-    strategy: which archs a step trains. bn: one batch norm per number of paths, or one for all.
+    strategy: which archs a step trains; sandwich_random: of a sandwich the random ones.
+    distill_inplace: what the others of a sandwich learn from its largest arch, in place of labels:
+    its predictions by the Kullback-Leibler or AlphaNet's adaptive divergence.
+    warmup_largest_passes: of `passes` the first ones, which train the largest arch alone.
+    step_gradient: the sum or the mean over the archs of a step.
+    zero_init_last: residual blocks start as the identity, their last batch norms with weight 0.
+    bn: one batch norm per number of paths, or one for all.
     sharing: which weights the candidates of a block have in common: `expansion` makes a smaller one
     the first channels of the largest, `kernel` the centre of the largest, `both`, or `none`.
     passes: the budget in passes over the training images: an image that is run forward and
@@ -131,7 +137,12 @@ class SupernetConfig(TrainingConfig):
     The defaults are the recipe of the released MixPath code: plain momentum, weight decay for all.
     """
 
-    strategy: Literal["uniform", "fair"] = "fair"
+    strategy: Literal["uniform", "fair", "sandwich"] = "fair"
+    sandwich_random: NonNegative = 2
+    distill_inplace: Literal["none", "kl", "adaptive"] = "none"
+    warmup_largest_passes: Annotated[float, Field(ge=0)] = 0
+    step_gradient: Literal["sum", "mean"] = "sum"
+    zero_init_last: bool = True
     bn: Literal["shadow", "shared"] = "shadow"
     sharing: Sharing = "none"
     passes: Annotated[float, Field(gt=0)] = 200
@@ -151,6 +162,24 @@ class SupernetConfig(TrainingConfig):
         """The keys as configs and runs of earlier versions have them."""
         earlier = {"sampler": "strategy", "warmup": "warmup_epochs"}
         return {earlier.get(k, k): v for k, v in data.items()} if isinstance(data, dict) else data
+
+    @model_validator(mode="after")
+    def _has_a_largest_arch(self) -> "SupernetConfig":
+        if self.distill_inplace != "none" and self.strategy != "sandwich":
+            raise ValueError(
+                f"distill_inplace {self.distill_inplace} learns from the largest arch of each "
+                f"step: strategy {self.strategy} must be sandwich"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _passes_are_left(self) -> "SupernetConfig":
+        if self.warmup_largest_passes >= self.passes:
+            raise ValueError(
+                f"warmup_largest_passes {self.warmup_largest_passes:g} must be less than the "
+                f"{self.passes:g} passes that it is a part of"
+            )
+        return self
 
 
 class NetworkConfig(TrainingConfig):

@@ -1,5 +1,6 @@
 """Knowledge distillation (Hinton et al. 2015): the softened predictions of a teacher as targets."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -48,6 +49,26 @@ def distillation(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     target = nn.functional.log_softmax(teacher / temperature, dim=1)
     divergence = nn.functional.kl_div(student, target, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+def adaptive_divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """The adaptive alpha-divergence of AlphaNet (Wang et al. 2021), mean over the images.
+
+    D_a = sum_c q ((p / q)^a - 1) / (a (a - 1)) of a teacher p and a student q punishes a student
+    that is surer than its teacher where a = -1, and one that is less sure where a = 1, which is
+    KL(p || q). Each image takes the larger of both. Where a = -1, (p / q)^a is 5 at most, in value
+    and gradient, so that a class that the teacher rules out does not dominate; the gradient is then
+    sum_c q (p / q)^a grad log q / -a. All of it as the released code has it.
+    """
+    log_q = nn.functional.log_softmax(logits, dim=1)
+    log_p = nn.functional.log_softmax(teacher, dim=1)
+    q, p = log_q.detach().exp(), log_p.exp()
+    inverse = torch.exp((log_q.detach() - log_p).clamp(max=math.log(5)))
+    # The value of each divergence, and a term that has its gradient.
+    over, over_term = (q * (inverse - 1)).sum(1) / 2, (q * inverse * log_q).sum(1)
+    under, under_term = (p * (log_p - log_q.detach())).sum(1), -(p * log_q).sum(1)
+    chosen, term = torch.maximum(over, under), torch.where(over > under, over_term, under_term)
+    return (chosen + term - term.detach()).mean()
 
 
 def teacher_parent(config: TrainingConfig) -> dict[str, str]:

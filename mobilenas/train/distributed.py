@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer, ProcessLost
 from mobilenas.base.process import TORCHRUN, is_one_of_several
+from mobilenas.nn.sharing import SharedBatchNorm2d
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=2)  # for the main process to prepare data; torchrun ends lost ones
@@ -136,12 +137,14 @@ class Processes:
     def average_statistics(self, module: nn.Module) -> None:
         """Replace the running statistics of batch norms by their mean over the processes.
 
-        Those that saw no image in this step stay untouched: their weight has no gradient or, where
-        no weight is trained, they are the same everywhere. So are those of `join_batch_norms`.
+        Those that saw no image in this step stay as they are: their weight has no gradient or,
+        where they have no trained weight of their own, they are the same everywhere. So are those
+        of `join_batch_norms`.
         """
         if self.world == 1:
             return
-        norms = [m for m in module.modules() if type(m) is nn.BatchNorm2d and not _is_idle(m)]
+        all_norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = [m for m in all_norms if type(m) in _JOINT and not _is_idle(m)]
         found = [s for norm in norms for s in (norm.running_mean, norm.running_var)]
         statistics = [s for s in found if s is not None]
         # In float64, in which the mean of equal float32 values is that value to the bit.
@@ -155,8 +158,8 @@ class Processes:
         if self.world == 1:
             return
         for part in module.modules():
-            if type(part) is nn.BatchNorm2d:
-                part.__class__ = JointBatchNorm2d  # parameters and state keep their identity
+            if isinstance(part, nn.BatchNorm2d) and type(part) in _JOINT:
+                part.__class__ = _JOINT[type(part)]  # parameters and state keep their identity
 
     def _average(self, tensors: list[Tensor]) -> None:
         if self.world == 1:
@@ -252,6 +255,17 @@ class JointBatchNorm2d(nn.BatchNorm2d):
         self.running_var.mul_(1 - share).add_(var, alpha=share * count / (count - 1))  # unbiased
 
 
+class JointSharedBatchNorm2d(SharedBatchNorm2d, JointBatchNorm2d):  # type: ignore[misc]
+    """The same with the affine part of a larger one."""
+
+
+# Batch norms of one process, and what `join_batch_norms` makes of each.
+_JOINT: dict[type[nn.BatchNorm2d], type[nn.BatchNorm2d]] = {
+    nn.BatchNorm2d: JointBatchNorm2d,
+    SharedBatchNorm2d: JointSharedBatchNorm2d,
+}
+
+
 class _JointSum(torch.autograd.Function):
     """Sum over the processes; each one's loss depends on it, so gradients are summed too."""
 
@@ -268,8 +282,8 @@ class _JointSum(torch.autograd.Function):
 
 def _is_idle(norm: nn.BatchNorm2d) -> bool:
     """Whether a batch norm is known to have seen no image in this step, as no gradient came."""
-    trained = norm.affine and norm.weight.requires_grad
-    return trained and norm.weight.grad is None
+    weight = norm._parameters.get("weight")  # none of its own where it is a part of a larger one
+    return weight is not None and weight.requires_grad and weight.grad is None
 
 
 def _sum(values: Tensor) -> Tensor:

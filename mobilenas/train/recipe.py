@@ -23,7 +23,7 @@ class Schedule:
 
     scheduler: object
 
-    def set(self, step: int) -> None:
+    def set(self, step: float) -> None:
         """Give the optimizer its rate of that step."""
         self.scheduler.step_update(step)  # type: ignore[attr-defined]
 
@@ -52,9 +52,9 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
 
 
 def make_schedule(
-    config: TrainingConfig, optimizer: torch.optim.Optimizer, steps: int, steps_per_epoch: float
+    config: TrainingConfig, optimizer: torch.optim.Optimizer, steps: float, steps_per_epoch: float
 ) -> Schedule:
-    """The schedule of `steps` steps in all."""
+    """The schedule of `steps` steps in all, by `Task.position`."""
     from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 
     warmup = config.warmup_epochs * steps_per_epoch

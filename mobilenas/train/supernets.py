@@ -54,12 +54,21 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
     """A fresh supernet, initialised from the seed."""
     space = any_space_from_dict(settings.space)
     generator = torch.Generator().manual_seed(settings.seed)
-    shadow_bn, sharing = settings.config.bn == "shadow", settings.config.sharing
+    config = settings.config
+    shadow_bn, sharing = config.bn == "shadow", config.sharing
     if isinstance(space, CellSpace):
         if sharing != "none":
             raise BadInput(f"sharing {sharing}: cells share no weights; it must be none")
+        if not config.zero_init_last:
+            raise BadInput("zero_init_last false: cells have no residual blocks; it must be true")
         return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
-    return Supernet(space, shadow_bn=shadow_bn, sharing=sharing, generator=generator)
+    return Supernet(
+        space,
+        shadow_bn=shadow_bn,
+        sharing=sharing,
+        zero_init_last=config.zero_init_last,
+        generator=generator,
+    )
 
 
 def open_supernet_run(path: Path, **moved: Path | str | None) -> SupernetRun:

@@ -52,6 +52,9 @@ class Task(Protocol):
     def step(self, trainer: "Trainer", n: int) -> None:
         """Step n: one call of `Trainer.step`."""
 
+    def position(self, n: int) -> float:
+        """Where the schedule stands after n steps, in steps of `images_per_step`."""
+
     def row(self, n: int) -> dict[str, Any]:
         """Where training stands after n steps, for the log: {"epoch": 0.5}."""
 
@@ -135,8 +138,12 @@ class Trainer:
         dtype = autocast_dtype(self.config.precision, self.device)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
-    def step(self, n: int, losses: Iterable[Tensor], names: Sequence[str]) -> None:
+    def step(
+        self, n: int, losses: Iterable[Tensor], names: Sequence[str], weight: float = 1.0
+    ) -> None:
         """Optimizer step n on the sum of the gradients of some losses, each of which is named.
+
+        weight: of each of them in the sum.
 
         The losses are taken one by one, so one graph is in memory at a time. Weights that none of
         them uses have grad None and do not move. The norm of the gradients is clipped. With several
@@ -150,7 +157,7 @@ class Trainer:
         values = []
         with fixed_generators(self.seed, Stream.DROP, n, self.processes.rank, device=self.device):
             for loss in losses:
-                self.scaler.scale(loss).backward()
+                self.scaler.scale(loss * weight).backward()
                 values.append(loss.detach())
         joint = self.processes.mean(torch.stack(values))
         self.processes.average_gradients(self.module.parameters())
@@ -215,7 +222,7 @@ def fit(run: RunFolder, task: Task, trainer: Trainer) -> None:
         log = _restore(run, task, trainer)
     if config.sync_bn:
         processes.join_batch_norms(trainer.module)
-    schedule = make_schedule(config, trainer.optimizer, steps, task.steps_per_epoch)
+    schedule = make_schedule(config, trainer.optimizer, task.position(steps), task.steps_per_epoch)
     progress, first = trainer.progress, trainer.progress.step
     log_every = max(1, steps // _LOG_ROWS)
     before = run.seconds if first else 0.0
@@ -230,7 +237,7 @@ def fit(run: RunFolder, task: Task, trainer: Trainer) -> None:
     writes = processes.is_main and first < steps  # a finished run stays as it is
     with ProgressBar(task.title, steps, first) as bar, _board(run, log, writes) as board:
         for n in range(first, steps):
-            schedule.set(n)
+            schedule.set(task.position(n))
             task.step(trainer, n)
             progress.step, last = n + 1, n + 1 == steps
             every = task.validate_every
@@ -258,7 +265,8 @@ def fit(run: RunFolder, task: Task, trainer: Trainer) -> None:
             if due and reads:
                 save()
                 saved = time.monotonic()
-            rate = (progress.step - first) * task.images_per_step / (time.monotonic() - started)
+            done = task.position(progress.step) - task.position(first)
+            rate = done * task.images_per_step / (time.monotonic() - started)
             bar.advance(1, _note(task, trainer, rate))
 
 

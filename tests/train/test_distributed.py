@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
 from mobilenas.nn import Network, Supernet
+from mobilenas.nn.sharing import Sharing
 from mobilenas.space import load_space
 from mobilenas.strategies import Fair
 from mobilenas.train import distributed
@@ -89,8 +90,11 @@ def train_step(
     return found
 
 
-def supernet_step(processes: Processes, joint_norms: bool = True) -> dict[str, Any]:
-    supernet = changed(Supernet(SPACE, generator=torch.Generator().manual_seed(0)))
+def supernet_step(
+    processes: Processes, joint_norms: bool = True, sharing: Sharing = "none"
+) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    supernet = changed(Supernet(SPACE, sharing=sharing, generator=generator))
     if joint_norms:
         processes.join_batch_norms(supernet)
     return outcome(supernet, train_step(supernet, batch(processes), processes))
@@ -98,6 +102,14 @@ def supernet_step(processes: Processes, joint_norms: bool = True) -> dict[str, A
 
 def separate_norms(processes: Processes) -> dict[str, Any]:
     return supernet_step(processes, joint_norms=False)
+
+
+def shared_weights(processes: Processes) -> dict[str, Any]:
+    return supernet_step(processes, sharing="both")
+
+
+def shared_weights_separate_norms(processes: Processes) -> dict[str, Any]:
+    return supernet_step(processes, joint_norms=False, sharing="both")
 
 
 def cumulative_statistics(processes: Processes) -> dict[str, Any]:
@@ -171,10 +183,11 @@ def one_diverges(processes: Processes) -> dict[str, Any]:
     return raised(Diverged, lambda: train_step(supernet, (images, labels), processes))
 
 
-EQUAL = [network_step, supernet_step, cumulative_statistics, second_derivative]
+EQUAL = [network_step, supernet_step, shared_weights, cumulative_statistics, second_derivative]
 JOINT = [
     *EQUAL,
     separate_norms,
+    shared_weights_separate_norms,
     bare_norms,
     counts,
     same_archs,
@@ -228,7 +241,9 @@ def check_close(found: Any, expected: Any, tolerance: float, name: str = "") -> 
         assert difference <= tolerance * max(1e-2, float(b.abs().max())), f"{name}: {difference}"
 
 
-@pytest.mark.parametrize("function", [*EQUAL, separate_norms, bare_norms])
+@pytest.mark.parametrize(
+    "function", [*EQUAL, separate_norms, shared_weights_separate_norms, bare_norms]
+)
 def test_processes_are_the_same_to_the_bit(
     function: Callable[..., Any], results: list[Results]
 ) -> None:
@@ -240,7 +255,8 @@ def test_processes_are_the_same_to_the_bit(
 def test_joint_batch_norms_make_two_processes_one(
     function: Callable[..., Any], results: list[Results]
 ) -> None:
-    tolerance = 1e-5 if function is supernet_step else 1e-11  # float32, float64
+    in_float32 = function in (supernet_step, shared_weights)
+    tolerance = 1e-5 if in_float32 else 1e-11
     check_close(results[0][function.__name__], function(SINGLE), tolerance)
 
 
