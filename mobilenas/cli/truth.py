@@ -97,8 +97,9 @@ def truth(
         print(describe_truth(trained.rows))
         print(f"accuracies in {file}; next: mobilenas rank --truth {file}")
     if trained.failed:
+        plural = "s" if len(trained.failed) > 1 else ""
         ends = ", ".join(f"{name} ({end})" for name, end in trained.failed.items())
         raise TrainingsFailed(
-            f"{len(trained.failed)} trainings failed: {ends}; output.txt in their folders says "
-            "more, and --resume tries them again"
+            f"{len(trained.failed)} training{plural} failed: {ends}; output.txt in the folder of "
+            "each says more, and --resume tries again"
         )
