@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_text
 from mobilenas.base.process import closed_when_told_to_end, end_with_parent, release_memory
@@ -78,13 +80,19 @@ def _started(path: Path, plan: NetworkSettings) -> RunFolder:
     return run
 
 
+def threads_each(workers: int) -> int:
+    """Threads of each of the trainings at once: what OMP_NUM_THREADS says, else a share of all."""
+    threads = torch.get_num_threads()
+    return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // workers)
+
+
 def train_archs(
     folder: Path,
     archs: Sequence[str],
     plan: NetworkSettings,
     *,
-    workers: int = 1,
-    threads: int = 1,
+    workers: int,
+    threads: int,
 ) -> Trainings:
     """Train archs, `workers` at once with so many threads each, and note all in the truth file.
 

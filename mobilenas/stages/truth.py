@@ -7,12 +7,9 @@ result.json   the same, once all are done
 """
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import Record
@@ -22,7 +19,7 @@ from mobilenas.runs.folder import check_free, is_run
 from mobilenas.search.front import read_search, spread_archs
 from mobilenas.space import Space, load_space, space_from_dict
 from mobilenas.stages.train import Asked, training_settings
-from mobilenas.stages.trainings import Trainings, create_trainings, train_archs
+from mobilenas.stages.trainings import Trainings, create_trainings, threads_each, train_archs
 from mobilenas.train.config import NetworkConfig
 from mobilenas.train.images import check_same_data, data_parent, data_place
 from mobilenas.train.networks import NetworkSettings
@@ -124,7 +121,7 @@ def _started(out: Path, asked: TruthAsked) -> RunFolder:
     settings = TruthSettings(
         space=first.settings["space"],
         **plan.model_dump(include={"data", "seed", "config", "inherit"}),
-        threads=_threads(asked.workers),
+        threads=threads_each(asked.workers),
     )
     return RunFolder.create(
         out,
@@ -183,9 +180,3 @@ def _choose(asked: TruthAsked, space: Space, seed: int) -> list[str]:
     if len(archs) < n:
         log.info("%s has %d archs, %d were asked for", where, len(archs), n)
     return archs
-
-
-def _threads(workers: int) -> int:
-    """Threads of each of the trainings at once: what OMP_NUM_THREADS says, else a share of all."""
-    threads = torch.get_num_threads()
-    return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // workers)
