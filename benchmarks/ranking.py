@@ -3,7 +3,7 @@
 macro   uniform against strictly fair sampling at equal passes, three budgets, with and without
         recalibration, against NAS-Bench-Macro
 nb101   shadow against shared batch norm on MixPath's part of NAS-Bench-101, at most 3 and 4 nodes
-s1      the same on s1, against stand-alone training (benchmarks/truth.py makes OUT/truth)
+s1      the same on s1, against stand-alone training (`mobilenas truth --out OUT/truth`)
 
 Several processes may share an OUT if each has seeds of its own; runs continue where they stopped.
 

@@ -25,6 +25,10 @@ class ProcessLost(RuntimeError):
     """Another process of the same training has ended, which then cannot go on."""
 
 
+class TrainingsFailed(RuntimeError):
+    """Some of several trainings came to no result, the others did; the message names them."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error of another library, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

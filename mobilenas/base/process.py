@@ -1,10 +1,13 @@
-"""Process settings that make CPU training fast, made before torch is imported; and its end."""
+"""Process settings that make CPU training fast, made before torch is imported; and how one ends."""
 
 import contextlib
 import ctypes
 import logging
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from typing import NoReturn
 
 log = logging.getLogger(__name__)
@@ -13,6 +16,7 @@ log = logging.getLogger(__name__)
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 # glibc's mallopt names (malloc.h)
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+_PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 def tune_process() -> None:
@@ -60,3 +64,28 @@ def end_at_once(code: str | int | None) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def end_with_parent() -> None:
+    """Let this process be killed when the one that started it ends, however it ends: what is
+    resumed then would have two writers (Linux only).
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def closed_when_told_to_end() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit in the block, so that processes started there are ended too."""
+    if threading.current_thread() is not threading.main_thread():  # others get no signals
+        yield
+        return
+
+    def end(number: int, _: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -35,6 +35,7 @@ class Stream(IntEnum):
     LATENCY_HOLDOUT = 43  # those that test a transferred table
     RANKED_ARCHS = 51  # the archs that a ranking is measured on
     BOOTSTRAP = 52  # resamples of a rank correlation
+    TRUTH_ARCHS = 53  # the archs that a ground truth is drawn from
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -13,6 +13,7 @@ from mobilenas.base.errors import (
     InfeasibleBudget,
     ProcessesDiffer,
     ProcessLost,
+    TrainingsFailed,
     VerificationFailed,
 )
 from mobilenas.base.process import end_at_once, is_one_of_several, tune_process
@@ -24,6 +25,7 @@ from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
 from mobilenas.cli.supernet_train import supernet_train
 from mobilenas.cli.train import train
+from mobilenas.cli.truth import truth
 
 app = typer.Typer(
     name="mobilenas",
@@ -40,6 +42,7 @@ app.add_typer(latency.latency_app, name="latency")
 app.add_typer(detect.detect_app, name="detect")
 app.command("supernet-train")(supernet_train)
 app.command()(quickstart)
+app.command()(truth)
 app.command()(rank)
 app.command()(evolve)
 app.command()(train)
@@ -72,7 +75,7 @@ def _run() -> None:
         _fail(f"not exported: {error}", 1)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _fail(error, 2)
-    except (Diverged, ProcessesDiffer, ProcessLost, OSError) as error:
+    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed, OSError) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if stop.code != 130:  # what typer makes of an interrupt, without a word

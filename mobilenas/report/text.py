@@ -1,5 +1,6 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -179,6 +180,20 @@ def describe_training(result: dict[str, Any], seconds: float) -> str:
         share = 100 * result["test_accuracy"]
         lines.append(f"accuracy {share:.2f} % on {result['test_images']} test images")
     lines += [f"{ms:.2f} ms on {device}" for device, ms in result["latency_ms"].items()]
+    return "\n".join(lines)
+
+
+def describe_truth(rows: list[dict[str, Any]]) -> str:
+    """Accuracies of stand-alone trainings, rows of a truth file by FLOPs, and how far apart."""
+    lines = [table(rows, {"accuracy": "accuracy", "flops": "FLOPs", "arch": "arch"})]
+    if rows:
+        accuracies = [row["accuracy"] for row in rows]
+        mean, images = sum(accuracies) / len(rows), rows[0]["validation_images"]
+        noise = math.sqrt(mean * (1 - mean) / images)
+        lines.append(
+            f"{100 * min(accuracies):.2f} to {100 * max(accuracies):.2f} % on {images} validation "
+            f"images, whose number alone makes a standard error of {100 * noise:.1f} points"
+        )
     return "\n".join(lines)
 
 

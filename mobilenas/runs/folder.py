@@ -25,12 +25,13 @@ from mobilenas.runs.earlier import read_earlier
 from mobilenas.runs.places import absolute, has_paths, is_there, relative_to, seen_from
 from mobilenas.space import with_defaults
 
-Kind = Literal["supernet", "rank", "evolve", "train", "detect", "latency", "latency-check"]
+Kind = Literal["supernet", "truth", "rank", "evolve", "train", "detect", "latency", "latency-check"]
 Settings = TypeVar("Settings", bound=Record)
 
 # What a run of each kind is, and the command that makes it.
 KINDS: dict[Kind, tuple[str, str]] = {
     "supernet": ("the training of a supernet", "supernet-train"),
+    "truth": ("the trainings of a ground truth", "truth"),
     "rank": ("the ranking of a supernet", "rank"),
     "evolve": ("a search", "evolve"),
     "train": ("the training of a network", "train"),

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
 from mobilenas.search.problem import QUALITIES
@@ -69,3 +71,24 @@ def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> st
 
     rows = dict(zip(PICKS, (best, max(front, key=above_line), cheapest), strict=True))
     return str(rows[pick]["arch"])
+
+
+def spread_archs(front: list[dict[str, Any]], n: int, cost: str = "flops") -> list[str]:
+    """The text forms of n archs of a front that say most of it, in order of cost; all for fewer.
+
+    The two ends first, then again and again the arch that is farthest from all that are taken,
+    where cost and accuracy (score, if that was searched) reach from 0 to 1. For n = 1 the best.
+    """
+    quality = SCORE if SCORE in front[0] else ACCURACY
+    points = np.array([[row[cost], row[quality]] for row in front], dtype=float)
+    points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-300)
+    by_name = {str(row["arch"]): number for number, row in enumerate(front)}
+    taken = [by_name[pick_arch(front, "best", cost)]]
+    if n > 1:
+        taken.append(by_name[pick_arch(front, "cheapest", cost)])
+    while len(set(taken)) < min(n, len(by_name)):
+        distances = np.linalg.norm(points[:, None] - points[taken], axis=2).min(axis=1)
+        distances[taken] = -1  # of equal points each is taken once
+        taken.append(int(distances.argmax()))
+    rows = sorted(set(taken), key=lambda row: (front[row][cost], front[row][quality]))
+    return [str(front[row]["arch"]) for row in rows]

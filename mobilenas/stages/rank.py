@@ -19,8 +19,9 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.base.progress import ProgressBar
 from mobilenas.evaluate.evaluator import SupernetEvaluator
+from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.evaluate.trie import AT_ONCE
-from mobilenas.evaluate.truth import Truth, read_benchmark, read_truth
+from mobilenas.evaluate.truth import Truth, read_truth
 from mobilenas.evaluate.zero_cost import zero_cost_scores
 from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, regrets
 from mobilenas.rank.strata import stratified
@@ -67,7 +68,7 @@ def run_rank(
     trained = RunFolder.open(supernet, "supernet")
     space = any_space_from_dict(trained.read(SupernetSettings).space)
     if truth is not None:
-        known = read_truth(truth, space)
+        known = read_truth(truth, space, trained)
     else:
         known = read_benchmark(benchmark or "", data_root, space)
     trained.check_finished()

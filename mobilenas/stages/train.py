@@ -24,7 +24,13 @@ from mobilenas.train.config import NetworkConfig, load_network_config
 from mobilenas.train.device import pick_device
 from mobilenas.train.distill import check_teacher, teacher_parent
 from mobilenas.train.distributed import SINGLE, Processes
-from mobilenas.train.images import check_same_data, choose_images, data_parent, data_place
+from mobilenas.train.images import (
+    TrainingImages,
+    check_same_data,
+    choose_images,
+    data_parent,
+    data_place,
+)
 from mobilenas.train.network_task import NetworkTask
 from mobilenas.train.networks import (
     NetworkRun,
@@ -49,7 +55,7 @@ class Asked:
     search: run folder of a finished search, whose `pick` (best if None) is trained on its data.
     inherit: supernet run. weights: saved network. resolution: side of the images. preset,
     overrides: as `load_network_config` takes them; the preset is `digits` for the digits, else
-    `cifar10`.
+    `usual_preset`.
     """
 
     space: str | None = None
@@ -63,10 +69,11 @@ class Asked:
     seed: int | None = None
     preset: str | None = None
     overrides: tuple[str, ...] = ()
+    usual_preset: str = "cifar10"
 
     def config(self, data: str) -> NetworkConfig:
         """The recipe for these data. Raises BadInput."""
-        preset = self.preset or ("digits" if data == "digits" else "cifar10")
+        preset = self.preset or ("digits" if data == "digits" else self.usual_preset)
         return load_network_config(preset, list(self.overrides))
 
 
@@ -111,9 +118,12 @@ def training_settings(asked: Asked) -> NetworkSettings:
     )
 
 
-def create_network_run(path: Path, settings: NetworkSettings) -> NetworkRun:
+def create_network_run(
+    path: Path, settings: NetworkSettings, images: TrainingImages | None = None
+) -> NetworkRun:
     """Load the data, draw the splits and write splits.json and, last, run.json.
 
+    images: those of a run of another arch with the same settings, which saves reading them again.
     The classes of `settings.space` become those of the data. Raises BadInput when the folder
     already holds a run, and, before anything is written, when settings, data and weights do not
     fit.
@@ -121,7 +131,8 @@ def create_network_run(path: Path, settings: NetworkSettings) -> NetworkRun:
     check_free(path)
     config, seed = settings.config, settings.seed
     resolution = space_from_dict(settings.space).resolution
-    images = choose_images(settings.data, resolution, config, seed, calibrate=0)
+    if images is None:
+        images = choose_images(settings.data, resolution, config, seed, calibrate=0)
     if settings.weights is not None:  # which were trained with a mean and std of their own
         _, info = load_network(Path(settings.weights))
         images = images.normalised_by(info.mean, info.std)

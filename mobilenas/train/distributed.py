@@ -6,11 +6,9 @@ writes, and a checkpoint knows nothing of their number. (DistributedDataParallel
 that no arch uses a gradient of zero, and momentum and weight decay would move them.)
 """
 
-import ctypes
 import logging
 import os
 import signal
-import sys
 import time
 import zlib
 from collections import defaultdict
@@ -27,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer, ProcessLost
-from mobilenas.base.process import TORCHRUN, is_one_of_several
+from mobilenas.base.process import TORCHRUN, end_with_parent, is_one_of_several
 from mobilenas.nn.sharing import SharedBatchNorm2d
 
 T = TypeVar("T")
@@ -37,7 +35,6 @@ _LOST = (
     "--resume continues from the last checkpoint"
 )
 _GRACE_SECONDS = 5.0  # for the one process that reports an error
-_PR_SET_PDEATHSIG = 1  # prctl.h
 
 
 @dataclass(frozen=True)
@@ -188,7 +185,7 @@ def joined() -> Iterator[Processes]:
         yield SINGLE
         return
     rank, world, local = (int(os.environ[name]) for name in TORCHRUN[:3])
-    _end_with_parent()
+    end_with_parent()  # torchrun ends its processes unless it is killed itself
     if local < torch.accelerator.device_count():
         torch.accelerator.set_device_index(local)
     if rank != 0:
@@ -324,11 +321,3 @@ def _end_quietly() -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(_GRACE_SECONDS)
     raise SystemExit(1)
-
-
-def _end_with_parent() -> None:
-    """Be killed when torchrun is: it ends its processes unless it is killed itself, and a run
-    that is resumed then would have two writers (Linux only).
-    """
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mobilenas.base.errors import BadInput
-from mobilenas.rank.strata import stratified
+from mobilenas.cost import CostModel
+from mobilenas.rank.strata import stratified, varied_archs
+from mobilenas.space import Space, load_space
 
 SIZES = [(60, 12), (61, 12), (71, 12), (17, 12)]  # without a remainder, with small and large ones
 
@@ -60,3 +62,35 @@ def test_strata_are_narrower_than_a_plain_draw() -> None:
 def test_a_draw_of_nothing_is_refused() -> None:
     with pytest.raises(BadInput, match="n 0: must be at least 1 arch"):
         stratified(np.arange(5), 0, 0)
+
+
+@pytest.mark.parametrize("reference", ["s1:width=0.125", "macro", "digits"])
+def test_varied_archs_are_distinct_networks_of_all_sizes(reference: str) -> None:
+    space = load_space(reference)
+    archs = varied_archs(space, 40, seed=0)
+    assert len(set(archs)) == 40
+    assert all(space.canonical(arch) == arch for arch in archs)
+    assert archs == varied_archs(space, 40, seed=0) != varied_archs(space, 40, seed=1)
+    cost_model = CostModel(space)
+    alike = np.random.default_rng(0)
+    varied, drawn = (
+        np.std([cost_model.flops(arch) for arch in found])
+        for found in (archs, [space.sample(alike) for _ in range(200)])
+    )
+    assert varied > 1.3 * drawn  # block by block, large and small ones cancel
+
+
+def test_varied_archs_of_a_small_space_are_all_there_are() -> None:
+    space = load_space("digits:candidates=[e3k3, e6k3]")
+    assert len(varied_archs(space, 100, seed=0)) == 2**6
+
+
+def test_blocks_with_candidates_of_their_own_take_part(mixed_space: Space) -> None:
+    archs = varied_archs(mixed_space, 60, seed=0)
+    assert len(archs) == 60
+    for block, chosen in zip(
+        [b for b in mixed_space.blocks if b.searchable],
+        zip(*(arch.blocks for arch in archs), strict=True),
+        strict=True,
+    ):
+        assert len(set(chosen)) > len(block.candidates) / 2
