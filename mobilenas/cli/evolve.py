@@ -12,6 +12,7 @@ from mobilenas.cli.options import (
     Latency,
     Memory,
     MovedData,
+    Overrides,
     Params,
     Resume,
     Seed,
@@ -34,13 +35,45 @@ def evolve(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="accuracy or score, and some of flops, params, memory, latency (or "
-            "latency@DEVICE), comma separated; accuracy or score alone looks for the one best "
+            help="accuracy, score or prediction, and some of flops, params, memory, latency (or "
+            "latency@DEVICE), comma separated; the first alone looks for the one best "
             "network of the budget. By default accuracy,flops, or with --latency accuracy and each "
-            "latency given. score: the supernet's accuracy and a score of the "
+            "latency given; prediction in place of accuracy with --truth or --rounds. score: the "
+            "supernet's accuracy and a score of the "
             "untrained network (NASWOT), which together order networks better than the former."
         ),
     ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of stand-alone accuracies of 8 archs or more, as `mobilenas truth` makes "
+            "it: search by what these, with all that is measured, predict of other archs."
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Search, train archs that were found stand-alone, and search on by what they "
+            "reached, so many times.",
+        ),
+    ] = None,
+    per_round: Annotated[
+        int, typer.Option(min=1, help="Archs that are trained a round, 8 at least in the first.")
+    ] = 8,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Recipe of the trainings of --rounds: preset of configs/train or YAML file; "
+            "cifar10-quick by default, digits for the digits."
+        ),
+    ] = None,
+    settings: Overrides = None,
+    inherit: Annotated[
+        bool,
+        typer.Option("--inherit", help="They start from the weights that the supernet has."),
+    ] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 1,
     resolution: Annotated[
         str | None,
         typer.Option(
@@ -64,6 +97,8 @@ def evolve(
     Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
 
     Example, for detection: mobilenas evolve --resolution 320 --flops 600M
+
+    Example, with trainings in between: mobilenas evolve --flops 60M --rounds 4 --per-round 8
     """
     budget = parse_budget(flops, params, memory, latency)
     from mobilenas.base.units import parse_image_size
@@ -71,14 +106,27 @@ def evolve(
     from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
+    from mobilenas.stages.rounds import RoundsAsked, run_rounds
 
     size = None if resolution is None else parse_image_size(resolution)
-    search = Search(supernet, budget, objectives, population, generations, seed, size, data)
+    search = Search(supernet, budget, objectives, population, generations, seed, size, data, truth)
+    asked = RoundsAsked(
+        rounds,
+        per_round if is_given(context, "per_round") else None,
+        preset,
+        tuple(settings or ()),
+        inherit,
+        workers,
+    )
     with held(out, "evolve"):
         if resume:
             given = {field.name for field in fields(search) if is_given(context, field.name)}
             search = resumed(out, search, given | ({"budget"} if budget else set()))
-        result = run_evolve(search, out, resume=resume)
+        training = asked.settings(search, out, resume=resume)
+        if training is None:
+            result = run_evolve(search, out, resume=resume)
+        else:
+            result = run_rounds(search, training, out, workers=workers, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:
         found = RunFolder.open(out, "evolve").facts.get("data")  # runs of before have none

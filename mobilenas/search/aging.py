@@ -37,7 +37,7 @@ class AgingSearch(Search):
         space = self.problem.cost_model.space
         living = self.evaluations[-_LIVING * self.population :]
         if not living:
-            drawn = sample_feasible(self.problem, self.population, self._rng)
+            drawn = sample_feasible(self.problem, self.population, self._rng, self.first)
             fresh = dict.fromkeys(self._canonical(genes) for genes in drawn)
         else:
             genes = np.array([space.encode(evaluation.arch) for evaluation in living])

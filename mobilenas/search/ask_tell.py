@@ -2,7 +2,7 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -66,7 +66,8 @@ class Search(ABC):
     """`ask` for the archs of a generation, `tell` what was measured of them, until `ask` ends.
 
     A deterministic function of its arguments and of what it is told. generations: counts the
-    initial population. max_evaluations: no more archs than these are asked for. In a search by
+    initial population. max_evaluations: no more archs than these are asked for. first: archs that
+    the first population has, as far as they are within the limits. In a search by
     score the reference of `problem.score` are the archs within the limits of the first population
     (of a later one, should that have none). Raises BadInput for numbers that make no sense.
     """
@@ -79,6 +80,7 @@ class Search(ABC):
         generations: int = 20,
         max_evaluations: int | None = None,
         seed: int = 0,
+        first: Sequence[Arch] = (),
     ) -> None:
         most = 1 if max_evaluations is None else max_evaluations
         if population < 2 or generations < 1 or most < 1:
@@ -88,6 +90,7 @@ class Search(ABC):
         self.problem = problem
         self.population, self.generations = population, generations
         self.max_evaluations, self.seed = max_evaluations, seed
+        self.first = tuple(first)
         self.generation = 0
         self.evaluations: list[Evaluation] = []
         self.proposed: set[tuple[int, ...]] = set()  # the genes of all archs, in the limits or not

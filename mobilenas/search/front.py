@@ -59,7 +59,7 @@ def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> st
     """
     if pick not in PICKS:
         raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
-    quality = next(name for name in reversed(QUALITIES) if name in front[0])
+    quality = _quality(front)
     cheapest = min(front, key=lambda row: (row[cost], -row[quality]))
     best = max(front, key=lambda row: (row[quality], -row[cost]))
     width = best[cost] - cheapest[cost] or 1
@@ -77,9 +77,9 @@ def spread_archs(front: list[dict[str, Any]], n: int, cost: str = "flops") -> li
     """The text forms of n archs of a front that say most of it, in order of cost; all for fewer.
 
     The two ends first, then again and again the arch that is farthest from all that are taken,
-    where cost and accuracy (score, if that was searched) reach from 0 to 1. For n = 1 the best.
+    where cost and what was searched reach from 0 to 1. For n = 1 the best.
     """
-    quality = SCORE if SCORE in front[0] else ACCURACY
+    quality = _quality(front)
     points = np.array([[row[cost], row[quality]] for row in front], dtype=float)
     points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-300)
     by_name = {str(row["arch"]): number for number, row in enumerate(front)}
@@ -92,3 +92,8 @@ def spread_archs(front: list[dict[str, Any]], n: int, cost: str = "flops") -> li
         taken.append(int(distances.argmax()))
     rows = sorted(set(taken), key=lambda row: (front[row][cost], front[row][quality]))
     return [str(front[row]["arch"]) for row in rows]
+
+
+def _quality(front: list[dict[str, Any]]) -> str:
+    """What a search maximised, by what its rows have."""
+    return next(name for name in reversed(QUALITIES) if name in front[0])

@@ -27,7 +27,7 @@ class NSGA2Search(Search):
         space = problem.cost_model.space
         self._algorithm = NSGA2(
             pop_size=self.population,
-            sampling=FeasibleSampling(problem),
+            sampling=FeasibleSampling(problem, self.first),
             crossover=BlockCrossover(),
             mutation=BlockMutation(space),
             eliminate_duplicates=Unseen(self.proposed),

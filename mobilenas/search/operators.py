@@ -5,6 +5,7 @@ whole blocks, and mutation moves a block to another of its candidates. The funct
 arrays; the classes at the end fit them to pymoo, which hands its own generator to each.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +17,7 @@ from pymoo.core.mutation import Mutation
 from pymoo.core.sampling import Sampling
 
 from mobilenas.search.problem import Problem
-from mobilenas.space import Candidate, Genes, Space
+from mobilenas.space import Arch, Candidate, Genes, Space
 
 # Archs drawn for each one that the initial population needs, before infeasible ones are repaired.
 DRAWS_PER_ARCH = 100
@@ -74,18 +75,27 @@ def mutate(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
     return child
 
 
-def sample_feasible(problem: Problem, n: int, rng: np.random.Generator) -> Genes:
-    """Up to n distinct archs (m, blocks), feasible where possible.
+def sample_feasible(
+    problem: Problem, n: int, rng: np.random.Generator, first: Sequence[Arch] = ()
+) -> Genes:
+    """Up to n distinct archs (m, blocks), feasible where possible; more if more of `first` are.
 
-    Uniform among the feasible archs by rejection; those still missing after DRAWS_PER_ARCH * n
-    draws are drawn archs repaired. Fewer than n where hardly any arch is feasible.
+    Those of `first` that are feasible, then archs uniform among the feasible ones by rejection;
+    those still missing after DRAWS_PER_ARCH * n draws are drawn archs repaired. Fewer than n where
+    hardly any arch is feasible.
     """
     space = problem.cost_model.space
     found: dict[tuple[int, ...], None] = {}
-    for _ in range(DRAWS_PER_ARCH):
-        drawn = space.sample_genes(n, rng)
+
+    def add_feasible(drawn: Genes) -> None:
         feasible = (problem.violations(drawn) <= 0).all(axis=1)
         found.update(dict.fromkeys(map(tuple, drawn[feasible].tolist())))
+
+    if first:
+        add_feasible(np.stack([space.encode(arch) for arch in first]))
+    n = max(n, len(found))
+    for _ in range(DRAWS_PER_ARCH):
+        add_feasible(space.sample_genes(n, rng))
         if len(found) >= n:
             return np.array(list(found)[:n])
     for genes in space.sample_genes(DRAWS_PER_ARCH * n, rng):
@@ -123,12 +133,12 @@ def repair(problem: Problem, genes: Genes, rng: np.random.Generator) -> Genes:
 class FeasibleSampling(Sampling):
     """`sample_feasible` for pymoo."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, first: Sequence[Arch]) -> None:
         super().__init__()
-        self.problem = problem
+        self.problem, self.first = problem, first
 
     def _do(self, _: Any, n_samples: int, *, random_state: np.random.Generator, **__: Any) -> Genes:
-        return sample_feasible(self.problem, n_samples, random_state)
+        return sample_feasible(self.problem, n_samples, random_state, self.first)
 
 
 class BlockCrossover(Crossover):

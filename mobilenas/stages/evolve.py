@@ -1,6 +1,6 @@
 """The search for archs under a budget: `mobilenas evolve`."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,8 @@ from mobilenas.search.problem import (
     default_objectives,
     parse_objectives,
 )
-from mobilenas.search.replay import Measure
 from mobilenas.space import Arch, space_from_dict
-from mobilenas.stages.predicted import MEASURED, Measurements, PredictedAccuracy, truth_digest
+from mobilenas.stages.predicted import MEASURED, Measurements, PredictedAccuracy, about_truth
 from mobilenas.stages.search_run import TABLE, SearchRun, SearchSettings
 from mobilenas.train.supernets import SupernetSettings, open_supernet_run
 
@@ -90,9 +89,12 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
 
 def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
-    prepared = Prepared.of(search, out, resume=resume)
-    truth = prepared.read_truth(search.truth) if search.truth else None
-    return prepared.run(out, truth, resume=resume)
+    prepared = Prepared.of(search, out, by_truth=search.truth is not None, resume=resume)
+    truth = prepared.truth()
+    if truth is None:
+        return prepared.start(out, {}, resume=resume).explore(prepared.measure)
+    measurements = Measurements(prepared.evaluator, search.seed, out / MEASURED)
+    return prepared.by_prediction(out, truth, measurements, about_truth(truth), resume=resume)
 
 
 @dataclass(frozen=True)
@@ -104,26 +106,27 @@ class Prepared:
     problem: Problem
 
     @classmethod
-    def of(cls, search: Search, out: Path, *, resume: bool) -> "Prepared":
+    def of(cls, search: Search, out: Path, *, by_truth: bool, resume: bool) -> "Prepared":
         """Raises BadInput and InfeasibleBudget, before any work.
 
-        out: where the search is to be; if it is resumed, its objectives and limits must be these.
+        by_truth: whether stand-alone accuracies are known, or will be. out: where the search is to
+        be; if it is resumed, its objectives and limits must be these.
         """
         trained = RunFolder.open(search.supernet, "supernet")
         space = space_from_dict(trained.read(SupernetSettings).space)
         costed = space if search.resolution is None else space.backbone(*search.resolution)
         cost_model, limits = search.budget.look_up(costed)
         if search.objectives is None:
-            quality = ACCURACY if search.truth is None else PREDICTION
+            quality = PREDICTION if by_truth else ACCURACY
             objectives = default_objectives(cost_model, quality)
         else:
             latencies = search.budget.latencies
             objectives = parse_objectives(search.objectives, cost_model, latencies)
         problem = Problem(cost_model, objectives, limits)
-        if (problem.quality == PREDICTION) != (search.truth is not None):
+        if (problem.quality == PREDICTION) != by_truth:
             raise BadInput(
-                f"objectives {','.join(objectives)}: {PREDICTION} needs --truth FILE, and --truth"
-                f" {PREDICTION}"
+                f"objectives {','.join(objectives)}: {PREDICTION} goes with --truth or --rounds,"
+                f" and these with {PREDICTION}"
             )
         if resume and is_run(out, "evolve"):  # first of all it has to be the search of that folder
             goal = {"objectives": objectives, "limits": limits}
@@ -134,42 +137,56 @@ class Prepared:
         run = open_supernet_run(search.supernet, data=search.data)
         return cls(search, SupernetEvaluator(run), problem)
 
-    def read_truth(self, path: Path) -> Truth:
-        """The stand-alone accuracies in a file. Raises BadInput."""
-        truth = read_truth(path, self.evaluator.run.space)
+    def truth(self) -> Truth | None:
+        """The stand-alone accuracies in the truth file, if there is one. Raises BadInput."""
+        path, run = self.asked.truth, self.evaluator.run
+        if path is None:
+            return None
+        truth = read_truth(path, run.space, run.folder)
         try:
             check_enough(truth.accuracy)
         except BadInput as error:
             raise BadInput(f"{path}: {error}") from None
         return truth
 
-    def run(self, out: Path, truth: Truth | None, *, resume: bool) -> Result:
-        """The search in its run folder, by what `truth` predicts if it is given."""
-        asked, about, parents = self.asked, self.evaluator.describe(), self._parents()
-        measure: Measure = self._measure
-        more: Callable[[], dict[str, Any]] = dict
-        if truth is not None:
-            about |= {"truths": len(truth.archs), "truth_sha256": truth_digest(truth)}
-            measurements = Measurements(self.evaluator, asked.seed, out / MEASURED)
-            predicted = PredictedAccuracy(measurements, self.problem.cost_model, truth)
-            measure, more = predicted, predicted.about
-        strategy = NSGA2Search if self.problem.cost_objectives else AgingSearch
+    def start(
+        self, out: Path, about: Mapping[str, Any], first: Sequence[Arch] = (), *, resume: bool
+    ) -> SearchRun:
+        """The search in its run folder. about: what is measured besides what the evaluator says.
+        first: archs that the first population has.
+        """
+        asked = self.asked
         settings = {name: getattr(asked, name) for name in ("population", "generations", "seed")}
-        run = SearchRun.start(
-            strategy(self.problem, **settings),
+        strategy = NSGA2Search if self.problem.cost_objectives else AgingSearch
+        return SearchRun.start(
+            strategy(self.problem, first=first, **settings),
             out,
-            evaluator=about,
-            parents=parents,
+            evaluator={**self.evaluator.describe(), **about},
+            parents=self._parents(),
             facts={"data": self.evaluator.run.images.data.found.to_dict()},
             resume=resume,
         )
-        return run.explore(measure, more)
 
-    def _measure(self, archs: list[Arch]) -> list[Measured]:
+    def measure(self, archs: list[Arch]) -> list[Measured]:
+        """What a search by accuracy or by score needs."""
         naswots: Sequence[float | None] = [None] * len(archs)
         if self.problem.quality == SCORE:
             naswots = self.evaluator.naswot(archs, self.asked.seed)
         return [Measured(*pair) for pair in zip(self.evaluator(archs), naswots, strict=True)]
+
+    def by_prediction(
+        self,
+        out: Path,
+        truth: Truth,
+        measurements: Measurements,
+        about: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> Result:
+        """The search by what `truth` predicts, which begins with the archs of the truth."""
+        predicted = PredictedAccuracy(measurements, self.problem.cost_model, truth)
+        known: Sequence[Any] = truth.archs
+        return self.start(out, about, known, resume=resume).explore(predicted, predicted.about)
 
     def _parents(self) -> dict[str, str]:
         asked = self.asked

@@ -105,7 +105,10 @@ class PredictedAccuracy:
         return np.stack([self._cost_model.space.encode(arch) for arch in archs])  # type: ignore[arg-type]
 
 
-def truth_digest(truth: Truth) -> str:
-    """SHA-256 of archs and accuracies, whatever their order in a file."""
+def about_truth(truth: Truth) -> dict[str, Any]:
+    """What a search by prediction rests on: how many archs, and a digest of these and their
+    accuracies that does not depend on the order in a file.
+    """
     rows = sorted(zip(map(str, truth.archs), truth.accuracy.tolist(), strict=True))
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return {"truths": len(rows), "truth_sha256": digest}

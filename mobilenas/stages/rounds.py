@@ -1,0 +1,181 @@
+"""A search in rounds: `mobilenas evolve --rounds`. Archs that it finds are trained stand-alone, and
+what they reach tells the next round what to look for.
+
+round-1/, ...          the search of each round, in a run folder of its own
+round-1/trained.json   what its archs reached; null where a training failed
+truth/                 the trainings, and truth.csv with what all of them reached
+measured.jsonl         what was measured of archs in any round
+
+Beside these the files of the last search, by what all trainings together predict.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.settings import Record, validated
+from mobilenas.cost.model import flops_and_params
+from mobilenas.evaluate.predictor import FEWEST
+from mobilenas.evaluate.truth import Truth
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import is_run
+from mobilenas.search import Measured, Result
+from mobilenas.search.choose import choose_archs
+from mobilenas.search.problem import PREDICTION, SCORE
+from mobilenas.space import Arch
+from mobilenas.stages.evolve import Prepared, Search
+from mobilenas.stages.predicted import MEASURED, Measurements, about_truth
+from mobilenas.stages.train import Asked
+from mobilenas.stages.trainings import threads_each, train_archs
+from mobilenas.train.config import NetworkConfig
+from mobilenas.train.images import data_place
+from mobilenas.train.networks import NetworkSettings
+from mobilenas.train.supernets import SupernetSettings
+
+TRAINED = "trained.json"
+
+Train = Callable[[list[Arch]], Mapping[str, float | None]]
+
+log = logging.getLogger(__name__)
+
+
+class RoundSettings(Record):
+    """rounds: how many times archs are trained, per_round of them each time; the first time at
+    least as many as a prediction needs. config: of the trainings. inherit: whether they start from
+    the weights of the supernet. threads: of each training.
+    """
+
+    rounds: int
+    per_round: int
+    config: NetworkConfig
+    inherit: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class RoundsAsked:
+    """What the user asks of rounds; None where it is left out. preset, overrides: of
+    `configs/train`. workers: trainings at once.
+    """
+
+    rounds: int | None = None
+    per_round: int | None = None
+    preset: str | None = None
+    overrides: tuple[str, ...] = ()
+    inherit: bool = False
+    workers: int = 1
+
+    def settings(self, search: Search, out: Path, *, resume: bool) -> RoundSettings | None:
+        """All settings, those left out from the run in `out` if it is resumed; None without rounds.
+
+        Raises BadInput.
+        """
+        stored: RoundSettings | None = None
+        if resume and is_run(out, "evolve"):
+            run = RunFolder.open(out, "evolve")
+            known = run.settings.get("evaluator", {}).get("rounds")
+            stored = None if known is None else validated(RoundSettings, known, run.path)
+        if stored is None and self.rounds is None:
+            if self != replace(RoundsAsked(), workers=self.workers):
+                raise BadInput("--per-round, --preset, --set and --inherit go with --rounds")
+            return None
+        given: dict[str, Any] = {"rounds": self.rounds, "per_round": self.per_round}
+        given = {name: value for name, value in given.items() if value is not None}
+        if stored is None or self.preset or self.overrides:
+            data = RunFolder.open(search.supernet, "supernet").read(SupernetSettings).data
+            recipe = Asked(
+                preset=self.preset, overrides=self.overrides, usual_preset="cifar10-quick"
+            )
+            given["config"] = recipe.config(data)
+        if stored is not None:
+            return stored.model_copy(update=given | ({"inherit": True} if self.inherit else {}))
+        usual = {
+            "per_round": FEWEST,
+            "inherit": self.inherit,
+            "threads": threads_each(self.workers),
+        }
+        return RoundSettings(**(usual | given))
+
+
+def run_rounds(
+    search: Search, asked: RoundSettings, out: Path, *, workers: int, resume: bool
+) -> Result:
+    """Search, train, and search on. workers: trainings at once. Raises BadInput.
+
+    search: by prediction, from what its truth file already has, if there is one.
+    """
+    prepared = Prepared.of(search, out, by_truth=True, resume=resume)
+    run = prepared.evaluator.run
+    plan = NetworkSettings(
+        space=run.space.to_dict(),
+        arch="any",
+        data=search.data or data_place(run.folder),
+        # Its validation images are others than those that the supernet is measured on.
+        seed=(run.settings.seed + 1) % 2**32,
+        config=asked.config,
+        inherit=str(search.supernet.resolve()) if asked.inherit else None,
+    )
+
+    def train(archs: list[Arch]) -> dict[str, float | None]:
+        names = list(map(str, archs))
+        found = train_archs(out / "truth", names, plan, workers=workers, threads=asked.threads)
+        for name, end in found.failed.items():
+            log.warning("%s is left out: its training failed twice (%s)", name, end)
+        accuracy = {row["arch"]: row["accuracy"] for row in found.rows}
+        return {name: accuracy.get(name) for name in names}
+
+    return search_in_rounds(prepared, asked, train, out, resume=resume)
+
+
+def search_in_rounds(
+    prepared: Prepared, asked: RoundSettings, train: Train, out: Path, *, resume: bool
+) -> Result:
+    """The rounds, whatever trains the archs.
+
+    train: the accuracy (0..1) of each of some archs by its text form, None where there is none.
+    """
+    truth = prepared.truth()
+    about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
+    prepared.start(out, about, resume=resume)  # refuses another search before any work
+    problem = prepared.problem
+    measurements = Measurements(prepared.evaluator, prepared.asked.seed, out / MEASURED)
+    for number in range(1, asked.rounds + 1):
+        folder = out / f"round-{number}"
+        log.info("round %d of %d", number, asked.rounds)
+        if truth is None:
+            objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
+            scored = replace(prepared, problem=replace(problem, objectives=objectives))
+            first = scored.start(folder, {}, resume=is_run(folder, "evolve"))
+            found = first.explore(
+                lambda archs: [Measured(*x) for x in measurements(archs).tolist()]
+            )
+            chosen = choose_archs(
+                scored.problem, found.evaluations, max(FEWEST, asked.per_round), ()
+            )
+        else:
+            about_it = about_truth(truth)
+            there = is_run(folder, "evolve")
+            found = prepared.by_prediction(folder, truth, measurements, about_it, resume=there)
+            chosen = choose_archs(problem, found.evaluations, asked.per_round, truth.archs)
+        path = folder / TRAINED
+        if not path.exists():
+            write_json(path, train(chosen))
+        truth = _joined(prepared, truth, read_json(path))
+    assert truth is not None
+    return prepared.by_prediction(out, truth, measurements, about, resume=True)
+
+
+def _joined(prepared: Prepared, truth: Truth | None, trained: Mapping[str, float | None]) -> Truth:
+    """A ground truth and what further archs of the space reached. Raises BadInput."""
+    space = prepared.evaluator.run.space
+    known = {} if truth is None else dict(zip(truth.archs, truth.accuracy.tolist(), strict=True))
+    known |= {space.parse(arch): x for arch, x in trained.items() if x is not None}
+    archs = tuple(known)
+    source = "trained in rounds" if truth is None else truth.source
+    return Truth(source, archs, np.array(list(known.values())), flops_and_params(space, archs))
