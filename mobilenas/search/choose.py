@@ -8,7 +8,7 @@ from mobilenas.search.ask_tell import Evaluation
 from mobilenas.search.problem import Problem
 from mobilenas.space import AnyArch, Arch
 
-_EXPLORING = 2  # of as many archs one is chosen for what is not known of it
+_EXPLORATION = 2.0  # standard deviations
 
 
 def choose_archs(
@@ -18,8 +18,8 @@ def choose_archs(
 
     Under a limit of the search's first cost the arch of the highest quality is chosen; the n limits
     lie between the cheapest tenth of what was evaluated and the dearest, in a search for one arch
-    all at the latter. Every second arch is the one whose quality and standard deviation have the
-    largest sum (upper confidence bound, Auer 2002), where a deviation is known.
+    all at the latter. Every second arch is the one that may be the best: quality and two standard
+    deviations have the largest sum (upper confidence bound, Auer 2002), where these are known.
     """
     space = problem.cost_model.space
     fresh = {space.canonical(each.arch): each for each in evaluations}
@@ -37,6 +37,6 @@ def choose_archs(
         left = np.setdiff1d(np.arange(len(archs)), chosen)
         within = left[costs[left] <= limit]
         within = within if len(within) else left
-        bound = quality + deviation * (number % _EXPLORING)
+        bound = quality + (number % 2) * _EXPLORATION * deviation
         chosen.append(int(within[np.argmax(bound[within])]))
     return [archs[i] for i in chosen]
