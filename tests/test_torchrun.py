@@ -87,21 +87,6 @@ def test_two_processes_write_what_one_does(unbroken: Path, tmp_path: Path) -> No
     assert read_json(unbroken / "timing.json")["processes"] == 2
 
 
-def test_two_processes_train_a_sandwich_as_one_does(tmp_path: Path) -> None:
-    """Others learn from what the largest arch predicts in their own process; norms are shared."""
-    settings = ["sync_bn=true", "strategy=sandwich", "distill_inplace=adaptive", "sharing=both"]
-    settings += ["warmup_largest_passes=0.2", "step_gradient=mean"]
-    done = run(*train(tmp_path / "two", *settings))
-    assert done.returncode == 0, done.stderr
-    config = load_supernet_config("quick", [*SETTINGS, *settings])
-    single = create_supernet_run(tmp_path / "one", load_space(TINY_SPACE), "digits", 3, config)
-    train_supernet(single)
-    check_weights(tmp_path / "two", single.folder.path)
-    logs = [read_jsonl(folder / "log.jsonl") for folder in (tmp_path / "two", tmp_path / "one")]
-    for row, expected in zip(*logs, strict=True):
-        assert row == pytest.approx(expected, rel=1e-4)
-
-
 def test_torchrun_killed_and_resumed_ends_with_the_same_bytes(
     unbroken: Path, tmp_path: Path
 ) -> None:
