@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -128,11 +128,14 @@ def evolve(
         else:
             result = run_rounds(search, training, out, workers=workers, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
+    run = RunFolder.open(out, "evolve")
+    found: dict[str, Any] = run.result()
+    truths: dict[str, Any] = found.get("truth", {})
     if as_json:
-        found = RunFolder.open(out, "evolve").facts.get("data")  # runs of before have none
-        evaluations = len(result.evaluations)
-        print_json({"run": str(out), "data": found, "evaluations": evaluations, "front": front})
+        about = {"data": run.facts.get("data"), "evaluations": len(result.evaluations)}
+        about |= {key: found[key] for key in ("truth", "prediction") if key in found}
+        print_json({"run": str(out), **about, "front": front})
         return
-    print(front_table(front))
-    print(selected_on(RunFolder.open(out, "evolve").result()))
+    print(front_table(front, truths.get("accuracy")))
+    print(selected_on(found))
     print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")

@@ -96,7 +96,9 @@ def table(rows: list[dict[str, Any]], columns: dict[str, str]) -> str:
 
 
 def _cell(key: str, value: object) -> str:
-    if key.startswith(("accuracy", "prediction", "deviation")) and isinstance(value, float):
+    if key.startswith(("accuracy", "prediction", "deviation", "trained")) and isinstance(
+        value, float
+    ):
         return f"{100 * value:.2f} %"
     if key in ("score", "naswot") and isinstance(value, float):
         return f"{value:.2f}"
@@ -122,12 +124,18 @@ def _block_line(block: dict[str, Any]) -> str:
     )
 
 
-def front_table(front: list[dict[str, Any]]) -> str:
-    """The archs of a front, cheapest first, with all qualities and costs that their rows have."""
+def front_table(front: list[dict[str, Any]], trained: Mapping[str, float] | None = None) -> str:
+    """The archs of a front, cheapest first, with all qualities and costs that their rows have.
+
+    trained: stand-alone accuracies (0..1) of some archs by their text forms.
+    """
     costs = {key: cost_title(key) for key in front[0] if is_cost(key)}
-    qualities = (key for key in ["score", "accuracy", "naswot"] if key in front[0])
-    columns = {key: key for key in qualities} | costs | {"arch": "arch", "flops": "FLOPs"}
-    return table(front, columns)
+    names = ("score", "prediction", "deviation", "trained", "accuracy", "naswot")
+    known = trained or {}
+    rows = [row | {"trained": known.get(row["arch"], "")} for row in front] if known else front
+    qualities = {key: "supernet" if known and key == "accuracy" else key for key in names}
+    columns = {key: title for key, title in qualities.items() if key in rows[0]}
+    return table(rows, columns | costs | {"arch": "arch", "flops": "FLOPs"})
 
 
 def describe_export(report: dict[str, Any]) -> str:
@@ -222,4 +230,24 @@ def selected_on(found: Mapping[str, Any]) -> str:
             "\nscore: accuracy + naswot (of the untrained network), each in standard deviations of "
             "the first population"
         )
+    if "prediction" in found:
+        line = (
+            f"supernet: {line}\ntrained: stand-alone accuracy, where it is known\n"
+            f"{describe_prediction(found['prediction'], len(found['truth']['accuracy']))}"
+        )
     return line
+
+
+def describe_prediction(kendall: Mapping[str, Mapping[str, float | None]], archs: int) -> str:
+    """How far a prediction is to be trusted, beside each of its features alone."""
+
+    def shown(tau: Mapping[str, float | None]) -> str:
+        if tau["value"] is None:
+            return "undefined"
+        return f"{tau['value']:.2f} [{tau['low']:.2f}, {tau['high']:.2f}]"
+
+    others = ", ".join(f"{name} {shown(x)}" for name, x in kendall.items() if name != "prediction")
+    return (
+        f"prediction: from {archs} stand-alone accuracies; Kendall's tau of each with what the"
+        f" others predict {shown(kendall['prediction'])} (95 % interval); alone: {others}"
+    )

@@ -1,0 +1,178 @@
+"""Search, train, search on: with stand-ins for the supernet and the trainings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from additive import additive, naswot
+from helpers import contents
+
+from mobilenas.base.errors import BadInput
+from mobilenas.cost import CostModel
+from mobilenas.cost.budget import Budget
+from mobilenas.evaluate.truth import read_truth
+from mobilenas.search import Problem
+from mobilenas.space import Arch, load_space
+from mobilenas.stages.evolve import Prepared, Search
+from mobilenas.stages.rounds import RoundSettings, search_in_rounds
+from mobilenas.train.config import load_network_config
+
+SPACE = load_space("digits")
+COSTS = CostModel(SPACE)
+LIMIT = {"flops": 4_500_000}
+TRUE = additive(SPACE, seed=3)
+ROUNDS = RoundSettings(
+    rounds=2, per_round=3, config=load_network_config("digits", []), inherit=False, threads=1
+)
+
+
+class StandIn:
+    """What a search asks of a supernet. Raises before more than `fail_at` archs are measured."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        images = SimpleNamespace(data=SimpleNamespace(found=SimpleNamespace(to_dict=dict)))
+        folder = SimpleNamespace(facts={})
+        self.run = SimpleNamespace(space=SPACE, images=images, folder=folder)
+        self.archs: list[Arch] = []
+        self.fail_at = fail_at
+
+    def __call__(self, archs: Sequence[Arch]) -> list[float]:
+        if self.fail_at is not None and len(self.archs) + len(archs) > self.fail_at:
+            raise KeyboardInterrupt
+        self.archs += archs
+        own, true = additive(SPACE)(archs), TRUE(archs)
+        return [0.3 * x + 0.3 * y for x, y in zip(own, true, strict=True)]
+
+    def naswot(self, archs: Sequence[Arch], seed: int) -> list[float]:
+        return naswot(SPACE)(archs)
+
+    def describe(self) -> dict[str, Any]:
+        return {"weights": 1, "validation_images": 10}
+
+
+class Trainings:
+    """What trains archs. Raises in the batch `fail_in`; archs of `dying` come to nothing."""
+
+    def __init__(self, fail_in: int | None = None, dying: int = 0) -> None:
+        self.batches: list[list[Arch]] = []
+        self.fail_in, self.dying = fail_in, dying
+
+    def __call__(self, archs: list[Arch]) -> Mapping[str, float | None]:
+        if self.fail_in == len(self.batches):
+            raise KeyboardInterrupt
+        self.batches.append(archs)
+        reached: dict[str, float | None] = dict(zip(map(str, archs), TRUE(archs), strict=True))
+        for arch in archs[: self.dying]:
+            reached[str(arch)] = None
+        return reached
+
+
+def search(
+    out: Path,
+    evaluator: StandIn | None = None,
+    train: Trainings | None = None,
+    *,
+    objectives: tuple[str, ...] = ("prediction", "flops"),
+    truth: Path | None = None,
+    rounds: RoundSettings = ROUNDS,
+    resume: bool = False,
+) -> Any:
+    asked = Search(out.parent / "supernet", Budget(), population=8, generations=4, truth=truth)
+    problem = Problem(COSTS, objectives, LIMIT)
+    stand_in: Any = evaluator or StandIn()
+    prepared = Prepared(asked, stand_in, problem)
+    return search_in_rounds(prepared, rounds, train or Trainings(), out, resume=resume)
+
+
+def lasting(folder: Path) -> dict[str, bytes]:
+    """The content of all files, wherever the folder lies."""
+    here = str(folder.parent).encode()
+    return {name: content.replace(here, b"") for name, content in contents(folder).items()}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rounds") / "evolve"
+    search(out)
+    return out
+
+
+def test_what_is_trained_is_found_before_and_known_after(tmp_path: Path) -> None:
+    train, evaluator = Trainings(), StandIn()
+    result = search(tmp_path / "evolve", evaluator, train)
+    assert [len(batch) for batch in train.batches] == [8, 3]  # a prediction needs eight
+    trained = [arch for batch in train.batches for arch in batch]
+    assert len(set(trained)) == 11 and all(SPACE.canonical(arch) == arch for arch in trained)
+    assert all(COSTS.flops(arch) <= LIMIT["flops"] for arch in trained)
+    front = json.loads((tmp_path / "evolve" / "front.json").read_text())
+    known = dict(zip(map(str, trained), TRUE(trained), strict=True))
+    assert front["truth"]["accuracy"] == known
+    assert set(front["prediction"]) == {"prediction", "supernet", "naswot", "flops", "params"}
+    assert set(trained) <= {evaluation.arch for evaluation in result.evaluations}
+    assert len(set(evaluator.archs)) == len(evaluator.archs)  # each is measured once
+    best = max(result.front, key=lambda each: each.prediction)
+    assert TRUE([best.arch])[0] > max(known.values()) - 0.1
+
+
+def test_one_arch_can_be_looked_for(tmp_path: Path) -> None:
+    result = search(tmp_path / "evolve", objectives=("prediction",))
+    assert len(result.front) == 1
+
+
+@pytest.mark.parametrize("stop", ["measuring 1", "measuring 2", "training 1", "training 2"])
+def test_a_killed_search_goes_on_to_the_same_end(stop: str, tmp_path: Path, unbroken: Path) -> None:
+    what, number = stop.split()
+    out = tmp_path / "evolve"
+    measured = len((unbroken / "measured.jsonl").read_text().splitlines())
+    fail_at = {"1": 9, "2": measured - 3}[number] if what == "measuring" else None
+    first = StandIn(fail_at)
+    train = Trainings(fail_in=int(number) - 1 if what == "training" else None)
+    with pytest.raises(KeyboardInterrupt):
+        search(out, first, train)
+    second, rest = StandIn(), Trainings()
+    search(out, second, rest, resume=True)
+    assert lasting(out) == lasting(unbroken)
+    assert not {str(a) for a in first.archs} & {str(a) for a in second.archs}
+    assert len(train.batches) + len(rest.batches) == 2
+
+
+def test_a_training_that_fails_is_left_out_and_not_tried_again(tmp_path: Path) -> None:
+    out = tmp_path / "evolve"
+    train = Trainings(dying=1)
+    more = ROUNDS.model_copy(update={"per_round": 9})
+    search(out, train=train, rounds=more)
+    known = json.loads((out / "front.json").read_text())["truth"]["accuracy"]
+    failed = [str(batch[0]) for batch in train.batches]
+    assert len(known) == 16 and not set(failed) & set(known)
+    again = Trainings()
+    search(out, train=again, rounds=more, resume=True)
+    assert again.batches == []
+
+
+def test_a_truth_file_is_where_it_starts_from(tmp_path: Path, unbroken: Path) -> None:
+    known = json.loads((unbroken / "front.json").read_text())["truth"]["accuracy"]
+    file = tmp_path / "truth.csv"
+    file.write_text("arch,accuracy\n" + "".join(f"{k},{v}\n" for k, v in known.items()))
+    assert len(read_truth(file, SPACE).archs) == 11
+    train = Trainings()
+    search(tmp_path / "evolve", train=train, truth=file)
+    assert [len(batch) for batch in train.batches] == [3, 3]
+    assert not {str(arch) for batch in train.batches for arch in batch} & set(known)
+
+
+@pytest.mark.parametrize("change", [{"rounds": 3}, {"per_round": 4}, {"inherit": True}])
+def test_other_rounds_are_refused_on_resume(
+    change: dict[str, Any], tmp_path: Path, unbroken: Path
+) -> None:
+    before = contents(unbroken)
+    with pytest.raises(BadInput, match="was started with another evaluator"):
+        search(unbroken, rounds=ROUNDS.model_copy(update=change), resume=True)
+    assert contents(unbroken) == before
+
+
+def test_too_few_that_reached_anything_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="5 stand-alone accuracies are too few"):
+        search(tmp_path / "evolve", train=Trainings(dying=3))
