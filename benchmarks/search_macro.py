@@ -2,7 +2,8 @@
 
 Space `macro` with the published accuracies of NAS-Bench-Macro (Su et al. 2021; 6,561 archs on
 CIFAR-10) in place of a supernet, so the exhaustive front is known. All searches get the same
-number of distinct archs. Two numbers, mean and standard deviation over seeds:
+number of distinct archs; pymoo's are NSGA-II with pymoo's own operators. Two numbers, mean and
+standard deviation over seeds:
 
 - hypervolume of the whole front, without a budget, relative to the exhaustive one. Its reference
   point is the worst accuracy and the most FLOPs in the space;
@@ -19,11 +20,19 @@ one arch, which knows canonical names.
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import harness
 import numpy as np
 from harness import DataRoot, Table
 from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.problem import Problem as PymooProblem
+from pymoo.core.termination import NoTermination
+from pymoo.operators.crossover.sbx import SBX
+from pymoo.operators.mutation.pm import PM
+from pymoo.operators.repair.rounding import RoundingRepair
+from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
@@ -39,8 +48,11 @@ from mobilenas.search import (
     hypervolume,
     non_dominated,
 )
-from mobilenas.space import Arch, load_space
+from mobilenas.space import Arch, Genes, Space, load_space
 
+# NSGA-II with pymoo's own operators: eta of crossover and mutation. The second is what its
+# documentation takes for integers.
+PYMOO = {"pymoo, eta 15 and 20": (15, 20), "pymoo, eta 3": (3, 3)}
 BUDGETS = (40_000_000, 50_000_000, 60_000_000, 70_000_000, 80_000_000)
 Curves = dict[str, NDArray[np.float64]]  # way -> (seeds, steps)
 
@@ -53,6 +65,45 @@ def asked_archs(
         yield archs
         accuracies = map(Measured, evaluate(archs))
         search.tell(dict(zip(archs, accuracies, strict=True)))
+
+
+def settings(seed: int, evaluations: int, population: int) -> dict[str, int]:
+    """Of a search that ends with its evaluations, not with a generation."""
+    most = {"generations": evaluations, "max_evaluations": evaluations}
+    return {"seed": seed, "population": population, **most}
+
+
+def pymoo_archs(
+    space: Space,
+    points: Callable[[Genes], NDArray[np.float64]],
+    eta: tuple[float, float],
+    seed: int,
+    evaluations: int,
+    population: int,
+) -> Genes:
+    """The genes that NSGA-II with pymoo's own operators looks at, in order.
+
+    Simulated binary crossover and polynomial mutation, both rounded. points: of genes, to be
+    minimised. Repeats are not counted.
+    """
+    last = space.num_candidates - 1
+    algorithm = NSGA2(
+        population,
+        sampling=IntegerRandomSampling(),
+        crossover=SBX(eta=eta[0], vtype=float, repair=RoundingRepair()),
+        mutation=PM(eta=eta[1], vtype=float, repair=RoundingRepair()),
+        seed=seed,
+    )
+    shape = PymooProblem(len(last), 2, xl=0 * last, xu=last, vtype=int)
+    algorithm.setup(shape, termination=NoTermination())
+    seen: dict[tuple[int, ...], None] = {}
+    while len(seen) < evaluations:
+        asked = algorithm.ask()
+        genes = asked.get("X").astype(int)
+        asked.set("F", points(genes))
+        algorithm.tell(infills=asked)
+        seen |= dict.fromkeys(map(tuple, genes.tolist()))
+    return np.array(list(seen)[:evaluations])
 
 
 class Published:
@@ -74,12 +125,23 @@ class Published:
     def nsga2(self, seed: int, budget: int | None, evaluations: int, population: int) -> list[int]:
         """Rows of the archs that the search for a front evaluates, in order."""
         problem = Problem(self.cost_model, limits={"flops": budget} if budget else {})
-        return self._asked(NSGA2Search(problem, **_settings(seed, evaluations, population)))
+        return self._asked(NSGA2Search(problem, **settings(seed, evaluations, population)))
+
+    def pymoo(
+        self, seed: int, _: None, eta: tuple[float, float], evaluations: int, population: int
+    ) -> list[int]:
+        """The same of pymoo's own operators; without a budget."""
+
+        def points(genes: Genes) -> NDArray[np.float64]:
+            return self.points[[self.row[self.space.decode(g)] for g in genes]]
+
+        asked = pymoo_archs(self.space, points, eta, seed, evaluations, population)
+        return [self.row[self.space.decode(genes)] for genes in asked]
 
     def aging(self, seed: int, budget: int, evaluations: int, population: int) -> list[int]:
         """The same of the search for the best arch."""
         problem = Problem(self.cost_model, ("accuracy",), {"flops": budget})
-        return self._asked(AgingSearch(problem, **_settings(seed, evaluations, population)))
+        return self._asked(AgingSearch(problem, **settings(seed, evaluations, population)))
 
     def _asked(self, search: Search) -> list[int]:
         known = asked_archs(search, lambda archs: [self.accuracy[self.row[a]] for a in archs])
@@ -125,12 +187,6 @@ class Published:
         return float(100 * (best - self.accuracy[rows].max()))
 
 
-def _settings(seed: int, evaluations: int, population: int) -> dict[str, int]:
-    """Of a search that ends with its evaluations, not with a generation."""
-    most = {"generations": evaluations, "max_evaluations": evaluations}
-    return {"seed": seed, "population": population, **most}
-
-
 def main(
     data_root: DataRoot,
     seeds: int = 20,
@@ -141,8 +197,10 @@ def main(
 ) -> Iterator[Table]:
     """NSGA-II, and the search for one arch, against rivals on NAS-Bench-Macro."""
     table = Published(data_root / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
-    ways: dict[str, Callable[[int, int | None], list[int]]] = {
-        "NSGA-II": partial(table.nsga2, evaluations=evaluations, population=population),
+    given = {"evaluations": evaluations, "population": population}
+    ways: dict[str, Callable[[int, Any], list[int]]] = {
+        "NSGA-II": partial(table.nsga2, **given),
+        **{name: partial(table.pymoo, eta=eta, **given) for name, eta in PYMOO.items()},
         "random search": partial(table.random, evaluations=evaluations),
     }
     chosen = range(first_seed, first_seed + seeds)
@@ -156,8 +214,8 @@ def main(
         | {name: harness.mean_sd(curves[name][:, i], 4) for name in ways}
         for i in (9, 19, 39)
     ]
-    ways |= {
-        "one arch": partial(table.aging, evaluations=evaluations, population=population),
+    ways = {name: way for name, way in ways.items() if name not in PYMOO} | {
+        "one arch": partial(table.aging, **given),
         "regularised evolution as published": partial(table.published, evaluations=evaluations),
     }
     regrets: dict[str, list[list[float]]] = {name: [] for name in ways}
@@ -182,15 +240,15 @@ def main(
 def plot(path: Path, steps: list[int], curves: Curves) -> None:
     """Hypervolume against evaluations; the band is one standard deviation."""
     figure, axes = new_figure()
-    for (name, values), colour in zip(curves.items(), (FRONT, BUDGET), strict=True):
-        mean, sd = values.mean(axis=0), values.std(axis=0, ddof=1)
+    for name, colour in (("NSGA-II", FRONT), ("random search", BUDGET)):
+        mean, sd = curves[name].mean(axis=0), curves[name].std(axis=0, ddof=1)
         axes.plot(steps, mean, color=colour, linewidth=1.8, label=name)
         axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.18, linewidth=0)
     axes.axhline(1, color=BUDGET, linewidth=1, linestyle=(0, (5, 3)), label="exhaustive front")
     axes.set_xlim(0, steps[-1])
     axes.set_xlabel("distinct archs evaluated")
     axes.set_ylabel("relative hypervolume")
-    title = f"macro, published accuracies: mean ± sd over {len(values)} seeds"
+    title = f"macro, published accuracies: mean ± sd over {len(curves['NSGA-II'])} seeds"
     axes.set_title(title, loc="left", fontsize=11)
     axes.legend(loc="lower right", frameon=False)
     save_png(path, figure)

@@ -1,15 +1,27 @@
-"""NSGA-II (Deb et al. 2002) over the archs of a space: the whole front."""
+"""NSGA-II (Deb et al. 2002) over the archs of a space: the whole front.
+
+Two things are added, without which the cheap end of a front is missed: the archs of extreme cost
+are looked at, and archs mate with those that are near them. docs/search.md has what they bring.
+"""
 
 from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.nsga2 import NSGA2
+from pymoo.core.population import Population
 from pymoo.core.problem import Problem as PymooProblem
 from pymoo.core.termination import NoTermination
 
 from mobilenas.base.errors import BadInput
 from mobilenas.search.ask_tell import Search
-from mobilenas.search.operators import BlockCrossover, BlockMutation, FeasibleSampling, Unseen
+from mobilenas.search.operators import (
+    BlockCrossover,
+    BlockMutation,
+    FeasibleSampling,
+    NearbyParents,
+    Unseen,
+    cost_extremes,
+)
 from mobilenas.search.problem import Problem
 from mobilenas.space import Genes
 
@@ -28,6 +40,7 @@ class NSGA2Search(Search):
         self._algorithm = NSGA2(
             pop_size=self.population,
             sampling=FeasibleSampling(problem, self.first),
+            selection=NearbyParents(),
             crossover=BlockCrossover(),
             mutation=BlockMutation(space),
             eliminate_duplicates=Unseen(self.proposed),
@@ -41,7 +54,14 @@ class NSGA2Search(Search):
         if self.generation > 0:
             self._select()
         self._asked = self._algorithm.ask()
-        return None if self._asked is None else self._asked.get("X")
+        if self._asked is None:
+            return None
+        if self.generation == 1:
+            # Not earlier: a score is in units of the first population, so that must be typical.
+            extremes = cost_extremes(self.problem, self._algorithm.random_state)
+            both = Population.merge(Population.new(X=extremes), self._asked)
+            self._asked = Unseen(self.proposed).do(both)[: self.population]
+        return self._asked.get("X")
 
     def _select(self) -> None:
         """Let pymoo choose who survives the generation that was asked for last."""

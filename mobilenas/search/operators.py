@@ -1,4 +1,4 @@
-"""Sampling, crossover, mutation and duplicate elimination on genes.
+"""Sampling, selection, crossover, mutation and duplicate elimination on genes.
 
 A gene is the index of a block's candidate, so a block is never torn apart: crossover exchanges
 whole blocks, and mutation moves a block to another of its candidates. The functions work on plain
@@ -11,16 +11,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pymoo.algorithms.moo.nsga2 import binary_tournament
 from pymoo.core.crossover import Crossover
 from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.mutation import Mutation
 from pymoo.core.sampling import Sampling
+from pymoo.operators.selection.tournament import TournamentSelection
 
 from mobilenas.search.problem import Problem
 from mobilenas.space import Arch, Candidate, Genes, Space
 
 # Archs drawn for each one that the initial population needs, before infeasible ones are repaired.
 DRAWS_PER_ARCH = 100
+NEIGHBOURHOOD = 8  # archs, from which the second parent is drawn
 
 
 def are_neighbours(a: Candidate, b: Candidate) -> bool:
@@ -130,6 +133,19 @@ def repair(problem: Problem, genes: Genes, rng: np.random.Generator) -> Genes:
     return genes
 
 
+def cost_extremes(problem: Problem, rng: np.random.Generator) -> Genes:
+    """The cheapest archs (n, blocks) by each cost among the objectives, then the largest, brought
+    within the limits by `repair`.
+
+    Where blocks are many, drawn archs all cost about the same, and the ends of the front are far.
+    """
+    model = problem.cost_model
+    extremes = [
+        f(cost) for f in (model.smallest, model.largest) for cost in problem.cost_objectives
+    ]
+    return np.array([repair(problem, model.space.encode(arch), rng) for arch in extremes])
+
+
 class FeasibleSampling(Sampling):
     """`sample_feasible` for pymoo."""
 
@@ -139,6 +155,39 @@ class FeasibleSampling(Sampling):
 
     def _do(self, _: Any, n_samples: int, *, random_state: np.random.Generator, **__: Any) -> Genes:
         return sample_feasible(self.problem, n_samples, random_state, self.first)
+
+
+class NearbyParents(TournamentSelection):
+    """The first parent wins NSGA-II's tournament, the second is one of those nearest to it in the
+    objectives, each in units of its range in the population.
+
+    Children of parents from both ends of a front lie in its middle, so few reach its ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(func_comp=binary_tournament)
+
+    def _do(
+        self,
+        problem: Any,
+        pop: Any,
+        n_select: int,
+        _: int,
+        *,
+        random_state: np.random.Generator,
+        **context: Any,
+    ) -> NDArray[np.int64]:
+        drawn = super()._do(problem, pop, n_select, 1, random_state=random_state, **context)
+        points = pop.get("F")
+        extent = np.ptp(points, axis=0)
+        points = points / np.where(extent > 0, extent, 1)
+        pairs = []
+        for (first,) in drawn:
+            distance = np.abs(points - points[first]).sum(axis=1)
+            distance[first] = np.inf  # itself last: among few others, or alone
+            nearest = np.argsort(distance, kind="stable")[:NEIGHBOURHOOD]
+            pairs.append((first, random_state.choice(nearest)))
+        return np.array(pairs)
 
 
 class BlockCrossover(Crossover):
