@@ -36,11 +36,11 @@ def evolve(
         str | None,
         typer.Option(
             help="One of accuracy, score and prediction, and some of flops, params, memory and "
-            "latency (or latency@DEVICE), comma separated; without a cost the one best network of the "
-            "budget is looked for. By default accuracy,flops, or with --latency accuracy and each "
-            "latency given; prediction in place of accuracy with --truth or --rounds. score: the "
-            "supernet's accuracy and a score of the untrained network (NASWOT), which together "
-            "order networks better than the former."
+            "latency (or latency@DEVICE), comma separated; without a cost the one best network "
+            "of the budget is looked for. By default accuracy,flops, or with --latency accuracy "
+            "and each latency given; prediction in place of accuracy with --truth or --rounds. "
+            "score: the supernet's accuracy and a score of the untrained network (NASWOT), which "
+            "together order networks better than the former."
         ),
     ] = None,
     truth: Annotated[
