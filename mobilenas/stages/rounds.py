@@ -150,7 +150,8 @@ def search_in_rounds(
     """
     truth = prepared.truth()
     about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
-    prepared.start(out, about, resume=resume)  # refuses another search before any work
+    # The last search is started first: another one in this folder is refused before any work.
+    prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
     measurements = Measurements(prepared.evaluator, prepared.asked.seed, out / MEASURED)
     for number in range(1, asked.rounds + 1):
