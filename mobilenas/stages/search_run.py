@@ -135,7 +135,9 @@ class SearchRun:
         that this search would not have made.
         """
         search = self.search
-        with ProgressBar("evolve", search.population * search.generations) as bar:
+        more_at_first = max(len(search.first) - search.population, 0)
+        most = search.population * search.generations + more_at_first
+        with ProgressBar("evolve", most) as bar:
             explore(search, self.folder.path / EVALUATIONS, measure, _Shown(bar))
         result = search.result()
         about = {
