@@ -116,7 +116,7 @@ def test_a_file_that_crashes_its_process(tmp_path: Path, monkeypatch: pytest.Mon
 def test_torch_is_in_no_memory_of_an_onnx_file(tmp_path: Path) -> None:
     path = write_graph(tmp_path / "m.onnx", PHOTO)
     script = (
-        "import sys; from pathlib import Path; from mobilenas.latency.probe import _probe_here;"
+        "import sys; from pathlib import Path; from mobilenas.runtimes.probe import _probe_here;"
         f"_probe_here(Path({str(path)!r}), 1, None); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
