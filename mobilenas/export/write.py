@@ -16,9 +16,10 @@ from mobilenas.base.files import check_replaceable, write_atomic, write_together
 from mobilenas.cost import CostModel
 from mobilenas.data.pixels import short_side
 from mobilenas.export.classifier import METADATA, classifier_of
-from mobilenas.export.deployable import Calibration, Pixels, deployable, fed
-from mobilenas.export.structure import check_weights
-from mobilenas.export.verify import BATCH_SIZES, Verification, probe_images, verify
+from mobilenas.export.deployable import Calibration, Pixels, deployable, fed, normalise
+from mobilenas.export.int8 import check_int8
+from mobilenas.export.simulate import divergence_limit
+from mobilenas.export.verify import BATCH_SIZES, MAX_DIVERGENCE, Verification, probe_images, verify
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, own_space
 from mobilenas.runtimes.base import Dtype, Files, Form, Labels, Runtime, beside, run_all
@@ -103,11 +104,17 @@ def export_network(
         ) from error
     seconds = time.perf_counter() - start
     if converted.plain is not None:
+        assert feed is not None
         free, few = replace(form, batch=None), images[:_PLAIN_IMAGES]
         plain = {runtime.suffix: converted.plain}
         verify(plain, runtime.load, free, "fp32", network, info, few)
-        check_weights(converted.files[runtime.suffix], converted.plain)
-    proof = verify(converted.files, runtime.load, form, dtype, network, info, images, labels)
+        check_int8(converted.files[runtime.suffix], converted.plain, feed.ranges)
+    limit = MAX_DIVERGENCE
+    if calibration is not None:
+        seen = normalise(calibration.ranges, info.mean, info.std)
+        limit = min(limit, divergence_limit(network, seen))
+    how = (runtime.load, form, dtype, network, info, images, labels, limit)
+    proof = verify(converted.files, *how)
     metadata = metadata_of(network, info, form, dtype)
     if converted.scheme is not None:
         metadata["quantisation"] = converted.scheme
@@ -191,7 +198,11 @@ def _check_as_opened(
     size = images.shape[1]
     for what, said, wanted in (
         ("resolution", opened.resolution, size),
-        ("short side", short_side(opened.resolution, opened.info.crop), short_side(size, info.crop)),
+        (
+            "short side",
+            short_side(opened.resolution, opened.info.crop),
+            short_side(size, info.crop),
+        ),
         ("mean", opened.info.mean, tuple(info.mean)),
         ("standard deviation", opened.info.std, tuple(info.std)),
         ("classes", opened.info.classes, tuple(info.classes)),

@@ -11,10 +11,11 @@ from make_graphs import write_graph
 from onnx import TensorProto
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency import bench, probe
+from mobilenas.latency import bench
 from mobilenas.latency.bench import bench_files
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.timer import make_timer
+from mobilenas.runtimes import probe
 from mobilenas.runtimes.base import MIN_RUNS
 from mobilenas.runtimes.open_file import Exported, open_exported
 from mobilenas.space import load_space
