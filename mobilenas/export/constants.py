@@ -21,7 +21,7 @@ from mobilenas.runtimes.base import Dtype, Files, Floats
 # folding by another order of multiplications gives up to 1e-6.
 CONSTANT_TOLERANCE = 1e-5
 _BIAS_STEPS = 1.1  # half a step of rounding, half of the scale that is found
-_LAYERS = (nn.Conv2d, nn.Linear)
+Layers = dict[str, nn.Conv2d | nn.Linear]
 
 
 def check_constants(files: Files, dtype: Dtype, network: nn.Module) -> None:
@@ -32,7 +32,8 @@ def check_constants(files: Files, dtype: Dtype, network: nn.Module) -> None:
     runtimes are not looked into. Raises VerificationFailed.
     """
     folded = fold_for_export(copy.deepcopy(network).cpu().float())
-    layers = {name: part for name, part in folded.named_modules() if isinstance(part, _LAYERS)}
+    parts = folded.named_modules()
+    layers = {name: part for name, part in parts if isinstance(part, nn.Conv2d | nn.Linear)}
     if ".onnx" in files and dtype == "fp32":
         _check_nodes(onnx.load_from_string(files[".onnx"]).graph, layers)
     elif ".pte" in files:
@@ -40,7 +41,7 @@ def check_constants(files: Files, dtype: Dtype, network: nn.Module) -> None:
         check(files[".pte"], layers)
 
 
-def _check_nodes(graph: onnx.GraphProto, layers: dict[str, nn.Module]) -> None:
+def _check_nodes(graph: onnx.GraphProto, layers: Layers) -> None:
     """Each layer must be one node. What order they are in, the logits tell."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     left = {name: constants(layer) for name, layer in layers.items()}
@@ -60,7 +61,7 @@ def _check_nodes(graph: onnx.GraphProto, layers: dict[str, nn.Module]) -> None:
         raise VerificationFailed(f"the file has no node with the weight and bias of {min(left)}")
 
 
-def _check_bytes(program: bytes, layers: dict[str, nn.Module]) -> None:
+def _check_bytes(program: bytes, layers: Layers) -> None:
     """XNNPACK keeps constants as they are; biases of 0 may be left out."""
     for name, layer in layers.items():
         weight, bias = constants(layer)
@@ -70,7 +71,7 @@ def _check_bytes(program: bytes, layers: dict[str, nn.Module]) -> None:
             raise VerificationFailed(f"the file has not the bias of {name}")
 
 
-def _check_int8_bytes(program: bytes, layers: dict[str, nn.Module]) -> None:
+def _check_int8_bytes(program: bytes, layers: Layers) -> None:
     """Weights are int8, symmetric by channel; their scales stand beside them."""
     words = np.frombuffer(program[: len(program) // 4 * 4], np.int32)
     for name, layer in layers.items():
@@ -103,9 +104,8 @@ def bias_places(words: npt.NDArray[np.int32], wanted: Floats) -> npt.NDArray[np.
     return starts
 
 
-def constants(layer: nn.Module) -> tuple[Floats, Floats]:
+def constants(layer: nn.Conv2d | nn.Linear) -> tuple[Floats, Floats]:
     """Weight and bias of a layer; zeros where it has no bias."""
-    assert isinstance(layer, _LAYERS)
     weight: Floats = layer.weight.detach().numpy()
     bias = np.zeros(len(weight), np.float32) if layer.bias is None else layer.bias.detach().numpy()
     return weight, bias

@@ -1,7 +1,7 @@
 """What must be true of an int8 ONNX model: it is the float32 one, rounded in the ranges it saw.
 
-No measure on logits tells a wrong constant from rounding, so all that can be computed is: the graph,
-every weight, scale, zero point and bias, and the range of every activation.
+No measure on logits tells a wrong constant from rounding, so all that can be computed is checked:
+the graph, every weight, scale, zero point and bias, and the range of every activation.
 """
 
 from collections.abc import Iterator

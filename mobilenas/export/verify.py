@@ -34,8 +34,8 @@ PROBES = 32
 # padding, epsilon, statistic or channel order gives 5e-4 and up. fp16: weights rounded to 11 bits
 # gave 5e-4 to 2e-3.
 TOLERANCE: dict[Dtype, float] = {"fp32": 1e-4, "fp16": 1e-2}
-# A float32 file may lose so many times what torch itself loses of the logits in float32, but for the
-# limit above: right files were measured to lose 0.7 to 2 times that.
+# A float32 file may lose so many times what torch itself loses in float32, within the limit above:
+# right files were measured to lose 0.7 to 2 times that.
 ROUNDINGS = 10
 # Of float64: right foldings were measured to give 1e-15.
 FOLDING_TOLERANCE = 1e-10
@@ -70,8 +70,9 @@ class Verification:
     """What was checked of an exported file, and the numbers found.
 
     images: those that parity was measured on. probes: images of chance (`probe_images`) that a
-    float file was compared on beside them. tolerance: of the logits, None for int8. nodes: number of nodes of each operator of ONNX. The
-    accuracies (0..1) are on the images that parity was measured on, None without labels.
+    float file was compared on beside them. tolerance: of the logits, None for int8. nodes: number
+    of nodes of each operator of ONNX. The accuracies (0..1) are on the images that parity was
+    measured on, None without labels.
     """
 
     images: int

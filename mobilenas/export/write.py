@@ -196,13 +196,10 @@ def _check_as_opened(
     except (BadInput, ValueError) as error:
         raise VerificationFailed(f"what would be written cannot be used: {error}") from error
     size = images.shape[1]
+    short = short_side(opened.resolution, opened.info.crop)
     for what, said, wanted in (
         ("resolution", opened.resolution, size),
-        (
-            "short side",
-            short_side(opened.resolution, opened.info.crop),
-            short_side(size, info.crop),
-        ),
+        ("short side", short, short_side(size, info.crop)),
         ("mean", opened.info.mean, tuple(info.mean)),
         ("standard deviation", opened.info.std, tuple(info.std)),
         ("classes", opened.info.classes, tuple(info.classes)),

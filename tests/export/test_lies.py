@@ -214,7 +214,9 @@ PTE_INT8: dict[str, tuple[str, Change]] = {
 )
 def test_a_changed_pte_file(kind: str, layer: str, lie: str, tmp_path: Path) -> None:
     program = converted(kind).files[".pte"]
-    weight, bias = constants(fold_for_export(NETWORK).get_submodule(layer))
+    part = fold_for_export(NETWORK).get_submodule(layer)
+    assert isinstance(part, torch.nn.Conv2d)
+    weight, bias = constants(part)
     what, change = (PTE if kind == "pte" else PTE_INT8)[lie]
     if kind == "pte int8":
         scale = np.abs(weight).reshape(len(weight), -1).max(axis=1) / np.float32(127)
