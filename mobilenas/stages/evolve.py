@@ -91,10 +91,13 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
     prepared = Prepared.of(search, out, by_truth=search.truth is not None, resume=resume)
     truth = prepared.truth()
+    about = {} if truth is None else about_truth(truth)
+    run = prepared.start(out, about, resume=resume)
+    run.announce()
     if truth is None:
-        return prepared.start(out, {}, resume=resume).explore(prepared.measure)
+        return run.explore(prepared.measure)
     measurements = Measurements(prepared.evaluator, search.seed, out / MEASURED)
-    return prepared.by_prediction(out, truth, measurements, about_truth(truth), resume=resume)
+    return prepared.by_prediction(out, truth, measurements, about, resume=True)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from mobilenas.space import Arch
 from mobilenas.stages.evolve import Prepared, Search
 from mobilenas.stages.predicted import MEASURED, Measurements, about_truth
 from mobilenas.stages.train import Asked
-from mobilenas.stages.trainings import threads_each, train_archs
+from mobilenas.stages.trainings import create_trainings, threads_each, train_archs
 from mobilenas.train.config import NetworkConfig
 from mobilenas.train.images import data_place
 from mobilenas.train.networks import NetworkSettings
@@ -122,9 +123,16 @@ def run_rounds(
         inherit=str(search.supernet.resolve()) if asked.inherit else None,
     )
 
+    folder = out / "truth"
+    if not folder.exists():  # a recipe that does not fit the data is known before the first search
+        with TemporaryDirectory() as trial:
+            create_trainings(
+                Path(trial), [str(prepared.problem.cost_model.smallest("flops"))], plan
+            )
+
     def train(archs: list[Arch]) -> dict[str, float | None]:
         names = list(map(str, archs))
-        found = train_archs(out / "truth", names, plan, workers=workers, threads=asked.threads)
+        found = train_archs(folder, names, plan, workers=workers, threads=asked.threads)
         for name, end in found.failed.items():
             log.warning("%s is left out: its training failed twice (%s)", name, end)
         accuracy = {row["arch"]: row["accuracy"] for row in found.rows}
@@ -142,26 +150,25 @@ def search_in_rounds(
     """
     truth = prepared.truth()
     about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
-    prepared.start(out, about, resume=resume)  # refuses another search before any work
+    # The last search is started first: another one in this folder is refused before any work.
+    prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
     measurements = Measurements(prepared.evaluator, prepared.asked.seed, out / MEASURED)
     for number in range(1, asked.rounds + 1):
         folder = out / f"round-{number}"
         log.info("round %d of %d", number, asked.rounds)
+        there = is_run(folder, "evolve")
         if truth is None:
             objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
             scored = replace(prepared, problem=replace(problem, objectives=objectives))
-            first = scored.start(folder, {}, resume=is_run(folder, "evolve"))
-            found = first.explore(
-                lambda archs: [Measured(*x) for x in measurements(archs).tolist()]
+            found = scored.start(folder, {}, resume=there).explore(
+                lambda archs: [Measured(*row) for row in measurements(archs).tolist()]
             )
-            chosen = choose_archs(
-                scored.problem, found.evaluations, max(FEWEST, asked.per_round), ()
-            )
+            count = max(FEWEST, asked.per_round)
+            chosen = choose_archs(scored.problem, found.evaluations, count, ())
         else:
-            about_it = about_truth(truth)
-            there = is_run(folder, "evolve")
-            found = prepared.by_prediction(folder, truth, measurements, about_it, resume=there)
+            rests_on = about_truth(truth)
+            found = prepared.by_prediction(folder, truth, measurements, rests_on, resume=there)
             chosen = choose_archs(problem, found.evaluations, asked.per_round, truth.archs)
         path = folder / TRAINED
         if not path.exists():
