@@ -20,6 +20,7 @@ from mobilenas.runtimes.base import Dtype, Files, Floats
 # Of the largest |weight| or |bias| of a layer. The constants of right files are equal to the bit;
 # folding by another order of multiplications gives up to 1e-6.
 CONSTANT_TOLERANCE = 1e-5
+_LEAST_SCALE = np.float32(2**-12)  # that XNNPACK's quantiser gives a channel
 _BIAS_STEPS = 1.1  # half a step of rounding, half of the scale that is found
 Layers = dict[str, nn.Conv2d | nn.Linear]
 
@@ -77,8 +78,10 @@ def _check_int8_bytes(program: bytes, layers: Layers) -> None:
     for name, layer in layers.items():
         weight, bias = constants(layer)
         largest = np.abs(weight).reshape(len(weight), -1).max(axis=1)
-        scale = np.maximum(largest / np.float32(127), np.finfo(np.float32).eps)
-        steps = np.rint(weight / scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(np.int8)
+        scale = np.maximum(largest / np.float32(127), _LEAST_SCALE)
+        # Times the inverse, as torch does: near a half the quotient may round the other way.
+        inverse = (np.float32(1) / scale).reshape(-1, *[1] * (weight.ndim - 1))
+        steps = np.rint(weight * inverse).astype(np.int8)
         if scale.tobytes() not in program or not _weight_in(program, steps):
             raise VerificationFailed(f"the file has not the weight of {name} in int8")
         there = bias.tobytes() in program or len(bias_places(words, bias / scale))

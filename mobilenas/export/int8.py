@@ -22,6 +22,7 @@ Values = npt.NDArray[np.float64]
 _HALF_A_STEP = 0.501  # the quotient that was rounded is a float32
 _BIAS_STEPS = 1.0  # means of inputs are sums in another order, and a half may be rounded up or down
 _SAME = 1e-5  # of scales: quotients in float32
+_LARGEST_BIAS = (2**31 - 1) / 1.0001  # in steps, as ONNX Runtime's quantiser leaves room
 _CLIPPED = 2e-5  # of the values: percentile ranges leave out 1e-5
 _INTO_FLOAT = "_QuantizeLinear_Input"  # the quantiser puts it to the name of the last tensor
 
@@ -52,7 +53,7 @@ class _Check:
         for node in self.plain.graph.node:
             if node.op_type in ("Conv", "Gemm"):
                 found = nodes[node.name]
-                scale = self._check_weight(found, node)
+                scale = self._check_weight(found, node, steps[node.input[0]][0])
                 step = scale * steps[node.input[0]][0]
                 self._check_bias(found, node, scale, step, means[node.input[0]])
 
@@ -129,8 +130,12 @@ class _Check:
             tensor.check(name)
         return {name: tensor.sums / len(self.ranges) for name, tensor in seen.items()}
 
-    def _check_weight(self, found: onnx.NodeProto, node: onnx.NodeProto) -> Values:
-        """Scales of the weight of a node, by channel."""
+    def _check_weight(self, found: onnx.NodeProto, node: onnx.NodeProto, step: float) -> Values:
+        """Scales of the weight of a node, by channel. step: of its input.
+
+        A channel whose weights are tiny beside its bias has a larger scale, or the bias would not
+        fit into int32.
+        """
         source = self.sources.get(found.input[1])
         if source is None or source.op_type != "DequantizeLinear":
             raise VerificationFailed(f"the weight of {node.name} is not quantised")
@@ -139,7 +144,10 @@ class _Check:
         if given.dtype != np.int8 or given.shape != wanted.shape or zero.any():
             raise VerificationFailed(f"the weight of {node.name} is not int8 of its shape")
         largest = np.abs(wanted).reshape(len(wanted), -1).max(axis=1)
-        if not (np.abs(largest / 127 - scale) <= _SAME * scale)[largest > 1e-30].all():
+        bias = self.floats[node.input[2]] if len(node.input) > 2 else np.zeros(len(wanted))
+        least = np.abs(bias.astype(np.float64)) / (_LARGEST_BIAS * step)
+        expected = np.maximum(largest / 127, least)
+        if not (np.abs(expected - scale) <= _SAME * scale)[largest > 1e-30].all():
             raise VerificationFailed(f"a scale of {node.name} is not 1/127 of the largest weight")
         step = scale.reshape(-1, *[1] * (wanted.ndim - 1))
         off = np.abs(given * step - wanted) / step

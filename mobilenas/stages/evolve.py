@@ -125,8 +125,7 @@ class Prepared:
         else:
             latencies = search.budget.latencies
             objectives = parse_objectives(search.objectives, cost_model, latencies)
-        problem = Problem(cost_model, objectives, limits)
-        if (problem.quality == PREDICTION) != by_truth:
+        if (PREDICTION in objectives) != by_truth:
             raise BadInput(
                 f"objectives {','.join(objectives)}: {PREDICTION} goes with --truth or --rounds,"
                 f" and these with {PREDICTION}"
@@ -136,6 +135,7 @@ class Prepared:
             RunFolder.open(out, "evolve").check_same(goal)
         else:
             check_feasible(cost_model, limits)
+        problem = Problem(cost_model, objectives, limits)
         trained.check_finished()
         run = open_supernet_run(search.supernet, data=search.data)
         return cls(search, SupernetEvaluator(run), problem)

@@ -302,3 +302,17 @@ def test_a_batch_norm_that_is_folded_a_little_wrong(
 def test_the_truth_passes(kind: str, tmp_path: Path) -> None:
     write_changed(kind, target(kind, tmp_path), converted(kind).files)
     assert target(kind, tmp_path).exists()
+
+
+@pytest.mark.parametrize("kind", ["onnx int8", "pte int8"])
+def test_a_channel_that_is_nearly_silent_is_no_lie(kind: str, tmp_path: Path) -> None:
+    name, form, images = KINDS[kind]
+    if name == "executorch":
+        pytest.importorskip("executorch", reason="executorch is not installed (extra `mobile`)")
+    network = build(TINY)
+    with torch.no_grad():  # as trained networks have them; quantisers have a least scale
+        network.get_parameter("stem.bn.weight")[0] = 1e-5
+        network.get_parameter("blocks.0.expand.bn.weight")[2] = -1e-7
+    path = target(kind, tmp_path)
+    export(network, path, runtime=make_runtime(name), form=form, calibration=images)
+    assert path.is_file()
