@@ -201,7 +201,11 @@ class _Seen:
         self.sums = self.sums + means.sum(axis=0)
 
     def check(self, name: str) -> None:
-        """Raise VerificationFailed for a range that is wider, or leaves out more than outliers."""
+        """Raise VerificationFailed for a range that is wider, or leaves out more than outliers. Of
+        values that are all 0 there is none to compare with.
+        """
+        if self.lowest == self.highest:
+            return
         wide = max(self.lowest - self.low, self.high - self.highest)
         if wide > 1.001 * self.scale or self.outside > 1 + _CLIPPED * self.count:
             raise VerificationFailed(
