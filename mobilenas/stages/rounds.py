@@ -22,7 +22,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.settings import Record, validated
 from mobilenas.cost.model import flops_and_params
-from mobilenas.evaluate.predictor import FEWEST
+from mobilenas.evaluate.predictor import FEWEST, check_enough
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
@@ -83,8 +83,10 @@ class RoundsAsked:
             known = run.settings.get("evaluator", {}).get("rounds")
             stored = None if known is None else validated(RoundSettings, known, run.path)
         if stored is None and self.rounds is None:
-            if self != replace(RoundsAsked(), workers=self.workers):
-                raise BadInput("--per-round, --preset, --set and --inherit go with --rounds")
+            if self != RoundsAsked():
+                raise BadInput(
+                    "--per-round, --preset, --set, --inherit and --workers go with --rounds"
+                )
             return None
         given: dict[str, Any] = {"rounds": self.rounds, "per_round": self.per_round}
         given = {name: value for name, value in given.items() if value is not None}
@@ -154,6 +156,7 @@ def search_in_rounds(
     prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
     measurements = Measurements(prepared.evaluator, prepared.asked.seed, out / MEASURED)
+    tried = set(truth.archs) if truth else set()  # those too whose training failed
     for number in range(1, asked.rounds + 1):
         folder = out / f"round-{number}"
         log.info("round %d of %d", number, asked.rounds)
@@ -165,14 +168,15 @@ def search_in_rounds(
                 lambda archs: [Measured(*row) for row in measurements(archs).tolist()]
             )
             count = max(FEWEST, asked.per_round)
-            chosen = choose_archs(scored.problem, found.evaluations, count, ())
+            chosen = choose_archs(scored.problem, found.evaluations, count, tried)
         else:
             rests_on = about_truth(truth)
             found = prepared.by_prediction(folder, truth, measurements, rests_on, resume=there)
-            chosen = choose_archs(problem, found.evaluations, asked.per_round, truth.archs)
+            chosen = choose_archs(problem, found.evaluations, asked.per_round, tried)
         path = folder / TRAINED
         if not path.exists():
             write_json(path, train(chosen))
+        tried.update(chosen)
         truth = _joined(prepared, truth, read_json(path))
     assert truth is not None
     return prepared.by_prediction(out, truth, measurements, about, resume=True)
@@ -183,6 +187,7 @@ def _joined(prepared: Prepared, truth: Truth | None, trained: Mapping[str, float
     space = prepared.evaluator.run.space
     known = {} if truth is None else dict(zip(truth.archs, truth.accuracy.tolist(), strict=True))
     known |= {space.parse(arch): x for arch, x in trained.items() if x is not None}
-    archs = tuple(known)
+    archs, accuracy = tuple(known), np.array(list(known.values()))
+    check_enough(accuracy)
     source = "trained in rounds" if truth is None else truth.source
-    return Truth(source, archs, np.array(list(known.values())), flops_and_params(space, archs))
+    return Truth(source, archs, accuracy, flops_and_params(space, archs))

@@ -75,7 +75,11 @@ def test_a_round_trains_what_was_found(job: Job, truth: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--per-round=4"], "--per-round, --preset, --set and --inherit go with --rounds"),
+        (
+            ["--per-round=4"],
+            "--per-round, --preset, --set, --inherit and --workers go with --rounds",
+        ),
+        (["--workers=2"], "go with --rounds"),
         (["--inherit"], "go with --rounds"),
         (["--objectives=prediction"], "prediction goes with --truth or --rounds"),
         (["--objectives=score", "--rounds=1"], "prediction goes with --truth or --rounds"),
