@@ -1,7 +1,8 @@
 """The inverted bottleneck with parallel depthwise paths; supernet and network share this code."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Self
 
 import torch
@@ -12,6 +13,7 @@ from mobilenas.cost.counts import squeezed_channels
 from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
 from mobilenas.nn.kernels.relu6 import ReLU6
 from mobilenas.nn.sharing import Shared, Sharing, plain_state, shared
+from mobilenas.nn.views import View, mix
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
 from mobilenas.space.spec import BN_EPS, Activation
@@ -95,6 +97,30 @@ class Paths(nn.ModuleDict):
             total = y if total is None else total + y
         assert total is not None, "there is at least one path"
         return total
+
+
+def sums_of_paths(
+    hidden: Tensor,
+    widths: list[int],
+    groups: nn.ModuleList,
+    several: Sequence[Kernels],
+) -> list[Tensor]:
+    """For each of some kernels the sum of its depthwise paths; each path runs once for all.
+
+    hidden: (n, sum of widths, h, w). groups: the paths `k3`, `k5`, ... of each channel group.
+    """
+    used = zip(*several, strict=True)  # per channel group
+    parts = hidden.split(widths, dim=1)
+    outputs = [
+        {k: paths[f"k{k}"](part) for k in sorted({k for kernels in group for k in kernels})}  # type: ignore[index]
+        for paths, part, group in zip(groups, parts, used, strict=True)
+    ]
+    sums = []
+    for kernels in several:
+        active = zip(outputs, kernels, strict=True)
+        each = [reduce(torch.add, (found[k] for k in group)) for found, group in active]
+        sums.append(torch.cat(each, dim=1) if len(each) > 1 else each[0])
+    return sums
 
 
 class InvertedBottleneck(nn.Module):
@@ -212,6 +238,19 @@ class Branch(InvertedBottleneck):
             drop_path=self.drop_path,
         )
 
+    def outputs(self, x: Tensor, several: Sequence[Kernels]) -> list[Tensor]:
+        """What each of some kernels makes of x. The 1x1 expansion runs once for all of them, and so
+        does each depthwise path.
+        """
+        sums = sums_of_paths(self.expand(x), self.widths, self.groups, several)
+        outputs = []
+        for kernels, y in zip(several, sums, strict=True):
+            count = len(kernels[0])
+            y = self.project(self.squeeze_excite(self.after_sum_for(count)(y)))
+            y = self.bn_for(count)(y)
+            outputs.append(x + self.drop_path(y) if self.residual else y)
+        return outputs
+
     def share_kernels(self) -> None:
         """Make each depthwise kernel the centre of the largest one."""
         for paths in self.groups:
@@ -249,6 +288,7 @@ class ChoiceBlock(nn.Module):
 
     def __init__(self, block: Block, shadow_bn: bool, sharing: Sharing = "none") -> None:
         super().__init__()
+        self.candidates = block.candidates
         kernels = (block.kernels,) * block.groups
         num_bn = block.max_paths if shadow_bn else 1
         branches = {e: Branch.new(block, e, kernels, num_bn) for e in sorted(block.expansions)}
@@ -268,9 +308,24 @@ class ChoiceBlock(nn.Module):
         if any(c.is_identity for c in block.candidates):
             self.identity = identity(block)
 
-    def forward(self, x: Tensor, candidate: Candidate) -> Tensor:
-        """Run the one candidate; nothing else is executed, so nothing else gets a gradient."""
-        return self.chosen(candidate)(x)
+    def forward(self, x: Tensor, view: View) -> Tensor:
+        """Run what the view names; nothing else is executed, so nothing else gets a gradient."""
+        if isinstance(view, int):
+            return self.chosen(self.candidates[view])(x)
+        return mix(view, lambda indices: self.outputs(x, [self.candidates[i] for i in indices]))
+
+    def outputs(self, x: Tensor, candidates: Sequence[Candidate]) -> list[Tensor]:
+        """What each of some distinct candidates makes of x; those of one expansion share work."""
+        found: dict[Candidate, Tensor] = {}
+        for expansion in dict.fromkeys(c.expansion for c in candidates):
+            alike = [c for c in candidates if c.expansion == expansion]
+            if alike[0].is_identity:
+                found[alike[0]] = self.identity(x)
+                continue
+            branch = self.branches[f"e{expansion}"]
+            assert isinstance(branch, Branch)
+            found |= zip(alike, branch.outputs(x, [c.kernels for c in alike]), strict=True)
+        return [found[c] for c in candidates]
 
     def chosen(self, candidate: Candidate) -> nn.Module:
         """The plain module of a candidate over the own weights, which it shares."""

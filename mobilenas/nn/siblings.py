@@ -5,13 +5,11 @@ A module made here gives a list: what each of the siblings makes of the input, i
 
 import copy
 from collections.abc import Sequence
-from functools import reduce
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import Branch, ConvBN
+from mobilenas.nn.blocks import Branch, ConvBN, sums_of_paths
 from mobilenas.nn.sharing import Shared, unshared
 from mobilenas.space import Candidate
 
@@ -59,20 +57,9 @@ class Siblings(nn.Module):
         self.ends = nn.ModuleList(_end(branch, c.num_paths) for c in candidates)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        parts = self.expand(x).split(self.widths, dim=1)
-        groups = [
-            {name: path(part) for name, path in paths.items()}  # type: ignore[operator]
-            for paths, part in zip(self.groups, parts, strict=True)
-        ]
-        outputs = []
-        for kernels, end in zip(self.kernels, self.ends, strict=True):
-            sums = [
-                reduce(torch.add, (paths[f"k{k}"] for k in active))
-                for paths, active in zip(groups, kernels, strict=True)
-            ]
-            y = end(torch.cat(sums, dim=1) if len(sums) > 1 else sums[0])
-            outputs.append(x + y if self.residual else y)
-        return outputs
+        sums = sums_of_paths(self.expand(x), self.widths, self.groups, self.kernels)
+        ends = (end(y) for end, y in zip(self.ends, sums, strict=True))
+        return [x + y if self.residual else y for y in ends]
 
 
 def _end(branch: Branch, num_paths: int) -> nn.Module:

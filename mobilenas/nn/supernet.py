@@ -1,4 +1,4 @@
-"""All weights of a space in one module; the arch is an argument, never hidden state."""
+"""All weights of a space in one module; what of it is run is an argument, never hidden state."""
 
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mobilenas.nn.blocks import Branch, ChoiceBlock, conv_head, init_weights, stem
 from mobilenas.nn.sharing import Sharing
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
+from mobilenas.nn.views import Views, indices
 from mobilenas.space import IDENTITY, Arch, Space
 
 
@@ -31,7 +32,8 @@ class Pool(nn.Module):
 class Supernet(nn.Module):
     """`supernet(x, arch)`: logits (n, classes) of images (n, channels, h, w).
 
-    Only the weights of `arch` are executed: after backward all others have grad None.
+    In place of the arch it takes `Views`, one a searchable block, which may mix candidates. Only
+    what these name is executed: after backward all other weights have grad None.
     shadow_bn: one batch norm per number of active paths; False shares one (for ablations). sharing:
     which weights the candidates of a block have in common (`nn.sharing`); MixPath as released
     shares none. zero_init_last: see `init_weights`.
@@ -57,11 +59,13 @@ class Supernet(nn.Module):
         self.classifier = nn.Linear(space.head_channels, space.num_classes)
         init_weights(self, generator, zero_init_last)
 
-    def forward(self, x: Tensor, arch: Arch) -> Tensor:
-        """Logits of one arch."""
+    def forward(self, x: Tensor, arch: Arch | Views) -> Tensor:
+        """Logits of one arch, or of a mixture."""
+        views = indices(self.space.encode(arch)) if isinstance(arch, Arch) else arch
+        left = iter(views)
         x = self.stem(x)
-        for block, candidate in zip(self.blocks, self.space.candidates_of(arch), strict=True):
-            x = block(x, candidate)
+        for block, layer in zip(self.blocks, self.space.layers, strict=True):
+            x = block(x, next(left) if layer.searchable else 0)
         return self.classifier(self.conv_head(x).mean(dim=(2, 3)))
 
     def steps(self, arch: Arch) -> list[Step]:
