@@ -36,6 +36,9 @@ class Stream(IntEnum):
     RANKED_ARCHS = 51  # the archs that a ranking is measured on
     BOOTSTRAP = 52  # resamples of a rank correlation
     TRUTH_ARCHS = 53  # the archs that a ground truth is drawn from
+    ARCH_START = 61  # the architecture parameters that a search starts from
+    ARCH_STEP = 62  # step: what an architecture step draws
+    WEIGHT_STEP = 63  # step: what a weight step of such a search draws
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

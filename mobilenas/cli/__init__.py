@@ -23,6 +23,7 @@ from mobilenas.cli.evolve import evolve
 from mobilenas.cli.export import export
 from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
+from mobilenas.cli.search import search
 from mobilenas.cli.supernet_train import supernet_train
 from mobilenas.cli.train import train
 from mobilenas.cli.truth import truth
@@ -45,6 +46,7 @@ app.command()(quickstart)
 app.command()(truth)
 app.command()(rank)
 app.command()(evolve)
+app.command()(search)
 app.command()(train)
 app.command()(export)
 app.command("eval")(networks.evaluate)

@@ -109,6 +109,15 @@ class CostModel:
         values: NDArray[Any] = self._columns[cost].total(parts)
         return values
 
+    def parts(self, cost: str) -> tuple[float, list[NDArray[Any]], bool]:
+        """Of the named cost what every arch has, what each candidate of each searchable block adds,
+        (candidates,) a block, and whether the cost of an arch is the largest of these rather than
+        their sum. Raises BadInput for an unknown name.
+        """
+        self.check(cost)
+        column = self._columns[cost]
+        return column.fixed, column.blocks, column.is_peak
+
     def excess(self, cost: str, limit: float, genes: Genes) -> NDArray[Any]:
         """How far the cost of genes (n, blocks) passes a limit, (n,); 0 for those within.
 

@@ -163,10 +163,17 @@ class InvertedBottleneck(nn.Module):
 
     @classmethod
     def new(
-        cls, block: Block, expansion: int, kernels: Kernels, num_bn: int = 1, drop_path: float = 0.0
+        cls,
+        block: Block,
+        expansion: int,
+        kernels: Kernels,
+        num_bn: int = 1,
+        drop_path: float = 0.0,
+        affine_last: bool = True,
     ) -> Self:
         """The block with fresh weights. num_bn: number of shadow batch norms. drop_path: the rate
-        at which a residual one is skipped.
+        at which a residual one is skipped. affine_last: whether the last batch norm has a weight
+        and a bias.
         """
         hidden = block.in_channels * expansion
         act, eps, linear = block.activation, block.bn_eps, block.has_linear_paths
@@ -193,7 +200,10 @@ class InvertedBottleneck(nn.Module):
             ),
             squeeze_excite=_squeeze_excite(block, hidden),
             project=nn.Conv2d(hidden, block.out_channels, 1, bias=False),
-            bns=(nn.BatchNorm2d(block.out_channels, eps) for _ in range(1 if linear else num_bn)),
+            bns=(
+                nn.BatchNorm2d(block.out_channels, eps, affine=affine_last)
+                for _ in range(1 if linear else num_bn)
+            ),
             drop_path=_drop_path(drop_path),
         )
 
@@ -279,19 +289,29 @@ class Branch(InvertedBottleneck):
 
 
 class ChoiceBlock(nn.Module):
-    """All candidates of a block: a branch an expansion; sharing: which weights they have in common.
+    """All candidates of a block: a branch an expansion. sharing: which weights they have in common.
+    affine_last: whether the last batch norms of candidates have a weight and a bias.
 
     Batch norms after the projection, or after the sum of linear paths, are never shared: there is
     one for each number of paths and expansion. Raises BadInput where the hidden channels of
     expansions do not correspond.
     """
 
-    def __init__(self, block: Block, shadow_bn: bool, sharing: Sharing = "none") -> None:
+    def __init__(
+        self,
+        block: Block,
+        shadow_bn: bool,
+        sharing: Sharing = "none",
+        affine_last: bool = True,
+    ) -> None:
         super().__init__()
         self.candidates = block.candidates
         kernels = (block.kernels,) * block.groups
         num_bn = block.max_paths if shadow_bn else 1
-        branches = {e: Branch.new(block, e, kernels, num_bn) for e in sorted(block.expansions)}
+        branches = {
+            e: Branch.new(block, e, kernels, num_bn, affine_last=affine_last)
+            for e in sorted(block.expansions)
+        }
         if branches and sharing in ("kernel", "both"):
             for branch in branches.values():
                 branch.share_kernels()

@@ -36,7 +36,8 @@ class Supernet(nn.Module):
     what these name is executed: after backward all other weights have grad None.
     shadow_bn: one batch norm per number of active paths; False shares one (for ablations). sharing:
     which weights the candidates of a block have in common (`nn.sharing`); MixPath as released
-    shares none. zero_init_last: see `init_weights`.
+    shares none. zero_init_last: see `init_weights`. affine_last: whether the last batch norms of
+    candidates have a weight and a bias; where candidates are added up these could rescale them.
     Dropout is left to stand-alone training, so a forward draws no random numbers.
     """
 
@@ -47,13 +48,14 @@ class Supernet(nn.Module):
         shadow_bn: bool = True,
         sharing: Sharing = "none",
         zero_init_last: bool = True,
+        affine_last: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.space = space
         self.stem = stem(space)
         self.blocks = nn.ModuleList(
-            ChoiceBlock(block, shadow_bn, sharing) for block in space.layers
+            ChoiceBlock(block, shadow_bn, sharing, affine_last) for block in space.layers
         )
         self.conv_head = conv_head(space)
         self.classifier = nn.Linear(space.head_channels, space.num_classes)

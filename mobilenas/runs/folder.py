@@ -25,7 +25,10 @@ from mobilenas.runs.earlier import read_earlier
 from mobilenas.runs.places import absolute, has_paths, is_there, relative_to, seen_from
 from mobilenas.space import with_defaults
 
-Kind = Literal["supernet", "truth", "rank", "evolve", "train", "detect", "latency", "latency-check"]
+Kind = (
+    Literal["supernet", "truth", "rank", "evolve", "search"]
+    | Literal["train", "detect", "latency", "latency-check"]
+)
 Settings = TypeVar("Settings", bound=Record)
 
 # What a run of each kind is, and the command that makes it.
@@ -34,13 +37,14 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "truth": ("the trainings of a ground truth", "truth"),
     "rank": ("the ranking of a supernet", "rank"),
     "evolve": ("a search", "evolve"),
+    "search": ("a search by gradient", "search"),
     "train": ("the training of a network", "train"),
     "detect": ("the training of a detector", "detect train"),
     "latency": ("the timings of a latency table", "latency build"),
     "latency-check": ("the timings of a latency table's check", "latency check"),
 }
 _RUN, _TIMING = "run.json", "timing.json"
-_RESULTS: dict[Kind, str] = {"rank": "rank.json", "evolve": "front.json"}
+_RESULTS: dict[Kind, str] = {"rank": "rank.json", "evolve": "front.json", "search": "front.json"}
 _LARGE = 60  # characters of a value from which on messages leave it out
 
 log = logging.getLogger(__name__)

@@ -101,7 +101,7 @@ class SearchRun:
             seed=search.seed,
             evaluator=dict(evaluator or {}),
             resolution=space.image_size if space.is_backbone else None,
-            latency_tables={table.name: _digest(table) for table in cost_model.tables},
+            latency_tables={table.name: digest(table) for table in cost_model.tables},
         ).model_dump(mode="json")
         there = resume and is_run(out, "evolve")
         if there:
@@ -181,7 +181,7 @@ def _places(parents: Mapping[str, str]) -> dict[str, Any]:
     return others | {"latency_tables": tables}
 
 
-def _digest(table: LatencyTable) -> str:
+def digest(table: LatencyTable) -> str:
     """SHA-256 of the content of a table, whatever the layout of its file."""
     content = json.dumps(table.model_dump(mode="json"), sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -67,8 +67,8 @@ class SupernetTask:
                 else:
                     yield self.inplace(logits.float(), first.float())
 
-        weight = 1 / len(archs) if self.averages else 1.0
-        trainer.step(n, losses(), [f"arch {arch}" for arch in archs], weight)
+        weights = [1 / len(archs)] * len(archs) if self.averages else None
+        trainer.step(n, losses(), [f"arch {arch}" for arch in archs], weights)
 
     def archs(self, n: int) -> Sequence[AnyArch]:
         """The archs of step n."""

@@ -113,6 +113,10 @@ class TrainingConfig(Record):
             return None
         return Path(self.teacher).expanduser()
 
+    def held_out(self, count: int) -> int:
+        """How many of so many training images are held out for validation."""
+        return self.validate_images or min(5000, count // 5)
+
     def augment(self) -> Augment:
         """The random changes of training images. Raises BadInput."""
         return Augment(**{field.name: getattr(self, field.name) for field in fields(Augment)})

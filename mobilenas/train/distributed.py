@@ -129,7 +129,7 @@ class Processes:
 
     def average_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace the gradients that there are by their mean over the processes."""
-        self._average([p.grad for p in parameters if p.grad is not None])
+        self.average([p.grad for p in parameters if p.grad is not None])
 
     def average_statistics(self, module: nn.Module) -> None:
         """Replace the running statistics of batch norms by their mean over the processes.
@@ -146,7 +146,7 @@ class Processes:
         statistics = [s for s in found if s is not None]
         # In float64, in which the mean of equal float32 values is that value to the bit.
         means = [s.double() for s in statistics]
-        self._average(means)
+        self.average(means)
         for s, mean in zip(statistics, means, strict=True):
             s.copy_(mean)
 
@@ -158,7 +158,8 @@ class Processes:
             if isinstance(part, nn.BatchNorm2d) and type(part) in _JOINT:
                 part.__class__ = _JOINT[type(part)]  # parameters and state keep their identity
 
-    def _average(self, tensors: list[Tensor]) -> None:
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace tensors by their means over the processes."""
         if self.world == 1:
             return
         kinds = defaultdict(list)

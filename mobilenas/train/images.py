@@ -62,14 +62,13 @@ class TrainingImages:
         self, device: torch.device | str = "cpu", processes: Processes = SINGLE
     ) -> TrainingBatches:
         """The augmented training batches, of each the rows of this process. Raises BadInput."""
-        return self._loader(device).training(
-            self.data.train,
-            self.splits.train,
-            batch_size=self.config.batch_size,
-            seed=self.seed,
-            augment=self.config.augment(),
-            rows=processes.share(self.config.batch_size),
-        )
+        return self._batches(self.splits.train, device, processes)
+
+    def held(
+        self, device: torch.device | str = "cpu", processes: Processes = SINGLE
+    ) -> TrainingBatches:
+        """Augmented batches of the held-out images, which an architecture is learnt from."""
+        return self._batches(self.splits.validate, device, processes)
 
     def evaluation(
         self,
@@ -109,6 +108,18 @@ class TrainingImages:
             images = zlib.crc32(os.fsencode("\n".join(names)))
         return zlib.crc32(train.labels.tobytes(), images)
 
+    def _batches(
+        self, indices: Indices, device: torch.device | str, processes: Processes
+    ) -> TrainingBatches:
+        return self._loader(device).training(
+            self.data.train,
+            indices,
+            batch_size=self.config.batch_size,
+            seed=self.seed,
+            augment=self.config.augment(),
+            rows=processes.share(self.config.batch_size),
+        )
+
     def _loader(self, device: torch.device | str) -> Loader:
         return Loader(self.preparation, device, self.config.workers)
 
@@ -129,7 +140,7 @@ def choose_images(
     """
     data = read_data(source, resolution, config.eval_crop, stream=config.stream)
     count = len(data.train)
-    validate = config.validate_images or min(5000, count // 5)
+    validate = config.held_out(count)
     if count < _FEWEST:
         raise BadInput(
             f"{count} training images: there must be {_FEWEST} or more, to validate on a fifth of "

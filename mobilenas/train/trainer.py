@@ -139,11 +139,15 @@ class Trainer:
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def step(
-        self, n: int, losses: Iterable[Tensor], names: Sequence[str], weight: float = 1.0
+        self,
+        n: int,
+        losses: Iterable[Tensor],
+        names: Sequence[str],
+        weights: Sequence[float] | None = None,
     ) -> None:
         """Optimizer step n on the sum of the gradients of some losses, each of which is named.
 
-        weight: of each of them in the sum.
+        weights: of each of them in the sum, 1 if None.
 
         The losses are taken one by one, so one graph is in memory at a time. Weights that none of
         them uses have grad None and do not move. The norm of the gradients is clipped. With several
@@ -156,7 +160,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         values = []
         with fixed_generators(self.seed, Stream.DROP, n, self.processes.rank, device=self.device):
-            for loss in losses:
+            for loss, weight in zip(losses, weights or [1.0] * len(names), strict=True):
                 self.scaler.scale(loss * weight).backward()
                 values.append(loss.detach())
         joint = self.processes.mean(torch.stack(values))
@@ -292,8 +296,9 @@ def _board(
     with _quiet_threads(), SummaryWriter(folder, purge_step=0) as writer:
 
         def write(row: dict[str, Any]) -> None:
-            for name in row.keys() - {"step"}:
-                writer.add_scalar(name, row[name], row["step"])
+            for name, value in row.items():
+                if name != "step" and not isinstance(value, str):
+                    writer.add_scalar(name, value, row["step"])
 
         for row in log:
             write(row)

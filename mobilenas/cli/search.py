@@ -1,0 +1,120 @@
+"""The command `search`. Heavy imports live inside."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mobilenas.cli.options import (
+    DATA_HELP,
+    Flops,
+    Json,
+    Latency,
+    Memory,
+    Overrides,
+    Params,
+    Resume,
+    Seed,
+    is_given,
+    parse_budget,
+    print_json,
+)
+
+
+def search(
+    context: typer.Context,
+    strategy: Annotated[
+        str, typer.Option(help="How the architecture is learnt; --list names all.")
+    ] = "gdas",
+    space: Annotated[str, typer.Option(help="Shipped space or YAML file, with overrides.")] = "s1",
+    data: Annotated[str, typer.Option(help=DATA_HELP)] = "digits",
+    flops: Flops = None,
+    params: Params = None,
+    memory: Memory = None,
+    latency: Latency = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset of configs/strategies or YAML file; that of the strategy by default."
+        ),
+    ] = None,
+    settings: Overrides = None,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/search"),
+    resume: Resume = False,
+    list_methods: Annotated[
+        bool, typer.Option("--list", help="Show the strategies and end.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Learn weights and architecture together by gradient, and derive an arch within a budget.
+
+    Writes front.json, with the one arch, which `train --search` takes. Exit code 3 and the feasible
+    range when no arch meets the budget. Kill it at any time; --resume continues to the same result.
+
+    Example: mobilenas search --strategy gdas --space s1:width=0.25 --data DIR --flops 60M
+
+    Example: mobilenas search --list
+    """
+    from mobilenas.report.text import front_table, table
+    from mobilenas.strategies.methods import METHODS, load_search_config
+
+    if list_methods:
+        rows = [
+            {"strategy": name, "paper": x.paper, "candidates run a step": x.runs}
+            for name, x in METHODS.items()
+        ]
+        if as_json:
+            print_json({"strategies": rows})
+        else:
+            print(table(rows, {key: key for key in rows[0]}))
+        return
+    budget = parse_budget(flops, params, memory, latency)
+    from mobilenas.runs.lock import held
+    from mobilenas.space import load_space
+    from mobilenas.stages.search import (
+        GradientRun,
+        create_search_run,
+        open_search_run,
+        resume_search_run,
+        run_search,
+    )
+    from mobilenas.train.distributed import joined
+
+    moved = data if is_given(context, "data") else None
+
+    def start() -> GradientRun:
+        lock.enter_context(held(out, "search"))
+        overrides = settings or []
+        if not resume:
+            config = load_search_config(strategy, preset, overrides)
+            processes.share(config.batch_size)
+            return create_search_run(out, strategy, load_space(space), data, seed, config, budget)
+        named = strategy if is_given(context, "strategy") else None
+        again = overrides or preset
+        return resume_search_run(
+            out,
+            {
+                "strategy": named,
+                "space": load_space(space) if is_given(context, "space") else None,
+                "data": moved,
+                "seed": seed if is_given(context, "seed") else None,
+                "config": load_search_config(strategy, preset, overrides) if again else None,
+                "budget": budget,
+            },
+        )
+
+    with ExitStack() as lock:
+        with joined() as processes:
+            run = processes.main_first(start, lambda: open_search_run(out, data=moved))
+            result = run_search(run, processes)
+        if not processes.is_main:
+            return
+    if as_json:
+        about = {"data": run.images.data.found.to_dict(), "passes": result["passes"]}
+        print_json({"run": str(out), **about, "front": result["front"]})
+        return
+    print(front_table(result["front"]))
+    print(f"the most probable arch within the budget, after {result['passes']:.1f} passes")
+    print(f"search in {out}; next: mobilenas train --search {out}")

@@ -1,0 +1,229 @@
+"""A search by gradient: `mobilenas search`. Weights and architecture are learnt together.
+
+run.json        settings, parents (data, latency tables), what the data was
+splits.json     which images the weights are learnt from (train), and the architecture (validate)
+log.jsonl       step, epoch, passes, loss, lr; now and then entropy, expected costs, the arch so far
+tensorboard/    the same for TensorBoard
+checkpoint.pt   weights, optimizer, architecture parameters, step (weights_only loadable)
+timing.json     seconds of work so far, hardware
+front.json      the derived arch and its costs, as a front of one
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.settings import Record, validated
+from mobilenas.cost import CostModel
+from mobilenas.cost.budget import Budget
+from mobilenas.cost.latency import find_table
+from mobilenas.cost.titles import format_limits
+from mobilenas.nn import Supernet
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import check_free
+from mobilenas.search import check_feasible
+from mobilenas.space import Space, space_from_dict
+from mobilenas.stages.search_run import TABLE, digest
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.derive import most_probable
+from mobilenas.strategies.methods import method
+from mobilenas.strategies.search_task import SearchTask
+from mobilenas.train.device import pick_device
+from mobilenas.train.distributed import SINGLE, Processes
+from mobilenas.train.images import (
+    TrainingImages,
+    check_same_data,
+    choose_images,
+    data_parent,
+    stored_images,
+)
+from mobilenas.train.recipe import Objective, make_optimizer
+from mobilenas.train.trainer import Trainer, fit
+
+
+class GradientSettings(Record):
+    """What the user chose. space: a whole space as plain data, its classes those of the data.
+    config: of the strategy's own shape. limits: {cost: largest value} of the derived arch.
+    latencies: what each latency table was asked for by. latency_tables: SHA-256 of the content of
+    each, by name.
+    """
+
+    strategy: str
+    space: dict[str, Any]
+    data: str
+    seed: int
+    config: dict[str, Any]
+    limits: dict[str, int | float]
+    latency_tables: dict[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class GradientRun:
+    """A search by gradient in its run folder, its images, and the costs of its space."""
+
+    folder: RunFolder
+    settings: GradientSettings
+    config: SearchConfig
+    images: TrainingImages
+    cost_model: CostModel
+
+    @property
+    def space(self) -> Space:
+        return self.cost_model.space
+
+
+def create_search_run(
+    path: Path,
+    strategy: str,
+    space: Space,
+    data: str,
+    seed: int,
+    config: SearchConfig,
+    budget: Budget,
+) -> GradientRun:
+    """Load the data, draw the splits and write splits.json and, last, run.json.
+
+    The classes of the space become those of the data. Raises BadInput when the folder already holds
+    a run, and, before anything is written, what does not fit; InfeasibleBudget where no arch meets
+    the budget.
+    """
+    check_free(path)
+    cost_model, limits = budget.look_up(space)
+    check_limits(cost_model, limits)
+    if config.precision == "fp16":
+        raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
+    if config.teacher is not None:
+        raise BadInput("teacher: a search by gradient has none; it must be left out")
+    images = choose_images(data, space.resolution, config, seed, calibrate=0)
+    own = space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
+    settings = GradientSettings(
+        strategy=strategy,
+        space=own.to_dict(),
+        data=data,
+        seed=seed,
+        config=config.model_dump(mode="json"),
+        limits=limits,
+        latency_tables={table.name: digest(table) for table in cost_model.tables},
+    )
+    device = pick_device(config.device)
+    images.training(device)
+    images.held(device)
+    make_optimizer(config, _supernet(settings, config, own))
+    images.store_splits(path)
+    facts = {
+        "data": images.data.found.to_dict(),
+        "data_checksum": images.checksum(),
+        "classes": images.data.classes,
+    }
+    tables = zip(budget.latencies, cost_model.tables, strict=True)
+    places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in tables}
+    parents = data_parent(data) | places
+    folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
+    return GradientRun(folder, settings, config, images, CostModel(own, cost_model.tables))
+
+
+def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
+    """The run in a folder. given: settings that the user gave again: strategy, space, data, seed,
+    config, budget. Raises BadInput where one of them is another than that of the run.
+    """
+    folder = RunFolder.open(path, "search")
+    check_same_data(folder, given.get("data"))
+    run = open_search_run(path, data=given.get("data"))
+    same: dict[str, Any] = {name: given.get(name) for name in ("strategy", "seed")}
+    space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
+    if space is not None:
+        same["space"] = space.to_dict() | {"num_classes": run.space.num_classes}
+    if config is not None:
+        same["config"] = config.resuming(run.config).model_dump(mode="json")
+    if budget:
+        same["limits"] = budget.look_up(run.space)[1]
+    run.folder.check_unchanged(same)
+    return run
+
+
+def open_search_run(path: Path, data: str | None = None) -> GradientRun:
+    """The run in a folder, its data and latency tables. data: where they are now, if they moved.
+
+    Raises BadInput naming what is missing or changed.
+    """
+    folder = RunFolder.open(path, "search").at(data=data)
+    settings = folder.read(GradientSettings)
+    strategy = method(settings.strategy).strategy
+    where = f"{path / 'run.json'}: config"
+    config = validated(strategy.Config, settings.config, where, "the config")
+    space = space_from_dict(settings.space)
+    roles = [role for role in folder.parents if role.startswith(TABLE)]
+    tables = [find_table(folder.parents[role], space) for role in roles]
+    for table in tables:
+        if digest(table) != settings.latency_tables.get(table.name):
+            raise BadInput(
+                f"latency table {table.name} is not the one that {path} was started with"
+            )
+    images = stored_images(folder, space.resolution, config, settings.seed)
+    return GradientRun(folder, settings, config, images, CostModel(space, tables))
+
+
+def run_search(run: GradientRun, processes: Processes = SINGLE) -> dict[str, Any]:
+    """Search from the last checkpoint, or from the start, to the end, as `fit` does. Stores and
+    returns the result.
+    """
+    settings, config, images = run.settings, run.config, run.images
+    with processes.together():
+        device = pick_device(config.device)
+        trainer = Trainer(
+            _supernet(settings, config, run.space),
+            config,
+            images.training(device, processes),
+            seed=settings.seed,
+            device=device,
+            processes=processes,
+        )
+        held = images.held(device, processes)
+    sizes = [len(block.candidates) for block in run.space.blocks]
+    strategy = method(settings.strategy).strategy(sizes, config, settings.seed)
+    task = SearchTask(
+        strategy,
+        Objective(config, run.space.num_classes, settings.seed, None),
+        held,
+        run.cost_model,
+        settings.limits,
+        len(images.splits.train),
+    )
+    fit(run.folder, task, trainer)
+    arch = task.derive()
+    assert arch is not None, "the budget was checked before the search"
+    result = {
+        "front": [{"arch": str(arch), **run.cost_model.of(arch)}],
+        "settings": run.folder.settings,
+        "probabilities": [p.tolist() for p in task.arrays()],
+        "most_probable": str(most_probable(run.cost_model, task.arrays(), {})),
+        "passes": task.spent / len(images.splits.train),
+    }
+    if processes.is_main:
+        run.folder.store_result(result)
+    return result
+
+
+def check_limits(cost_model: CostModel, limits: Mapping[str, float]) -> None:
+    """Raises InfeasibleBudget where no arch meets all limits, with the feasible range of each."""
+    check_feasible(cost_model, limits)
+    equal = [torch.ones(len(b.candidates)).numpy() for b in cost_model.space.blocks]
+    if most_probable(cost_model, equal, limits) is None:
+        raise InfeasibleBudget(
+            f"no arch of {cost_model.space.name} meets {format_limits(limits)} together, though "
+            "some arch meets each of them"
+        )
+
+
+def _supernet(settings: GradientSettings, config: SearchConfig, space: Space) -> Supernet:
+    dense = method(settings.strategy).strategy.is_dense
+    return Supernet(
+        space,
+        shadow_bn=config.bn == "shadow",
+        affine_last=not dense,
+        generator=torch.Generator().manual_seed(settings.seed),
+    )

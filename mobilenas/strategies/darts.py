@@ -1,0 +1,74 @@
+"""DARTS (Liu et al. 2019), of first and of second order."""
+
+from typing import Literal
+
+import torch
+
+from mobilenas.base.randomness import Stream
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.search_step import SearchStep
+
+
+class DartsConfig(SearchConfig):
+    """order: 2 differentiates through one training step of the weights."""
+
+    order: Literal[1, 2] = 1
+
+
+class Darts(LearnedStrategy):
+    """Of first order it is `LearnedStrategy`.
+
+    Of second order (equations 6 to 8 of the paper, as released) the gradient is taken at the
+    weights w' that a training step would lead to, lr their learning rate, and
+
+        g = d L_held(w') / d a - lr * (d L_train(w + r v) / d a - d L_train(w - r v) / d a) / (2 r)
+
+    with v = d L_held(w') / d w' and r = 0.01 / |v|. The step reads the optimizer's momentum and
+    weight decay, and leaves weights and momentum as they are.
+    """
+
+    Config = DartsConfig
+    config: DartsConfig
+
+    def learn(self, step: SearchStep) -> None:
+        """An architecture step."""
+        if self.config.order == 1:
+            super().learn(step)
+            return
+        ahead, lr = self._next_update(step)
+        weights = step.parameters
+        with step.moved(ahead, -lr):
+            loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
+            loss = step.cost.loss(loss, self.probabilities())
+            found = step.gradient(loss, [*self.parameters, *weights])
+        direct, v = found[: len(self.parameters)], found[len(self.parameters) :]
+        radius = 0.01 / max(float(torch.cat([x.flatten() for x in v]).norm()), 1e-12)
+        sides = []
+        for distance in (radius, -radius):
+            with step.moved(v, distance):
+                loss = step.loss(self.views(step, Stream.ARCH_STEP), "train")
+                sides.append(step.gradient(loss, self.parameters))
+        self.apply(
+            [
+                g - lr * (above - below) / (2 * radius)
+                for g, above, below in zip(direct, *sides, strict=True)
+            ]
+        )
+
+    def _next_update(self, step: SearchStep) -> tuple[list[torch.Tensor], float]:
+        """What the next step of SGD would subtract from each weight, without clipping, over its
+        learning rate; and that rate.
+        """
+        loss = step.loss(self.views(step, Stream.ARCH_STEP), "train")
+        gradients = dict(zip(step.parameters, step.gradient(loss, step.parameters), strict=True))
+        update = []
+        for group in step.trainer.optimizer.param_groups:
+            for weight in group["params"]:
+                g = gradients[weight] + group["weight_decay"] * weight.detach()
+                momentum = step.trainer.optimizer.state[weight].get("momentum_buffer")
+                if momentum is not None:
+                    g = g + group["momentum"] * momentum
+                gradients[weight] = g
+        update = [gradients[weight] for weight in step.parameters]
+        return update, step.trainer.optimizer.param_groups[0]["lr"]

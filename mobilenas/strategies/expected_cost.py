@@ -1,0 +1,64 @@
+"""What an arch that is drawn from probabilities costs on average, and how it enters a loss."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mobilenas.cost import CostModel
+
+
+class ExpectedCost:
+    """The expected costs of the archs of some probabilities, beside the limits that a user set.
+
+    With limits {cost: largest value} and E their expected values, `loss` is
+
+    add     the loss, plus weight times the sum of max(0, E / limit - 1)
+    power   weight times the loss, times each (log E / log limit) to the power (ProxylessNAS, Cai et
+            al. 2019, as released)
+
+    Peaks, as memory is, are no sums over blocks: they forbid candidates when an arch is derived,
+    and have no part here.
+    """
+
+    def __init__(
+        self,
+        cost_model: CostModel,
+        limits: Mapping[str, float],
+        form: str = "add",
+        weight: float = 0.1,
+        power: float = 0.3,
+    ) -> None:
+        self.form, self.weight, self.power = form, weight, power
+        self._costs: dict[str, tuple[float, list[Tensor]]] = {}
+        for cost in cost_model.costs:
+            fixed, blocks, is_peak = cost_model.parts(cost)
+            if not is_peak:
+                self._costs[cost] = fixed, [torch.from_numpy(b).double() for b in blocks]
+        self.limits = {cost: limit for cost, limit in limits.items() if cost in self._costs}
+
+    def of(self, cost: str, probabilities: Sequence[Tensor]) -> Tensor:
+        """The expected cost, in float64. probabilities: of each searchable block, (candidates,)."""
+        fixed, blocks = self._costs[cost]
+        terms = [(p.double() * b).sum() for p, b in zip(probabilities, blocks, strict=True)]
+        return fixed + torch.stack(terms).sum()
+
+    def excess(self, probabilities: Sequence[Tensor]) -> Tensor:
+        """By how much the expected costs pass the limits, relative to them, added up."""
+        passed = [
+            (self.of(cost, probabilities) / limit - 1).clamp_min(0)
+            for cost, limit in self.limits.items()
+        ]
+        return torch.stack(passed).sum() if passed else torch.zeros((), dtype=torch.float64)
+
+    def loss(self, loss: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
+        """The loss with the expected costs; as it is where there is no limit."""
+        if not self.limits:
+            return loss
+        if self.form == "add":
+            return loss + (self.weight * self.excess(probabilities)).to(loss)
+        factor = torch.ones((), dtype=torch.float64)
+        for cost, limit in self.limits.items():
+            share = self.of(cost, probabilities).log() / torch.tensor(limit).double().log()
+            factor = factor * share**self.power
+        return self.weight * loss * factor.to(loss)

@@ -1,0 +1,59 @@
+"""GDAS (Dong and Yang 2019): one sampled candidate a block, its gradient by Gumbel-softmax."""
+
+import torch
+from pydantic import model_validator
+
+from mobilenas.base.randomness import Stream
+from mobilenas.nn.views import View, Views
+from mobilenas.strategies.config import Positive, SearchConfig
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.search_step import SearchStep
+
+
+class GdasConfig(SearchConfig):
+    """tau_start, tau_end: the temperature, which falls linearly over the search."""
+
+    tau_start: Positive = 10.0
+    tau_end: Positive = 0.1
+
+    @model_validator(mode="after")
+    def _falls(self) -> "GdasConfig":
+        if self.tau_end > self.tau_start:
+            raise ValueError(
+                f"tau_end {self.tau_end:g} must be at most tau_start {self.tau_start:g}"
+            )
+        return self
+
+
+class Gdas(LearnedStrategy):
+    """With g Gumbel noise a block runs its candidate k of the largest log p + g, times
+
+        h = 1 - stop(q_k) + q_k,   q = softmax((log p + g) / tau)
+
+    which is 1 and has the gradient of q_k. One draw serves a whole forward. The weights are trained
+    first, then the architecture, as released.
+    """
+
+    Config = GdasConfig
+    is_dense = False
+    config: GdasConfig
+
+    def tau(self, progress: float) -> float:
+        """The temperature when that share of the search lies behind."""
+        return self.config.tau_start + (self.config.tau_end - self.config.tau_start) * progress
+
+    def views(self, step: SearchStep, stream: Stream) -> Views:
+        """One candidate a block, times h."""
+        rng = step.rng(stream)
+        views: list[View] = []
+        for alpha in self.parameters:
+            noise = torch.from_numpy(rng.gumbel(size=len(alpha))).to(alpha)
+            q = ((alpha.log_softmax(0) + noise) / self.tau(step.progress)).softmax(0)
+            k = int((alpha.detach().log_softmax(0) + noise).argmax())
+            views.append({k: 1 + (q[k] - q[k].detach())})
+        return views
+
+    def step(self, step: SearchStep) -> None:
+        """The weights, then the architecture."""
+        self.fit(step)
+        self.learn(step)

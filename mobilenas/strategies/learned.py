@@ -1,0 +1,95 @@
+"""What strategies that learn an architecture by gradient have in common: DARTS, first order."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mobilenas.base.randomness import Stream, generator
+from mobilenas.nn.views import Views, without_graph
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.search_step import SearchStep
+
+
+class LearnedStrategy:
+    """Architecture parameters of each block, and how a step learns them and the weights.
+
+    This class is DARTS of first order (Liu et al. 2019): a block is the sum of all candidates,
+    weighted by the softmax of its parameters. Other methods override what they do otherwise.
+
+    Architecture parameters are plain tensors in float32, never a part of the supernet, its
+    optimizer or its clipping. sizes: number of candidates of each block.
+    """
+
+    Config: ClassVar[type[SearchConfig]] = SearchConfig
+    # Candidates are added up, so that a trained last batch norm of one could rescale it, and one
+    # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
+    is_dense: ClassVar[bool] = True
+
+    def __init__(self, sizes: Sequence[int], config: SearchConfig, seed: int) -> None:
+        self.config = config
+        rng = generator(seed, Stream.ARCH_START)
+        drawn = (rng.normal(0, 1e-3, size) for size in sizes)
+        self.parameters = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in drawn]
+        self.optimizer = torch.optim.Adam(
+            self.parameters,
+            config.arch_lr,
+            betas=config.arch_betas,
+            weight_decay=config.arch_weight_decay,
+        )
+
+    def probabilities(self) -> list[Tensor]:
+        """Of each block the probabilities of its candidates, in the graph of the parameters."""
+        return [alpha.softmax(0) for alpha in self.parameters]
+
+    def views(self, step: SearchStep, stream: Stream) -> Views:
+        """What one forward runs. stream: of its draws."""
+        return [dict(enumerate(p.unbind())) for p in self.probabilities()]
+
+    def learn(self, step: SearchStep) -> None:
+        """An architecture step: by the loss on held-out images and the expected costs."""
+        loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
+        loss = step.cost.loss(loss, self.probabilities())
+        self.apply(step.gradient(loss, self.parameters))
+
+    def apply(self, gradients: Sequence[Tensor]) -> None:
+        """A step of the architecture's optimizer along gradients, one for each block."""
+        for alpha, gradient in zip(self.parameters, gradients, strict=True):
+            alpha.grad = gradient
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def fit(self, step: SearchStep) -> None:
+        """A weight step."""
+        step.train([without_graph(self.views(step, Stream.WEIGHT_STEP))])
+
+    def step(self, step: SearchStep) -> None:
+        """One step of the search: the architecture, then the weights."""
+        self.learn(step)
+        self.fit(step)
+
+    def state(self) -> dict[str, Any]:
+        """All that a checkpoint has to keep."""
+        parameters = [alpha.detach() for alpha in self.parameters]
+        return {"parameters": parameters, "optimizer": self.optimizer.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        with torch.no_grad():
+            for alpha, stored in zip(self.parameters, state["parameters"], strict=True):
+                alpha.copy_(stored)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def draw(probabilities: Sequence[Tensor], rng: np.random.Generator) -> list[int]:
+    """One candidate of each block."""
+    return [int(rng.choice(len(p), p=normalised(p))) for p in probabilities]
+
+
+def normalised(probabilities: Tensor) -> NDArray[np.float64]:
+    """Probabilities in float64 that sum to 1."""
+    p = probabilities.detach().double().numpy()
+    return np.asarray(p / p.sum())

@@ -1,0 +1,47 @@
+"""The strategies that learn an architecture, by name."""
+
+import difflib
+from dataclasses import dataclass
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.settings import load_settings
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.gdas import Gdas
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.parsec import Parsec
+from mobilenas.strategies.proxyless import Proxyless
+
+
+@dataclass(frozen=True)
+class Method:
+    """A strategy, its paper, and what one step of the search runs: candidates a block."""
+
+    strategy: type[LearnedStrategy]
+    paper: str
+    runs: str
+
+
+METHODS = {
+    "darts": Method(Darts, "Liu et al. 2019", "all, twice; of second order five times"),
+    "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
+    "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
+    "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+}
+
+
+def method(name: str) -> Method:
+    """The strategy of a name. Raises BadInput naming the nearest one."""
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(METHODS)}"
+        raise BadInput(f"strategy {name!r}: there is none of this name; {hint}")
+    return METHODS[name]
+
+
+def load_search_config(name: str, preset: str | None, overrides: list[str]) -> SearchConfig:
+    """The recipe of a strategy: a preset of configs/strategies by name, by default that of the
+    strategy's own name, or a YAML file, with `key=value` overrides. Raises BadInput.
+    """
+    shape = method(name).strategy.Config
+    return load_settings(shape, "strategies", preset or name, overrides)

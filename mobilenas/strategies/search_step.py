@@ -1,0 +1,128 @@
+"""One step of a search by gradient, as its strategy sees it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mobilenas.base.randomness import Stream, generator
+from mobilenas.data import Batch, TrainingBatches
+from mobilenas.nn.views import Views
+from mobilenas.space import Space
+from mobilenas.strategies.expected_cost import ExpectedCost
+from mobilenas.train.recipe import Objective, cross_entropy
+from mobilenas.train.trainer import Trainer
+
+
+@dataclass(eq=False)
+class SearchStep:
+    """Batches, losses and gradients of step n.
+
+    Losses take a part: `train`, whose images the weights are learnt from, or `held`, the other
+    images, for the architecture. With several processes gradients are those of the joint batch.
+    progress: which share of the search's steps lies behind, 0..1. spent: images that ran forward
+    and backward through one candidate a block, summed over the step; forward alone is a third.
+    """
+
+    trainer: Trainer
+    objective: Objective
+    held: TrainingBatches
+    space: Space
+    cost: ExpectedCost
+    n: int
+    progress: float
+    spent: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._batches: dict[str, Batch] = {}
+
+    def loss(self, views: Views, part: str) -> Tensor:
+        """The loss of a mixture on the batch of a part; batch norms take the statistics of the
+        batch. Running statistics move with the training part only.
+        """
+        images, target = self._batch(part)
+        share = 1.0 if torch.is_grad_enabled() else 1 / 3
+        run = [1 if isinstance(view, int) else len(view) for view in views]
+        self.spent += share * len(images) * float(np.mean(run))
+        self.trainer.module.train()
+        if part == "train" and torch.is_grad_enabled():
+            logits = self.trainer.forward(images, views)
+        else:
+            with statistics_kept(self.trainer.module):
+                logits = self.trainer.forward(images, views)
+        if part == "train":
+            return self.objective.loss(logits, target, None)
+        return cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
+
+    def gradient(self, loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The gradient of a loss, 0 where a tensor has no part in it. No `.grad` is touched."""
+        found = torch.autograd.grad(loss, tensors, allow_unused=True)
+        filled = [
+            torch.zeros_like(tensor) if gradient is None else gradient
+            for tensor, gradient in zip(tensors, found, strict=True)
+        ]
+        self.trainer.processes.average(filled)
+        return filled
+
+    def train(self, samples: Sequence[Views], weights: Sequence[float] | None = None) -> None:
+        """The weight step of the trainer: the gradients of the losses of the samples are summed,
+        each times its weight. To be called once.
+        """
+        losses = (self.loss(views, "train") for views in samples)
+        self.trainer.step(self.n, losses, [self._name(views) for views in samples], weights)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights of the supernet."""
+        return list(self.trainer.module.parameters())
+
+    @contextmanager
+    def moved(self, direction: Sequence[Tensor], distance: float) -> Iterator[None]:
+        """Within the block the weights are moved along a direction; then put back to the bit."""
+        weights = self.parameters
+        before = [weight.detach().clone() for weight in weights]
+        with torch.no_grad():
+            for weight, along in zip(weights, direction, strict=True):
+                weight.add_(along, alpha=distance)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, old in zip(weights, before, strict=True):
+                    weight.copy_(old)
+
+    def rng(self, stream: Stream) -> np.random.Generator:
+        """The generator of this step, of the same state at each call."""
+        return generator(self.trainer.seed, stream, self.n)
+
+    def _batch(self, part: str) -> Batch:
+        if part not in self._batches:
+            batch = self.trainer.train(self.n) if part == "train" else self.held(self.n)
+            self._batches[part] = self.objective.mix(*batch, self.n) if part == "train" else batch
+        return self._batches[part]
+
+    def _name(self, views: Views) -> str:
+        genes = [view if isinstance(view, int) else next(iter(view)) for view in views]
+        if all(isinstance(view, int) or len(view) == 1 for view in views):
+            return f"arch {self.space.decode(np.array(genes))}"
+        return "the mixture"
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """Within the block batch norms in training mode leave their running statistics as they are."""
+    norms = [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.BatchNorm2d) and part.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

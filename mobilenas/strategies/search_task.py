@@ -1,0 +1,130 @@
+"""A search by gradient, as a task of the trainer."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobilenas.cost import CostModel
+from mobilenas.data import TrainingBatches
+from mobilenas.space import Arch
+from mobilenas.strategies.derive import most_probable
+from mobilenas.strategies.expected_cost import ExpectedCost
+from mobilenas.strategies.learned import LearnedStrategy, normalised
+from mobilenas.strategies.search_step import SearchStep
+from mobilenas.train.recipe import Objective
+from mobilenas.train.trainer import Trainer
+
+_ROWS = 50  # of the log that say where the architecture stands
+
+
+class SearchTask:
+    """Learns weights and architecture by a strategy. held: batches of the images that the
+    architecture is learnt from. num_images: of the training part. limits: of the derived arch.
+    """
+
+    title = "search"
+
+    def __init__(
+        self,
+        strategy: LearnedStrategy,
+        objective: Objective,
+        held: TrainingBatches,
+        cost_model: CostModel,
+        limits: dict[str, float],
+        num_images: int,
+    ) -> None:
+        config = strategy.config
+        self.strategy = strategy
+        self.objective = objective
+        self.held = held
+        self.cost_model = cost_model
+        self.limits = limits
+        self.cost = ExpectedCost(
+            cost_model, limits, config.cost_form, config.cost_weight, config.cost_power
+        )
+        self.num_images = num_images
+        self.images_per_step = config.batch_size
+        self.steps_per_epoch = num_images / config.batch_size
+        self.steps = math.ceil(config.epochs * self.steps_per_epoch)
+        self.first = round(config.weights_first * self.steps)
+        self.validate_every = max(1, self.steps // _ROWS)
+        self.spent = 0.0  # images times candidates of a block
+
+    def step(self, trainer: Trainer, n: int) -> None:
+        """Step n: weights alone at first, then as the strategy has it."""
+        learning = max(1, self.steps - self.first - 1)
+        step = SearchStep(
+            trainer,
+            self.objective,
+            self.held,
+            self.cost_model.space,
+            self.cost,
+            n,
+            max(0, n - self.first) / learning,
+        )
+        if n < self.first:
+            self.strategy.fit(step)
+        else:
+            self.strategy.step(step)
+        self.spent += step.spent
+
+    def position(self, n: int) -> float:
+        """All steps are of one size."""
+        return n
+
+    def row(self, n: int) -> dict[str, Any]:
+        """Epochs, and passes over the training images: one that ran forward and backward through a
+        candidate a block counts once, through k of them k times.
+        """
+        return {"epoch": n / self.steps_per_epoch, "passes": self.spent / self.num_images}
+
+    def validate(self, trainer: Trainer, n: int) -> dict[str, Any]:
+        """Where the architecture stands: mean entropy of the probabilities over that of equal ones,
+        the mean probability of the identity where it is offered, expected costs, and the most
+        probable arch, whatever it costs.
+        """
+        with torch.no_grad():
+            probabilities = self.strategy.probabilities()
+            several = [p.double() for p in probabilities if len(p) > 1]
+            entropy = [-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p)) for p in several]
+            row: dict[str, Any] = {"entropy": float(np.mean(entropy)) if entropy else 0.0}
+            skips = self._skips(probabilities)
+            if skips:
+                row["skip"] = float(np.mean(skips))
+            for cost in {"flops": None, **self.cost.limits}:
+                row[f"expected_{cost}"] = float(self.cost.of(cost, probabilities))
+        arch = most_probable(self.cost_model, self.arrays(), {})
+        return row | {"arch": str(arch)}
+
+    def derive(self) -> Arch | None:
+        """The most probable arch within the limits, None where no arch is."""
+        return most_probable(self.cost_model, self.arrays(), self.limits)
+
+    def arrays(self) -> list[NDArray[np.float64]]:
+        """The probabilities of each block's candidates."""
+        return [normalised(p) for p in self.strategy.probabilities()]
+
+    def note(self) -> str:
+        """Nothing beside loss and throughput."""
+        return ""
+
+    def state(self) -> dict[str, Any]:
+        """The strategy's, and what was spent."""
+        return {"strategy": self.strategy.state(), "spent": self.spent}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.strategy.load_state(state["strategy"])
+        self.spent = state["spent"]
+
+    def _skips(self, probabilities: list[torch.Tensor]) -> list[float]:
+        blocks = self.cost_model.space.blocks
+        return [
+            float(p[index])
+            for block, p in zip(blocks, probabilities, strict=True)
+            for index, candidate in enumerate(block.candidates)
+            if candidate.is_identity
+        ]
