@@ -9,6 +9,8 @@ from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 
+RADIUS = 0.01  # how far the weights are moved for the difference of two gradients
+
 
 class DartsConfig(SearchConfig):
     """order: 2 differentiates through one training step of the weights."""
@@ -43,7 +45,7 @@ class Darts(LearnedStrategy):
             loss = step.cost.loss(loss, self.probabilities())
             found = step.gradient(loss, [*self.parameters, *weights])
         direct, v = found[: len(self.parameters)], found[len(self.parameters) :]
-        radius = 0.01 / max(float(torch.cat([x.flatten() for x in v]).norm()), 1e-12)
+        radius = RADIUS / max(float(torch.cat([x.flatten() for x in v]).norm()), 1e-12)
         sides = []
         for distance in (radius, -radius):
             with step.moved(v, distance):

@@ -39,16 +39,16 @@ class SearchStep:
     def __post_init__(self) -> None:
         self._batches: dict[str, Batch] = {}
 
-    def loss(self, views: Views, part: str) -> Tensor:
-        """The loss of a mixture on the batch of a part; batch norms take the statistics of the
-        batch. Running statistics move with the training part only.
+    def loss(self, views: Views, part: str, *, track: bool = False) -> Tensor:
+        """The loss of a mixture on the batch of a part. Batch norms take the statistics of the
+        batch; track: whether their running ones move.
         """
         images, target = self._batch(part)
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
         run = [1 if isinstance(view, int) else len(view) for view in views]
         self.spent += share * len(images) * float(np.mean(run))
         self.trainer.module.train()
-        if part == "train" and torch.is_grad_enabled():
+        if track:
             logits = self.trainer.forward(images, views)
         else:
             with statistics_kept(self.trainer.module):
@@ -71,7 +71,7 @@ class SearchStep:
         """The weight step of the trainer: the gradients of the losses of the samples are summed,
         each times its weight. To be called once.
         """
-        losses = (self.loss(views, "train") for views in samples)
+        losses = (self.loss(views, "train", track=True) for views in samples)
         self.trainer.step(self.n, losses, [self._name(views) for views in samples], weights)
 
     @property

@@ -1,0 +1,120 @@
+"""DARTS of second order, against what it approximates."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import Batches, Steps, Toy, configured, snapshot
+
+from mobilenas.base.randomness import Stream
+from mobilenas.nn.views import Views, mix
+from mobilenas.strategies import darts
+from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.search_step import SearchStep
+
+
+class Smooth(nn.Module):
+    """Blocks of three linear layers and a tanh, in float64."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(nn.Linear(8, 8) for _ in range(3)) for _ in range(blocks)
+        )
+        self.classifier = nn.Linear(8, 4)
+        self.double()
+        for p in self.parameters():
+            nn.init.normal_(p, 0, 0.5, generator=generator)
+
+    def forward(self, x: Tensor, views: Views) -> Tensor:
+        x = x.flatten(1).double()
+        for layers, view in zip(self.layers, views, strict=True):
+            x = mix(view, lambda ids, x=x, own=layers: [own[i](x).tanh() for i in ids])  # type: ignore[misc]
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def in_double(step: SearchStep, views: Views, part: str) -> Tensor:
+    """The loss in the precision of the module: differences of float32 ones are too coarse."""
+    images, labels = step.trainer.train(step.n) if part == "train" else step.held(step.n)
+    return nn.functional.cross_entropy(step.trainer.module(images, views), labels)
+
+
+def doubled(strategy: Darts) -> Darts:
+    strategy.parameters = [a.detach().double().requires_grad_() for a in strategy.parameters]
+    return strategy
+
+
+def found_and_exact(
+    radius: float, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of the strategy, that through a training step by double backward, and what the
+    latter is without its second term; all parameters in one vector.
+    """
+    monkeypatch.setattr(darts, "RADIUS", radius)
+    config = configured(Darts, order=2, momentum=0.9, weight_decay=0.01, lr=0.05)
+    strategy = doubled(Darts([3, 3], config, seed=0))
+    steps = Steps(Smooth(2), config)
+    strategy.fit(steps(0))  # there is a momentum now
+    step = steps(1)
+    found: list[Tensor] = []
+    strategy.apply = found.extend  # type: ignore[method-assign,assignment]
+    step.loss = lambda views, part: in_double(step, views, part)  # type: ignore[method-assign,misc]
+    strategy.learn(step)
+
+    module, optimizer = steps.trainer.module, steps.trainer.optimizer
+    weights = dict(module.named_parameters())
+    views = strategy.views(step, Stream.ARCH_STEP)
+    loss = in_double(step, views, "train")
+    gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+    ahead = {
+        name: w - 0.05 * (g + 0.01 * w + 0.9 * optimizer.state[w]["momentum_buffer"])
+        for (name, w), g in zip(weights.items(), gradients, strict=True)
+    }
+    images, labels = steps.held(1)
+
+    def held(at: dict[str, Tensor]) -> Tensor:
+        logits = torch.func.functional_call(module, at, (images, views))
+        loss = nn.functional.cross_entropy(logits, labels)
+        return torch.cat(torch.autograd.grad(loss, strategy.parameters, retain_graph=True))
+
+    return torch.cat(found), held(ahead), held({k: w.detach() for k, w in ahead.items()})
+
+
+def test_the_gradient_is_that_through_a_training_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = []
+    for radius in (0.02, 0.01, 1e-4):
+        found, exact, direct = found_and_exact(radius, monkeypatch)
+        second = (exact - direct).norm()
+        assert second > 1e-3 * direct.norm()  # the second term is not nothing
+        errors.append(float((found - exact).norm() / second))
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)  # of the order of the radius squared
+    assert errors[2] < 1e-5
+
+
+def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit() -> None:
+    config = configured(Darts, order=2, momentum=0.9, weight_decay=0.01, clip=None)
+    strategy = Darts([3, 3], config, seed=0)
+    steps = Steps(Toy(2), config)
+    for n in range(3):
+        step = steps(n)
+        update, lr = strategy._next_update(step)
+        with step.moved(update, -lr):
+            ahead = snapshot(steps.trainer.module)
+        strategy.fit(steps(n))
+        after = steps.trainer.module.state_dict()
+        assert all(torch.equal(value, after[name]) for name, value in ahead.items())
+
+
+def test_moved_weights_are_put_back_to_the_bit_also_after_an_error() -> None:
+    steps = Steps(Toy(1), configured(Darts), Batches)
+    before = snapshot(steps.trainer.module)
+    step = steps(0)
+    along = [torch.randn_like(p) for p in step.parameters]
+    try:
+        with step.moved(along, 0.1):
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    after = steps.trainer.module.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())

@@ -1,0 +1,104 @@
+"""The most probable arch within limits, against enumeration."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tables import made_up_table
+
+from mobilenas.cost import CostModel
+from mobilenas.space import Arch, Genes, Space, load_space
+from mobilenas.strategies.derive import most_probable
+
+LATENCY = "latency_ms@made-up"
+
+
+@pytest.fixture(scope="module")
+def macro() -> CostModel:
+    space = load_space("macro")
+    return CostModel(space, [made_up_table(space, wobble=0.5)])
+
+
+@pytest.fixture(scope="module")
+def everything(macro: CostModel) -> Genes:
+    return np.array(list(product(*(range(len(b.candidates)) for b in macro.space.blocks))))
+
+
+def drawn(space: Space, seed: int) -> list[NDArray[np.float64]]:
+    rng = np.random.default_rng(seed)
+    return [rng.dirichlet(np.ones(len(block.candidates))) for block in space.blocks]
+
+
+def enumerated(
+    costs: CostModel,
+    genes: Genes,
+    probabilities: list[NDArray[np.float64]],
+    limits: dict[str, float],
+) -> Arch | None:
+    """The first by (probability, the limited costs, genes) of those that meet all limits."""
+    score = sum(np.log(p)[column] for p, column in zip(probabilities, genes.T, strict=True))
+    keys = [costs.batch(cost, genes) for cost in limits if cost != "memory"]
+    within = np.all([costs.batch(c, genes) <= limit for c, limit in limits.items()], axis=0)
+    if not within.any():
+        return None
+    order = np.lexsort((*genes.T[::-1], *keys[::-1], -np.asarray(score), ~within))
+    return costs.space.decode(genes[order[0]])
+
+
+COSTS = [
+    *(("flops",), ("params",), (LATENCY,), ("memory",)),
+    *(("flops", "params"), (LATENCY, "flops"), ("memory", "params"), ("flops", "params", LATENCY)),
+]
+
+
+@pytest.mark.parametrize("names", COSTS, ids="+".join)
+def test_it_is_the_best_of_all(macro: CostModel, everything: Genes, names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    met = 0
+    for seed in range(20):
+        probabilities = drawn(macro.space, seed)
+        limits = {}
+        for name in names:
+            extent = macro.range(name)
+            limits[name] = extent.minimum + rng.uniform(0, 0.8) * (extent.maximum - extent.minimum)
+        expected = enumerated(macro, everything, probabilities, limits)
+        assert most_probable(macro, probabilities, limits) == expected
+        met += expected is not None
+    assert met > 10
+
+
+def test_a_limit_that_is_met_exactly_is_met(macro: CostModel, everything: Genes) -> None:
+    probabilities = drawn(macro.space, 0)
+    for name in ("flops", "params", LATENCY):
+        for genes in everything[::997]:
+            cost = macro.batch(name, genes[None])[0].item()
+            found = most_probable(macro, probabilities, {name: cost})
+            assert found is not None and macro.of(found)[name] <= cost
+            assert found == enumerated(macro, everything, probabilities, {name: cost})
+
+
+def test_no_arch_is_none(macro: CostModel) -> None:
+    probabilities = drawn(macro.space, 0)
+    for name in ("flops", "memory", LATENCY):
+        least = macro.range(name).minimum
+        assert most_probable(macro, probabilities, {name: least * 0.999}) is None
+        assert most_probable(macro, probabilities, {name: least}) is not None
+
+
+def test_equal_probabilities_have_one_answer(macro: CostModel) -> None:
+    equal = [np.full(len(b.candidates), 0.5) for b in macro.space.blocks]
+    limit = {"flops": macro.range("flops").median}
+    assert most_probable(macro, equal, limit) == macro.smallest("flops")
+    assert most_probable(macro, equal, {}) == macro.space.decode(np.zeros(8, dtype=int))
+
+
+def test_a_candidate_of_probability_0_is_the_last_resort(macro: CostModel) -> None:
+    certain = [np.eye(len(b.candidates))[-1] for b in macro.space.blocks]
+    largest = most_probable(macro, certain, {})
+    assert largest is not None
+    limit = {"flops": macro.flops(largest) - 1}
+    found = most_probable(macro, certain, limit)
+    assert found is not None and found != largest
+    differ = [a != b for a, b in zip(found.blocks, largest.blocks, strict=True)]
+    assert sum(differ) == 1

@@ -1,0 +1,98 @@
+"""Expected costs: exact values and gradients, and how they enter a loss."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tables import made_up_table
+
+from mobilenas.cost import CostModel
+from mobilenas.space import Space, load_space
+from mobilenas.strategies.expected_cost import ExpectedCost
+
+LATENCY = "latency_ms@made-up"
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return load_space("macro")
+
+
+@pytest.fixture(scope="module")
+def costs(space: Space) -> CostModel:
+    return CostModel(space, [made_up_table(space, wobble=0.5)])
+
+
+def logits(space: Space, seed: int = 0) -> list[torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return [
+        torch.tensor(rng.normal(size=len(b.candidates)), requires_grad=True) for b in space.blocks
+    ]
+
+
+@pytest.mark.parametrize("cost", ["flops", "params", LATENCY])
+def test_certain_archs_cost_what_they_cost(costs: CostModel, space: Space, cost: str) -> None:
+    expected = ExpectedCost(costs, {})
+    for genes in space.sample_genes(20, np.random.default_rng(0)):
+        one_hot = [
+            torch.eye(len(b.candidates))[g] for b, g in zip(space.blocks, genes, strict=True)
+        ]
+        exact = costs.batch(cost, genes[None])[0].item()
+        assert expected.of(cost, one_hot).item() == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("cost", ["flops", LATENCY])
+def test_the_mean_of_drawn_archs_and_its_gradient(
+    costs: CostModel, space: Space, cost: str
+) -> None:
+    alphas = logits(space)
+    probabilities = [a.softmax(0) for a in alphas]
+    expected = ExpectedCost(costs, {}).of(cost, probabilities)
+    rng = np.random.default_rng(1)
+    genes = np.stack(
+        [rng.choice(len(p), 20_000, p=p.detach().numpy()) for p in probabilities], axis=1
+    )
+    values = costs.batch(cost, genes)
+    error = values.std() / math.sqrt(len(values))
+    assert abs(expected.item() - values.mean()) < 4 * error
+    gradients = torch.autograd.grad(expected, alphas)
+    _, blocks, _ = costs.parts(cost)
+    for p, block, gradient in zip(probabilities, blocks, gradients, strict=True):
+        c = torch.from_numpy(block).double()
+        torch.testing.assert_close(gradient, p * (c - (p * c).sum()), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("form", ["add", "power"])
+def test_the_gradient_of_a_loss_with_costs(costs: CostModel, space: Space, form: str) -> None:
+    limits = {
+        "flops": costs.range("flops").median * 0.7,
+        LATENCY: 0.9 * costs.range(LATENCY).median,
+    }
+    cost = ExpectedCost(costs, limits, form, weight=0.5)
+    alphas = logits(space)
+
+    def loss() -> torch.Tensor:
+        return cost.loss(torch.tensor(1.7).double(), [a.softmax(0) for a in alphas])
+
+    gradient = torch.autograd.grad(loss(), alphas)[2]
+    for place in range(len(gradient)):
+        sides = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                alphas[2][place] += step
+                sides.append(loss().item())
+                alphas[2][place] -= step
+        assert gradient[place].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=1e-5)
+    assert gradient.abs().max() > 0
+
+
+def test_within_the_limits_nothing_is_added(costs: CostModel, space: Space) -> None:
+    probabilities = [a.softmax(0) for a in logits(space)]
+    loss = torch.tensor(1.5)
+    limits = {"flops": costs.range("flops").maximum, "memory": 1.0}  # a peak has no part here
+    assert ExpectedCost(costs, limits, weight=9).loss(loss, probabilities).item() == 1.5
+    assert ExpectedCost(costs, {}, "power", weight=9).loss(loss, probabilities).item() == 1.5
+    twice = {"flops": ExpectedCost(costs, {}).of("flops", probabilities).item() / 2}
+    added = ExpectedCost(costs, twice, weight=0.3).loss(loss, probabilities)
+    assert added.item() == pytest.approx(1.8)

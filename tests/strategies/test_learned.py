@@ -1,0 +1,122 @@
+"""What holds for every strategy that learns an architecture."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from toys import PLANTED, ImageBatches, Steps, Toy, configured, snapshot, two_blocks
+
+from mobilenas.nn import Supernet
+from mobilenas.space import Space
+from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.methods import METHODS
+
+ALL = [pytest.param(name, {}, id=name) for name in METHODS]
+ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))
+
+
+@pytest.fixture(scope="module")
+def space() -> Space:
+    return two_blocks()
+
+
+def made(name: str, sizes: list[int], settings: dict[str, Any]) -> LearnedStrategy:
+    kind = METHODS[name].strategy
+    return kind(sizes, configured(kind, **settings), seed=0)
+
+
+def in_space(name: str, space: Space, settings: dict[str, Any]) -> tuple[LearnedStrategy, Steps]:
+    strategy = made(name, [len(b.candidates) for b in space.blocks], settings)
+    supernet = Supernet(
+        space,
+        affine_last=not strategy.is_dense,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return strategy, Steps(supernet, strategy.config, ImageBatches, space=space)
+
+
+@pytest.mark.parametrize("name, settings", ALL)
+def test_it_finds_the_one_candidate_that_is_right(name: str, settings: dict[str, Any]) -> None:
+    strategy = made(name, [3, 3], settings)
+    steps = Steps(Toy(2), strategy.config)
+    for n in range(150):
+        strategy.step(steps(n, n / 149))
+    assert [int(p.argmax()) for p in strategy.probabilities()] == [PLANTED, PLANTED]
+
+
+@pytest.mark.parametrize("name, settings", ALL)
+def test_architecture_and_weights_are_moved_by_their_own_steps_only(
+    name: str, settings: dict[str, Any], space: Space
+) -> None:
+    strategy, steps = in_space(name, space, settings)
+    strategy.step(steps(0))  # the optimizers have a state now
+    module = steps.trainer.module
+    before = snapshot(module)
+    alphas = [alpha.detach().clone() for alpha in strategy.parameters]
+    strategy.learn(steps(1))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert any(not torch.equal(a, b) for a, b in zip(alphas, strategy.parameters, strict=True))
+    alphas = [alpha.detach().clone() for alpha in strategy.parameters]
+    strategy.fit(steps(1))
+    assert all(torch.equal(a, b) for a, b in zip(alphas, strategy.parameters, strict=True))
+    assert any(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    own = {id(p) for p in module.parameters()}
+    assert not own & {id(alpha) for alpha in strategy.parameters}
+
+
+@pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec"])
+def test_weights_that_were_not_drawn_do_not_move(name: str, space: Space) -> None:
+    settings: dict[str, Any] = {"weight_decay": 0.01}
+    strategy, steps = in_space(name, space, settings)
+    for n in range(3):  # momentum of what was drawn before
+        strategy.step(steps(n))
+    module = steps.trainer.module
+    before = snapshot(module)
+    strategy.fit(steps(3))
+    idle = [key for key, p in module.named_parameters() if p.grad is None]
+    assert idle
+    state = module.state_dict()
+    assert all(torch.equal(state[key], before[key]) for key in idle)
+
+
+@pytest.mark.parametrize("name, settings", ALL)
+def test_a_stored_strategy_goes_on_to_the_same_bits(
+    name: str, settings: dict[str, Any], space: Space
+) -> None:
+    strategy, steps = in_space(name, space, settings)
+    for n in range(2):
+        strategy.step(steps(n))
+    again, more = in_space(name, space, settings)
+    again.load_state(deepcopy(strategy.state()))
+    more.trainer.module.load_state_dict(steps.trainer.module.state_dict())
+    more.trainer.optimizer.load_state_dict(deepcopy(steps.trainer.optimizer.state_dict()))
+    for each, of in ((strategy, steps), (again, more)):
+        each.step(of(2))
+    pairs = zip(strategy.parameters, again.parameters, strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    state = more.trainer.module.state_dict()
+    for key, value in steps.trainer.module.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+@pytest.mark.parametrize("name, settings", ALL)
+def test_a_tight_limit_makes_it_cheaper(name: str, settings: dict[str, Any], space: Space) -> None:
+    found = []
+    for weight in (0.0, 30.0):
+        strategy, steps = in_space(name, space, {**settings, "cost_weight": weight})
+        limits = {"flops": 1.0}
+        steps.cost = Steps(torch.nn.Linear(1, 1), strategy.config, limits=limits, space=space).cost
+        for n in range(10):
+            strategy.learn(steps(n))
+        found.append(float(steps.cost.of("flops", strategy.probabilities()).detach()))
+    assert found[1] < 0.97 * found[0]
+
+
+def test_the_start_is_a_function_of_the_seed() -> None:
+    config = configured(Darts)
+    one, two, other = (Darts([3, 5], config, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters, two.parameters, strict=True))
+    assert not torch.equal(one.parameters[0], other.parameters[0])
+    assert max(float(a.abs().max()) for a in one.parameters) < 0.01

@@ -1,0 +1,206 @@
+"""GDAS, ProxylessNAS and PARSEC: their draws and gradients, by hand and by enumeration."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from torch import Tensor, nn
+from toys import Steps, Toy, configured
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream
+from mobilenas.nn.views import Views, mix
+from mobilenas.strategies.gdas import Gdas
+from mobilenas.strategies.methods import load_search_config, method
+from mobilenas.strategies.parsec import Parsec, tempered
+from mobilenas.strategies.proxyless import Proxyless
+
+
+class Fixed(nn.Module):
+    """Each candidate adds its own vector; logits are the sum. Nothing depends on the images."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        drawn = np.random.default_rng(3)
+        self.vectors = [torch.tensor(drawn.normal(size=(n, 4))) for n in sizes]
+        self.bias = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x: Tensor, views: Views) -> Tensor:
+        total = self.bias.expand(len(x), 4)
+        for vectors, view in zip(self.vectors, views, strict=True):
+            total = total + mix(view, lambda ids, own=vectors: [own[i] for i in ids])  # type: ignore[misc]
+        return total
+
+
+@pytest.mark.parametrize("tau", [10.0, 1.0, 0.1])
+def test_gdas_draws_by_the_probabilities_whatever_the_temperature(tau: float) -> None:
+    config = configured(Gdas, tau_start=tau, tau_end=tau)
+    strategy = Gdas([4], config, seed=0)
+    with torch.no_grad():
+        strategy.parameters[0].copy_(torch.tensor([0.3, -0.5, -0.2, 0.7]))
+    steps = Steps(Toy(1), config)
+    counts = np.zeros(4)
+    for n in range(2000):
+        (view,) = strategy.views(steps(n), Stream.ARCH_STEP)
+        assert isinstance(view, dict)
+        ((index, weight),) = view.items()
+        assert weight.item() == 1  # to the bit: it is the arch that is run
+        counts[index] += 1
+    expected = strategy.probabilities()[0].detach().double().numpy()
+    assert chisquare(counts, 2000 * expected / expected.sum()).pvalue > 0.001
+
+
+def test_gdas_cools_from_its_first_step_to_its_last() -> None:
+    strategy = Gdas([3], configured(Gdas), seed=0)
+    assert strategy.tau(0.0) == 10
+    assert strategy.tau(1.0) == pytest.approx(0.1)
+    assert strategy.tau(0.5) == pytest.approx(5.05)
+
+
+def test_the_gradient_of_gdas_is_that_of_the_softmax_of_what_was_drawn() -> None:
+    config = configured(Gdas, tau_start=2.0, tau_end=2.0)
+    strategy = Gdas([3], config, seed=0)
+    steps = Steps(Fixed([3]), config)
+    step = steps(0)
+    (view,) = views = strategy.views(step, Stream.ARCH_STEP)
+    assert isinstance(view, dict)
+    ((k, _),) = view.items()
+    toward = torch.arange(4.0).double()
+    y = (steps.trainer.module(torch.zeros(1, 3), views)[0] * toward).sum()
+    (found,) = torch.autograd.grad(y, strategy.parameters, retain_graph=True)
+    output = steps.trainer.module.vectors[0][k]  # type: ignore[union-attr,index]
+    alpha = strategy.parameters[0].detach()
+    noise = torch.from_numpy(step.rng(Stream.ARCH_STEP).gumbel(size=3)).float()
+    q = ((alpha.log_softmax(0) + noise) / 2).softmax(0)
+    jacobian = q[k] * ((torch.arange(3) == k).float() - q) / 2  # d q_k / d alpha
+    torch.testing.assert_close(found, (output @ toward).float() * jacobian)
+    assert abs(float(found.sum())) < 1e-6
+
+
+def test_proxyless_moves_the_pair_and_leaves_the_probabilities_of_the_rest() -> None:
+    config = configured(Proxyless, arch_lr=0.3)
+    strategy = Proxyless([6, 6], config, seed=0)
+    steps = Steps(Fixed([6, 6]), config)
+    for n in range(20):
+        before = [p.detach().clone() for p in strategy.probabilities()]
+        alphas = [a.detach().clone() for a in strategy.parameters]
+        strategy.learn(steps(n))
+        for p, old, a, b in zip(
+            strategy.probabilities(), before, strategy.parameters, alphas, strict=True
+        ):
+            moved = (a.detach() != b).nonzero().flatten()
+            assert 1 <= len(moved) <= 2  # Adam without momentum: the others have no gradient
+            rest = [i for i in range(6) if i not in moved]
+            torch.testing.assert_close(p.detach()[rest], old[rest], rtol=0, atol=1e-7)
+
+
+def test_the_gradients_of_a_pair_are_exact_on_average() -> None:
+    """With two candidates the pair is always the same, and the loss a function of the one drawn."""
+    config = configured(Proxyless)
+    strategy = Proxyless([2], config, seed=0)
+    with torch.no_grad():
+        strategy.parameters[0].copy_(torch.tensor([0.4, -0.3]))
+    module = Fixed([2])
+    toward = torch.tensor([1.0, -2.0, 0.5, 0.3]).double()
+
+    class Linear(nn.Module):  # a loss that is linear in the output has one gradient everywhere
+        def forward(self, x: Tensor, views: Views) -> Tensor:
+            return module(x, views) @ toward
+
+    found: list[Tensor] = []
+    strategy.apply = found.extend  # type: ignore[method-assign,assignment]
+    steps = Steps(Toy(1), config)
+    p = strategy.probabilities()[0]
+    values = torch.stack([module.vectors[0][i] @ toward for i in range(2)]).float()
+    (exact,) = torch.autograd.grad((p * values).sum(), strategy.parameters)
+    for n in range(20):
+        step = steps(n)
+        step.loss = lambda views, part: Linear()(torch.zeros(1, 3), views)[0]  # type: ignore[method-assign]
+        strategy.learn(step)
+    assert len(found) == 20
+    for gradient in found:
+        torch.testing.assert_close(gradient, exact, rtol=1e-5, atol=1e-6)
+        assert abs(float(gradient.sum())) < 1e-6
+
+
+def test_the_bias_of_parsec_falls_with_the_number_of_samples() -> None:
+    sizes = [4, 4, 4]
+    module = Fixed(sizes)
+    labels = torch.tensor([1, 2])
+
+    def likelihood(arch: tuple[int, ...]) -> float:
+        logits = module(torch.zeros(2, 3), list(arch))
+        return -float(nn.functional.cross_entropy(logits, labels))
+
+    config = configured(Parsec, batch_size=1, effective=1e-9)
+    strategy = Parsec(sizes, config, seed=0)
+    p = [x.detach().double() for x in strategy.probabilities()]
+    archs = list(product(*(range(n) for n in sizes)))
+    joint = torch.tensor(
+        [float(np.prod([x[g] for x, g in zip(p, arch, strict=True)])) for arch in archs]
+    ).double()
+    posterior = joint * torch.tensor([likelihood(arch) for arch in archs]).double().exp()
+    posterior /= posterior.sum()
+    exact = torch.zeros(4).double()
+    for arch, share in zip(archs, posterior, strict=True):
+        exact[arch[0]] += share
+    exact = p[0] - exact  # the gradient of -E log p over the posterior
+
+    errors = []
+    for samples in (2, 8, 32):
+        strategy = Parsec(
+            sizes, configured(Parsec, batch_size=1, effective=1e-9, samples=samples), 0
+        )
+        found: list[Tensor] = []
+        strategy.apply = found.append  # type: ignore[method-assign,assignment]
+        steps = Steps(module, strategy.config)
+        for n in range(1200 // samples + 200):
+            step = steps(n)
+            step.loss = lambda views, part: torch.tensor(-likelihood(tuple(views)))  # type: ignore[method-assign]
+            strategy.learn(step)
+        mean = torch.stack([each[0].double() for each in found]).mean(0)  # type: ignore[index]
+        errors.append(float((mean - exact).norm() / exact.norm()))
+    assert errors[2] < errors[0] / 2 and errors[2] < 0.15
+
+
+def test_equal_likelihoods_say_nothing() -> None:
+    weights = tempered(torch.full((8,), -1.3).double(), torch.zeros(8).double(), 64, 4)
+    torch.testing.assert_close(weights, torch.full((8,), 1 / 8).double())
+
+
+def test_the_temperature_leaves_as_many_effective_samples_as_are_asked_for() -> None:
+    likelihood = torch.tensor(0.1 * np.random.default_rng(0).normal(size=16))
+    nothing = torch.zeros(16).double()
+    untempered = (64 * likelihood).softmax(0)
+    assert float(1 / untempered.square().sum()) < 4
+    for least in (4.0, 8.0, 12.0):
+        weights = tempered(likelihood, nothing, 64, least)
+        assert float(1 / weights.square().sum()) == pytest.approx(least, rel=1e-6)
+    torch.testing.assert_close(tempered(likelihood, nothing, 64, 1.0), untempered)
+
+
+@pytest.mark.parametrize(
+    "name, setting, words",
+    [
+        ("gdas", "tau_end=20", "tau_end 20 must be at most tau_start 10"),
+        ("gdas", "samples=4", "samples: there is no such key"),
+        ("proxyless", "arch_betas=[0.5,0.999]", "arch_betas"),
+        ("proxyless", "arch_every=0", "arch_every"),
+        ("parsec", "samples=1", "samples"),
+        ("darts", "order=3", "order"),
+        ("darts", "cost_weight=-1", "cost_weight"),
+        ("darts", "arch_lr=0", "arch_lr"),
+    ],
+)
+def test_settings_that_no_strategy_can_have(name: str, setting: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        load_search_config(name, "cpu", [setting])
+
+
+def test_unknown_strategies_have_a_near_one() -> None:
+    with pytest.raises(BadInput, match="did you mean darts"):
+        method("dart")
+    with pytest.raises(BadInput, match="known are darts, gdas"):
+        method("xyz")

@@ -1,0 +1,113 @@
+"""A supernet of which the right arch is known, and steps of a search through it."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from mobilenas.cost import CostModel
+from mobilenas.nn.views import Views, mix
+from mobilenas.space import Space, load_space, space_from_dict
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.expected_cost import ExpectedCost
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.search_step import SearchStep
+from mobilenas.train.recipe import Objective
+from mobilenas.train.trainer import Trainer
+
+CLASSES, FEATURES = 4, 8
+PLANTED = 1
+SPACE = "digits:width=0.5,resolution=8"  # for its blocks' costs
+
+
+def two_blocks() -> Space:
+    """A space that has as many blocks as most toys."""
+    data = load_space(SPACE).to_dict()
+    stages = [data["stages"][0] | {"blocks": 2}]
+    return space_from_dict(data | {"stages": stages, "num_classes": CLASSES})
+
+
+class Toy(nn.Module):
+    """Blocks of three candidates: one passes on its input, two put out noise."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.classifier = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor, views: Views) -> Tensor:
+        for view in views:
+            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(len(x)))
+            x = mix(view, lambda ids, x=x, noise=noise: [x if i == PLANTED else noise for i in ids])  # type: ignore[misc]
+        return cast(Tensor, self.classifier(x.flatten(1)))
+
+
+class Batches:
+    """Feature vectors around the mean of their class."""
+
+    def __init__(self, seed: int, size: int = 32) -> None:
+        self.seed, self.size = seed, size
+
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * self.seed + n)
+        labels = torch.randint(CLASSES, (self.size,), generator=generator)
+        means = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(7))
+        x = means[labels] + 0.3 * torch.randn(self.size, FEATURES, generator=generator)
+        return x[..., None, None], labels
+
+    def iterate(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return map(self, range(start, stop))
+
+
+class ImageBatches(Batches):
+    """Images of the space, each class of another colour."""
+
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * self.seed + n)
+        labels = torch.randint(CLASSES, (self.size,), generator=generator)
+        means = torch.randn(CLASSES, 3, 8, 8, generator=torch.Generator().manual_seed(7))
+        return means[labels] + 0.3 * torch.randn(self.size, 3, 8, 8, generator=generator), labels
+
+
+class Steps:
+    """`steps(n)` is step n of a search through a module.
+
+    limits: {cost: largest value} of the space's archs.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: SearchConfig,
+        batches: type[Batches] = Batches,
+        limits: dict[str, float] | None = None,
+        space: Space | None = None,
+    ) -> None:
+        self.config = config
+        self.trainer = Trainer(module, config, cast(Any, batches(1)))
+        self.held = cast(Any, batches(2))
+        self.space = space or two_blocks()
+        self.cost = ExpectedCost(
+            CostModel(self.space),
+            limits or {},
+            config.cost_form,
+            config.cost_weight,
+            config.cost_power,
+        )
+
+    def __call__(self, n: int, progress: float = 0.0) -> SearchStep:
+        objective = Objective(self.config, CLASSES, 0, None)
+        return SearchStep(self.trainer, objective, self.held, self.space, self.cost, n, progress)
+
+
+def configured(strategy: type[LearnedStrategy], **settings: Any) -> SearchConfig:
+    """A recipe without decay, whose rates suit a toy."""
+    usual = {"lr": 0.1, "weight_decay": 0.0, "optimizer": "momentum", "batch_size": 32}
+    usual |= {"filter_bias_and_bn": False}
+    return strategy.Config(**(usual | {"device": "cpu", "arch_lr": 0.1} | settings))
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers."""
+    return {name: value.clone() for name, value in module.state_dict().items()}
