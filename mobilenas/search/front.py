@@ -18,14 +18,14 @@ class FoundSearch:
     """What a search folder says.
 
     front: rows of arch, what was measured of it, and costs. cost: the first of the costs among the
-    objectives, else among the limits. supernet: the run folder of the
-    supernet. weights: the fingerprint of its weights then.
+    objectives, else among the limits. supernet: the run folder of the supernet, None of a search by
+    gradient, which has its own. weights: the fingerprint of its weights then.
     """
 
     front: list[dict[str, Any]]
     cost: str
-    supernet: Path
-    weights: int
+    supernet: Path | None
+    weights: int | None
 
     def pick(self, which: str) -> str:
         """The text form of the arch that `which`, one of PICKS, stands for. Raises BadInput."""
@@ -36,10 +36,12 @@ def read_search(run: Path) -> FoundSearch:
     """The finished search in a run folder. Raises BadInput where there is none."""
     path = run / "front.json"
     if not path.exists():
-        raise BadInput(f"{run} holds no finished search; `mobilenas evolve` makes one")
+        raise BadInput(f"{run} holds no finished search; `mobilenas evolve` and `search` make one")
     found = read_json(path)
     try:
         settings = found["settings"]
+        if "strategy" in settings:
+            return FoundSearch(found["front"], next(iter(settings["limits"]), "flops"), None, None)
         costs = (*settings["objectives"], *settings.get("limits", ()), "flops")
         return FoundSearch(
             found["front"],
@@ -59,6 +61,8 @@ def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> st
     """
     if pick not in PICKS:
         raise BadInput(f"--pick {pick}: choose one of {', '.join(PICKS)}")
+    if len(front) == 1:
+        return str(front[0]["arch"])
     quality = _quality(front)
     cheapest = min(front, key=lambda row: (row[cost], -row[quality]))
     best = max(front, key=lambda row: (row[quality], -row[cost]))
@@ -79,6 +83,8 @@ def spread_archs(front: list[dict[str, Any]], n: int, cost: str = "flops") -> li
     The two ends first, then again and again the arch that is farthest from all that are taken,
     where cost and what was searched reach from 0 to 1. For n = 1 the best.
     """
+    if len(front) == 1:
+        return [str(front[0]["arch"])]
     quality = _quality(front)
     points = np.array([[row[cost], row[quality]] for row in front], dtype=float)
     points = (points - points.min(axis=0)) / np.maximum(np.ptp(points, axis=0), 1e-300)

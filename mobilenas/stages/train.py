@@ -17,7 +17,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search.front import read_search
 from mobilenas.space import load_space, space_from_dict
-from mobilenas.stages.searched import find_supernet
+from mobilenas.stages.searched import find_supernet, is_by_gradient
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig, load_network_config
@@ -81,8 +81,8 @@ def training_settings(asked: Asked) -> NetworkSettings:
     """Which network is trained, on what and from which weights. Raises BadInput.
 
     Space and data that are not given are those of the supernet that was searched or is inherited
-    from; the space may come from the saved network. Without any of these the data are the built-in
-    digits.
+    from, or of the search by gradient; the space may come from the saved network. Without any of
+    these the data are the built-in digits.
     """
     if asked.inherit and asked.weights:
         raise BadInput("--inherit and --weights: a network starts from one of them")
@@ -90,7 +90,11 @@ def training_settings(asked: Asked) -> NetworkSettings:
     known: dict[str, Any] | None = None  # the space that comes with what training starts from
     supernet = asked.inherit
     if asked.search is not None and supernet is None:
-        supernet = find_supernet(asked.search, "--inherit")
+        if is_by_gradient(asked.search):
+            learnt = RunFolder.open(asked.search, "search")
+            known, data = learnt.settings["space"], data or data_place(learnt)
+        else:
+            supernet = find_supernet(asked.search, "--inherit")
     if supernet is not None:
         trained = RunFolder.open(supernet, "supernet")
         trained.check_finished()

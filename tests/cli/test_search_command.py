@@ -1,0 +1,179 @@
+"""The command `search`: what it leaves, that a kill changes nothing, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import ALONE, Call, Job, check_refused
+
+from mobilenas.cost import CostModel
+from mobilenas.space import load_space, space_from_dict
+from mobilenas.stages import search as stage
+from mobilenas.strategies.methods import METHODS
+from mobilenas.strategies.search_step import SearchStep
+
+SPACE = "macro:width=0.25,resolution=8"
+SMALL = [
+    f"--space={SPACE}",
+    "--preset=cpu",
+    "--set=batch_size=16",
+    "--set=limit=160",
+    "--set=validate_images=160",
+    "--set=epochs=1",
+    "--set=checkpoint_seconds=0",
+    "--set=device=cpu",
+]
+BUDGET = "--flops=0.2M"
+
+
+def lasting(folder: Path) -> dict[str, bytes]:
+    names = ("run.json", "splits.json", "log.jsonl", "front.json")
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_arch_within_the_budget_that_training_takes(
+    name: str, tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "search"
+    done = call("search", f"--strategy={name}", *SMALL, BUDGET, f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    (row,) = printed["front"]
+    costs = CostModel(load_space(SPACE))
+    assert row["flops"] == costs.flops(costs.space.parse(row["arch"])) <= 200_000
+    found = json.loads((out / "front.json").read_text())
+    assert found["front"] == [row]
+    assert all(sum(p) == pytest.approx(1) for p in found["probabilities"])
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 10 and rows[-1]["epoch"] == 1
+    assert rows[-1]["passes"] == pytest.approx(printed["passes"])
+    assert {"entropy", "skip", "expected_flops", "arch", "loss", "lr"} <= rows[-1].keys()
+    if name != "gdas":
+        return
+    trained = call("train", f"--search={out}", *ALONE, f"--out={tmp_path / 'train'}", "--json")
+    assert trained.code == 0, trained.err
+    result = json.loads(trained.out)
+    assert (result["arch"], result["flops"]) == (row["arch"], row["flops"])
+    settings = json.loads((tmp_path / "train" / "run.json").read_text())["settings"]
+    assert space_from_dict(settings["space"]).name == SPACE
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("place", ["loss", "gradient", "train"])
+def test_a_killed_search_goes_on_to_the_same_bytes(
+    name: str, place: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    asked = ["search", f"--strategy={name}", *SMALL, BUDGET]
+    assert call(*asked, f"--out={whole}").code == 0
+    original = getattr(SearchStep, place)
+
+    def dies(step: SearchStep, *rest: Any, **more: Any) -> Any:
+        if step.n == 7:
+            raise KeyboardInterrupt
+        return original(step, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchStep, place, dies)
+        stopped = call(*asked, f"--out={killed}")
+    if stopped.code == 0:  # a strategy need not have an architecture step, or a gradient, there
+        assert place == "gradient"
+    assert call("search", "--resume", f"--out={killed}").code == 0
+    assert lasting(whole) == lasting(killed)
+    states = [torch.load(x / "checkpoint.pt", weights_only=True) for x in (whole, killed)]
+    (a, b), (module, again) = (
+        [state["task"]["strategy"]["parameters"] for state in states],
+        [state["module"] for state in states],
+    )
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(torch.equal(value, again[key]) for key, value in module.items())
+
+
+def test_a_finished_search_stays_as_it_is(tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "search"
+    assert call("search", *SMALL, f"--out={out}").code == 0
+    before = lasting(out)
+    assert call("search", "--resume", f"--out={out}").code == 0
+    assert lasting(out) == before
+    check_refused(call("search", *SMALL, f"--out={out}"), "already holds a run")
+
+
+def test_latency_and_memory_are_limits_too(tmp_path: Path, call: Call) -> None:
+    costs = CostModel(load_space(SPACE))
+    least = costs.range("memory").minimum
+    out = tmp_path / "search"
+    done = call("search", *SMALL, BUDGET, f"--memory={least}", f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["front"][0]["memory"] == least
+
+
+def test_what_there_is(call: Call) -> None:
+    printed = call("search", "--list")
+    assert printed.code == 0
+    assert all(name in printed.out and x.paper in printed.out for name, x in METHODS.items())
+    listed = json.loads(call("search", "--list", "--json").out)["strategies"]
+    assert [row["strategy"] for row in listed] == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--strategy=gdaz"], ["'gdaz'", "did you mean gdas?"]),
+        (["--space=macros"], ["'macros'"]),
+        (["--space=nb101"], ["nb101", "cells"]),
+        (["--data=nothing/here"], ["nothing/here"]),
+        (["--preset=quik"], ["'quik'", "cpu"]),
+        (["--set=tau_stat=3"], ["tau_stat", "did you mean tau_start?"]),
+        (["--set=cost_weight=-1"], ["cost_weight"]),
+        (["--set=epochs=0"], ["epochs"]),
+        (["--set=validate_images=8"], ["batch"]),
+        (["--set=precision=fp16"], ["fp16", "bf16"]),
+        (["--set=teacher=timm:resnet18"], ["teacher"]),
+        (["--set=optimizer=nothing"], ["optimizer nothing"]),
+        (["--latency=2ms@nowhere"], ["nowhere"]),
+    ],
+)
+def test_bad_input_is_one_line(
+    flags: list[str], words: list[str], tmp_path: Path, call: Call
+) -> None:
+    out = tmp_path / "search"
+    check_refused(call("search", *SMALL, *flags, f"--out={out}"), *words)
+    assert not (out / "run.json").exists()
+
+
+def test_a_budget_that_no_arch_meets(tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "search"
+    done = call("search", *SMALL, "--flops=10k", f"--out={out}")
+    assert done.code == 3
+    assert "the space ranges from" in done.err.splitlines()[-1]
+    costs = CostModel(load_space(SPACE))
+    limits = {cost: costs.range(cost).minimum for cost in ("flops", "params", "memory")}
+    apart = [f"--{cost}={limit}" for cost, limit in limits.items()]
+    found = call("search", *SMALL, *apart, f"--out={out}")
+    assert found.code in (0, 3)  # 3 where no one arch is the least of all
+    assert out.exists() == (found.code == 0)
+
+
+def test_another_search_is_not_resumed(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, job: Job
+) -> None:
+    out = tmp_path / "search"
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "run_search", lambda *_: {"front": [], "passes": 0})
+        call("search", *SMALL, BUDGET, f"--out={out}", "--json")
+    before = (out / "run.json").read_bytes()
+    for flags, words in (
+        (["--strategy=darts"], ["strategy", "gdas", "darts"]),
+        (["--space=digits"], ["space"]),
+        (["--flops=0.3M"], ["limits.flops"]),
+        (["--seed=1"], ["seed"]),
+        (["--preset=cpu", "--set=arch_lr=0.1"], ["config"]),
+        (["--data=cifar10"], ["data"]),
+    ):
+        check_refused(call("search", "--resume", f"--out={out}", *flags), *words)
+    assert (out / "run.json").read_bytes() == before
+    check_refused(call("search", "--resume", f"--out={job.search}"), "holds a search", "search")
+    check_refused(call("export", "--onnx", f"--run={out}"), "a search by gradient")
