@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import init_weights
 from mobilenas.nn.edge_ops import build_enter, build_head, build_op, build_stem
+from mobilenas.nn.fused_edges import can_fuse, mix_together
 from mobilenas.nn.views import View, Views, mix
 from mobilenas.space import EdgeCellSpace, Genotype
 from mobilenas.space.edge_cells import EdgeCellShape
@@ -21,7 +22,16 @@ class MixedEdge(nn.ModuleList):
     """All ops that an edge may have."""
 
     def forward(self, x: Tensor, view: View) -> Tensor:
-        return mix(view, lambda indices: [self[index](x) for index in indices])
+        part = self.taken(x)
+        return self.joined(mix(view, lambda indices: [self[index](part) for index in indices]), x)
+
+    def taken(self, x: Tensor) -> Tensor:
+        """The channels that the ops take."""
+        return x
+
+    def joined(self, y: Tensor, x: Tensor) -> Tensor:
+        """The output of the edge from that of its ops."""
+        return y
 
 
 class PartialEdge(MixedEdge):
@@ -33,11 +43,14 @@ class PartialEdge(MixedEdge):
         super().__init__(ops)
         self.parts, self.stride = parts, stride
 
-    def forward(self, x: Tensor, view: View) -> Tensor:
-        own, others = x.tensor_split([x.shape[1] // self.parts], dim=1)
+    def taken(self, x: Tensor) -> Tensor:
+        return x[:, : x.shape[1] // self.parts]
+
+    def joined(self, y: Tensor, x: Tensor) -> Tensor:
+        others = x[:, x.shape[1] // self.parts :]
         if self.stride > 1:
             others = F.max_pool2d(others, self.stride)
-        return F.channel_shuffle(torch.cat([super().forward(own, view), others], 1), self.parts)
+        return F.channel_shuffle(torch.cat([y, others], dim=1), self.parts)
 
 
 class _Cell(nn.Module):
@@ -64,7 +77,7 @@ class ChoiceCell(_Cell):
     """All ops of all edges of one cell."""
 
     def __init__(
-        self, space: EdgeCellSpace, shape: EdgeCellShape, affine: bool, parts: int
+        self, space: EdgeCellSpace, shape: EdgeCellShape, affine: bool, parts: int, fused: bool
     ) -> None:
         super().__init__(space, shape, affine)
         norm_pools = _norms_pools(space, affine)
@@ -74,20 +87,49 @@ class ChoiceCell(_Cell):
             stride = shape.stride(start)
             ops = [build_op(op, channels, stride, affine, norm_pools) for op in space.spec.ops]
             self.edges.append(MixedEdge(ops) if parts == 1 else PartialEdge(ops, parts, stride))
-        self.into = space.into
+        places = range(len(space.edges))
+        self.into = [places[into] for into in space.into]
+        self.leaving = [
+            [place for place in places if space.edges[place][0] == node]
+            for node in range(space.nodes[-1])
+        ]
+        self.fused = fused
 
     def forward(self, inputs: Sequence[Tensor], views: Views) -> Tensor:
         """views: of the op of each edge, then of the inputs of each node."""
         states = self.entered(inputs)
-        ops = views[: len(self.edges)]
-        for into, view in zip(self.into, views[len(self.edges) :], strict=True):
-            states.append(mix(view, partial(self._run, states, self.edges[into], ops[into])))
+        ops, of_nodes = views[: len(self.edges)], views[len(self.edges) :]
+        together = self.fused and can_fuse(self.edges[0], ops, of_nodes)
+        outputs: dict[int, Tensor] = {}  # of edges, where all that leave a node are run at once
+        for into, view in zip(self.into, of_nodes, strict=True):
+            if together:
+                outputs |= self._leaving(states, ops)
+            states.append(mix(view, partial(self._entering, into, states, ops, outputs)))
         return self.output(states)
 
-    def _run(
-        self, states: list[Tensor], edges: nn.ModuleList, ops: Views, starts: Sequence[int]
+    def _leaving(self, states: list[Tensor], ops: Views) -> dict[int, Tensor]:
+        """The outputs of the edges that leave the last node so far."""
+        x, places = states[-1], self.leaving[len(states) - 1]
+        edges: list[Any] = [self.edges[place] for place in places]
+        mixed = mix_together(edges[0].taken(x), edges, [ops[place] for place in places])
+        outputs = (edge.joined(y, x) for edge, y in zip(edges, mixed, strict=True))
+        return dict(zip(places, outputs, strict=True))
+
+    def _entering(
+        self,
+        into: range,
+        states: list[Tensor],
+        ops: Views,
+        outputs: dict[int, Tensor],
+        starts: Sequence[int],
     ) -> list[Tensor]:
-        return [edges[start](states[start], ops[start]) for start in starts]
+        """The outputs of the edges into a node that come from some nodes."""
+        return [
+            outputs[into[start]]
+            if into[start] in outputs
+            else self.edges[into[start]](states[start], ops[into[start]])
+            for start in starts
+        ]
 
 
 class PlainCell(_Cell):
@@ -121,9 +163,10 @@ class PlainCell(_Cell):
         for node, into in zip(self.nodes, cell.into, strict=True):
             assert isinstance(node, nn.ModuleDict)
             for start, op in node.items():
-                ops = cell.edges[into][int(start)]
+                place = into[int(start)]
+                ops = cell.edges[place]
                 assert isinstance(ops, MixedEdge)
-                op.load_state_dict(ops[genes[into][int(start)]].state_dict())
+                op.load_state_dict(ops[genes[place]].state_dict())
 
 
 class _EdgeCells(nn.Module):
@@ -183,18 +226,25 @@ class EdgeCellSupernet(_EdgeCells):
     The batch norms of ops have neither weight nor bias, so that the weight of a view is all that
     scales an op; in DARTS's cells pools have such a batch norm too (Liu et al. 2019).
     partial: the ops take only the first of so many parts of the channels (see `PartialEdge`).
+    fused: whether a mixture of all edges of a cell is computed in few operations where it can be
+    (see `fused_edges`), rather than op by op.
     Raises BadInput where the channels cannot be divided so.
     """
 
     def __init__(
-        self, space: EdgeCellSpace, *, partial: int = 1, generator: torch.Generator | None = None
+        self,
+        space: EdgeCellSpace,
+        *,
+        partial: int = 1,
+        fused: bool = True,
+        generator: torch.Generator | None = None,
     ) -> None:
         if space.spec.channels % partial or space.spec.channels < 2 * partial > 2:
             raise BadInput(
                 f"partial {partial}: must divide the {space.spec.channels} channels of space "
                 f"{space.name} and leave 2 of them or more"
             )
-        cells = [ChoiceCell(space, shape, False, partial) for shape in space.shapes]
+        cells = [ChoiceCell(space, shape, False, partial, fused) for shape in space.shapes]
         super().__init__(space, cells, generator)
         self.partial = partial
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def load(reference: str) -> EdgeCellSpace:
     return space
 
 
-def new(space: EdgeCellSpace, seed: int = 0, partial: int = 1) -> EdgeCellSupernet:
+def new(space: EdgeCellSpace, seed: int = 0, **options: Any) -> EdgeCellSupernet:
     generator = torch.Generator().manual_seed(seed)
-    return EdgeCellSupernet(space, partial=partial, generator=generator)
+    return EdgeCellSupernet(space, generator=generator, **options)
 
 
 def images(space: EdgeCellSpace, n: int = 3) -> Tensor:
@@ -116,7 +117,7 @@ def test_only_what_a_genotype_names_is_run_and_gets_gradients(reference: str) ->
 @EACH
 def test_a_mixture_runs_what_it_names(reference: str) -> None:
     space = load(reference)
-    supernet = new(space).train()
+    supernet = new(space, fused=False).train()
     views, weights = dense(space)
     with runs(supernet) as found:
         supernet(images(space), views).square().sum().backward()
