@@ -64,14 +64,11 @@ def edge_cell_fixed(space: EdgeCellSpace) -> Count:
 
 
 def edge_cell_counts(space: EdgeCellSpace) -> list[list[Count]]:
-    """Of each choice of a space its candidates, in all cells together; inputs of nodes cost nothing
-    beside the ops on them.
-    """
+    """Of each choice of a space its candidates, in all cells together."""
     counts = [[Count() for _ in choice.candidates] for choice in space.choices]
-    per_type = len(space.choices) // len(space.skeleton.types)
     for shape in space.shapes:
         for edge, (start, _) in enumerate(space.edges):
-            row = counts[shape.kind * per_type + edge]
+            row = counts[shape.kind * len(space.edges) + edge]
             for index, op in enumerate(space.spec.ops):
                 row[index] += op_count(
                     op, shape.nodes.channels, shape.nodes.size, shape.stride(start)
@@ -80,13 +77,10 @@ def edge_cell_counts(space: EdgeCellSpace) -> list[list[Count]]:
 
 
 def edge_cell_costs(space: EdgeCellSpace, genes: Genes) -> dict[str, NDArray[np.int64]]:
-    """FLOPs and params, (n,) each, of genes (n, edges of all types)."""
-    of_edges = [
-        row
-        for row, choice in zip(edge_cell_counts(space), space.choices, strict=True)
-        if choice.in_degree is None
-    ]
-    # (2, edges, ops + 1): an edge that is not there has the index -1, and costs nothing.
-    table = np.array([[astuple(count) for count in [*row, Count()]] for row in of_edges])
-    total = table[np.arange(len(of_edges)), genes].sum(axis=1) + astuple(edge_cell_fixed(space))
+    """FLOPs and params, (n,) each, of genes (n, choices)."""
+    # (choices, ops + 1, 2): an edge that is not there has the index -1, and costs nothing.
+    table = np.array(
+        [[astuple(count) for count in [*row, Count()]] for row in edge_cell_counts(space)]
+    )
+    total = table[np.arange(len(table)), genes].sum(axis=1) + astuple(edge_cell_fixed(space))
     return dict(zip(("flops", "params"), total.T, strict=True))

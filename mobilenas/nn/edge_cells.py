@@ -1,6 +1,6 @@
 """Cells whose edges have ops: the supernet of a space, and the plain network of one genotype."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
 from itertools import accumulate
 from typing import Any
@@ -13,7 +13,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import init_weights
 from mobilenas.nn.edge_ops import build_enter, build_head, build_op, build_stem
 from mobilenas.nn.fused_edges import can_fuse, mix_together
-from mobilenas.nn.views import View, Views, mix
+from mobilenas.nn.views import View, Views, indices, mix
 from mobilenas.space import EdgeCellSpace, Genotype
 from mobilenas.space.edge_cells import EdgeCellShape
 
@@ -273,14 +273,30 @@ class EdgeCellSupernet(_EdgeCells):
 
 def genotype_views(space: EdgeCellSpace, genotype: Genotype) -> list[View]:
     """The views of a genotype, one for each of `space.slots`. Raises BadInput."""
-    one = torch.ones(())
-    of_choices: list[View] = []
-    for row in space.encode(genotype).reshape(-1, len(space.edges)).tolist():
-        of_choices += [max(gene, 0) for gene in row]  # of an edge that is not there none is run
+    genes = space.encode(genotype)
+    inputs: list[View] = []
+    for row in genes.reshape(-1, len(space.edges)).tolist():
         for into in space.into:
             starts = [start for start, gene in enumerate(row[into]) if gene >= 0]
-            of_choices.append(starts[0] if len(starts) == 1 else dict.fromkeys(starts, one))
-    return [of_choices[choice] for choice in space.slots]
+            inputs.append(starts[0] if len(starts) == 1 else _all_of(starts))
+    # Of an edge that is not there some op is named, which no node takes.
+    return place_views(space, indices(genes.clip(0)), inputs)
+
+
+def place_views(
+    space: EdgeCellSpace, ops: Sequence[View], inputs: Sequence[View] | None = None
+) -> list[View]:
+    """The views of all `space.slots` from one for each of `space.choices` and one for each of
+    `space.inputs`; of these every edge with weight 1 if None.
+    """
+    if inputs is None:
+        inputs = [_all_of(range(len(node.candidates))) for node in space.inputs]
+    views = [*ops, *inputs]
+    return [views[slot] for slot in space.slots]
+
+
+def _all_of(starts: Iterable[int]) -> View:
+    return dict.fromkeys(starts, torch.ones(()))
 
 
 def _norms_pools(space: EdgeCellSpace, affine: bool) -> bool:

@@ -68,12 +68,14 @@ def _conv_bn(x: Tensor, ops: Sequence[Any], weights: Tensor) -> Tensor:
     convs, norms = [op[1] for op in ops], [op[2] for op in ops]
     kernels = torch.cat([conv.weight for conv in convs])
     y = F.conv2d(x, kernels, None, convs[0].stride, convs[0].padding)
-    mean, var = (torch.cat([getattr(norm, name) for norm in norms]) for name in _STATISTICS)
     scale = weights[:, None].expand(-1, norms[0].num_features).flatten()
-    settings = (norms[0].training, norms[0].momentum, norms[0].eps)
-    y = F.batch_norm(y, mean, var, scale, None, *settings)
-    if norms[0].training:
-        for name, moved in zip(_STATISTICS, (mean, var), strict=True):
+    training, tracked = norms[0].training, norms[0].track_running_stats
+    used = tracked or not training
+    statistics = [torch.cat([getattr(n, name) for n in norms]) for name in _STATISTICS if used]
+    mean, var = statistics or (None, None)
+    y = F.batch_norm(y, mean, var, scale, None, training, norms[0].momentum, norms[0].eps)
+    if training and tracked:
+        for name, moved in zip(_STATISTICS, statistics, strict=True):
             for norm, own in zip(norms, moved.chunk(len(norms)), strict=True):
                 getattr(norm, name).copy_(own)
         for norm in norms:

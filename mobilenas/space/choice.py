@@ -1,15 +1,14 @@
-"""What a strategy chooses among."""
+"""What may be chosen in a space."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing to choose, of which an arch has one candidate: a block, or the op of an edge.
-
-    in_degree: only where the candidates are the edges into a node, how many of them an arch has.
+    """One thing to choose, by names. taken: how many candidates an arch has: one of the ops of an
+    edge, maybe several of the edges into a node.
     """
 
     name: str
     candidates: tuple[str, ...]
-    in_degree: int | None = None
+    taken: int = 1

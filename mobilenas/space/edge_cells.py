@@ -124,11 +124,11 @@ class EdgeCellSpace:
     """What may be built: networks of cells of some types, one graph of ops a type.
 
     edges: (start, end) in the order of genes, of every type; nodes are counted from the inputs on.
-    into: of each node its edges among these.
-    choices: of each type the op of every edge, then the inputs of every node. slots: for each view
-    that a supernet takes the index of its choice: the choices of the type of each cell in turn.
-    allowed: indices of the ops that an arch may have. stem: what the parts of the stem put out;
-    shapes: the cells, in order.
+    into: of each node its edges among these. choices: the op of each edge of each type, one gene
+    each; allowed: indices of the ops that an arch may have. inputs: the edges into each node of
+    each type. slots: for each view that a supernet takes its place among choices and inputs
+    together: cell by cell those of its type. stem: what the parts of the stem put out; shapes: the
+    cells, in order.
     """
 
     def __init__(self, spec: EdgeCellSpec) -> None:
@@ -142,12 +142,21 @@ class EdgeCellSpace:
         self.edges = [(start, end) for end in self.nodes for start in range(end)]
         lasts = list(accumulate(self.nodes))
         self.into = [slice(last - end, last) for end, last in zip(self.nodes, lasts, strict=True)]
-        self.choices = [c for kind in self.skeleton.types for c in self._choices(kind)]
         in_archs = self.skeleton.in_degree is None  # and else an edge is left out
         self.allowed = [i for i, op in enumerate(spec.ops) if op != NONE or in_archs]
+        types = self.skeleton.types
+        self.choices = [
+            Choice(f"{kind}edge {start}-{end}", spec.ops)
+            for kind in types
+            for start, end in self.edges
+        ]
+        self.inputs = [
+            Choice(f"{kind}inputs of node {end}", tuple(map(str, range(end))), self._degree(end))
+            for kind in types
+            for end in self.nodes
+        ]
         self.stem, self.shapes = self._resolve()
-        per_type = len(self.edges) + len(self.nodes)
-        self.slots = [s.kind * per_type + i for s in self.shapes for i in range(per_type)]
+        self.slots = [slot for shape in self.shapes for slot in self._slots(shape.kind)]
 
     @property
     def num_archs(self) -> int:
@@ -159,20 +168,25 @@ class EdgeCellSpace:
         """One genotype, uniform over all."""
         return self.strongest([rng.random(len(choice.candidates)) for choice in self.choices])
 
-    def strongest(self, scores: Sequence[ArrayLike]) -> Genotype:
+    def strongest(
+        self, scores: Sequence[ArrayLike], inputs: Sequence[ArrayLike] | None = None
+    ) -> Genotype:
         """The genotype of the highest scores, of equal ones the first.
 
-        scores: of each choice (candidates,), such as probabilities. Each edge takes its best op; an
-        edge is worth that op's score times its own among the inputs of the node, and a node that
-        has fewer edges than there are keeps the best (Liu et al. 2019, Xu et al. 2020).
+        scores: of each of `choices`, (candidates,), such as probabilities; inputs: of each of
+        `inputs`, 1 if None. Each edge takes its best op; an edge is worth the score of that times
+        its own, and a node that has fewer edges than there are keeps the best (Liu et al. 2019,
+        Xu et al. 2020).
         """
-        rows, genes = iter(scores), []
-        for _ in self.skeleton.types:
-            ops = np.array([next(rows) for _ in self.edges])[:, self.allowed]
+        if inputs is None:
+            inputs = [np.ones(len(node.candidates)) for node in self.inputs]
+        nodes, genes = iter(inputs), []
+        for ops in np.split(np.array(scores, float), len(self.skeleton.types)):
             for end, into in zip(self.nodes, self.into, strict=True):
-                worth = ops[into].max(1) * np.asarray(next(rows))
+                of_node = ops[into][:, self.allowed]
+                worth = of_node.max(axis=1) * np.asarray(next(nodes))
                 kept = np.argsort(-worth, kind="stable")[: self._degree(end)]
-                best = np.array(self.allowed)[ops[into].argmax(1)]
+                best = np.array(self.allowed)[of_node.argmax(axis=1)]
                 genes.append(np.where(np.isin(np.arange(end), kept), best, -1))
         return self.decode(np.concatenate(genes))
 
@@ -243,12 +257,11 @@ class EdgeCellSpace:
             raise BadInput(f"{edge}: {op!r} is none of {', '.join(allowed)}")
         return self.spec.ops.index(op)
 
-    def _choices(self, kind: str) -> list[Choice]:
-        ops = [Choice(f"{kind}edge {start}-{end}", self.spec.ops) for start, end in self.edges]
-        return ops + [
-            Choice(f"{kind}inputs of node {end}", tuple(map(str, range(end))), self._degree(end))
-            for end in self.nodes
-        ]
+    def _slots(self, kind: int) -> list[int]:
+        """Of a type of cells its choices, then its inputs, which stand behind all choices."""
+        edges, nodes = len(self.edges), len(self.nodes)
+        first = len(self.choices) + kind * nodes
+        return [*range(kind * edges, (kind + 1) * edges), *range(first, first + nodes)]
 
     def _resolve(self) -> tuple[list[Features], list[EdgeCellShape]]:
         of_nb201 = self.spec.skeleton == "nb201"

@@ -1,5 +1,6 @@
 """Costs of cells whose edges have ops: those that were published, and those of built networks."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from fvcore.nn import FlopCountAnalysis
 from genotypes import IMAGENET, PUBLISHED
 from pyarrow import parquet
 
-from mobilenas.cost.edge_cells import edge_cell_counts, edge_cell_fixed
+from mobilenas.base.errors import BadInput
+from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.cost.model import flops_and_params
 from mobilenas.nn.edge_cells import EdgeCellNetwork
 from mobilenas.space import EdgeCellSpace, load_listed_space
@@ -71,11 +73,36 @@ def test_counts_are_those_of_built_networks(reference: str) -> None:
 @pytest.mark.parametrize("reference", SMALL)
 def test_costs_are_sums_over_choices(reference: str) -> None:
     space = load(reference)
-    counts, fixed = edge_cell_counts(space), edge_cell_fixed(space)
-    assert [len(row) for row in counts] == [len(c.candidates) for c in space.choices]
+    costs = EdgeCellCosts(space)
     genotype = space.sample(np.random.default_rng(1))
-    rows = [row for row, c in zip(counts, space.choices, strict=True) if c.in_degree is None]
-    genes = space.encode(genotype).tolist()
-    total = sum((row[gene] for row, gene in zip(rows, genes, strict=True) if gene >= 0), fixed)
-    costs = flops_and_params(space, [genotype])
-    assert (costs["flops"].item(), costs["params"].item()) == (total.flops, total.params)
+    genes = space.encode(genotype)
+    for cost in costs.costs:
+        fixed, rows, is_peak = costs.parts(cost)
+        assert not is_peak
+        assert [len(row) for row in rows] == [len(c.candidates) for c in space.choices]
+        total = fixed + sum(row[g] for row, g in zip(rows, genes, strict=True) if g >= 0)
+        assert costs.of(genotype)[cost] == costs.batch(cost, genes[None]).item() == total
+        assert flops_and_params(space, [genotype])[cost].item() == total
+
+
+def test_ranges_of_costs() -> None:
+    space = load("nb201:channels=4,cells=1")
+    costs = EdgeCellCosts(space)
+    every = np.array(list(product(range(5), repeat=6)))
+    for cost in costs.costs:
+        values, found = costs.batch(cost, every), costs.range(cost)
+        assert (found.minimum, found.maximum) == (values.min(), values.max())
+        assert found.median == pytest.approx(np.median(values), rel=0.05)
+        limit = float(np.quantile(values, 0.3))
+        share = (values <= limit).mean()
+        assert costs.feasible_share({cost: limit}) == pytest.approx(share, abs=0.05)
+    with pytest.raises(BadInput, match="no cost 'memory'; of cells known are flops, params"):
+        costs.batch("memory", every)
+    small = load("darts:channels=4,cells=3,nodes=2,ops=[skip_connect,sep_conv_3x3,max_pool_3x3]")
+    rng = np.random.default_rng(0)
+    drawn = np.stack([small.encode(small.sample(rng)) for _ in range(3000)])
+    found, values = (
+        EdgeCellCosts(small).range("params"),
+        EdgeCellCosts(small).batch("params", drawn),
+    )
+    assert (found.minimum, found.maximum) == (values.min(), values.max())

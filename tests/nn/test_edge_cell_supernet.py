@@ -17,6 +17,7 @@ from mobilenas.nn.edge_cells import (
     EdgeCellSupernet,
     PartialEdge,
     genotype_views,
+    place_views,
 )
 from mobilenas.nn.edge_ops import HalvedSize, build_op
 from mobilenas.nn.views import View
@@ -51,15 +52,18 @@ def genotypes(space: EdgeCellSpace, n: int = 3) -> list[Genotype]:
     return [space.sample(rng) for _ in range(n)]
 
 
-def dense(space: EdgeCellSpace, dtype: torch.dtype = torch.float32) -> tuple[list, list[Tensor]]:
-    """Views of all candidates of all choices, and the weights of each choice, which differ."""
+def dense(
+    space: EdgeCellSpace, dtype: torch.dtype = torch.float32
+) -> tuple[list[View], list[Tensor]]:
+    """Views of all candidates of all choices and inputs, and their weights, which differ."""
     generator = torch.Generator().manual_seed(1)
     weights = [
         torch.rand(len(c.candidates), generator=generator).to(dtype).requires_grad_()
-        for c in space.choices
+        for c in (*space.choices, *space.inputs)
     ]
     views = [dict(enumerate(w)) for w in weights]
-    return [views[slot] for slot in space.slots], weights
+    count = len(space.choices)
+    return place_views(space, views[:count], views[count:]), weights
 
 
 @contextmanager

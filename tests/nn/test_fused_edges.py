@@ -36,7 +36,7 @@ def weights_of(space: EdgeCellSpace) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [
         torch.rand(len(c.candidates), generator=generator, dtype=torch.double).requires_grad_()
-        for c in space.choices
+        for c in (*space.choices, *space.inputs)
     ]
 
 
@@ -51,7 +51,8 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("training", [True, False])
-def test_a_mixture_of_all_edges_is_the_plain_loop(case: str, training: bool) -> None:
+@pytest.mark.parametrize("tracked", [True, False])
+def test_a_mixture_of_all_edges_is_the_plain_loop(case: str, training: bool, tracked: bool) -> None:
     """Logits, gradients of the weights of views and of parameters, and running statistics."""
     space, supernets = both(*CASES[case])
     found: list[tuple[Any, ...]] = []
@@ -59,6 +60,7 @@ def test_a_mixture_of_all_edges_is_the_plain_loop(case: str, training: bool) -> 
         for part in supernet.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.running_mean += 0.1  # type: ignore[operator]
+                part.track_running_stats = tracked
         weights = weights_of(space)
         views = [dict(enumerate(w)) for w in weights]
         logits = supernet.train(training)(images(), [views[slot] for slot in space.slots])

@@ -136,22 +136,28 @@ def test_numbers_of_archs() -> None:
 
 
 def test_choices_are_ops_of_edges_and_inputs_of_nodes() -> None:
-    names = [choice.name for choice in NB201.choices]
-    assert names[:3] == ["edge 0-1", "edge 0-2", "edge 1-2"]
-    assert names[6:] == [f"inputs of node {node}" for node in (1, 2, 3)]
-    assert [len(choice.candidates) for choice in NB201.choices] == [5] * 6 + [1, 2, 3]
-    assert [choice.in_degree for choice in NB201.choices] == [None] * 6 + [1, 2, 3]
-    assert len(DARTS.choices) == 2 * (14 + 4)
-    assert DARTS.choices[18].name == "reduce edge 0-2"
-    assert [c.in_degree for c in DARTS.choices[14:18]] == [2] * 4
+    names = ["edge 0-1", "edge 0-2", "edge 1-2", "edge 0-3", "edge 1-3", "edge 2-3"]
+    assert [choice.name for choice in NB201.choices] == names
+    assert {(choice.candidates, choice.taken) for choice in NB201.choices} == {(NB201_OPS, 1)}
+    assert [node.name for node in NB201.inputs] == [f"inputs of node {n}" for n in (1, 2, 3)]
+    assert [len(node.candidates) for node in NB201.inputs] == [1, 2, 3]
+    assert [node.taken for node in NB201.inputs] == [1, 2, 3]
+    assert (len(DARTS.choices), len(DARTS.inputs)) == (28, 8)
+    assert DARTS.choices[14].name == "reduce edge 0-2"
+    assert DARTS.inputs[4].candidates == ("0", "1")
+    assert {node.taken for node in DARTS.inputs} == {2}
+    for space in (NB201, DARTS):
+        genotype = space.sample(np.random.default_rng(0))
+        assert len(space.encode(genotype)) == len(space.choices)
 
 
-def test_slots_name_the_choices_of_each_cell_in_turn() -> None:
+def test_slots_name_choices_and_inputs_of_each_cell_in_turn() -> None:
     assert NB201.slots == [*range(9)] * 15
     space = load("darts:cells=8")
     kinds = [shape.kind for shape in space.shapes]
     assert kinds == [0, 0, 1, 0, 0, 1, 0, 0]
-    assert space.slots == [18 * kind + i for kind in kinds for i in range(18)]
+    of_kinds = [[*range(14), *range(28, 32)], [*range(14, 28), *range(32, 36)]]
+    assert space.slots == [slot for kind in kinds for slot in of_kinds[kind]]
 
 
 def test_shapes_of_the_cells() -> None:
@@ -168,25 +174,25 @@ def test_shapes_of_the_cells() -> None:
 
 
 def test_strongest_of_nas_bench_201_is_the_best_op_of_each_edge() -> None:
-    scores = [np.eye(5)[op] for op in (3, 0, 1, 4, 2, 2)] + [np.ones(n) for n in (1, 2, 3)]
+    scores = [np.eye(5)[op] for op in (3, 0, 1, 4, 2, 2)]
     assert NB201.encode(NB201.strongest(scores)).tolist() == [3, 0, 1, 4, 2, 2]
-    ties = [np.ones(len(choice.candidates)) for choice in NB201.choices]
-    assert NB201.encode(NB201.strongest(ties)).tolist() == [0] * 6
+    assert NB201.encode(NB201.strongest(np.ones((6, 5)))).tolist() == [0] * 6
 
 
 def test_strongest_of_darts_keeps_two_edges_of_each_node_and_never_none() -> None:
-    scores = [np.full(len(choice.candidates), 0.05) for choice in DARTS.choices]
+    scores = np.full((28, 8), 0.05)
     scores[9][[0, 4]] = 0.9, 0.6  # of the normal cell's edge 0-5 none, then sep_conv_3x3
     scores[12][7] = 0.5  # of its edge 3-5 dil_conv_5x5
     normal, reduce = DARTS.strongest(scores).cells
     assert normal[3] == (("sep_conv_3x3", 0), ("dil_conv_5x5", 3))
     assert normal[0] == (("max_pool_3x3", 0), ("max_pool_3x3", 1))
     assert reduce[3] == (("max_pool_3x3", 0), ("max_pool_3x3", 1))
-    scores[17] = np.array([0.1, 0.2, 0.1, 0.9, 0.9])  # worth of the edges into node 5
-    normal, _ = DARTS.strongest(scores).cells
+    inputs = [np.ones(len(node.candidates)) for node in DARTS.inputs]
+    inputs[3] = np.array([0.1, 0.2, 0.1, 0.9, 0.9])  # of the edges into the normal cell's node 5
+    normal, _ = DARTS.strongest(scores, inputs).cells
     assert normal[3] == (("sep_conv_3x3", 0), ("dil_conv_5x5", 3))
-    scores[17] = np.array([0.01, 0.2, 0.1, 0.9, 0.9])
-    normal, _ = DARTS.strongest(scores).cells
+    inputs[3][0] = 0.01
+    normal, _ = DARTS.strongest(scores, inputs).cells
     assert normal[3] == (("dil_conv_5x5", 3), ("max_pool_3x3", 4))
 
 
