@@ -225,7 +225,7 @@ class EdgeCellSupernet(_EdgeCells):
 
     The batch norms of ops have neither weight nor bias, so that the weight of a view is all that
     scales an op; in DARTS's cells pools have such a batch norm too (Liu et al. 2019).
-    partial: the ops take only the first of so many parts of the channels (see `PartialEdge`).
+    parts: the ops take only the first of so many parts of the channels (see `PartialEdge`).
     fused: whether a mixture of all edges of a cell is computed in few operations where it can be
     (see `fused_edges`), rather than op by op.
     Raises BadInput where the channels cannot be divided so.
@@ -235,18 +235,18 @@ class EdgeCellSupernet(_EdgeCells):
         self,
         space: EdgeCellSpace,
         *,
-        partial: int = 1,
+        parts: int = 1,
         fused: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
-        if space.spec.channels % partial or space.spec.channels < 2 * partial > 2:
+        if space.spec.channels % parts or 1 < parts > space.spec.channels // 2:
             raise BadInput(
-                f"partial {partial}: must divide the {space.spec.channels} channels of space "
+                f"parts {parts}: must divide the {space.spec.channels} channels of space "
                 f"{space.name} and leave 2 of them or more"
             )
-        cells = [ChoiceCell(space, shape, False, partial, fused) for shape in space.shapes]
+        cells = [ChoiceCell(space, shape, False, parts, fused) for shape in space.shapes]
         super().__init__(space, cells, generator)
-        self.partial = partial
+        self.parts = parts
 
     def forward(self, x: Tensor, views: Genotype | Views) -> Tensor:
         if isinstance(views, Genotype):
@@ -259,8 +259,8 @@ class EdgeCellSupernet(_EdgeCells):
         """The plain network of a genotype with copies of the weights: it computes
         `self(x, genotype)`. Raises BadInput where the ops take a part of the channels only.
         """
-        if self.partial > 1:
-            raise BadInput(f"partial {self.partial}: a network has ops on all channels")
+        if self.parts > 1:
+            raise BadInput(f"parts {self.parts}: a network has ops on all channels")
         network = EdgeCellNetwork(self.space, genotype, affine=False)
         for part in ("stem", "head", "classifier"):
             getattr(network, part).load_state_dict(getattr(self, part).state_dict())

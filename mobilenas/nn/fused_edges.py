@@ -23,6 +23,7 @@ _UNWEIGHTED = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d)
 def can_fuse(ops: Any, views: Views, of_nodes: Views) -> bool:
     """Whether the edges of a cell can be mixed so: all are run, with the same ops and none of them
     shut, and these are single convolutions with a batch norm, pools without, shortcuts and zeros.
+    Batch norms that are joint ones of several processes, or average over all batches, stand apart.
 
     ops: those of an edge. views: of the op of each edge; of_nodes: of the inputs of each node.
     """
@@ -32,16 +33,21 @@ def can_fuse(ops: Any, views: Views, of_nodes: Views) -> bool:
     if not all(_is_open(view, range(end)) for end, view in enumerate(of_nodes, start=1)):
         return False
     named = [ops[index] for index in first]
-    convs = [op for op in named if isinstance(op, ReLUConvBN) and len(op) == 3]
+    convs = [op for op in named if isinstance(op, ReLUConvBN)]
     others = [op for op in named if isinstance(op, (*_UNWEIGHTED, Zero))]
-    return bool(convs) and len(convs) + len(others) == len(named)
+    plain = all(
+        len(op) == 3 and type(op[2]) is nn.BatchNorm2d and op[2].momentum is not None
+        for op in convs
+    )
+    return bool(convs) and plain and len(convs) + len(others) == len(named)
 
 
 def mix_together(x: Tensor, edges: Sequence[Any], views: Sequence[Any]) -> list[Tensor]:
     """What `mix` makes of each of the edges on one input, of which `can_fuse` holds."""
     ops = {index: [edge[index] for edge in edges] for index in views[0]}
-    weights = {index: torch.stack([view[index] for view in views]) for index in ops}
     convs = [index for index in ops if isinstance(ops[index][0], ReLUConvBN)]
+    kernel = ops[convs[0]][0][1].weight  # views may be of another precision, or on another device
+    weights = {index: torch.stack([v[index] for v in views]).to(kernel) for index in ops}
     for index in ops:
         if isinstance(ops[index][0], Zero):  # its weight has a gradient all the same, which is 0
             weights[convs[0]] = weights[convs[0]] + 0 * weights[index]

@@ -288,19 +288,19 @@ def test_partial_edges_let_channels_pass_and_shuffle_them() -> None:
 @EACH
 def test_partial_supernets(reference: str) -> None:
     space = load(f"{reference},channels=16")
-    supernet = new(space, partial=4)
+    supernet = new(space, parts=4)
     views, weights = dense(space)
     logits = supernet(images(space), views)
     assert all(g.any() for g in torch.autograd.grad(logits.square().sum(), weights))
-    with pytest.raises(BadInput, match="partial 4: a network has ops on all channels"):
+    with pytest.raises(BadInput, match="parts 4: a network has ops on all channels"):
         supernet.network(genotypes(space)[0])
 
 
-@pytest.mark.parametrize(("channels", "partial"), [(12, 8), (4, 4), (6, 4)])
-def test_channels_that_cannot_be_parted_are_refused(channels: int, partial: int) -> None:
+@pytest.mark.parametrize(("channels", "parts"), [(12, 8), (4, 4), (6, 4)])
+def test_channels_that_cannot_be_parted_are_refused(channels: int, parts: int) -> None:
     space = load(f"nb201:channels={channels},cells=1")
-    with pytest.raises(BadInput, match=f"partial {partial}: must divide the {channels} channels"):
-        EdgeCellSupernet(space, partial=partial)
+    with pytest.raises(BadInput, match=f"parts {parts}: must divide the {channels} channels"):
+        EdgeCellSupernet(space, parts=parts)
 
 
 def test_initial_weights_follow_the_generator() -> None:
