@@ -1,6 +1,5 @@
 """The commands `space` and `arch`. Heavy imports live inside commands."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -28,9 +27,9 @@ def space_list(as_json: Json = False) -> None:
 
     Example: mobilenas space list
     """
-    from mobilenas.space import list_cell_spaces, list_spaces, load_any_space
+    from mobilenas.space import list_cell_spaces, list_spaces, load_listed_space
 
-    spaces = [load_any_space(name) for name in list_spaces() + list_cell_spaces()]
+    spaces = [load_listed_space(name) for name in list_spaces() + list_cell_spaces()]
     if as_json:
         print_json({s.name: s.spec.description for s in spaces})
         return
@@ -54,21 +53,24 @@ def space_show(
     Example: mobilenas space show s1 --flops 500M
     """
     from mobilenas.report.cells import cell_space_facts, describe_cell_space
+    from mobilenas.report.edge_cells import describe_edge_cell_space, edge_cell_space_facts
     from mobilenas.report.text import describe_space, space_facts
-    from mobilenas.space import CellSpace, load_any_space
+    from mobilenas.space import CellSpace, Space, load_listed_space
 
     budget = parse_budget(flops, params, memory, latency)
-    loaded = load_any_space(space)
-    if not isinstance(loaded, CellSpace):
-        facts = space_facts(*budget.look_up(loaded))
+    loaded = load_listed_space(space)
+    if isinstance(loaded, Space):
+        facts, describe = space_facts(*budget.look_up(loaded)), describe_space
     elif budget:
         raise BadInput(f"space {space}: budgets are for spaces of blocks, and this one has cells")
+    elif isinstance(loaded, CellSpace):
+        facts, describe = cell_space_facts(loaded), describe_cell_space
     else:
-        facts = cell_space_facts(loaded)
+        facts, describe = edge_cell_space_facts(loaded), describe_edge_cell_space
     if as_json:
         print_json(facts)
     else:
-        print((describe_cell_space if isinstance(loaded, CellSpace) else describe_space)(facts))
+        print(describe(facts))
 
 
 @arch_app.command("sample")
@@ -84,10 +86,10 @@ def arch_sample(
     """
     import numpy as np
 
-    from mobilenas.space import load_any_space
+    from mobilenas.space import load_listed_space
 
     rng = np.random.default_rng(seed)
-    loaded = load_any_space(space)
+    loaded = load_listed_space(space)
     archs = [str(loaded.sample(rng)) for _ in range(n)]
     if as_json:
         print_json({"space": loaded.name, "archs": archs})
@@ -111,14 +113,16 @@ def arch_cost(
     """
     from mobilenas.cost import CostModel
     from mobilenas.cost.budget import known_tables
-    from mobilenas.cost.cells import cell_count
+    from mobilenas.cost.model import flops_and_params
     from mobilenas.cost.titles import cost_title, format_cost, latency_cost
-    from mobilenas.space import CellSpace, load_any_space
+    from mobilenas.space import Space, load_listed_space
 
-    loaded = load_any_space(space)
+    loaded = load_listed_space(space)
+    costs: dict[str, float]
     all_paths: dict[str, float] = {}
-    if isinstance(loaded, CellSpace):
-        tables, costs = [], asdict(cell_count(loaded, loaded.parse(arch)))
+    if not isinstance(loaded, Space):
+        counted = flops_and_params(loaded, [loaded.parse(arch)])
+        tables, costs = [], {cost: values.item() for cost, values in counted.items()}
     else:
         tables = known_tables(loaded)
         costs = CostModel(loaded, tables).of(loaded.parse(arch))

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from mobilenas.base.errors import BadInput
 from mobilenas.cost.cells import cell_count
 from mobilenas.cost.counts import candidate_count, fixed_count
+from mobilenas.cost.edge_cells import edge_cell_costs
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.memory import memory_column
 from mobilenas.cost.titles import latency_cost
-from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace, Genes, Space
+from mobilenas.space import AnyArch, Arch, CellSpace, EdgeCellSpace, Genes, ListedSpace, Space
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,13 @@ class CostModel:
         return [row[i] for row, i in zip(self._columns[cost].blocks, genes.T, strict=True)]
 
 
-def flops_and_params(space: AnySpace, archs: Sequence[AnyArch]) -> dict[str, NDArray[np.int64]]:
-    """The FLOPs and params, (archs,) each, of archs of a space of either kind."""
+def flops_and_params(space: ListedSpace, archs: Sequence[AnyArch]) -> dict[str, NDArray[np.int64]]:
+    """The FLOPs and params, (archs,) each, of archs of a space of any kind."""
     if isinstance(space, CellSpace):
         counts = [cell_count(space, cell) for cell in archs]  # type: ignore[arg-type]
         return {cost: np.array([getattr(c, cost) for c in counts]) for cost in ("flops", "params")}
     genes = np.stack([space.encode(arch) for arch in archs])  # type: ignore[arg-type]
+    if isinstance(space, EdgeCellSpace):
+        return edge_cell_costs(space, genes)
     cost_model = CostModel(space)
     return {cost: cost_model.batch(cost, genes) for cost in ("flops", "params")}

@@ -42,14 +42,21 @@ def read_benchmark(name: str, data_root: Path | None, space: AnySpace) -> Truth:
     """
     if name not in _FILES:
         raise BadInput(f"no benchmark {name!r}; known are {', '.join(_FILES)}")
-    file, origin = _FILES[name]
+    path = benchmark_file(name, data_root, *_FILES[name])
+    return _macro(path, space) if name == "macro" else _nb101(path, space)
+
+
+def benchmark_file(name: str, data_root: Path | None, file: str, origin: str) -> Path:
+    """The file of a benchmark below data_root. Raises BadInput, where it is missing, with where it
+    comes from.
+    """
     path = Path(file) if data_root is None else data_root / file
     if data_root is None or not path.is_file():
         raise BadInput(
             f"benchmark {name}: no such file: {path}; --data-root DIR or MOBILENAS_DATA names the "
             f"folder that holds {file}, which is {origin}"
         )
-    return _macro(path, space) if name == "macro" else _nb101(path, space)
+    return path
 
 
 class _Published(BaseModel):

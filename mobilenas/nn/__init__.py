@@ -1,6 +1,7 @@
 """Supernets and networks: torch modules over the blocks or cells of a space."""
 
 from mobilenas.nn.cells import CellSupernet
+from mobilenas.nn.edge_cells import EdgeCellNetwork, EdgeCellSupernet
 from mobilenas.nn.fold import fold_batch_norm, fold_for_export
 from mobilenas.nn.network import Network
 from mobilenas.nn.supernet import Supernet
@@ -10,6 +11,8 @@ AnySupernet = Supernet | CellSupernet
 __all__ = [
     "AnySupernet",
     "CellSupernet",
+    "EdgeCellNetwork",
+    "EdgeCellSupernet",
     "Network",
     "Supernet",
     "fold_batch_norm",

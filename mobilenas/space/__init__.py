@@ -2,19 +2,25 @@
 
 from mobilenas.space.arch import IDENTITY, Arch, Candidate
 from mobilenas.space.cells import Cell, CellSpace
+from mobilenas.space.choice import Choice
+from mobilenas.space.edge_cells import EdgeCellSpace
+from mobilenas.space.genotype import Genotype
 from mobilenas.space.library import (
     AnySpace,
+    ListedSpace,
     any_space_from_dict,
     list_cell_spaces,
     list_spaces,
+    listed_space_from_dict,
     load_any_space,
+    load_listed_space,
     load_space,
     space_from_dict,
     with_defaults,
 )
 from mobilenas.space.space import Block, Genes, Space
 
-AnyArch = Arch | Cell
+AnyArch = Arch | Cell | Genotype
 
 __all__ = [
     "IDENTITY",
@@ -25,12 +31,18 @@ __all__ = [
     "Candidate",
     "Cell",
     "CellSpace",
+    "Choice",
+    "EdgeCellSpace",
     "Genes",
+    "Genotype",
+    "ListedSpace",
     "Space",
     "any_space_from_dict",
     "list_cell_spaces",
     "list_spaces",
+    "listed_space_from_dict",
     "load_any_space",
+    "load_listed_space",
     "load_space",
     "space_from_dict",
     "with_defaults",

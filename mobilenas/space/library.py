@@ -1,6 +1,8 @@
 """Finding and loading spaces: shipped ones by name, others by path, both with inline overrides.
 
-There are two kinds: spaces of blocks, which every command takes, and spaces of cells.
+Spaces of blocks are what every command takes. Of cells there are two kinds: those whose nodes have
+ops, which a supernet run takes too (`AnySpace`), and those whose edges have them. `ListedSpace` is
+any of the three.
 """
 
 import re
@@ -13,10 +15,12 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.resources import read_preset, read_value, shipped
 from mobilenas.base.settings import first_error
 from mobilenas.space.cells import CellSpace, CellSpec
+from mobilenas.space.edge_cells import EdgeCellSpace, EdgeCellSpec
 from mobilenas.space.space import Space
 from mobilenas.space.spec import SpaceSpec
 
 AnySpace = Space | CellSpace
+ListedSpace = AnySpace | EdgeCellSpace
 _COMMA = re.compile(r",(?![^\[]*\])")  # one that is not inside a list
 
 
@@ -31,11 +35,16 @@ def list_cell_spaces() -> list[str]:
 
 
 def load_space(reference: str) -> Space:
-    """The space of blocks of a reference; as `load_any_space`, but a space of cells is BadInput."""
-    return _blocks_only(load_any_space(reference))
+    """The space of blocks of a reference; as `load_listed_space`, but cells are BadInput."""
+    return _blocks_only(load_listed_space(reference))
 
 
 def load_any_space(reference: str) -> AnySpace:
+    """As `load_listed_space`, but a space of cells whose edges have ops is BadInput."""
+    return _no_edges(load_listed_space(reference))
+
+
+def load_listed_space(reference: str) -> ListedSpace:
     """The space of a reference: a shipped name or a YAML path, then optional overrides.
 
     `s1:width=0.25,candidates.max_paths=2` is s1 with two keys of its YAML replaced.
@@ -48,27 +57,36 @@ def load_any_space(reference: str) -> AnySpace:
             _override(data, item)
         if overrides:
             data["name"] = f"{data.get('name', base)}:{overrides}"
-        return any_space_from_dict(data)
+        return listed_space_from_dict(data)
     except BadInput as error:
         raise BadInput(f"space {reference}: {error}") from None
 
 
 def space_from_dict(data: dict[str, Any]) -> Space:
-    """The space of blocks of plain data; as `any_space_from_dict`, but cells are BadInput."""
-    return _blocks_only(any_space_from_dict(data))
+    """The space of blocks of plain data; as `listed_space_from_dict`, but cells are BadInput."""
+    return _blocks_only(listed_space_from_dict(data))
 
 
 def any_space_from_dict(data: dict[str, Any]) -> AnySpace:
-    """Rebuild a space from its `to_dict()` or parsed YAML, of cells if it has those and no stages.
+    """As `listed_space_from_dict`, but a space of cells whose edges have ops is BadInput."""
+    return _no_edges(listed_space_from_dict(data))
+
+
+def listed_space_from_dict(data: dict[str, Any]) -> ListedSpace:
+    """Rebuild a space from its `to_dict()` or parsed YAML. One of cells has `cells` and no stages;
+    where their edges have ops it has a `skeleton`.
 
     Raises BadInput naming the key.
     """
     has_cells = "cells" in data and "stages" not in data
-    shape = CellSpec if has_cells else SpaceSpec
+    of_cells = EdgeCellSpec if "skeleton" in data else CellSpec
+    shape: type[SpaceSpec | CellSpec | EdgeCellSpec] = of_cells if has_cells else SpaceSpec
     try:
         spec = shape.model_validate(data)
     except ValidationError as error:
         raise BadInput(first_error(error, "the space", list(shape.model_fields))) from None
+    if isinstance(spec, EdgeCellSpec):
+        return EdgeCellSpace(spec)
     return CellSpace(spec) if isinstance(spec, CellSpec) else Space(spec)
 
 
@@ -85,10 +103,20 @@ def with_defaults(data: object, path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}: space: {error}") from None
 
 
-def _blocks_only(space: AnySpace) -> Space:
+def _blocks_only(space: ListedSpace) -> Space:
     if isinstance(space, CellSpace):
         raise BadInput(
             f"{space.name} is a space of cells: only supernet-train, rank, space and arch take it"
+        )
+    blocks = _no_edges(space)
+    assert isinstance(blocks, Space)
+    return blocks
+
+
+def _no_edges(space: ListedSpace) -> AnySpace:
+    if isinstance(space, EdgeCellSpace):
+        raise BadInput(
+            f"{space.name} is a space of cells whose edges have ops: only space and arch take it"
         )
     return space
 

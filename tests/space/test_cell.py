@@ -165,7 +165,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_spaces_of_blocks_and_of_cells_are_kept_apart() -> None:
-    assert list_cell_spaces() == ["nb101"]
+    assert list_cell_spaces() == ["darts", "nb101", "nb201"]
     assert not set(list_cell_spaces()) & set(list_spaces())
     assert isinstance(load_any_space("s1"), Space)
     for load in (lambda: load_space("nb101"), lambda: space_from_dict(nb101().to_dict())):

@@ -1,0 +1,63 @@
+"""All costs of the genotypes of a space of cells whose edges have ops, as `CostModel` has them."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilenas.base.errors import BadInput
+from mobilenas.cost.edge_cells import edge_cell_costs, edge_cell_counts, edge_cell_fixed
+from mobilenas.cost.model import CostRange
+from mobilenas.space import EdgeCellSpace, Genes, Genotype
+
+_DRAWN = 2000
+
+
+class EdgeCellCosts:
+    """FLOPs and params, which are sums over the edges that a genotype has."""
+
+    costs = ("flops", "params")
+
+    def __init__(self, space: EdgeCellSpace) -> None:
+        self.space = space
+        self._fixed, self._counts = edge_cell_fixed(space), edge_cell_counts(space)
+
+    def check(self, cost: str) -> None:
+        """Raises BadInput for a name that is not one of `costs`."""
+        if cost not in self.costs:
+            raise BadInput(f"no cost {cost!r}; of cells known are {', '.join(self.costs)}")
+
+    def parts(self, cost: str) -> tuple[float, list[NDArray[Any]], bool]:
+        """Of the named cost what every genotype has, what each candidate of each choice adds,
+        (candidates,) a choice, and False: it is a sum. Raises BadInput for an unknown name.
+        """
+        self.check(cost)
+        rows = [np.array([getattr(count, cost) for count in row]) for row in self._counts]
+        return getattr(self._fixed, cost), rows, False
+
+    def of(self, genotype: Genotype) -> dict[str, float]:
+        """Every cost by name. Raises BadInput for a genotype of another space."""
+        costs = edge_cell_costs(self.space, self.space.encode(genotype)[None])
+        return {cost: values.item() for cost, values in costs.items()}
+
+    def batch(self, cost: str, genes: Genes) -> NDArray[np.int64]:
+        """The named cost (n,) of genes (n, choices). Raises BadInput for an unknown name."""
+        self.check(cost)
+        return edge_cell_costs(self.space, genes)[cost]
+
+    def range(self, cost: str = "flops") -> CostRange:
+        """Exact extremes and the median of drawn genotypes."""
+        _, rows, _ = self.parts(cost)
+        low, high = (self.of(self.space.strongest([sign * r for r in rows])) for sign in (-1, 1))
+        return CostRange(low[cost], int(np.median(self.batch(cost, self._drawn()))), high[cost])
+
+    def feasible_share(self, limits: dict[str, float]) -> float:
+        """Share of drawn genotypes that meet every limit {cost: largest value}."""
+        drawn = self._drawn()
+        meets = [self.batch(cost, drawn) <= limit for cost, limit in limits.items()]
+        return float(np.all(meets, axis=0).mean())
+
+    def _drawn(self) -> Genes:
+        """Genes of some genotypes (n, choices), drawn uniformly, always the same."""
+        rng = np.random.default_rng(0)
+        return np.stack([self.space.encode(self.space.sample(rng)) for _ in range(_DRAWN)])
