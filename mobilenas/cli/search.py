@@ -40,6 +40,19 @@ def search(
         ),
     ] = None,
     settings: Overrides = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            help="macro or nb201: compare the arch with all others by published accuracies."
+        ),
+    ] = None,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="MOBILENAS_DATA",
+            help="Folder that holds the benchmarks' files, as docs/ranking.md lists them.",
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/search"),
     resume: Resume = False,
@@ -57,7 +70,7 @@ def search(
 
     Example: mobilenas search --list
     """
-    from mobilenas.report.text import front_table, table
+    from mobilenas.report.text import front_table, standing_lines, table
     from mobilenas.strategies.methods import METHODS, load_search_config
 
     if list_methods:
@@ -71,17 +84,20 @@ def search(
             print(table(rows, {key: key for key in rows[0]}))
         return
     budget = parse_budget(flops, params, memory, latency)
+    from mobilenas.evaluate.truth import Truth
     from mobilenas.runs.lock import held
-    from mobilenas.space import load_space
+    from mobilenas.space import Space, load_listed_space
     from mobilenas.stages.search import (
         GradientRun,
         create_search_run,
         open_search_run,
+        read_truths,
         resume_search_run,
         run_search,
     )
     from mobilenas.train.distributed import joined
 
+    truths: dict[str, Truth] = {}
     moved = data if is_given(context, "data") else None
 
     def start() -> GradientRun:
@@ -90,14 +106,17 @@ def search(
         if not resume:
             config = load_search_config(strategy, preset, overrides)
             processes.share(config.batch_size)
-            return create_search_run(out, strategy, load_space(space), data, seed, config, budget)
+            chosen = load_listed_space(space)
+            if benchmark:
+                truths.update(read_truths(benchmark, data_root, chosen))
+            return create_search_run(out, strategy, chosen, data, seed, config, budget)
         named = strategy if is_given(context, "strategy") else None
         again = overrides or preset
         return resume_search_run(
             out,
             {
                 "strategy": named,
-                "space": load_space(space) if is_given(context, "space") else None,
+                "space": load_listed_space(space) if is_given(context, "space") else None,
                 "data": moved,
                 "seed": seed if is_given(context, "seed") else None,
                 "config": load_search_config(strategy, preset, overrides) if again else None,
@@ -108,13 +127,19 @@ def search(
     with ExitStack() as lock:
         with joined() as processes:
             run = processes.main_first(start, lambda: open_search_run(out, data=moved))
-            result = run_search(run, processes)
+            if benchmark and not truths:
+                truths = read_truths(benchmark, data_root, run.searchable.space)
+            result = run_search(run, truths, processes)
         if not processes.is_main:
             return
     if as_json:
-        about = {"data": run.images.data.found.to_dict(), "passes": result["passes"]}
+        about = {"data": run.images.data.found.to_dict()}
+        about |= {key: result[key] for key in ("passes", "standing")}
         print_json({"run": str(out), **about, "front": result["front"]})
         return
     print(front_table(result["front"]))
     print(f"the most probable arch within the budget, after {result['passes']:.1f} passes")
-    print(f"search in {out}; next: mobilenas train --search {out}")
+    for line in standing_lines(result["standing"]):
+        print(line)
+    blocks = isinstance(run.searchable.space, Space)
+    print(f"search in {out}" + (f"; next: mobilenas train --search {out}" if blocks else ""))

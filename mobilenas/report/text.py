@@ -251,3 +251,14 @@ def describe_prediction(kendall: Mapping[str, Mapping[str, float | None]], archs
         f"prediction: from {archs} stand-alone accuracies; Kendall's tau of each with what the"
         f" others predict {shown(kendall['prediction'])} (95 % interval); alone: {others}"
     )
+
+
+def standing_lines(standing: dict[str, dict[str, Any]]) -> list[str]:
+    """What an arch is worth among all others, a line for each data set of a benchmark."""
+    return [
+        f"{name}: {100 * x['accuracy']:.2f} %, place {x['place']:,} of {x['total']:,}; the best "
+        f"with at most its params has {100 * x['regret']['params']:.2f} points more; a random one "
+        f"{100 * x['random_mean']:.2f} ± {100 * x['random_sd']:.2f} %, the largest "
+        f"{100 * x['largest']:.2f} %"
+        for name, x in standing.items()
+    ]

@@ -1,7 +1,8 @@
 """Finding and loading spaces: shipped ones by name, others by path, both with inline overrides.
 
 Spaces of blocks are what every command takes. Of cells there are two kinds: those whose nodes have
-ops, which a supernet run takes too (`AnySpace`), and those whose edges have them. `ListedSpace` is
+ops, which a supernet run takes too (`AnySpace`), and those whose edges have them, which a search
+by gradient takes. `ListedSpace` is
 any of the three.
 """
 
@@ -98,7 +99,7 @@ def with_defaults(data: object, path: Path) -> dict[str, Any]:
     try:
         if not isinstance(data, dict):
             raise BadInput("must be a mapping")
-        return any_space_from_dict(data).to_dict()
+        return listed_space_from_dict(data).to_dict()
     except BadInput as error:
         raise BadInput(f"{path}: space: {error}") from None
 
@@ -116,7 +117,8 @@ def _blocks_only(space: ListedSpace) -> Space:
 def _no_edges(space: ListedSpace) -> AnySpace:
     if isinstance(space, EdgeCellSpace):
         raise BadInput(
-            f"{space.name} is a space of cells whose edges have ops: only space and arch take it"
+            f"{space.name} is a space of cells whose edges have ops: only search, space and arch "
+            "take it"
         )
     return space
 

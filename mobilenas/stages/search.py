@@ -9,29 +9,34 @@ timing.json     seconds of work so far, hardware
 front.json      the derived arch and its costs, as a front of one
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.settings import Record, validated
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
-from mobilenas.cost.latency import find_table
+from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.latency import LatencyTable, find_table
 from mobilenas.cost.titles import format_limits
-from mobilenas.nn import Supernet
+from mobilenas.evaluate.nb201 import read_nb201
+from mobilenas.evaluate.published_truth import read_benchmark
+from mobilenas.evaluate.standing import standing
+from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search import check_feasible
-from mobilenas.space import Space, space_from_dict
+from mobilenas.space import EdgeCellSpace, ListedSpace, Space, listed_space_from_dict
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
-from mobilenas.strategies.derive import most_probable
 from mobilenas.strategies.methods import method
 from mobilenas.strategies.search_task import SearchTask
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.device import pick_device
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.images import (
@@ -63,23 +68,19 @@ class GradientSettings(Record):
 
 @dataclass(frozen=True, eq=False)
 class GradientRun:
-    """A search by gradient in its run folder, its images, and the costs of its space."""
+    """A search by gradient in its run folder, its images, and what it searches."""
 
     folder: RunFolder
     settings: GradientSettings
     config: SearchConfig
     images: TrainingImages
-    cost_model: CostModel
-
-    @property
-    def space(self) -> Space:
-        return self.cost_model.space
+    searchable: Searchable
 
 
 def create_search_run(
     path: Path,
     strategy: str,
-    space: Space,
+    space: ListedSpace,
     data: str,
     seed: int,
     config: SearchConfig,
@@ -92,14 +93,16 @@ def create_search_run(
     the budget.
     """
     check_free(path)
-    cost_model, limits = budget.look_up(space)
-    check_limits(cost_model, limits)
+    searchable, limits = _searchable(space, budget)
+    check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
     images = choose_images(data, space.resolution, config, seed, calibrate=0)
-    own = space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
+    own = listed_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
+    tables = getattr(searchable.costs, "tables", ())
+    named = Searchable(_costs(own, tables))
     settings = GradientSettings(
         strategy=strategy,
         space=own.to_dict(),
@@ -107,23 +110,23 @@ def create_search_run(
         seed=seed,
         config=config.model_dump(mode="json"),
         limits=limits,
-        latency_tables={table.name: digest(table) for table in cost_model.tables},
+        latency_tables={table.name: digest(table) for table in tables},
     )
     device = pick_device(config.device)
     images.training(device)
     images.held(device)
-    make_optimizer(config, _supernet(settings, config, own))
+    make_optimizer(config, _supernet(settings, config, named))
     images.store_splits(path)
     facts = {
         "data": images.data.found.to_dict(),
         "data_checksum": images.checksum(),
         "classes": images.data.classes,
     }
-    tables = zip(budget.latencies, cost_model.tables, strict=True)
-    places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in tables}
+    pairs = zip(budget.latencies, tables, strict=True)
+    places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in pairs}
     parents = data_parent(data) | places
     folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
-    return GradientRun(folder, settings, config, images, CostModel(own, cost_model.tables))
+    return GradientRun(folder, settings, config, images, named)
 
 
 def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
@@ -136,11 +139,11 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     same: dict[str, Any] = {name: given.get(name) for name in ("strategy", "seed")}
     space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
     if space is not None:
-        same["space"] = space.to_dict() | {"num_classes": run.space.num_classes}
+        same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
     if config is not None:
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
-        same["limits"] = budget.look_up(run.space)[1]
+        same["limits"] = _searchable(run.searchable.space, budget)[1]
     run.folder.check_unchanged(same)
     return run
 
@@ -155,27 +158,30 @@ def open_search_run(path: Path, data: str | None = None) -> GradientRun:
     strategy = method(settings.strategy).strategy
     where = f"{path / 'run.json'}: config"
     config = validated(strategy.Config, settings.config, where, "the config")
-    space = space_from_dict(settings.space)
+    space = listed_space_from_dict(settings.space)
     roles = [role for role in folder.parents if role.startswith(TABLE)]
-    tables = [find_table(folder.parents[role], space) for role in roles]
+    tables = [find_table(folder.parents[role], space) for role in roles]  # type: ignore[arg-type]
     for table in tables:
         if digest(table) != settings.latency_tables.get(table.name):
             raise BadInput(
                 f"latency table {table.name} is not the one that {path} was started with"
             )
     images = stored_images(folder, space.resolution, config, settings.seed)
-    return GradientRun(folder, settings, config, images, CostModel(space, tables))
+    return GradientRun(folder, settings, config, images, Searchable(_costs(space, tables)))
 
 
-def run_search(run: GradientRun, processes: Processes = SINGLE) -> dict[str, Any]:
+def run_search(
+    run: GradientRun, truths: Mapping[str, Truth] | None = None, processes: Processes = SINGLE
+) -> dict[str, Any]:
     """Search from the last checkpoint, or from the start, to the end, as `fit` does. Stores and
-    returns the result.
+    returns the result. truths: of the space's archs, by data set, which the derived one is compared
+    by.
     """
     settings, config, images = run.settings, run.config, run.images
     with processes.together():
         device = pick_device(config.device)
         trainer = Trainer(
-            _supernet(settings, config, run.space),
+            _supernet(settings, config, run.searchable),
             config,
             images.training(device, processes),
             seed=settings.seed,
@@ -183,13 +189,13 @@ def run_search(run: GradientRun, processes: Processes = SINGLE) -> dict[str, Any
             processes=processes,
         )
         held = images.held(device, processes)
-    sizes = [len(block.candidates) for block in run.space.blocks]
-    strategy = method(settings.strategy).strategy(sizes, config, settings.seed)
+    searchable = run.searchable
+    strategy = method(settings.strategy).strategy(searchable.sizes, config, settings.seed)
     task = SearchTask(
         strategy,
-        Objective(config, run.space.num_classes, settings.seed, None),
+        Objective(config, searchable.space.num_classes, settings.seed, None),
         held,
-        run.cost_model,
+        searchable,
         settings.limits,
         len(images.splits.train),
     )
@@ -197,33 +203,72 @@ def run_search(run: GradientRun, processes: Processes = SINGLE) -> dict[str, Any
     arch = task.derive()
     assert arch is not None, "the budget was checked before the search"
     result = {
-        "front": [{"arch": str(arch), **run.cost_model.of(arch)}],
+        "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
         "probabilities": [p.tolist() for p in task.arrays()],
-        "most_probable": str(most_probable(run.cost_model, task.arrays(), {})),
+        "most_probable": str(searchable.derive(task.arrays(), {})),
         "passes": task.spent / len(images.splits.train),
+        "standing": {
+            name: asdict(standing(truth, searchable.space.canonical(arch)))  # type: ignore[arg-type]
+            for name, truth in (truths or {}).items()
+        },
     }
     if processes.is_main:
         run.folder.store_result(result)
     return result
 
 
-def check_limits(cost_model: CostModel, limits: Mapping[str, float]) -> None:
+def read_truths(benchmark: str, data_root: Path | None, space: ListedSpace) -> dict[str, Truth]:
+    """The published accuracies of a benchmark, by data set. Raises BadInput."""
+    if benchmark == "nb201":
+        return read_nb201(data_root, space).truths
+    if benchmark != "macro":
+        raise BadInput(f"no benchmark {benchmark!r}; of a search known are macro, nb201")
+    if not isinstance(space, Space):
+        raise BadInput(f"benchmark macro: space {space.name} is one of cells; take --space macro")
+    return {"cifar10": read_benchmark(benchmark, data_root, space)}
+
+
+def check_limits(searchable: Searchable, limits: Mapping[str, float]) -> None:
     """Raises InfeasibleBudget where no arch meets all limits, with the feasible range of each."""
-    check_feasible(cost_model, limits)
-    equal = [torch.ones(len(b.candidates)).numpy() for b in cost_model.space.blocks]
-    if most_probable(cost_model, equal, limits) is None:
+    searchable.check_limits(limits)
+    check_feasible(searchable.costs, limits)
+    if searchable.derive([np.ones(size) for size in searchable.sizes], limits) is None:
         raise InfeasibleBudget(
-            f"no arch of {cost_model.space.name} meets {format_limits(limits)} together, though "
+            f"no arch of {searchable.space.name} meets {format_limits(limits)} together, though "
             "some arch meets each of them"
         )
 
 
-def _supernet(settings: GradientSettings, config: SearchConfig, space: Space) -> Supernet:
-    dense = method(settings.strategy).strategy.is_dense
-    return Supernet(
-        space,
+def _searchable(space: ListedSpace, budget: Budget) -> tuple[Searchable, dict[str, float]]:
+    """The space with its costs, and the limits of a budget. Raises BadInput."""
+    if isinstance(space, Space):
+        cost_model, limits = budget.look_up(space)
+        return Searchable(cost_model), limits
+    searchable = Searchable(_costs(space, ()))
+    if budget.latencies:
+        raise BadInput(f"space {space.name}: latency tables have blocks, not cells")
+    for cost in budget.limits:
+        searchable.costs.check(cost)
+    return searchable, budget.limits
+
+
+def _costs(space: ListedSpace, tables: Sequence[LatencyTable]) -> CostModel | EdgeCellCosts:
+    if isinstance(space, EdgeCellSpace):
+        return EdgeCellCosts(space)
+    if not isinstance(space, Space):
+        raise BadInput(
+            f"{space.name} is a space of cells whose nodes have ops; search takes blocks, and "
+            "cells whose edges have them"
+        )
+    return CostModel(space, tables)
+
+
+def _supernet(
+    settings: GradientSettings, config: SearchConfig, searchable: Searchable
+) -> torch.nn.Module:
+    return searchable.supernet(
+        dense=method(settings.strategy).strategy.is_dense,
         shadow_bn=config.bn == "shadow",
-        affine_last=not dense,
         generator=torch.Generator().manual_seed(settings.seed),
     )

@@ -6,29 +6,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.cost import CostModel
-from mobilenas.space import Arch
+from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.space import Arch, Genotype
 
 
 def most_probable(
-    cost_model: CostModel, probabilities: Sequence[NDArray[np.float64]], limits: Mapping[str, float]
-) -> Arch | None:
+    costs: CostModel | EdgeCellCosts,
+    probabilities: Sequence[NDArray[np.float64]],
+    limits: Mapping[str, float],
+) -> Arch | Genotype | None:
     """The arch of the largest product of probabilities that meets every limit {cost: largest
     value}; None where no arch does.
 
-    probabilities: of each searchable block, (candidates,); a candidate of probability 0 is taken
-    where nothing else is within the limits. Of archs of one probability the cheapest is taken, of
-    equal ones that of the first candidates.
+    probabilities: of each block, or edge of a cell, (candidates,); a candidate of probability 0 is
+    taken where nothing else is within the limits. Of archs of one probability the cheapest is
+    taken, of equal ones that of the first candidates.
 
-    Costs are sums over blocks, so a beginning of an arch that is dearer and less probable than
-    another never has to be looked at again: what is left after each block are the beginnings that
+    Costs are sums over these, so a beginning of an arch that is dearer and less probable than
+    another never has to be looked at again: what is left after each are the beginnings that
     no other dominates (a multiple-choice knapsack by dynamic programming). A peak, as memory is,
     forbids candidates.
     """
-    space = cost_model.space
     allowed = [np.ones(len(p), dtype=bool) for p in probabilities]
     sums = []  # (what all archs have, the candidates of each block, the limit) of each other cost
     for cost, limit in limits.items():
-        fixed, blocks, is_peak = cost_model.parts(cost)
+        fixed, blocks, is_peak = costs.parts(cost)
         if not is_peak:
             sums.append((fixed, blocks, limit))
         elif fixed > limit:
@@ -38,8 +40,8 @@ def most_probable(
 
     genes = np.zeros((1, 0), dtype=np.int64)
     score = np.zeros(1)
-    costs = np.array([[fixed for fixed, *_ in sums]], dtype=float)  # integers stay exact below 2^53
-    for place in range(len(space.blocks)):
+    spent = np.array([[fixed for fixed, *_ in sums]], dtype=float)  # integers stay exact below 2^53
+    for place in range(len(probabilities)):
         candidates = np.flatnonzero(allowed[place])
         if not len(candidates) or not len(genes):
             return None
@@ -48,17 +50,17 @@ def most_probable(
         own = own.reshape(len(candidates), len(sums))
         left = [sum(b.min() for b in blocks[place + 1 :]) for _, blocks, _ in sums]
         score = (score[:, None] + log_p).ravel()
-        costs = (costs[:, None] + own).reshape(len(score), len(sums))
+        spent = (spent[:, None] + own).reshape(len(score), len(sums))
         index = np.tile(candidates, len(genes))
         genes = np.column_stack([np.repeat(genes, len(candidates), axis=0), index])
         # What is left rounds, and the costs themselves decide at the end.
-        slack = 1e-9 if place + 1 < len(space.blocks) else 0.0
+        slack = 1e-9 if place + 1 < len(probabilities) else 0.0
         within = np.all(
-            costs + left <= np.array([limit * (1 + slack) for *_, limit in sums]), axis=1
+            spent + left <= np.array([limit * (1 + slack) for *_, limit in sums]), axis=1
         )
-        kept = _undominated(score[within], costs[within], genes[within])
-        genes, score, costs = genes[within][kept], score[within][kept], costs[within][kept]
-    return space.decode(genes[0]) if len(genes) else None
+        kept = _undominated(score[within], spent[within], genes[within])
+        genes, score, spent = genes[within][kept], score[within][kept], spent[within][kept]
+    return costs.space.decode(genes[0]) if len(genes) else None
 
 
 def _undominated(

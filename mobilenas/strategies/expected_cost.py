@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mobilenas.cost import CostModel
+from mobilenas.cost.edge_model import EdgeCellCosts
 
 
 class ExpectedCost:
@@ -23,7 +24,7 @@ class ExpectedCost:
 
     def __init__(
         self,
-        cost_model: CostModel,
+        costs: CostModel | EdgeCellCosts,
         limits: Mapping[str, float],
         form: str = "add",
         weight: float = 0.1,
@@ -31,14 +32,14 @@ class ExpectedCost:
     ) -> None:
         self.form, self.weight, self.power = form, weight, power
         self._costs: dict[str, tuple[float, list[Tensor]]] = {}
-        for cost in cost_model.costs:
-            fixed, blocks, is_peak = cost_model.parts(cost)
+        for cost in costs.costs:
+            fixed, blocks, is_peak = costs.parts(cost)
             if not is_peak:
                 self._costs[cost] = fixed, [torch.from_numpy(b).double() for b in blocks]
         self.limits = {cost: limit for cost, limit in limits.items() if cost in self._costs}
 
     def of(self, cost: str, probabilities: Sequence[Tensor]) -> Tensor:
-        """The expected cost, in float64. probabilities: of each searchable block, (candidates,)."""
+        """The expected cost, in float64. probabilities: of each choice, (candidates,)."""
         fixed, blocks = self._costs[cost]
         terms = [(p.double() * b).sum() for p, b in zip(probabilities, blocks, strict=True)]
         return fixed + torch.stack(terms).sum()

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.data import Batch, TrainingBatches
 from mobilenas.nn.views import Views
-from mobilenas.space import Space
 from mobilenas.strategies.expected_cost import ExpectedCost
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.recipe import Objective, cross_entropy
 from mobilenas.train.trainer import Trainer
 
@@ -23,14 +23,15 @@ class SearchStep:
 
     Losses take a part: `train`, whose images the weights are learnt from, or `held`, the other
     images, for the architecture. With several processes gradients are those of the joint batch.
-    progress: which share of the search's steps lies behind, 0..1. spent: images that ran forward
-    and backward through one candidate a block, summed over the step; forward alone is a third.
+    searchable: what views choose from. progress: which share of the search's steps lies behind,
+    0..1. spent: images that ran forward and backward through one candidate a choice, summed over
+    the step; forward alone is a third.
     """
 
     trainer: Trainer
     objective: Objective
     held: TrainingBatches
-    space: Space
+    searchable: Searchable
     cost: ExpectedCost
     n: int
     progress: float
@@ -48,11 +49,12 @@ class SearchStep:
         run = [1 if isinstance(view, int) else len(view) for view in views]
         self.spent += share * len(images) * float(np.mean(run))
         self.trainer.module.train()
+        placed = self.searchable.placed(views)
         if track:
-            logits = self.trainer.forward(images, views)
+            logits = self.trainer.forward(images, placed)
         else:
             with statistics_kept(self.trainer.module):
-                logits = self.trainer.forward(images, views)
+                logits = self.trainer.forward(images, placed)
         if part == "train":
             return self.objective.loss(logits, target, None)
         return cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
@@ -107,7 +109,7 @@ class SearchStep:
     def _name(self, views: Views) -> str:
         genes = [view if isinstance(view, int) else next(iter(view)) for view in views]
         if all(isinstance(view, int) or len(view) == 1 for view in views):
-            return f"arch {self.space.decode(np.array(genes))}"
+            return self.searchable.name(genes)
         return "the mixture"
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mobilenas.cost import CostModel
 from mobilenas.data import TrainingBatches
-from mobilenas.space import Arch
-from mobilenas.strategies.derive import most_probable
+from mobilenas.space import Arch, Genotype
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy, normalised
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Trainer
 
@@ -32,7 +31,7 @@ class SearchTask:
         strategy: LearnedStrategy,
         objective: Objective,
         held: TrainingBatches,
-        cost_model: CostModel,
+        searchable: Searchable,
         limits: dict[str, float],
         num_images: int,
     ) -> None:
@@ -40,10 +39,10 @@ class SearchTask:
         self.strategy = strategy
         self.objective = objective
         self.held = held
-        self.cost_model = cost_model
+        self.searchable = searchable
         self.limits = limits
         self.cost = ExpectedCost(
-            cost_model, limits, config.cost_form, config.cost_weight, config.cost_power
+            searchable.costs, limits, config.cost_form, config.cost_weight, config.cost_power
         )
         self.num_images = num_images
         self.images_per_step = config.batch_size
@@ -51,7 +50,7 @@ class SearchTask:
         self.steps = math.ceil(config.epochs * self.steps_per_epoch)
         self.first = round(config.weights_first * self.steps)
         self.validate_every = max(1, self.steps // _ROWS)
-        self.spent = 0.0  # images times candidates of a block
+        self.spent = 0.0  # images times candidates of a choice
 
     def step(self, trainer: Trainer, n: int) -> None:
         """Step n: weights alone at first, then as the strategy has it."""
@@ -60,7 +59,7 @@ class SearchTask:
             trainer,
             self.objective,
             self.held,
-            self.cost_model.space,
+            self.searchable,
             self.cost,
             n,
             max(0, n - self.first) / learning,
@@ -77,34 +76,33 @@ class SearchTask:
 
     def row(self, n: int) -> dict[str, Any]:
         """Epochs, and passes over the training images: one that ran forward and backward through a
-        candidate a block counts once, through k of them k times.
+        candidate a choice counts once, through k of them k times.
         """
         return {"epoch": n / self.steps_per_epoch, "passes": self.spent / self.num_images}
 
     def validate(self, trainer: Trainer, n: int) -> dict[str, Any]:
         """Where the architecture stands: mean entropy of the probabilities over that of equal ones,
-        the mean probability of the identity where it is offered, expected costs, and the most
-        probable arch, whatever it costs.
+        the mean probability of passing on the input where it is offered, expected costs, and the
+        most probable arch, whatever it costs.
         """
         with torch.no_grad():
             probabilities = self.strategy.probabilities()
             several = [p.double() for p in probabilities if len(p) > 1]
             entropy = [-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p)) for p in several]
             row: dict[str, Any] = {"entropy": float(np.mean(entropy)) if entropy else 0.0}
-            skips = self._skips(probabilities)
+            skips = [float(probabilities[c][i]) for c, i in self.searchable.skips]
             if skips:
                 row["skip"] = float(np.mean(skips))
             for cost in {"flops": None, **self.cost.limits}:
                 row[f"expected_{cost}"] = float(self.cost.of(cost, probabilities))
-        arch = most_probable(self.cost_model, self.arrays(), {})
-        return row | {"arch": str(arch)}
+        return row | {"arch": str(self.searchable.derive(self.arrays(), {}))}
 
-    def derive(self) -> Arch | None:
+    def derive(self) -> Arch | Genotype | None:
         """The most probable arch within the limits, None where no arch is."""
-        return most_probable(self.cost_model, self.arrays(), self.limits)
+        return self.searchable.derive(self.arrays(), self.limits)
 
     def arrays(self) -> list[NDArray[np.float64]]:
-        """The probabilities of each block's candidates."""
+        """The probabilities of each choice's candidates."""
         return [normalised(p) for p in self.strategy.probabilities()]
 
     def note(self) -> str:
@@ -119,12 +117,3 @@ class SearchTask:
         """The inverse of `state`."""
         self.strategy.load_state(state["strategy"])
         self.spent = state["spent"]
-
-    def _skips(self, probabilities: list[torch.Tensor]) -> list[float]:
-        blocks = self.cost_model.space.blocks
-        return [
-            float(p[index])
-            for block, p in zip(blocks, probabilities, strict=True)
-            for index, candidate in enumerate(block.candidates)
-            if candidate.is_identity
-        ]

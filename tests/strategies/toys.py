@@ -13,6 +13,7 @@ from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Trainer
 
@@ -87,9 +88,9 @@ class Steps:
         self.config = config
         self.trainer = Trainer(module, config, cast(Any, batches(1)))
         self.held = cast(Any, batches(2))
-        self.space = space or two_blocks()
+        self.searchable = Searchable(CostModel(space or two_blocks()))
         self.cost = ExpectedCost(
-            CostModel(self.space),
+            self.searchable.costs,
             limits or {},
             config.cost_form,
             config.cost_weight,
@@ -98,7 +99,9 @@ class Steps:
 
     def __call__(self, n: int, progress: float = 0.0) -> SearchStep:
         objective = Objective(self.config, CLASSES, 0, None)
-        return SearchStep(self.trainer, objective, self.held, self.space, self.cost, n, progress)
+        return SearchStep(
+            self.trainer, objective, self.held, self.searchable, self.cost, n, progress
+        )
 
 
 def configured(strategy: type[LearnedStrategy], **settings: Any) -> SearchConfig:

@@ -1,0 +1,89 @@
+"""What a strategy searches: the choices of a space, whatever it is built of."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mobilenas.base.errors import BadInput
+from mobilenas.cost import CostModel
+from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.nn import EdgeCellSupernet, Supernet
+from mobilenas.nn.edge_cells import place_views
+from mobilenas.nn.views import Views
+from mobilenas.space import Arch, EdgeCellSpace, Genotype, Space
+from mobilenas.strategies.derive import most_probable
+
+Costs = CostModel | EdgeCellCosts
+
+
+class Searchable:
+    """A space of blocks, or of cells whose edges have ops, with the costs of its archs.
+
+    A choice is a block, or an edge of a type of cells. candidates: their names, of each choice.
+    """
+
+    def __init__(self, costs: Costs) -> None:
+        self.costs = costs
+        self.space: Space | EdgeCellSpace = costs.space
+        if isinstance(self.space, Space):
+            self.candidates = [tuple(map(str, b.candidates)) for b in self.space.blocks]
+        else:
+            self.candidates = [choice.candidates for choice in self.space.choices]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of candidates of each choice."""
+        return [len(names) for names in self.candidates]
+
+    @property
+    def skips(self) -> list[tuple[int, int]]:
+        """Choice and index of each candidate that passes on its input."""
+        return [
+            (choice, index)
+            for choice, names in enumerate(self.candidates)
+            for index, name in enumerate(names)
+            if name in ("id", "skip_connect")
+        ]
+
+    def supernet(
+        self, *, dense: bool, shadow_bn: bool, generator: torch.Generator
+    ) -> Supernet | EdgeCellSupernet:
+        """Fresh weights. dense: whether candidates are added up, so that their last batch norms
+        must not rescale them; those of ops on edges never do.
+        """
+        if isinstance(self.space, EdgeCellSpace):
+            return EdgeCellSupernet(self.space, generator=generator)
+        return Supernet(self.space, shadow_bn=shadow_bn, affine_last=not dense, generator=generator)
+
+    def placed(self, views: Views) -> Views:
+        """Views of all places of the supernet, from one a choice: cells of a type have the same."""
+        if isinstance(self.space, EdgeCellSpace):
+            return place_views(self.space, views)
+        return views
+
+    def check_limits(self, limits: Mapping[str, float]) -> None:
+        """Raises BadInput where an arch cannot be derived within limits."""
+        if limits and isinstance(self.space, EdgeCellSpace) and self.space.skeleton.in_degree:
+            raise BadInput(
+                f"space {self.space.name}: its nodes keep the two strongest edges, whatever they "
+                "cost; it takes no budget"
+            )
+
+    def derive(
+        self, probabilities: Sequence[NDArray[np.float64]], limits: Mapping[str, float]
+    ) -> Arch | Genotype | None:
+        """The most probable arch within limits, None where no arch is; in cells of which a node
+        keeps some edges, those by `EdgeCellSpace.strongest`.
+        """
+        if isinstance(self.space, EdgeCellSpace) and self.space.skeleton.in_degree:
+            return self.space.strongest(probabilities)
+        return most_probable(self.costs, probabilities, limits)
+
+    def name(self, genes: Sequence[int]) -> str:
+        """What is said of the candidates of all choices."""
+        if isinstance(self.space, Space):
+            return f"arch {self.space.decode(np.array(genes))}"
+        names = (c[g] for c, g in zip(self.candidates, genes, strict=True))
+        return f"ops {' '.join(names)}"
