@@ -5,7 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from conftest import LINEAR_SPACE
 from torch import Tensor, nn
 
 from mobilenas.nn import Supernet
@@ -13,7 +12,10 @@ from mobilenas.nn.blocks import ChoiceBlock, ConvBN
 from mobilenas.nn.views import View, indices, mix, without_graph
 from mobilenas.space import Space, load_space
 
-SEVERAL_PATHS = ["s1:width=0.25,resolution=16,candidates.max_paths=2", LINEAR_SPACE]
+SEVERAL_PATHS = [
+    "s1:width=0.25,resolution=16,candidates.max_paths=2",
+    "s1:width=0.25,resolution=16,path_activation=after_sum",
+]
 
 
 def made(space: Space, **options: bool) -> Supernet:
