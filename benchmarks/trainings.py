@@ -68,13 +68,21 @@ def stand_alone(
 
 
 class Steps:
-    """Training steps of a module on batches that are given: `steps(n)` does step n."""
+    """Training steps of a module on batches that are given: `steps(n)` does step n.
+
+    device: of the module; the batches must be there.
+    """
 
     def __init__(
-        self, module: Any, config: TrainingConfig, task: Task, batches: Sequence[Any]
+        self,
+        module: Any,
+        config: TrainingConfig,
+        task: Task,
+        batches: Sequence[Any],
+        device: str = "cpu",
     ) -> None:
         given: Any = SimpleNamespace(iterate=lambda start, stop: iter(batches[start:stop]))
-        self.trainer = Trainer(module, config, given)
+        self.trainer = Trainer(module, config, given, device=device)
         self.task = task
 
     def __call__(self, n: int) -> None:
@@ -83,11 +91,13 @@ class Steps:
         self.trainer.read_losses()
 
 
-def network_steps(network: Network, config: NetworkConfig, batches: Sequence[Any]) -> Steps:
+def network_steps(
+    network: Network, config: NetworkConfig, batches: Sequence[Any], device: str = "cpu"
+) -> Steps:
     """The steps of `mobilenas train`."""
     run: Any = SimpleNamespace(settings=SimpleNamespace(config=config), arch=network.arch)
     objective = Objective(config, network.num_classes, 0, None)
-    return Steps(network, config, NetworkTask(run, objective, len(batches)), batches)
+    return Steps(network, config, NetworkTask(run, objective, len(batches)), batches, device)
 
 
 def supernet_steps(

@@ -104,10 +104,12 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> None:
 
 def append_jsonl(path: Path, rows: Iterable[object]) -> None:
     """Add rows to a JSON-lines file and sync it; a last line torn by a kill goes first."""
-    if path.exists():
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
+    with path.open("a+b") as file:  # which writes at the end, wherever it has read
+        file.seek(max(file.tell() - 1, 0))
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+        file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
         file.flush()
         os.fsync(file.fileno())
 

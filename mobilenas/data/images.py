@@ -5,6 +5,7 @@ import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -129,7 +130,8 @@ def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
     if encoded is None:
         raise BadInput(f"{name}: no image bytes; every row needs an image")
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        opened = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
+        with opened, Image.open(opened, formats=_formats(opened)) as image:
             if image.mode[0] in "IF":  # convert("RGB") would clip these to white
                 raise ValueError(f"pixels of type {image.mode}; there must be 8 bits a channel")
             rgb = image.convert("RGB")
@@ -138,6 +140,15 @@ def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadInput(f"{name}: cannot read the image ({reason})") from error
+
+
+def _formats(file: BinaryIO) -> tuple[str, ...] | None:
+    """The format of a WebP file, None for others. Pillow tries all that it knows one by one, WebP
+    after most, which takes longer than to decode a small image.
+    """
+    head = file.read(12)
+    file.seek(0)
+    return ("WEBP",) if head.startswith(b"RIFF") and head.endswith(b"WEBP") else None
 
 
 def _is_turned(image: Image.Image) -> bool:

@@ -21,7 +21,7 @@ from mobilenas.data.images import Channels, EncodedImages, Images, Part
 from mobilenas.data.order import EpochOrder
 from mobilenas.data.pixels import short_side
 from mobilenas.data.splits import Indices
-from mobilenas.data.whole_batches import augment_batch, normalise
+from mobilenas.data.whole_batches import augment_batch, normalise, send
 
 # Images (b, 3, R, R), float32, normalised, channels last, and labels (b,), int64.
 Batch = tuple[Tensor, Tensor]
@@ -139,7 +139,7 @@ class TrainingBatches:
     def __call__(self, step: int) -> Batch:
         """The batch of a step. Raises BadInput naming an image that is damaged."""
         images, labels = self._make(step)
-        return images.to(self._device), labels.to(self._device)
+        return send(images, self._device), send(labels, self._device)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps `start` to `stop` - 1, by the worker processes if there are."""
@@ -151,7 +151,7 @@ class TrainingBatches:
         chosen = self._order(step)
         rng = generator(self.seed, Stream.AUGMENT, step)
         mine = chosen[self.rows]
-        pixels = torch.from_numpy(self.part.pixels[mine]).to(self._device)
+        pixels = send(torch.from_numpy(self.part.pixels[mine]), self._device)
         mean, std = self._preparation.mean, self._preparation.std
         images = augment_batch(pixels, self.rows, len(chosen), rng, self.augment, mean, std)
         return images, torch.from_numpy(self.part.labels[mine])
@@ -204,4 +204,4 @@ def _load(
         if isinstance(batch, BadInput):
             raise batch
         images, labels = batch
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        yield send(images, device), send(labels, device)

@@ -112,6 +112,8 @@ def _decode_each(
 def _fit(image: Image.Image, resolution: int, crop: float) -> npt.NDArray[np.uint8]:
     # Rounded as torchvision's Resize and CenterCrop do, so that the pixels are the same.
     short = short_side(resolution, crop)
+    if image.size == (short, short) == (resolution, resolution):
+        return np.asarray(image)
     width, height = (short * side // min(image.size) for side in image.size)
     scaled = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = round((width - resolution) / 2), round((height - resolution) / 2)

@@ -83,8 +83,9 @@ def grow(
     _part_from_supernet_(root)
     root.to(memory_format=torch.channels_last).eval()
     if calibration is not None:
-        with fresh_statistics(root):
+        with fresh_statistics(root) as next_batch:
             for images in calibration():
+                next_batch()
                 root.walk(images, lambda arch, logits: None)
     return fold_batch_norm_(root)
 
@@ -106,15 +107,16 @@ def _part_from_supernet_(root: Node) -> None:
 
 @torch.no_grad()
 def _score(root: Node, count: int, batches: Iterable[Batch]) -> list[float]:
-    right, total = torch.zeros(count, dtype=torch.int64), 0
+    right: dict[int, Tensor] = {}  # on the device, which nothing waits for
+    total = 0
     for images, labels in batches:
 
         def on_logits(arch: int, logits: Tensor, labels: Tensor = labels) -> None:
-            right[arch] += (logits.argmax(dim=1) == labels).sum().cpu()
+            right[arch] = (logits.argmax(dim=1) == labels).sum() + right.get(arch, 0)
 
         root.walk(images, on_logits)
         total += len(labels)
-    return [float(x) for x in right.double() / total]
+    return [x / total for x in torch.stack([right[arch] for arch in range(count)]).tolist()]
 
 
 def _node(supernet: AnySupernet, words: dict[int, list[Step]], place: int) -> Node:

@@ -39,12 +39,12 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     Raises BadInput where the units cannot tell all images apart, as when two are equal.
     """
     fresh = _fresh_copy(network)
-    kernel = np.zeros((len(images), len(images)))
+    kernel = images.new_zeros(len(images), len(images), dtype=torch.float64)
 
     def count_agreement(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         codes = torch.where(inputs[0].flatten(1) > 0, 1.0, -1.0)
         # Products of +-1 sum to agreeing minus differing units.
-        kernel[:] += (codes.shape[1] + (codes @ codes.T).double().cpu().numpy()) / 2
+        kernel.add_((codes.shape[1] + (codes @ codes.T).double()) / 2)
 
     for part in fresh.modules():
         if isinstance(part, ACTIVATIONS):
@@ -52,7 +52,7 @@ def naswot(network: nn.Module, images: Tensor) -> float:
         elif isinstance(part, nn.BatchNorm2d):
             part.train()  # statistics of the batch: an untrained network has no others
     fresh(images)
-    sign, log_determinant = np.linalg.slogdet(kernel)
+    sign, log_determinant = np.linalg.slogdet(kernel.cpu().numpy())
     if sign <= 0:
         raise BadInput(f"naswot: the network cannot tell the {len(images)} images apart")
     return float(log_determinant)
@@ -77,8 +77,8 @@ def synflow(network: nn.Module, image_shape: tuple[int, ...]) -> float:
             parameter.abs_()
     ones = torch.ones(1, *image_shape, dtype=torch.float64, device=weights[0].device)
     gradients = torch.autograd.grad(fresh(ones).sum(), weights)
-    flows = [(w.detach() * g).sum().item() for w, g in zip(weights, gradients, strict=True)]
-    return math.log(sum(flows))
+    flows = [(w.detach() * g).sum() for w, g in zip(weights, gradients, strict=True)]
+    return math.log(sum(torch.stack(flows).tolist()))
 
 
 def _fresh_copy(network: nn.Module) -> nn.Module:

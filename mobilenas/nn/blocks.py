@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from mobilenas.space.space import split_channels
 from mobilenas.space.spec import BN_EPS, Activation
 
 Kernels = tuple[tuple[int, ...], ...]
+
+_KEPT = 32  # plain blocks of a branch; with four channel groups there may be thousands
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -228,12 +230,25 @@ class Branch(InvertedBottleneck):
     all numbers.
     """
 
+    def __init__(self, *arguments: Any, **modules: Any) -> None:
+        super().__init__(*arguments, **modules)
+        self._chosen: dict[Kernels, InvertedBottleneck] = {}  # no submodules: they have no weights
+
     def forward(self, x: Tensor, kernels: Kernels) -> Tensor:  # type: ignore[override]
         """Run the paths with these kernels, per channel group."""
         return self.chosen(kernels)(x)
 
     def chosen(self, kernels: Kernels) -> InvertedBottleneck:
-        """The plain block of these kernels over the own weights, which it shares."""
+        """The plain block of these kernels over the own weights, which it shares; made once."""
+        made = self._chosen.get(kernels)
+        # Several processes may put batch norms of other types in place.
+        if made is None or made.bns[0] is not self.bn_for(len(kernels[0])):
+            if len(self._chosen) == _KEPT:
+                self._chosen.clear()
+            made = self._chosen[kernels] = self._made(kernels)
+        return made
+
+    def _made(self, kernels: Kernels) -> InvertedBottleneck:
         pairs = zip(self.groups, kernels, strict=True)
         return InvertedBottleneck(
             kernels,

@@ -41,7 +41,7 @@ class AgingSearch(Search):
             fresh = dict.fromkeys(self._canonical(genes) for genes in drawn)
         else:
             genes = np.array([space.encode(evaluation.arch) for evaluation in living])
-            fresh = self._children(genes, self.qualities()[-len(living) :])
+            fresh = self._children(genes, self.qualities(len(self.evaluations) - len(living)))
         found = [genes for genes in fresh if genes not in self.proposed]
         return np.array(found) if found else None
 

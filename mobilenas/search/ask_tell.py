@@ -4,6 +4,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,7 +98,7 @@ class Search(ABC):
         # Of the generation that was asked for: which of it is within the limits, and these archs
         # with their costs as far as nothing was told of them.
         self._feasible: NDArray[np.int64] = np.array([], dtype=np.int64)
-        self._open: dict[Arch, dict[str, float]] = {}
+        self._open: list[tuple[Arch, dict[str, float]]] = []
 
     @abstractmethod
     def _propose(self) -> Genes | None:
@@ -123,40 +124,49 @@ class Search(ABC):
         self._feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
         if self.max_evaluations is not None:
             self._feasible = self._feasible[: self.max_evaluations - found]
-        space, costs = self.problem.cost_model.space, self._costs(genes)
-        self._open = {
-            space.decode(genes[i]): {name: values[i].item() for name, values in costs.items()}
-            for i in self._feasible
-        }
-        return list(self._open)
+        space, feasible = self.problem.cost_model.space, genes[self._feasible]
+        costs = {name: values.tolist() for name, values in self._costs(feasible).items()}
+        self._open = [
+            (space.decode(row), dict(zip(costs, values, strict=True)))
+            for row, *values in zip(feasible, *costs.values(), strict=True)
+        ]
+        return [arch for arch, _ in self._open]
 
     def tell(self, measured: Mapping[Arch, Measured]) -> list[Evaluation]:
         """What was measured of the archs that were asked for, or of the next of them in order; the
         evaluations that this makes. Raises ValueError for other archs and for no such measurements.
         """
-        if list(measured) != list(self._open)[: len(measured)]:
+        told = self._open[: len(measured)]
+        if list(measured) != [arch for arch, _ in told]:
             raise ValueError("told of other archs than were asked for, or in another order")
         needed = QUALITIES[self.problem.quality]
         for arch, values in measured.items():
             if not 0 <= values.accuracy <= 1:
                 raise ValueError(f"the accuracy of {arch} is {values.accuracy}, not in 0..1")
-            given = tuple(name for name, x in values._asdict().items() if x is not None)
+            given = tuple(
+                name for name, x in zip(values._fields, values, strict=True) if x is not None
+            )
             if given != needed:
                 raise ValueError(f"a search by {self.problem.quality} needs {needed}, not {given}")
-        told = [
-            Evaluation(self.generation, arch, costs=self._open.pop(arch), **values._asdict())
-            for arch, values in measured.items()
+        evaluations = [
+            Evaluation(self.generation, arch, costs=costs, **values._asdict())
+            for (arch, costs), values in zip(told, measured.values(), strict=True)
         ]
-        self.evaluations += told
-        return told
+        self._open = self._open[len(told) :]
+        self.evaluations += evaluations
+        return evaluations
 
-    def qualities(self) -> NDArray[np.float64]:
-        """What the search maximises, (evaluations,)."""
-        if self.problem.quality != SCORE or not self.evaluations:
-            return np.array([getattr(e, self.problem.quality) for e in self.evaluations])
-        measured = np.array([(e.accuracy, e.naswot) for e in self.evaluations])
-        first = [e.generation == self.evaluations[0].generation for e in self.evaluations]
-        return score(measured, measured[first])
+    def qualities(self, start: int = 0) -> NDArray[np.float64]:
+        """What the search maximises, of the evaluations from `start` on: (evaluations - start,)."""
+        quality, evaluations = self.problem.quality, self.evaluations[start:]
+        if quality != SCORE or not evaluations:
+            return np.array([getattr(e, quality) for e in evaluations])
+        of_first = self.evaluations[0].generation
+        first = takewhile(lambda e: e.generation == of_first, self.evaluations)
+        measured, reference = (
+            np.array([(e.accuracy, e.naswot) for e in several]) for several in (evaluations, first)
+        )
+        return score(measured, reference)
 
     def result(self) -> Result:
         """What has been found so far."""

@@ -67,8 +67,7 @@ class NSGA2Search(Search):
         """Let pymoo choose who survives the generation that was asked for last."""
         genes: Genes = self._asked.get("X")
         quality = np.zeros(len(genes))  # also of those that are not within the limits
-        known = self.qualities()
-        quality[self._feasible] = known[len(known) - len(self._feasible) :]
+        quality[self._feasible] = self.qualities(len(self.evaluations) - len(self._feasible))
         points = self.problem.points({self.problem.quality: quality, **self._costs(genes)})
         self._asked.set("F", points, "G", self.problem.violations(genes))
         self._algorithm.tell(infills=self._asked)

@@ -7,6 +7,7 @@ are joined by `_`: `e3k3_e6k35_id`. Only letters, digits, `.` and `_`: safe in f
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 from mobilenas.base.errors import BadInput
 
@@ -34,6 +35,10 @@ class Candidate:
         return len(self.kernels[0]) if self.kernels else 0
 
     def __str__(self) -> str:
+        return self._text
+
+    @cached_property  # a search writes the texts of many archs, all of the same candidates
+    def _text(self) -> str:
         if self.is_identity:
             return "id"
         groups = ["".join(map(str, group)) for group in self.kernels]

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -156,18 +157,27 @@ class SearchRun:
 
 @dataclass
 class _Shown:
-    """Advances a bar to the number of evaluated archs, replayed ones included."""
+    """Advances a bar to the number of evaluated archs, replayed ones included.
+
+    best: the highest quality among the archs that were counted.
+    """
 
     bar: ProgressBar
     counted: int = 0
+    best: float = -math.inf
 
     def __call__(self, search: Search) -> None:
-        done, known = len(search.evaluations), search.qualities()
+        done = len(search.evaluations)
+        if done and search.evaluations[-1].generation == search.evaluations[0].generation:
+            self.best, first = -math.inf, 0  # scores are in units of the whole first generation
+        else:
+            first = self.counted
+        self.best = max([self.best, *search.qualities(first).tolist()])
         note = f"generation {search.generation}, {done} archs"
         if done and search.problem.quality == SCORE:
-            note += f", best score {known.max():.2f}"
+            note += f", best score {self.best:.2f}"
         elif done:
-            note += f", best {100 * known.max():.2f} %"
+            note += f", best {100 * self.best:.2f} %"
         self.bar.advance(done - self.counted, note)
         self.counted = done
 

@@ -1,6 +1,6 @@
 """Batch norm recalibration and accuracy of a plain network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,8 +12,9 @@ from mobilenas.space import Arch
 
 
 @contextmanager
-def fresh_statistics(module: nn.Module) -> Iterator[None]:
-    """Within it, batch norms forget their statistics and average those of the batches they see.
+def fresh_statistics(module: nn.Module) -> Iterator[Callable[[], None]]:
+    """Within it, batch norms forget their statistics and average those of the batches they see;
+    what it gives is called before each batch.
 
     Statistics inherited from a supernet mix those of many archs. Each batch counts the same, so
     batches should have one size. The module ends in eval mode, after an error too.
@@ -23,10 +24,19 @@ def fresh_statistics(module: nn.Module) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's word for a cumulative average
         norm.train()
+    batches = 0
+
+    def next_batch() -> None:
+        # As torch does where momentum is None, but there each norm waits for its own counter, which
+        # lies on the device.
+        nonlocal batches
+        batches += 1
+        for norm in norms:
+            norm.momentum = 1 / batches
+
     try:
-        yield
+        yield next_batch
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -36,8 +46,9 @@ def fresh_statistics(module: nn.Module) -> Iterator[None]:
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the batch norm statistics by their cumulative average over image batches."""
-    with fresh_statistics(network):
+    with fresh_statistics(network) as next_batch:
         for images in batches:
+            next_batch()
             network(images)
 
 
@@ -45,11 +56,12 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 def count_right(network: nn.Module, batches: Iterable[Batch]) -> tuple[int, int]:
     """How many images of (images, labels) batches are classified right, of how many; eval mode."""
     network.eval()
-    right = total = 0
+    right: Tensor | int = 0  # on the device, which nothing waits for
+    total = 0
     for images, labels in batches:
-        right += int((network(images).argmax(dim=1) == labels).sum())
+        right = right + (network(images).argmax(dim=1) == labels).sum()
         total += len(labels)
-    return right, total
+    return int(right), total
 
 
 def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:

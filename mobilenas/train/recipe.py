@@ -36,6 +36,9 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
     if config.optimizer not in known:
         near = difflib.get_close_matches(config.optimizer, known, n=1) or ["sgd"]
         raise BadInput(f"optimizer {config.optimizer}: timm has none; did you mean {near[0]}?")
+    # One kernel for all weights. On a CPU its rounding is another one.
+    on_cuda = all(parameter.is_cuda for parameter in network.parameters())
+    fused = {"fused": True} if on_cuda and config.optimizer in ("sgd", "momentum") else {}
     try:
         return create_optimizer_v2(
             network,
@@ -44,7 +47,7 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             filter_bias_and_bn=config.filter_bias_and_bn,
-            **config.optimizer_options,
+            **(fused | config.optimizer_options),
         )
     except (TypeError, ValueError, AssertionError) as error:
         options = f" with {config.optimizer_options}" if config.optimizer_options else ""

@@ -101,6 +101,8 @@ class Trainer:
         self.device = torch.device(device)
         self.processes = processes
         self.module = module
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # a training has few shapes, and many steps
         module.to(device, memory_format=MEMORY_FORMATS[config.memory_format])  # type: ignore[call-overload]
         self.average = make_average(config, module)
         self.optimizer = make_optimizer(config, module)

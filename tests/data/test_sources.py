@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from make_sources import (
 from PIL import Image
 from torchvision import transforms
 
+from mobilenas.base.errors import BadInput
 from mobilenas.data import load_data
 
 # --- digits -------------------------------------------------------------------------------------
@@ -240,3 +242,31 @@ def test_real_cifar10_has_the_published_statistics() -> None:
     assert len(data.test.labels) == 1_000
     np.testing.assert_allclose(data.mean, (0.49139968, 0.48215841, 0.44653091), atol=1e-8)
     np.testing.assert_allclose(data.std, (0.24703223, 0.24348513, 0.26158784), atol=1e-8)
+
+
+def test_webp_is_opened_without_asking_other_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow asks WebP late; for small images that took longer than the decoding."""
+    pixels = noise(2)
+    files = [encode(image, "WEBP") for image in pixels]
+    save(tmp_path / "a" / "0.webp", Image.fromarray(pixels[0]))
+    save(tmp_path / "b" / "0.webp", Image.fromarray(pixels[1]))
+    expected = [np.asarray(Image.open(tmp_path / name / "0.webp").convert("RGB")) for name in "ab"]
+    asked = []
+    for name, (factory, accept) in list(Image.OPEN.items()):
+
+        def noted(file: object, path: object, name: str = name, make: Any = factory) -> Any:
+            asked.append(name)
+            return make(file, path)
+
+        monkeypatch.setitem(Image.OPEN, name, (noted, accept))
+    np.testing.assert_array_equal(load_data(str(tmp_path), 8).train.pixels, expected)
+    assert set(asked) == {"WEBP"}
+    for damaged, reason in (
+        (files[0][:-20], "could not create"),
+        (b"RIFF\0\0\0\0WEBPxx", "not an image"),
+    ):
+        (tmp_path / "b" / "0.webp").write_bytes(damaged)
+        with pytest.raises(BadInput, match=rf"b/0\.webp: cannot read the image \({reason}"):
+            load_data(str(tmp_path), 8)

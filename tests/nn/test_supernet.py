@@ -294,3 +294,27 @@ def test_residual_blocks_start_as_the_identity(small_space: Space) -> None:
     for block, choice in zip(small_space.layers, supernet.blocks, strict=True):
         last = torch.cat([n.weight for b in choice.branches.values() for n in b.bns])
         assert torch.equal(last, torch.full_like(last, 0.0 if block.adds_input else 1.0))
+
+
+def test_a_plain_block_is_made_once_and_follows_its_batch_norms() -> None:
+    block = Supernet(load_space("s1:width=0.125,resolution=8")).blocks[0]
+    branch = block.branches["e3"]
+    made = branch.chosen(((3, 5),))
+    assert branch.chosen(((3, 5),)) is made
+    assert not list(made.parameters(recurse=False))
+    assert "_chosen" not in dict(branch.named_children())
+    branch.bns[1] = nn.BatchNorm2d(branch.bns[1].num_features)
+    assert branch.chosen(((3, 5),)).bns[0] is branch.bns[1]
+    assert branch.chosen(((3, 7),)).bns[0] is branch.bns[1]
+
+
+def test_few_plain_blocks_are_kept_where_there_are_many() -> None:
+    space = load_space("s3:width=0.125,resolution=32")
+    supernet = Supernet(space)
+    layer = [block.searchable for block in space.layers].index(True)
+    candidates = space.layers[layer].candidates
+    for candidate in candidates:
+        supernet.blocks[layer].chosen(candidate)
+    assert len(candidates) > 200
+    branches = supernet.blocks[layer].branches.values()
+    assert all(0 < len(branch._chosen) <= 32 for branch in branches)
