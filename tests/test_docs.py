@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mobilenas.strategies.methods import METHODS
 from mobilenas.train.config import NetworkConfig, SupernetConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,14 @@ def test_every_key_of_a_recipe_is_explained(page: str, shape: type[TrainingConfi
     # Both kinds of training share most keys, which training.md has.
     text = prose(ROOT / "docs" / page) + prose(ROOT / "docs/training.md")
     assert [key for key in shape.model_fields if f"`{key}`" not in text] == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_key_of_a_search_by_gradient_is_explained(name: str) -> None:
+    text = prose(ROOT / "docs/strategies.md") + prose(ROOT / "docs/training.md")
+    fields = METHODS[name].strategy.Config.model_fields
+    assert [key for key in fields if f"`{key}`" not in text] == []
+    assert f"`{name}`" in text
 
 
 def test_the_packages_of_the_architecture_are_there() -> None:

@@ -1,6 +1,7 @@
 """The command `search`: what it leaves, that a kill changes nothing, and what it refuses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from helpers import ALONE, Call, Job, check_refused
 
 from mobilenas.cost import CostModel
-from mobilenas.space import load_space, space_from_dict
+from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.evaluate.published_truth import read_benchmark
+from mobilenas.space import EdgeCellSpace, load_listed_space, load_space, space_from_dict
 from mobilenas.stages import search as stage
 from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.search_step import SearchStep
@@ -62,34 +65,37 @@ def test_an_arch_within_the_budget_that_training_takes(
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("place", ["loss", "gradient", "train"])
 def test_a_killed_search_goes_on_to_the_same_bytes(
-    name: str, place: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole = tmp_path / "whole"
     asked = ["search", f"--strategy={name}", *SMALL, BUDGET]
     assert call(*asked, f"--out={whole}").code == 0
-    original = getattr(SearchStep, place)
+    for place in ("loss", "train"):  # in the first part of a step, and before the weights move
+        killed = tmp_path / place
+        with monkeypatch.context() as patch:
+            patch.setattr(SearchStep, place, dying(getattr(SearchStep, place), at=7))
+            assert call(*asked, f"--out={killed}").code != 0
+        assert not (killed / "front.json").exists()
+        assert call("search", "--resume", f"--out={killed}").code == 0
+        assert lasting(whole) == lasting(killed)
+        first, second = (
+            torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, killed)
+        )
+        pairs = zip(*(x["task"]["strategy"]["parameters"] for x in (first, second)), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert all(torch.equal(x, second["module"][key]) for key, x in first["module"].items())
+
+
+def dying(method: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """A method of a step that is interrupted in step `at`."""
 
     def dies(step: SearchStep, *rest: Any, **more: Any) -> Any:
-        if step.n == 7:
+        if step.n == at:
             raise KeyboardInterrupt
-        return original(step, *rest, **more)
+        return method(step, *rest, **more)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(SearchStep, place, dies)
-        stopped = call(*asked, f"--out={killed}")
-    if stopped.code == 0:  # a strategy need not have an architecture step, or a gradient, there
-        assert place == "gradient"
-    assert call("search", "--resume", f"--out={killed}").code == 0
-    assert lasting(whole) == lasting(killed)
-    states = [torch.load(x / "checkpoint.pt", weights_only=True) for x in (whole, killed)]
-    (a, b), (module, again) = (
-        [state["task"]["strategy"]["parameters"] for state in states],
-        [state["module"] for state in states],
-    )
-    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    assert all(torch.equal(value, again[key]) for key, value in module.items())
+    return dies
 
 
 def test_a_finished_search_stays_as_it_is(tmp_path: Path, call: Call) -> None:
@@ -134,6 +140,13 @@ def test_what_there_is(call: Call) -> None:
         (["--set=teacher=timm:resnet18"], ["teacher"]),
         (["--set=optimizer=nothing"], ["optimizer nothing"]),
         (["--latency=2ms@nowhere"], ["nowhere"]),
+        (["--space=nb201:channels=4,cells=1", "--latency=2ms@nowhere"], ["blocks, not cells"]),
+        (["--space=nb201:channels=4,cells=1", "--memory=1M"], ["memory", "flops, params"]),
+        (["--space=darts:channels=4,cells=3", "--flops=1M"], ["darts", "no budget"]),
+        (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
+        (["--benchmark=nb201"], ["nb201", "macro"]),
+        (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),
+        (["--benchmark=macro", "--data-root=nothing/here"], ["nothing/here", "MOBILENAS_DATA"]),
     ],
 )
 def test_bad_input_is_one_line(
@@ -162,7 +175,7 @@ def test_another_search_is_not_resumed(
 ) -> None:
     out = tmp_path / "search"
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "run_search", lambda *_: {"front": [], "passes": 0})
+        patch.setattr(stage, "run_search", lambda *_: {"front": [], "passes": 0, "standing": {}})
         call("search", *SMALL, BUDGET, f"--out={out}", "--json")
     before = (out / "run.json").read_bytes()
     for flags, words in (
@@ -177,3 +190,33 @@ def test_another_search_is_not_resumed(
     assert (out / "run.json").read_bytes() == before
     check_refused(call("search", "--resume", f"--out={job.search}"), "holds a search", "search")
     check_refused(call("export", "--onnx", f"--run={out}"), "a search by gradient")
+
+
+@pytest.mark.parametrize("space, budget", [("nb201", ["--params=5k"]), ("darts", [])])
+def test_cells_are_searched(space: str, budget: list[str], tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "search"
+    narrow = f"--space={space}:channels=4,cells={1 if space == 'nb201' else 3},resolution=8"
+    done = call("search", *SMALL, narrow, *budget, f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["front"]
+    searched = load_listed_space(narrow.removeprefix("--space="))
+    assert isinstance(searched, EdgeCellSpace)
+    costs = EdgeCellCosts(searched)
+    assert costs.of(searched.parse(row["arch"])) == {k: row[k] for k in ("flops", "params")}
+    assert not budget or row["params"] <= 5000
+    check_refused(call("train", f"--search={out}", f"--out={tmp_path / 'train'}"), "cells")
+
+
+def test_where_an_arch_stands(tmp_path: Path, call: Call, real_data: Path) -> None:
+    out = tmp_path / "search"
+    asked = ["--benchmark=macro", f"--data-root={real_data}", f"--out={out}"]
+    done = call("search", *SMALL, BUDGET, *asked, "--json")
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
+    standing = printed["standing"]["cifar10"]
+    truth = read_benchmark("macro", real_data, load_space(SPACE))
+    arch = load_space(SPACE).canonical(load_space(SPACE).parse(printed["front"][0]["arch"]))
+    assert standing["accuracy"] == truth.accuracy[truth.archs.index(arch)]
+    assert standing["place"] == 1 + (truth.accuracy > standing["accuracy"]).sum()
+    again = call("search", "--resume", *asked)
+    assert f"place {standing['place']:,} of 3,969" in again.out
