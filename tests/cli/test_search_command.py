@@ -207,14 +207,14 @@ def test_cells_are_searched(space: str, budget: list[str], tmp_path: Path, call:
     check_refused(call("train", f"--search={out}", f"--out={tmp_path / 'train'}"), "cells")
 
 
-def test_where_an_arch_stands(tmp_path: Path, call: Call, real_data: Path) -> None:
+def test_where_an_arch_stands(tmp_path: Path, call: Call, data_root: Path) -> None:
     out = tmp_path / "search"
-    asked = ["--benchmark=macro", f"--data-root={real_data}", f"--out={out}"]
+    asked = ["--benchmark=macro", f"--data-root={data_root}", f"--out={out}"]
     done = call("search", *SMALL, BUDGET, *asked, "--json")
     assert done.code == 0, done.err
     printed = json.loads(done.out)
     standing = printed["standing"]["cifar10"]
-    truth = read_benchmark("macro", real_data, load_space(SPACE))
+    truth = read_benchmark("macro", data_root, load_space(SPACE))
     arch = load_space(SPACE).canonical(load_space(SPACE).parse(printed["front"][0]["arch"]))
     assert standing["accuracy"] == truth.accuracy[truth.archs.index(arch)]
     assert standing["place"] == 1 + (truth.accuracy > standing["accuracy"]).sum()
