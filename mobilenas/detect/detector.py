@@ -101,7 +101,7 @@ def open_detector(path: Path) -> Detector:
     """Open a run folder without its data. Raises BadInput naming what is missing."""
     folder = RunFolder.open(path, "detect")
     settings = folder.read(DetectSettings)
-    return Detector(folder, settings, _config(path), tuple(folder.fact("classes")))
+    return Detector(folder, settings, _config(path), folder.fact("classes", tuple[str, ...]))
 
 
 def open_detect_run(
@@ -121,7 +121,7 @@ def open_detect_run(
     place = folder.find("data", "--data") if "data" in folder.parents else DIGITS
     settings = settings.model_copy(update={"data": place})
     source = _source(path, place)
-    if _checksum(*find_coco(source)) != folder.fact("data_checksum"):
+    if _checksum(*find_coco(source)) != folder.fact("data_checksum", int):
         raise BadInput(f"{path} was started with another data set than that of {source}")
     data = read_coco(source)
     set_data(config, data)

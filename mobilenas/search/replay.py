@@ -15,6 +15,7 @@ import numpy as np
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
+from mobilenas.base.settings import Number, Record
 from mobilenas.cost.titles import format_limits
 from mobilenas.search.ask_tell import Measured, Search
 from mobilenas.search.problem import ACCURACY, QUALITIES
@@ -23,6 +24,14 @@ from mobilenas.space import Arch
 Measure = Callable[[list[Arch]], Sequence[Measured]]
 
 GROUP = 10  # archs that are measured together: what a kill can lose
+
+
+class _Row(Record, extra="allow"):
+    """A line of the file; what more it has is compared with what the search says."""
+
+    generation: int
+    arch: str
+    accuracy: Number
 
 
 def explore(
@@ -39,7 +48,7 @@ def explore(
     Raises InfeasibleBudget where no arch that was proposed meets the limits, and BadInput for
     evaluations on disk that this search would not have made.
     """
-    replay = read_jsonl(path, "generation", "arch", ACCURACY)
+    replay = [row.model_dump() for row in read_jsonl(path, _Row)]
     while (archs := search.ask()) is not None:
         start = len(search.evaluations)
         known = replay[start : start + len(archs)]

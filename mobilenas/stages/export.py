@@ -32,7 +32,7 @@ from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
 from mobilenas.stages.searched import find_supernet
-from mobilenas.train.networks import open_network_run
+from mobilenas.train.networks import NetworkResult, open_network_run
 from mobilenas.train.supernets import open_supernet_run
 
 _PROOF_IMAGES = 64  # of a float export
@@ -156,10 +156,10 @@ def run_export_trained(
     images, by which the best epoch was chosen.
     """
     run = open_network_run(folder, data=data)
-    result = run.folder.result("test_accuracy", "test_images")
+    result = run.folder.result(NetworkResult)
     network, info = load_network(run.network)
-    if result["test_images"]:
-        tested = Accuracy(result["test_accuracy"], f"{result['test_images']} test images")
+    if result.test_images:
+        tested = Accuracy(result.test_accuracy or 0.0, f"{result.test_images} test images")
         info = replace(info, accuracy=tested)
     source = _of_run(network, info, folder, run.images.data, run.images.splits)
     return _export(source, target, out)

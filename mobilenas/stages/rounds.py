@@ -19,7 +19,7 @@ import numpy as np
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
-from mobilenas.base.settings import Record, validated
+from mobilenas.base.settings import Record, Share, validated
 from mobilenas.cost.model import flops_and_params
 from mobilenas.evaluate.predictor import FEWEST
 from mobilenas.evaluate.truth import Truth
@@ -166,7 +166,7 @@ def search_in_rounds(
         path = folder / TRAINED
         if not path.exists():
             write_json(path, train(chosen))
-        truth = _joined(prepared, truth, read_json(path))
+        truth = _joined(prepared, truth, validated(dict[str, Share | None], read_json(path), path))
     assert truth is not None
     return prepared.by_prediction(out, truth, measurements, about, resume=True)
 

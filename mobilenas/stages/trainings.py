@@ -27,7 +27,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
 from mobilenas.space import space_from_dict
 from mobilenas.stages.train import create_network_run
-from mobilenas.train.networks import NetworkSettings
+from mobilenas.train.networks import NetworkResult, NetworkSettings
 
 TRUTH_FILE = "truth.csv"
 COLUMNS = ("arch", "accuracy", "validation_images", "data_checksum")
@@ -108,7 +108,7 @@ def train_archs(
 
         def note(path: Path) -> None:
             _write_truth(folder)
-            accuracy = RunFolder.open(path, "train").result("last_accuracy")["last_accuracy"]
+            accuracy = RunFolder.open(path, "train").result(NetworkResult).last_accuracy
             bar.advance(1, f"{path.name} {100 * accuracy:.2f} %")
 
         failed = _run_all(left, options, workers, threads, note)
@@ -120,9 +120,10 @@ def _write_truth(folder: Path) -> list[dict[str, Any]]:
     for path in (folder / _TRAININGS).iterdir():
         run = RunFolder.open(path, "train") if is_run(path, "train") else None
         if run is not None and run.is_finished:
-            result = run.result("arch", "last_accuracy", "validation_images", "flops")
-            row = {"accuracy": result["last_accuracy"], "data_checksum": run.fact("data_checksum")}
-            rows.append({key: result.get(key) for key in (*COLUMNS, "flops")} | row)
+            result = run.result(NetworkResult)
+            row = result.model_dump(include={"arch", "validation_images", "flops"})
+            row |= {"accuracy": result.last_accuracy}
+            rows.append(row | {"data_checksum": run.fact("data_checksum", int)})
     rows.sort(key=lambda row: (row["flops"], row["arch"]))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")

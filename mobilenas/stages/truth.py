@@ -101,7 +101,7 @@ def run_truth(asked: TruthAsked, out: Path, *, resume: bool) -> Trainings:
         places["inherit"] = run.find("supernet", "--inherit")
     plan = settings.plan().model_copy(update=places)
     trained = train_archs(
-        out, run.fact("archs"), plan, workers=asked.workers, threads=settings.threads
+        out, run.fact("archs", list[str]), plan, workers=asked.workers, threads=settings.threads
     )
     if not trained.failed:
         run.store_result({"archs": trained.rows})
@@ -149,7 +149,7 @@ def _resumed(out: Path, asked: TruthAsked) -> RunFolder:
     if asked.inherit and not settings.inherit:
         same["inherit"] = str(asked.inherit)
     run.check_unchanged(same)
-    known = run.fact("archs")
+    known = run.fact("archs", list[str])
     if (asked.archs or asked.search or asked.n) and _choose(asked, space, settings.seed) != known:
         raise BadInput(
             f"{out} was started with other archs: leave --arch, --search and -n out to resume, or "
