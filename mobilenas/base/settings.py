@@ -1,6 +1,7 @@
 """Plain data with a schema: from a preset and overrides, or from a file; an error is one line."""
 
 import difflib
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
@@ -64,9 +65,7 @@ def validated(shape: type[T], data: object, where: object, whole: str = "the fil
     return value
 
 
-@cache
-def _adapter(shape: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(shape)
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def first_error(error: ValidationError, whole: str, known: list[str] | None = None) -> str:

@@ -27,7 +27,7 @@ def detect_train(
         typer.Argument(
             metavar="CONFIG",
             help="Recipe of configs/detection (retinanet_quick, ssdlite, ...), or a config file of "
-            "mmdet.",
+            "mmdet: a .py file is executed, YAML and JSON are data.",
         ),
     ] = None,
     space: Annotated[

@@ -1,7 +1,7 @@
 """A detector that is trained: its run folder, created, and opened with or without its data.
 
 run.json         what the user chose; classes; checksums of annotations and first weights
-config.py        mmengine's config, with all that follows from it
+config.py        mmengine's config, with all that follows from it; it is data and never executed
 digits/          the built-in scenes, where these are the data
 checkpoint.pth   all that a resumed run, evaluation, prediction and export need
 timing.json      seconds of work so far, hardware
@@ -22,7 +22,8 @@ from mobilenas.base.settings import Record
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config, describe_data
-from mobilenas.detect.config import load_config, read_config, set_data, set_options
+from mobilenas.detect.config import load_config, set_data, set_options
+from mobilenas.detect.stored import read_stored
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
@@ -151,7 +152,7 @@ def check_trained(run: Detector) -> None:
 def _config(path: Path) -> Config:
     if not (path / CONFIG).is_file():
         raise BadInput(f"{path} lacks {CONFIG}, which the training of a detector starts with")
-    return read_config(str(path / CONFIG))
+    return read_stored(path / CONFIG)
 
 
 def _source(path: Path, data: str) -> Path:
