@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.plain import parse_yaml, read_yaml
 
-_SHOWN = 80  # characters of an override in a message
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -42,4 +41,4 @@ def read_value(item: str) -> tuple[str, Any]:
     key, equals, value = item.partition("=")
     if not equals:
         raise BadInput(f"override {item!r} must be key=value")
-    return key, parse_yaml(value, f"override {item[:_SHOWN]!r}")
+    return key, parse_yaml(value, f"override {shortened(item)!r}")

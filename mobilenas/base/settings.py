@@ -20,6 +20,7 @@ Number = (
     | Annotated[float, Field(strict=True, ge=-_LARGEST, le=_LARGEST)]
 )
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -16,7 +16,9 @@ def truth(
     ] = None,
     n: Annotated[
         int,
-        typer.Option("-n", min=1, help="Archs, drawn over all FLOPs of the space, or of --search."),
+        typer.Option(
+            "-n", min=1, max=10**5, help="Archs, drawn over all FLOPs of the space, or of --search."
+        ),
     ] = 32,
     arch: Annotated[
         list[str] | None, typer.Option(help="An arch in place of drawn ones; once for each.")

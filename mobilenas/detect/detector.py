@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_text
-from mobilenas.base.settings import Record
+from mobilenas.base.settings import Record, Seed
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config, describe_data
@@ -41,7 +41,7 @@ class DetectSettings(Record):
     weights: str | None = None
     data: str = DIGITS
     options: tuple[str, ...] = ()
-    seed: int = 0
+    seed: Seed = 0
 
     def load(self) -> Config:
         """mmengine's config of these settings, without data and options. Raises BadInput."""

@@ -23,6 +23,8 @@ from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json, write_together
 from mobilenas.base.settings import Record, first_error, validated
+from mobilenas.cost.memory import check_fits
+from mobilenas.cost.model import flops_and_params
 from mobilenas.nn.network import Network
 from mobilenas.space import Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED
@@ -157,7 +159,9 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     try:
         space = space_from_dict(header.space)
         _check_fits(space, header.info)
-        network = Network(space, space.parse(header.arch))
+        arch = space.parse(header.arch)
+        check_fits(f"arch {arch}", 4 * int(flops_and_params(space, [arch])["params"][0]))
+        network = Network(space, arch)
         _check_tensors(network.state_dict(), tensors)
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from None

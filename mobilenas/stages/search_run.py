@@ -19,7 +19,7 @@ from typing import Any
 
 from mobilenas.base.files import write_text
 from mobilenas.base.progress import ProgressBar
-from mobilenas.base.settings import Record
+from mobilenas.base.settings import Count, Record, Seed
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.titles import format_limits
 from mobilenas.report.plots import plot_front
@@ -47,10 +47,10 @@ class SearchSettings(Record):
     space: dict[str, Any]
     objectives: tuple[str, ...]
     limits: dict[str, int | float]
-    population: int
-    generations: int
-    max_evaluations: int | None = None
-    seed: int
+    population: Count
+    generations: Count
+    max_evaluations: Count | None = None
+    seed: Seed
     evaluator: dict[str, Any]
     resolution: tuple[int, int] | None = None
     latency_tables: dict[str, str]

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.settings import Count, Record, Share
+from mobilenas.base.settings import Count, Record, Seed, Share
+from mobilenas.cost.memory import check_fits
+from mobilenas.cost.model import flops_and_params
 from mobilenas.data.images import Channels
 from mobilenas.nn import Network, Supernet
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
@@ -43,7 +45,7 @@ class NetworkSettings(Record):
     space: dict[str, Any]
     arch: str
     data: str
-    seed: int
+    seed: Seed
     config: NetworkConfig
     inherit: str | None = None
     weights: str | None = None
@@ -133,6 +135,8 @@ def open_network_run(path: Path, **moved: Path | str | None) -> NetworkRun:
 def fresh_network(run: NetworkRun) -> Network:
     """The network of a run, initialised from the seed."""
     config = run.settings.config
+    params = int(flops_and_params(run.space, [run.arch])["params"][0])
+    check_fits(f"the training of {run.arch}", 3 * 4 * params)
     return Network(
         run.space,
         run.arch,
