@@ -2,6 +2,7 @@
 
 macro   uniform against strictly fair sampling at equal passes, three budgets, with and without
         recalibration, against NAS-Bench-Macro
+sharing weights that candidates share, and the sandwich rule, on macro
 nb101   shadow against shared batch norm on MixPath's part of NAS-Bench-101, at most 3 and 4 nodes
 s1      the same on s1, against stand-alone training (`mobilenas truth --out OUT/truth`)
 
@@ -58,6 +59,19 @@ STUDIES = {
         for passes in MACRO_PASSES
         for strategy in ("uniform", "fair")
     ],
+    "sharing": [
+        Arm(
+            f"macro-{name}-4-{sharing}",
+            f"{strategy}, {what}",
+            "macro:width=0.25",
+            ("passes=4", f"sharing={sharing}", f"strategy={strategy}", f"distill_inplace={learns}"),
+        )
+        for name, strategy, sharing, learns, what in (
+            ("fair", "fair", "none", "none", "nothing shared"),
+            ("fair", "fair", "both", "none", "both shared"),
+            ("sandwichkl", "sandwich", "both", "kl", "both shared, distilled in place"),
+        )
+    ],
     "nb101": [
         Arm(
             f"nb101-m{nodes}-{bn}",
@@ -81,7 +95,7 @@ STUDIES = {
 
 
 def main(
-    study: Literal["macro", "nb101", "s1"],
+    study: Literal["macro", "sharing", "nb101", "s1"],
     data: Data,
     data_root: DataRoot,
     seeds: str = "0,1,2",
@@ -91,7 +105,8 @@ def main(
     out: Path = Path("runs/ranking"),
 ) -> Iterator[Table]:
     """How supernets of a study rank networks."""
-    truth: dict[str, Any] = {"benchmark": study, "data_root": data_root}
+    benchmark = "nb101" if study == "nb101" else "macro"
+    truth: dict[str, Any] = {"benchmark": benchmark, "data_root": data_root}
     if study == "s1":
         truth = {"truth": out / "truth" / "truth.csv"}
     found: Rankings = {}

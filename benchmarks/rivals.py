@@ -24,6 +24,7 @@ import numpy as np
 import typer
 from harness import Data, PathOption, Set, Table
 from scipy.stats import kendalltau
+from supernet_accuracy import alike, influences
 from trainings import finished, space_file, stand_alone
 
 from mobilenas.cost import CostModel
@@ -33,7 +34,6 @@ from mobilenas.space import Arch, Candidate, Space
 from mobilenas.train.supernets import open_supernet_run
 
 MARGIN = 0.02
-FITTED = 60  # random archs
 FORMATS = {"MFLOPs": ".2f", "params": ",", "in the supernet": ".1%", "NASWOT": ".0f"}
 
 
@@ -96,7 +96,7 @@ def main(
             points = harness.mean_sd(np.subtract(percent[name], values))
             differences.append({"by seed": f"{name} - {rival}", "points, mean ± sd": points})
     yield Table(differences)
-    yield from influences(space, evaluator)
+    yield from in_the_supernet(space, evaluator)
 
 
 def random_archs(space: Space, costs: CostModel, budget: int, count: int) -> list[Arch]:
@@ -107,29 +107,19 @@ def random_archs(space: Space, costs: CostModel, budget: int, count: int) -> lis
     return [space.decode(row) for row in fitting[:count]]
 
 
-def influences(space: Space, evaluator: SupernetEvaluator) -> Iterator[Table]:
+def in_the_supernet(space: Space, evaluator: SupernetEvaluator) -> Iterator[Table]:
     """A linear fit of the supernet's accuracy, and its accuracy for one candidate everywhere."""
-    genes = space.sample_genes(FITTED, np.random.default_rng(1))
-    drawn = [space.decode(row) for row in genes]
-    accuracies = 100 * np.array(evaluator(drawn))
-    names = ("a block of expansion 6", "a block of two paths", "a mean largest kernel wider by 1")
-    facts = [
-        (
-            sum(block.expansion == 6 for block in arch.blocks),
-            sum(block.num_paths == 2 for block in arch.blocks),
-            np.mean([max(block.kernels[0]) for block in arch.blocks]),
-            1,
-        )
-        for arch in drawn
+    accuracies, slopes = influences(space, evaluator)
+    rows = [{"for": name, "points": x, "± se": se} for name, (x, se) in slopes.items()]
+    extent = f"{min(accuracies):.1f} to {max(accuracies):.1f} %"
+    title = f"{len(accuracies)} random archs, {extent} in the supernet"
+    yield Table(rows, {"points": "+.2f", "± se": ".2f"}, title)
+    archs = alike(space)
+    shares = evaluator(archs)
+    rows = [
+        {"everywhere": str(arch.blocks[0]), "accuracy": x}
+        for arch, x in zip(archs, shares, strict=True)
     ]
-    *slopes, _ = np.linalg.lstsq(np.array(facts), accuracies, rcond=None)[0]
-    rows = [{"for": name, "points": x} for name, x in zip(names, slopes, strict=True)]
-    extent = f"{accuracies.min():.1f} to {accuracies.max():.1f} %"
-    title = f"{FITTED} random archs, {extent} in the supernet"
-    yield Table(rows, {"points": "+.2f"}, title)
-    alike = [Candidate(e, ((k,),)) for e in (3, 6) for k in space.blocks[0].kernels]
-    shares = evaluator([Arch((candidate,) * len(space.blocks)) for candidate in alike])
-    rows = [{"everywhere": str(c), "accuracy": x} for c, x in zip(alike, shares, strict=True)]
     yield Table(rows, {"accuracy": ".1%"})
 
 

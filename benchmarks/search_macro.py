@@ -189,8 +189,8 @@ class Published:
 
 def main(
     data_root: DataRoot,
-    seeds: int = 20,
-    first_seed: int = 0,
+    seeds: int = 40,
+    first_seed: int = 100,
     evaluations: int = 400,
     population: int = 20,
     png: Path = Path("docs/img/search_macro.png"),

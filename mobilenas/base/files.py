@@ -47,6 +47,15 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def check_replaceable(path: Path) -> None:
+    """Raise BadInput where `path` is there and no regular file: a file that is renamed to it would
+    take away a device such as /dev/null, a pipe or a socket.
+    """
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise BadInput(f"cannot write {path}: it is {what}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))
@@ -105,6 +114,7 @@ def _temporary(path: Path) -> Path:
     """A name beside `path` that no other writer has. What a killed writer has left under such a
     name goes after a day: until then it may be of one that is at work.
     """
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(FileNotFoundError):  # another writer took it away

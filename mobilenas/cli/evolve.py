@@ -35,12 +35,12 @@ def evolve(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="accuracy, score or prediction, and some of flops, params, memory, latency (or "
-            "latency@DEVICE), comma separated; the first alone looks for the one best "
-            "network of the budget. By default accuracy,flops, or with --latency accuracy and each "
-            "latency given; prediction in place of accuracy with --truth or --rounds. score: the "
-            "supernet's accuracy and a score of the "
-            "untrained network (NASWOT), which together order networks better than the former."
+            help="One of accuracy, score and prediction, and some of flops, params, memory and "
+            "latency (or latency@DEVICE), comma separated; without a cost the one best network "
+            "of the budget is looked for. By default accuracy,flops, or with --latency accuracy "
+            "and each latency given; prediction in place of accuracy with --truth or --rounds. "
+            "score: the supernet's accuracy and a score of the untrained network (NASWOT), which "
+            "together order networks better than the former."
         ),
     ] = None,
     truth: Annotated[
@@ -102,9 +102,11 @@ def evolve(
 
     Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
 
-    Example, for detection: mobilenas evolve --resolution 320 --flops 600M
+    Example, for the one best network: mobilenas evolve --flops 60M --objectives accuracy
 
-    Example, with trainings in between: mobilenas evolve --flops 60M --rounds 4 --per-round 8
+    Example, with stand-alone trainings in between: mobilenas evolve --flops 60M --rounds 4
+
+    Example, for detection: mobilenas evolve --resolution 320 --flops 600M
     """
     budget = parse_budget(flops, params, memory, latency)
     from mobilenas.base.units import parse_image_size

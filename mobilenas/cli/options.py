@@ -1,6 +1,7 @@
 """What the commands share: options, and how a result is printed."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,17 @@ Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everythin
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out; other flags may be left out."),
+]
+ChosenSpace = Annotated[
+    str | None, typer.Option("--space", help="Shipped space or YAML file, with overrides.")
+]
+TrainingData = Annotated[
+    str | None,
+    typer.Option("--data", help=f"{DATA_HELP} By default that of the supernet, else digits."),
+]
+Inherit = Annotated[
+    Path | None,
+    typer.Option(help="Run folder of supernet-train: start from the weights it has."),
 ]
 MovedData = Annotated[
     str | None, typer.Option("--data", help="Where the images of the run are now, if they moved.")

@@ -6,14 +6,22 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.cli.options import DATA_HELP, Json, Overrides, Resume, Seed, is_given, print_json
+from mobilenas.cli.options import (
+    ChosenSpace,
+    Inherit,
+    Json,
+    Overrides,
+    Resume,
+    Seed,
+    TrainingData,
+    is_given,
+    print_json,
+)
 
 
 def train(
     context: typer.Context,
-    space: Annotated[
-        str | None, typer.Option(help="Shipped space or YAML file, with overrides.")
-    ] = None,
+    space: ChosenSpace = None,
     arch: Annotated[str | None, typer.Option(help="Arch of the space, by its text form.")] = None,
     search: Annotated[
         Path | None,
@@ -25,10 +33,7 @@ def train(
             help="best (accuracy, or score; the default), knee (trade-off) or cheapest of --search."
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help=f"{DATA_HELP} By default that of the supernet, else digits."),
-    ] = None,
+    data: TrainingData = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -36,10 +41,7 @@ def train(
         ),
     ] = None,
     settings: Overrides = None,
-    inherit: Annotated[
-        Path | None,
-        typer.Option(help="Run folder of supernet-train: start from the weights it has."),
-    ] = None,
+    inherit: Inherit = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Saved network to start from; its space and arch are the default."),

@@ -6,14 +6,21 @@ from typing import Annotated
 import typer
 
 from mobilenas.base.errors import TrainingsFailed
-from mobilenas.cli.options import DATA_HELP, Json, Overrides, Resume, is_given, print_json
+from mobilenas.cli.options import (
+    ChosenSpace,
+    Inherit,
+    Json,
+    Overrides,
+    Resume,
+    TrainingData,
+    is_given,
+    print_json,
+)
 
 
 def truth(
     context: typer.Context,
-    space: Annotated[
-        str | None, typer.Option(help="Shipped space or YAML file, with overrides.")
-    ] = None,
+    space: ChosenSpace = None,
     n: Annotated[
         int,
         typer.Option(
@@ -27,10 +34,7 @@ def truth(
         Path | None,
         typer.Option(help="Run folder of evolve: archs spread over its front, the ends first."),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help=f"{DATA_HELP} By default that of the supernet, else digits."),
-    ] = None,
+    data: TrainingData = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -39,10 +43,7 @@ def truth(
         ),
     ] = None,
     settings: Overrides = None,
-    inherit: Annotated[
-        Path | None,
-        typer.Option(help="Run folder of supernet-train: start from the weights it has."),
-    ] = None,
+    inherit: Inherit = None,
     workers: Annotated[
         int,
         typer.Option(

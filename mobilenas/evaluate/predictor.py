@@ -76,12 +76,18 @@ class Predictor:
         return mean, deviation
 
     def left_out(self) -> Floats:
-        """What is predicted of each known arch (n,) from the others, with the same kernel."""
+        """What is predicted of each known arch (n,) from the others, with the same kernel, above
+        the mean of the others.
+
+        The mean itself would be lower the better the arch is that it leaves out: from features that
+        say nothing, predictions would seem to be in reverse order.
+        """
         everyone, predicted = np.arange(len(self._known)), []
         for row in everyone:
             others = everyone != row
-            fit = _Fit(self._known[others], self._accuracy[others], self._fit.kernel, None)
-            predicted.append(fit.predict(self._known[row])[0])
+            accuracy = self._accuracy[others]
+            fit = _Fit(self._known[others], accuracy, self._fit.kernel, None)
+            predicted.append(fit.predict(self._known[row])[0] - accuracy.mean())
         return np.array(predicted)
 
     def _features(self, genes: Genes, measured: Floats) -> Floats:

@@ -1,27 +1,21 @@
 """Accuracy on images of a saved network (torch) or of an exported file (its runtime), on CPUs."""
 
-import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-from mobilenas.base.errors import BadInput, VerificationFailed, one_line
-from mobilenas.base.files import read_json
+from mobilenas.base.errors import BadInput
 from mobilenas.data import ImageData, Part, Preparation, read_data
 from mobilenas.data.images import relabelled
 from mobilenas.data.pixels import short_side
-from mobilenas.export.deployable import Pixels, fed, normalise
-from mobilenas.export.write import METADATA
-from mobilenas.nn.saved import NetworkInfo, load_network
-from mobilenas.runtimes.base import Floats, Labels, Runtime, read_files, run_all
-from mobilenas.runtimes.onnx import metadata_in
-from mobilenas.runtimes.registry import runtime_of
+from mobilenas.export.classifier import Classifier, open_classifier
+from mobilenas.nn.saved import NetworkInfo
+from mobilenas.runtimes.base import Floats, Labels
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +49,6 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A network that is ready to run: images (n, R, R, 3) to logits (n, classes)."""
-
-    runtime: str
-    resolution: int
-    info: NetworkInfo
-    logits: Callable[[Pixels], Floats]
 
 
 def evaluate(path: Path, source: str) -> Evaluation:
@@ -138,74 +122,6 @@ def evaluation_images(data: ImageData) -> tuple[Part, str]:
     if data.test is not None:
         return data.test, f"{len(data.test)} test images"
     return data.train, f"all {len(data.train)} images, as there is no test part"
-
-
-def open_classifier(path: Path) -> Classifier:
-    """A saved network, or an exported file by what its metadata say. Raises BadInput."""
-    made_by = runtime_of(path)
-    if made_by is not None:
-        return _exported(path, made_by)
-    network, info = load_network(path)
-    network = network.to(memory_format=torch.channels_last)
-
-    def logits(images: Pixels) -> Floats:
-        inputs = torch.from_numpy(normalise(images, info.mean, info.std))
-        with torch.inference_mode():
-            result: Floats = network(inputs).numpy()
-        return result
-
-    return Classifier("torch", network.space.resolution, info, logits)
-
-
-def _exported(path: Path, made_by: type[Runtime]) -> Classifier:
-    runtime = made_by()
-    try:
-        files = read_files(path, runtime.suffixes)
-        run = runtime.load(files)
-    except FileNotFoundError as error:
-        raise BadInput(f"no such file: {error.filename}") from None
-    except VerificationFailed as error:
-        raise BadInput(f"{path}: {error}") from None
-    if runtime.suffix == ".onnx":
-        about = metadata_in(files[".onnx"])
-    else:
-        about = read_json(path.with_name(path.name + METADATA))
-    try:
-        resolution = int(about["input_resolution"])
-        short = int(about.get("input_short_side", resolution))  # older files do not say it
-        scale = json.loads(about["input_normalisation"])
-        info = NetworkInfo(
-            classes=tuple(json.loads(about["classes"])),
-            mean=tuple(scale["mean"]),
-            std=tuple(scale["std"]),
-            crop=resolution / short,
-        )
-        batch = int(about["batch"]) if "batch" in about else None
-        takes_bytes = about["input_layout"] == "NHWC, RGB, uint8"
-    except KeyError as error:
-        raise BadInput(f"{path} is not an export of mobilenas: no metadata {error}") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise BadInput(f"{path}: metadata: {error}") from None
-
-    def logits(images: Pixels) -> Floats:
-        inputs = fed(images, info, takes_bytes)
-        return run_all(run, inputs, batch or len(inputs), fixed=batch is not None)
-
-    _check_runs(path, logits, resolution, len(info.classes))
-    return Classifier(runtime.name, resolution, info, logits)
-
-
-def _check_runs(
-    path: Path, logits: Callable[[Pixels], Floats], resolution: int, classes: int
-) -> None:
-    """Raise BadInput unless the file is what its metadata say."""
-    said = f"{path}: metadata: {resolution} px and {classes} classes, but the file"
-    try:
-        found = logits(np.zeros((1, resolution, resolution, 3), np.uint8))
-    except Exception as error:  # runtimes raise errors of their own
-        raise BadInput(f"{said} does not run so: {one_line(error)}") from None
-    if found.shape != (1, classes):
-        raise BadInput(f"{said} gives {found.shape[-1]} logits")
 
 
 def all_logits(network: Classifier, images: Part) -> Floats:

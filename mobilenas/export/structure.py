@@ -2,16 +2,13 @@
 
 from collections import Counter
 
-import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from mobilenas.base.errors import VerificationFailed, one_line
 from mobilenas.runtimes.base import INPUT, OUTPUT, Form
 
 # What only training needs: folded or left out of a network that is exported for inference.
 TRAINING_OPS = ("BatchNormalization", "Dropout")
-_HALF_A_STEP = 0.501  # the quotient that was rounded is a float32
 
 
 def check_structure(model: bytes, form: Form) -> Counter[str]:
@@ -62,35 +59,3 @@ def count_nodes(proto: onnx.ModelProto) -> Counter[str]:
         if nodes[op]:
             raise VerificationFailed(f"{nodes[op]} {op} nodes are left of training")
     return nodes
-
-
-def check_weights(model: bytes, plain: bytes) -> None:
-    """Check that the weights of an int8 model are those of a float32 one, to half a step each.
-
-    No measure on logits tells one wrong weight from rounding. Every convolution and linear layer is
-    looked at, so one that stayed in float is found too. Raises VerificationFailed naming the node.
-    """
-    graph, original = (onnx.load_from_string(model).graph for model in (model, plain))
-    stored, weights = (
-        {tensor.name: numpy_helper.to_array(tensor) for tensor in each.initializer}
-        for each in (graph, original)
-    )
-    nodes = {node.name: node for node in graph.node}
-    sources = {node.output[0]: node for node in graph.node}
-    for node in original.node:
-        if node.op_type not in ("Conv", "Gemm"):
-            continue
-        found = nodes.get(node.name)
-        source = sources.get(found.input[1]) if found is not None else None
-        if source is None or source.op_type != "DequantizeLinear":
-            raise VerificationFailed(f"the weight of {node.name} is not quantised")
-        wanted = weights[node.input[1]]
-        given, scale, zero = (stored[name] for name in source.input)
-        if given.dtype != np.int8 or given.shape != wanted.shape or zero.any():
-            raise VerificationFailed(f"the weight of {node.name} is not int8 of its shape")
-        step = scale.reshape(-1, *[1] * (wanted.ndim - 1))
-        off = np.abs(given * step - wanted) / step
-        if not off.max() <= _HALF_A_STEP:
-            raise VerificationFailed(
-                f"a weight of {node.name} is off by {off.max():.3g} steps; half a step is rounding"
-            )

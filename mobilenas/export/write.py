@@ -12,21 +12,23 @@ import numpy as np
 
 import mobilenas
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
-from mobilenas.base.files import write_atomic, write_together
+from mobilenas.base.files import check_replaceable, write_atomic, write_together
 from mobilenas.cost import CostModel
 from mobilenas.data.pixels import short_side
-from mobilenas.export.deployable import Calibration, Pixels, deployable
-from mobilenas.export.structure import check_weights
-from mobilenas.export.verify import BATCH_SIZES, Verification, verify
+from mobilenas.export.classifier import METADATA, classifier_of
+from mobilenas.export.deployable import Calibration, Pixels, deployable, fed, normalise
+from mobilenas.export.int8 import check_int8
+from mobilenas.export.simulate import divergence_limit
+from mobilenas.export.verify import BATCH_SIZES, MAX_DIVERGENCE, Verification, probe_images, verify
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, own_space
-from mobilenas.runtimes.base import Dtype, Files, Form, Labels, Runtime, beside
+from mobilenas.runtimes.base import Dtype, Files, Form, Labels, Runtime, beside, run_all
 from mobilenas.runtimes.onnx import with_metadata
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 
 MIN_IMAGES = max(BATCH_SIZES)  # so that the largest batch of the verification is a full one
+_SAME = 1e-6  # of the largest logit: the same file, in other batches
 _PLAIN_IMAGES = 64  # that the float model behind an int8 one is proved on
-METADATA = ".json"  # put to the name of a main file that has no place for them
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,17 @@ def export_network(
         ) from error
     seconds = time.perf_counter() - start
     if converted.plain is not None:
+        assert feed is not None
         free, few = replace(form, batch=None), images[:_PLAIN_IMAGES]
         plain = {runtime.suffix: converted.plain}
         verify(plain, runtime.load, free, "fp32", network, info, few)
-        check_weights(converted.files[runtime.suffix], converted.plain)
-    proof = verify(converted.files, runtime.load, form, dtype, network, info, images, labels)
+        check_int8(converted.files[runtime.suffix], converted.plain, feed.ranges)
+    limit = MAX_DIVERGENCE
+    if calibration is not None:
+        seen = normalise(calibration.ranges, info.mean, info.std)
+        limit = min(limit, divergence_limit(network, seen))
+    how = (runtime.load, form, dtype, network, info, images, labels, limit)
+    proof = verify(converted.files, *how)
     metadata = metadata_of(network, info, form, dtype)
     if converted.scheme is not None:
         metadata["quantisation"] = converted.scheme
@@ -116,7 +124,9 @@ def export_network(
         metadata["top1_accuracy_on"] = images_are
     if runtime.stand_in is not None:
         metadata["verified_in"] = runtime.stand_in
-    size = _write(path, runtime.suffix, converted.files, metadata)
+    files, about = _contents(converted.files, metadata)
+    _check_as_opened(path, runtime, files, about, converted.files, info, form, images)
+    size = _write(path, runtime.suffix, files, about)
     return Report(
         path=path,
         runtime=runtime.name,
@@ -159,16 +169,63 @@ def metadata_of(network: Network, info: NetworkInfo, form: Form, dtype: Dtype) -
     return metadata
 
 
-def _write(path: Path, suffix: str, files: Files, metadata: dict[str, str]) -> int:
+def _contents(files: Files, metadata: dict[str, str]) -> tuple[Files, bytes | None]:
+    """What is written: files, and the metadata that an ONNX file has inside (None)."""
+    if ".onnx" in files:
+        return {".onnx": with_metadata(files[".onnx"], metadata)}, None
+    return files, (json.dumps(metadata, indent=1) + "\n").encode()
+
+
+def _check_as_opened(
+    path: Path,
+    runtime: Runtime,
+    files: Files,
+    about: bytes | None,
+    proved: Files,
+    info: NetworkInfo,
+    form: Form,
+    images: Pixels,
+) -> None:
+    """Open what is about to be written as `eval` does, and compare it with what was proved.
+
+    proved: the files without metadata. Raises VerificationFailed where the metadata say another
+    size, normalisation or list of classes, or other logits come of images by what they say.
+    """
+    try:
+        opened = classifier_of(path, runtime, files, None if about is None else json.loads(about))
+    except (BadInput, ValueError) as error:
+        raise VerificationFailed(f"what would be written cannot be used: {error}") from error
+    size = images.shape[1]
+    short = short_side(opened.resolution, opened.info.crop)
+    for what, said, wanted in (
+        ("resolution", opened.resolution, size),
+        ("short side", short, short_side(size, info.crop)),
+        ("mean", opened.info.mean, tuple(info.mean)),
+        ("standard deviation", opened.info.std, tuple(info.std)),
+        ("classes", opened.info.classes, tuple(info.classes)),
+    ):
+        if said != wanted:
+            raise VerificationFailed(f"the metadata say {what} {said}, the network has {wanted}")
+    seen = np.concatenate([images[:_PLAIN_IMAGES], probe_images(size)])
+    batch, fixed = form.batch or len(seen), form.batch is not None
+    inputs = fed(seen, info, form.preprocess)
+    expected = run_all(runtime.load(proved), inputs, batch, fixed=fixed)
+    off = float(np.abs(opened.logits(seen) - expected).max() / np.abs(expected).max())
+    if not off <= _SAME:
+        raise VerificationFailed(
+            f"what would be written gives logits that differ by {off:.2g} of the largest one from "
+            "those that were proved"
+        )
+
+
+def _write(path: Path, suffix: str, files: Files, about: bytes | None) -> int:
     """Returns the size of all but the file of the metadata."""
     try:
-        if ".onnx" in files:
-            model = with_metadata(files[".onnx"], metadata)
-            write_atomic(path, lambda file: file.write(model))
-            return len(model)
-        contents = {beside(path, suffix, end): content for end, content in files.items()}
-        about = json.dumps(metadata, indent=1) + "\n"
-        write_together(contents | {path.with_name(path.name + METADATA): about.encode()})
+        if about is None:
+            write_atomic(path, lambda file: file.write(files[suffix]))
+        else:
+            contents = {beside(path, suffix, end): content for end, content in files.items()}
+            write_together(contents | {path.with_name(path.name + METADATA): about})
         return sum(map(len, files.values()))
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from error
@@ -178,8 +235,8 @@ def check_target(path: Path, suffix: str = ".onnx") -> None:
     """Raise BadInput when `path` cannot be written; before the export, which takes a while."""
     if not path.parent.is_dir():
         raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
-    if path.is_dir() and not (path / "Manifest.json").is_file():  # a package is replaced
-        raise BadInput(f"cannot write {path}: it is a folder")
+    if not (path / "Manifest.json").is_file():  # a package is replaced
+        check_replaceable(path)
     if not os.access(path.parent, os.W_OK):
         raise BadInput(f"cannot write {path}: {path.parent} is read-only")
     if suffix != ".onnx" and not path.name.endswith(suffix):  # others have files beside them

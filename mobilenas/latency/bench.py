@@ -10,9 +10,9 @@ from typing import Any
 from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.host import processor
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, take_turns
-from mobilenas.latency.probe import Probe, probe
 from mobilenas.runtimes.base import timed
 from mobilenas.runtimes.open_file import RUNTIMES, check_file, open_exported
+from mobilenas.runtimes.probe import Probe, probe
 
 VISIT_SECONDS = 0.1
 

@@ -147,7 +147,7 @@ def observe(model: bytes, images: Inputs) -> dict[str, Observed]:
         name: Observed(lowest[name], highest[name], sums[name] / len(images), counts[name])
         for name in names
     }
-    return observed | {name: observed[into] for name, into in _merged(proto).items()}
+    return observed | {name: observed[into] for name, into in merged(proto).items()}
 
 
 def quantize(
@@ -223,10 +223,10 @@ def _activations(model: onnx.ModelProto) -> set[str]:
     floats = {v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     used = {name for node in _quantised_nodes(model) for name in (*node.input, *node.output)}
     constants = {tensor.name for tensor in model.graph.initializer}
-    return floats & used - constants - _merged(model).keys()
+    return floats & used - constants - merged(model).keys()
 
 
-def _merged(model: onnx.ModelProto) -> dict[str, str]:
+def merged(model: onnx.ModelProto) -> dict[str, str]:
     """Tensors that only a Clip or Relu takes, and what that gives.
 
     The quantiser merges it into the node before: clipping is what the range of uint8 does.

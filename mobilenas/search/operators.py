@@ -53,7 +53,7 @@ def neighbour_table(candidates: tuple[Candidate, ...]) -> tuple[tuple[int, ...],
 def crossover(first: Genes, second: Genes, rng: np.random.Generator) -> tuple[Genes, Genes]:
     """Two children of two parents (blocks,): the blocks between two random cuts are exchanged.
 
-    Two-point rather than uniform by measurement: docs/search.md.
+    Uniform crossover is no better and no worse: docs/search.md.
     """
     start, stop = np.sort(rng.choice(len(first) + 1, size=2, replace=False))
     children = first.copy(), second.copy()

@@ -88,5 +88,5 @@ def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None
     if evaluation.row() != row:
         raise BadInput(
             f"{where} is {row['arch']}, where this search comes to {arch}: the file was edited, or "
-            "written by other library versions"
+            "written by another version of mobilenas or of its libraries"
         )

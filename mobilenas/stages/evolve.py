@@ -91,10 +91,13 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     """Search with the supernet of a run folder; an infeasible budget stops before any work."""
     prepared = Prepared.of(search, out, by_truth=search.truth is not None, resume=resume)
     truth = prepared.truth()
+    about = {} if truth is None else about_truth(truth)
+    run = prepared.start(out, about, resume=resume)
+    run.announce()
     if truth is None:
-        return prepared.start(out, {}, resume=resume).explore(prepared.measure)
+        return run.explore(prepared.measure)
     measurements = Measurements(prepared.evaluator, search.seed, out / MEASURED)
-    return prepared.by_prediction(out, truth, measurements, about_truth(truth), resume=resume)
+    return prepared.by_prediction(out, truth, measurements, about, resume=True)
 
 
 @dataclass(frozen=True)
@@ -122,8 +125,7 @@ class Prepared:
         else:
             latencies = search.budget.latencies
             objectives = parse_objectives(search.objectives, cost_model, latencies)
-        problem = Problem(cost_model, objectives, limits)
-        if (problem.quality == PREDICTION) != by_truth:
+        if (PREDICTION in objectives) != by_truth:
             raise BadInput(
                 f"objectives {','.join(objectives)}: {PREDICTION} goes with --truth or --rounds,"
                 f" and these with {PREDICTION}"
@@ -133,6 +135,7 @@ class Prepared:
             RunFolder.open(out, "evolve").check_same(goal)
         else:
             check_feasible(cost_model, limits)
+        problem = Problem(cost_model, objectives, limits)
         trained.check_finished()
         run = open_supernet_run(search.supernet, data=search.data)
         return cls(search, SupernetEvaluator(run), problem)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.settings import Record, Share, validated
 from mobilenas.cost.model import flops_and_params
-from mobilenas.evaluate.predictor import FEWEST
+from mobilenas.evaluate.predictor import FEWEST, check_enough
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
@@ -32,7 +33,7 @@ from mobilenas.space import Arch
 from mobilenas.stages.evolve import Prepared, Search
 from mobilenas.stages.predicted import MEASURED, Measurements, about_truth
 from mobilenas.stages.train import Asked
-from mobilenas.stages.trainings import threads_each, train_archs
+from mobilenas.stages.trainings import create_trainings, threads_each, train_archs
 from mobilenas.train.config import NetworkConfig
 from mobilenas.train.images import data_place
 from mobilenas.train.networks import NetworkSettings
@@ -82,8 +83,10 @@ class RoundsAsked:
             known = run.settings.get("evaluator", {}).get("rounds")
             stored = None if known is None else validated(RoundSettings, known, run.path)
         if stored is None and self.rounds is None:
-            if self != replace(RoundsAsked(), workers=self.workers):
-                raise BadInput("--per-round, --preset, --set and --inherit go with --rounds")
+            if self != RoundsAsked():
+                raise BadInput(
+                    "--per-round, --preset, --set, --inherit and --workers go with --rounds"
+                )
             return None
         given: dict[str, Any] = {"rounds": self.rounds, "per_round": self.per_round}
         given = {name: value for name, value in given.items() if value is not None}
@@ -122,9 +125,16 @@ def run_rounds(
         inherit=str(search.supernet.resolve()) if asked.inherit else None,
     )
 
+    folder = out / "truth"
+    if not folder.exists():  # a recipe that does not fit the data is known before the first search
+        with TemporaryDirectory() as trial:
+            create_trainings(
+                Path(trial), [str(prepared.problem.cost_model.smallest("flops"))], plan
+            )
+
     def train(archs: list[Arch]) -> dict[str, float | None]:
         names = list(map(str, archs))
-        found = train_archs(out / "truth", names, plan, workers=workers, threads=asked.threads)
+        found = train_archs(folder, names, plan, workers=workers, threads=asked.threads)
         for name, end in found.failed.items():
             log.warning("%s is left out: its training failed twice (%s)", name, end)
         accuracy = {row["arch"]: row["accuracy"] for row in found.rows}
@@ -142,30 +152,31 @@ def search_in_rounds(
     """
     truth = prepared.truth()
     about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
-    prepared.start(out, about, resume=resume)  # refuses another search before any work
+    # The last search is started first: another one in this folder is refused before any work.
+    prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
     measurements = Measurements(prepared.evaluator, prepared.asked.seed, out / MEASURED)
+    tried = set(truth.archs) if truth else set()  # those too whose training failed
     for number in range(1, asked.rounds + 1):
         folder = out / f"round-{number}"
         log.info("round %d of %d", number, asked.rounds)
+        there = is_run(folder, "evolve")
         if truth is None:
             objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
             scored = replace(prepared, problem=replace(problem, objectives=objectives))
-            first = scored.start(folder, {}, resume=is_run(folder, "evolve"))
-            found = first.explore(
-                lambda archs: [Measured(*x) for x in measurements(archs).tolist()]
+            found = scored.start(folder, {}, resume=there).explore(
+                lambda archs: [Measured(*row) for row in measurements(archs).tolist()]
             )
-            chosen = choose_archs(
-                scored.problem, found.evaluations, max(FEWEST, asked.per_round), ()
-            )
+            count = max(FEWEST, asked.per_round)
+            chosen = choose_archs(scored.problem, found.evaluations, count, tried)
         else:
-            about_it = about_truth(truth)
-            there = is_run(folder, "evolve")
-            found = prepared.by_prediction(folder, truth, measurements, about_it, resume=there)
-            chosen = choose_archs(problem, found.evaluations, asked.per_round, truth.archs)
+            rests_on = about_truth(truth)
+            found = prepared.by_prediction(folder, truth, measurements, rests_on, resume=there)
+            chosen = choose_archs(problem, found.evaluations, asked.per_round, tried)
         path = folder / TRAINED
         if not path.exists():
             write_json(path, train(chosen))
+        tried.update(chosen)
         truth = _joined(prepared, truth, validated(dict[str, Share | None], read_json(path), path))
     assert truth is not None
     return prepared.by_prediction(out, truth, measurements, about, resume=True)
@@ -176,6 +187,7 @@ def _joined(prepared: Prepared, truth: Truth | None, trained: Mapping[str, float
     space = prepared.evaluator.run.space
     known = {} if truth is None else dict(zip(truth.archs, truth.accuracy.tolist(), strict=True))
     known |= {space.parse(arch): x for arch, x in trained.items() if x is not None}
-    archs = tuple(known)
+    archs, accuracy = tuple(known), np.array(list(known.values()))
+    check_enough(accuracy)
     source = "trained in rounds" if truth is None else truth.source
-    return Truth(source, archs, np.array(list(known.values())), flops_and_params(space, archs))
+    return Truth(source, archs, accuracy, flops_and_params(space, archs))

@@ -122,28 +122,36 @@ class SearchRun:
             run = RunFolder.create(out, "evolve", settings, parents=parents, facts=facts)
         return cls(search, run, settings, dict(parents or {}), share)
 
+    def announce(self) -> None:
+        """Tell the user what the space costs, and how much of it is within the budget."""
+        log.info("%s\n%s", self.search.problem.cost_model.space.name, cost_lines(self._ranges()))
+        if self.search.problem.limits:
+            log.info("within the budget: %.1f %% of the space", 100 * self.feasible_share)
+
     def explore(self, measure: Measure, more: Callable[[], Mapping[str, Any]] = dict) -> Result:
         """Run the search to its end, with what `measure` says of archs (see `search.replay`).
 
         more: what front.json says besides, asked for at the end. Raises BadInput for evaluations
         that this search would not have made.
         """
-        search, cost_model = self.search, self.search.problem.cost_model
-        ranges = {name: asdict(cost_model.range(name)) for name in cost_model.costs}
-        log.info("%s\n%s", cost_model.space.name, cost_lines(ranges))
-        if search.problem.limits:
-            log.info("within the budget: %.1f %% of the space", 100 * self.feasible_share)
-        with ProgressBar("evolve", search.population * search.generations) as bar:
+        search = self.search
+        more_at_first = max(len(search.first) - search.population, 0)
+        most = search.population * search.generations + more_at_first
+        with ProgressBar("evolve", most) as bar:
             explore(search, self.folder.path / EVALUATIONS, measure, _Shown(bar))
         result = search.result()
         about = {
             "settings": self.settings | {"places": _places(self.parents)},
             "feasible_share": self.feasible_share,
-            "ranges": ranges,
+            "ranges": self._ranges(),
             **more(),
         }
         _write_result(self.folder, search.problem, result, about)
         return result
+
+    def _ranges(self) -> dict[str, dict[str, float]]:
+        cost_model = self.search.problem.cost_model
+        return {name: asdict(cost_model.range(name)) for name in cost_model.costs}
 
 
 @dataclass

@@ -131,3 +131,18 @@ def test_rows_are_appended_on_lines_of_their_own(tmp_path: Path) -> None:
     path.write_bytes(whole[:-4])  # torn in the last row
     append_jsonl(path, [{"step": 3}])
     assert path.read_bytes() == whole
+
+
+def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(os.devnull)
+    for path in (pipe, link, Path(os.devnull)):
+        with pytest.raises(BadInput, match=f"cannot write {path}: it is no regular file"):
+            write_text(path, "x")
+        with pytest.raises(BadInput, match=f"cannot write {path}: it is no regular file"):
+            write_together({path: b"x"})
+    with pytest.raises(BadInput, match="it is a folder"):
+        write_text(tmp_path, "x")
+    assert set(tmp_path.iterdir()) == {pipe, link}
+    assert Path(os.devnull).is_char_device()

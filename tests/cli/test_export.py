@@ -93,7 +93,9 @@ def test_calibration_images_of_a_saved_network(tmp_path: Path, call: Call) -> No
     loose = f"--calibration-data={tmp_path / 'loose'}"
     check_refused(call(*int8, pets, loose, "--calibrate=41"), "there are 40 images of")
     for images in (loose, f"--calibration-data={tmp_path / 'pets'}", "--calibration-data=digits"):
-        report = json.loads(call(*int8, pets, images, "--json").out)
+        done = call(*int8, pets, images, "--json")
+        assert done.code == 0, done.err
+        report = json.loads(done.out)
         assert report["verification"]["images"] == 40
         assert report["metadata"]["top1_accuracy_on"] == "40 images"
     (tmp_path / "loose" / "0.png").write_bytes(b"torn")

@@ -113,6 +113,14 @@ def test_files_are_evaluated(tiny: Exported, fp32: Exported, int8: Exported) -> 
         evaluate(lonely, "digits")
 
 
+def test_a_program_that_crashes_does_not_end_the_command(
+    fp32: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(BadInput, match=r"model\.pte: the process that loads it ended with code 1"):
+        evaluate(fp32.path, "digits")
+
+
 # --- what is caught and refused -----------------------------------------------------------------
 
 

@@ -11,10 +11,11 @@ from make_graphs import write_graph
 from onnx import TensorProto
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency import bench, probe
+from mobilenas.latency import bench
 from mobilenas.latency.bench import bench_files
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.timer import make_timer
+from mobilenas.runtimes import probe
 from mobilenas.runtimes.base import MIN_RUNS
 from mobilenas.runtimes.open_file import Exported, open_exported
 from mobilenas.space import load_space
@@ -116,7 +117,7 @@ def test_a_file_that_crashes_its_process(tmp_path: Path, monkeypatch: pytest.Mon
 def test_torch_is_in_no_memory_of_an_onnx_file(tmp_path: Path) -> None:
     path = write_graph(tmp_path / "m.onnx", PHOTO)
     script = (
-        "import sys; from pathlib import Path; from mobilenas.latency.probe import _probe_here;"
+        "import sys; from pathlib import Path; from mobilenas.runtimes.probe import _probe_here;"
         f"_probe_here(Path({str(path)!r}), 1, None); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

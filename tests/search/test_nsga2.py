@@ -46,28 +46,30 @@ def test_every_arch_is_asked_for_once_and_only_within_the_limits() -> None:
     assert generations == sorted(generations) and set(generations) == set(range(1, 9))
 
 
-# As the release of before found them, which evaluated a generation at once.
+# What this search has found since its operators were last changed.
 FRONTS = {
     ACCURACY: [
+        "id_id_id_id_id_id_id_id",
+        "id_id_id_id_e3k3_id_e3k3_id",
+        "e3k3_id_id_e3k3_id_e3k3_id_id",
         "id_id_id_e3k3_e3k3_e3k3_id_id",
-        "id_id_id_e6k5_id_e6k5_id_id",
-        "e6k5_id_id_e3k3_id_e6k5_id_id",
-        "e6k5_id_id_e3k3_e3k3_e6k5_id_id",
-        "id_id_e3k3_e3k3_id_e6k5_e6k5_id",
-        "e6k5_id_id_e3k3_id_e6k5_e6k5_id",
+        "id_id_e3k3_e6k5_id_id_id_id",
+        "id_id_id_e3k3_e3k3_e6k5_id_id",
+        "e3k3_id_id_e3k3_id_e3k3_e6k5_id",
+        "e3k3_id_id_e3k3_e3k3_id_e6k5_id",
+        "id_id_e3k3_e6k5_id_e6k5_e3k3_id",
+        "e6k5_id_id_e3k3_id_e3k3_e6k5_id",
+        "e3k3_e3k3_e3k3_e3k3_id_e3k3_e6k5_id",
+        "e3k3_id_id_e6k5_e3k3_e6k5_e3k3_id",
         "e6k5_id_id_e3k3_e3k3_e6k5_e6k5_id",
-        "e6k5_id_e3k3_e3k3_e3k3_e6k5_e6k5_id",
     ],
     SCORE: [
-        "id_id_id_e3k3_id_e3k3_id_id",
-        "id_id_e3k3_e6k5_e3k3_id_id_id",
-        "e6k5_id_id_id_id_e3k3_e6k5_id",
-        "id_id_id_e6k5_id_e6k5_e3k3_id",
-        "id_id_id_e6k5_e3k3_e6k5_id_id",
+        "id_id_id_id_id_id_id_id",
+        "id_id_id_e3k3_e3k3_e3k3_id_id",
+        "id_id_e3k3_e6k5_id_e6k5_id_id",
         "e6k5_id_id_e6k5_e6k5_id_id_id",
-        "e6k5_id_id_e6k5_id_e6k5_e3k3_id",
-        "e6k5_id_id_e3k3_e6k5_id_e6k5_id",
         "e6k5_id_id_e3k3_e3k3_e6k5_e6k5_id",
+        "e6k5_id_id_e6k5_id_e6k5_e6k5_id",
     ],
 }
 
@@ -76,6 +78,29 @@ FRONTS = {
 def test_the_front_is_the_one_that_was_found_before(objectives: tuple[str, ...]) -> None:
     result = run(start(objectives, generations=4)).result()
     assert [str(e.arch) for e in result.front] == FRONTS[objectives]
+
+
+@pytest.mark.parametrize("objectives", [ACCURACY, ("accuracy", "params", "memory"), SCORE])
+@pytest.mark.parametrize("population", [2, 3, 10])
+def test_the_second_generation_begins_with_the_archs_of_extreme_cost(
+    objectives: tuple[str, ...], population: int
+) -> None:
+    search = run(start(objectives, {}, population=population, generations=2))
+    first, second = (
+        [e.arch for e in search.evaluations if e.generation == number] for number in (1, 2)
+    )
+    assert len(first) == len(second) == population  # the first is drawn as ever
+    extremes = [f(cost) for f in (COSTS.smallest, COSTS.largest) for cost in objectives[1:]]
+    distinct = [arch for arch in dict.fromkeys(extremes) if arch not in first]
+    assert second[: len(distinct)] == distinct[:population]
+
+
+def test_the_largest_within_a_limit_stands_for_the_largest() -> None:
+    search = run(start(generations=2))
+    costs = [e.costs["flops"] for e in search.evaluations if e.generation == 2]
+    assert costs[0] == COSTS.range("flops").minimum
+    assert max(e.costs["flops"] for e in search.evaluations) <= LIMITS["flops"]
+    assert costs[1] > 0.8 * LIMITS["flops"]
 
 
 @pytest.mark.parametrize("objectives", [ACCURACY, ("accuracy", "params", "flops")])

@@ -2,12 +2,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.population import Population
 
 from mobilenas.cost import CostModel
 from mobilenas.search import Problem
 from mobilenas.search.operators import (
+    NEIGHBOURHOOD,
+    NearbyParents,
     Unseen,
+    cost_extremes,
     crossover,
     mutate,
     neighbour_table,
@@ -140,6 +144,45 @@ def test_the_tightest_budget_is_reached_by_repair():
     limits = {name: cost_model.range(name).minimum for name in ("flops", "params")}
     genes = sample_feasible(Problem(cost_model, limits=limits), 5, np.random.default_rng(0))
     assert [str(space.decode(g)) for g in genes] == ["_".join(["e3k3"] * 12)]
+
+
+def test_extremes_of_cost_are_brought_within_the_limits():
+    cost_model = CostModel(SPACES["s1"])
+    low, high = (getattr(cost_model.range(), name) for name in ("minimum", "maximum"))
+    objectives, rng = ("accuracy", "flops", "memory"), np.random.default_rng(0)
+    genes = cost_extremes(Problem(cost_model, objectives), rng)
+    assert cost_model.flops_batch(genes)[[0, 2]].tolist() == [low, high]
+    extent = cost_model.range("memory")
+    memory = cost_model.batch("memory", genes)
+    assert memory[[1, 3]].tolist() == [extent.minimum, extent.maximum]
+
+    limits = {"flops": (low + high) / 2}
+    genes = cost_extremes(Problem(cost_model, objectives, limits), rng)
+    flops = cost_model.flops_batch(genes)
+    assert flops[0] == low
+    assert 0.8 * limits["flops"] < flops[2] <= limits["flops"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 30])
+def test_parents_are_near_each_other(count):
+    """Along a straight front, whose objectives differ in scale."""
+    steps = np.arange(count)
+    points = np.column_stack([-steps / 100, 1e6 * steps])
+    population = Population.new("F", points)
+    population.set("rank", np.zeros(count), "crowding", np.ones(count))
+    rng = np.random.default_rng(0)
+    algorithm = NSGA2()
+    algorithm.random_state = rng
+    pairs = NearbyParents().do(
+        None, population, 200, 2, to_pop=False, random_state=rng, algorithm=algorithm
+    )
+    assert pairs.shape == (200, 2)
+    first, second = pairs.T
+    assert set(first) == set(steps)
+    assert (first != second).all() or count <= NEIGHBOURHOOD
+    assert np.abs(first - second).max() <= NEIGHBOURHOOD
+    inner = (first >= NEIGHBOURHOOD) & (first < count - NEIGHBOURHOOD)
+    assert np.abs(first - second)[inner].max(initial=0) <= NEIGHBOURHOOD // 2
 
 
 def test_unseen_drops_repeats_and_what_was_proposed():

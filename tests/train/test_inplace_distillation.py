@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from helpers import TINY_SPACE, untimed
 from numpy.typing import NDArray
+from supernets import kill_at
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
@@ -166,20 +167,6 @@ def test_others_learn_from_the_largest_and_the_largest_from_labels(
 def create(folder: Path, **changes: Any) -> SupernetRun:
     config = SupernetConfig.model_validate(SMALL | changes)
     return create_supernet_run(folder, SPACE, "digits", 3, config)
-
-
-def kill_at(patch: pytest.MonkeyPatch, run: SupernetRun, stop: int) -> None:
-    original = Trainer.step
-
-    def dies(trainer: Trainer, n: int, *rest: Any) -> None:
-        if n == stop:
-            raise KeyboardInterrupt
-        original(trainer, n, *rest)
-
-    with patch.context() as context:
-        context.setattr(Trainer, "step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train_supernet(run)
 
 
 @pytest.mark.parametrize(

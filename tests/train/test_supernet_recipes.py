@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import TINY_SPACE, untimed
+from supernets import kill_at
 from test_streamed_training import folders, in_parquet, in_tars  # noqa: F401 - a fixture
 
 from mobilenas.data import EncodedImages, Images, read_data
@@ -31,20 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def create(folder: Path, data: object, **changes: Any) -> SupernetRun:
     config = SupernetConfig.model_validate(SMALL | changes)
     return create_supernet_run(folder, SPACE, str(data), 3, config)
-
-
-def kill_at(patch: pytest.MonkeyPatch, run: SupernetRun, stop: int) -> None:
-    original = Trainer.step
-
-    def dies(trainer: Trainer, n: int, *rest: Any) -> None:
-        if n == stop:
-            raise KeyboardInterrupt
-        original(trainer, n, *rest)
-
-    with patch.context() as context:
-        context.setattr(Trainer, "step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            train_supernet(run)
 
 
 def kept(run: SupernetRun) -> dict[str, bytes]:
