@@ -11,6 +11,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.plain import parse_json, read_bytes
 from mobilenas.base.settings import validated
 

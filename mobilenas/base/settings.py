@@ -5,20 +5,29 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import core_schema
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.resources import read_preset, read_value
 
 T = TypeVar("T")
 _SHOWN = 40  # characters of a value in a message
 _LARGEST = 10**18  # whose sums and squares are still finite
-# What is measured and stored, as JSON has it.
-Number = (
-    Annotated[int, Field(strict=True, ge=-_LARGEST, le=_LARGEST)]
-    | Annotated[float, Field(strict=True, ge=-_LARGEST, le=_LARGEST)]
-)
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a number that can have been measured: finite, and not of hundreds of digits."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST  # type: ignore[operator]
+
+
+def _number(value: object) -> object:
+    if not is_number(value):
+        raise ValueError(f"must be a number, not {shortened(str(value))!r}")
+    return value
+
+
+Number = Annotated[int | float, PlainValidator(_number)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -31,14 +40,14 @@ def _no_booleans(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     inner = {key: _no_booleans(part) for key, part in schema.items()}
-    if inner.get("type") not in ("int", "float", "literal"):
+    if inner.get("type") not in ("int", "float"):
         return inner
     return core_schema.no_info_before_validator_function(_no_boolean, inner)
 
 
 def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError(f"must be a number or a word, not {str(value).lower()}")
+        raise ValueError(f"must be a number, not {str(value).lower()}")
     return value
 
 

@@ -5,7 +5,6 @@ measured, so a resumed one starts at the beginning and reads what it knows from 
 no other state, hence none that a kill could tear.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
-from mobilenas.base.settings import Number, Record
+from mobilenas.base.settings import Record, is_number
 from mobilenas.cost.titles import format_limits
 from mobilenas.search.ask_tell import Measured, Search
 from mobilenas.search.problem import ACCURACY, QUALITIES
@@ -31,7 +30,6 @@ class _Row(Record, extra="allow"):
 
     generation: int
     arch: str
-    accuracy: Number
 
 
 def explore(
@@ -80,7 +78,7 @@ def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None
     """Tell a search what a row says, which must be the evaluation of this arch."""
     values: dict[str, Any] = {name: row.get(name) for name in QUALITIES[search.problem.quality]}
     for name, value in values.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not is_number(value):
             raise BadInput(f"{where}: {name} {value} is no number")
     if not 0 <= values[ACCURACY] <= 1:
         raise BadInput(f"{where}: accuracy {values[ACCURACY]} is not in 0..1")

@@ -13,8 +13,10 @@ from mobilenas.nn.sharing import Sharing
 # Upper bounds are far beyond what is run: a number with a slip in it is refused at once.
 NonNegative = Annotated[int, Field(ge=0, le=1 << 13)]
 Positive = Annotated[int, Field(ge=1, le=10**9)]
-NotNegative = Annotated[float, Field(ge=0, le=10**6)]
-AboveZero = Annotated[float, Field(gt=0, le=10**6)]
+NotNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Duration = Annotated[float, Field(gt=0, le=10**6)]  # epochs or passes
+Warmup = Annotated[float, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Config = TypeVar("Config", bound="TrainingConfig")
 
@@ -67,7 +69,7 @@ class TrainingConfig(Record):
     filter_bias_and_bn: bool = True
     clip: AboveZero | None = 5.0
     schedule: Literal["cosine", "step", "poly"] = "cosine"
-    warmup_epochs: NotNegative = 0
+    warmup_epochs: Warmup = 0
     warmup_prefix: bool = False
     decay_epochs: AboveZero = 2.4
     decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.97
@@ -143,12 +145,12 @@ class SupernetConfig(TrainingConfig):
     strategy: Literal["uniform", "fair", "sandwich"] = "fair"
     sandwich_random: NonNegative = 2
     distill_inplace: Literal["none", "kl", "adaptive"] = "none"
-    warmup_largest_passes: NotNegative = 0
+    warmup_largest_passes: Warmup = 0
     step_gradient: Literal["sum", "mean"] = "sum"
     zero_init_last: bool = True
     bn: Literal["shadow", "shared"] = "shadow"
     sharing: Sharing = "none"
-    passes: AboveZero = 200
+    passes: Duration = 200
     calibrate_images: Positive | None = None
 
     optimizer: str = "momentum"
@@ -192,8 +194,8 @@ class NetworkConfig(TrainingConfig):
     dropout before the classifier, the space's own if None; drop_path_rate: as `nn.Network` has it.
     """
 
-    epochs: AboveZero = 100
-    validate_every: AboveZero = 1
+    epochs: Duration = 100
+    validate_every: Duration = 1
     drop_rate: Share | None = None
     drop_path_rate: Share = 0.0
 
