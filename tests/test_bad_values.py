@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,9 @@ from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.train.supernets import SupernetSettings, new_supernet
 
 LONG, DEEP = "9" * 5000, "[" * 100_000
+LAUGHS = "a: &a [1]\n" + "".join(
+    f"{b}: &{b} [{', '.join(10 * [f'*{a}'])}]\n" for a, b in pairwise("abcdefghijkl")
+)
 ODD = ["true", "-1", "9" * 400, LONG, ".inf", ".nan", "[1]", "{a: 1}", "word", "2001-99-99", DEEP]
 COUNTS = ["batch_size", "limit", "validate_images", "workers", "crop_padding", "cutout"]
 RATES = ["lr", "momentum", "weight_decay", "clip", "warmup_epochs", "decay_epochs", "epochs"]
@@ -91,8 +95,9 @@ def test_what_does_not_fit_into_memory_is_not_built(monkeypatch: pytest.MonkeyPa
     ("text", "words"),
     [
         ("a: 1\na: 2", "a stands twice"),
-        ("a: &x [1]\nb: *x", "*x"),
-        ("&x [*x]", "*x"),
+        ("&x [*x]", "aliases"),
+        (LAUGHS, "aliases"),
+        (LAUGHS.replace("[", "{<<: [").replace("]", "]}").replace("{<<: [1]}", "{x: 1}"), "aliases"),
         ("!!python/object/apply:os.system [id]", "python"),
         ("!!int x", "not YAML"),
         ("!!timestamp x", "not YAML"),
@@ -103,6 +108,12 @@ def test_what_does_not_fit_into_memory_is_not_built(monkeypatch: pytest.MonkeyPa
 )
 def test_a_text_is_no_yaml(text: str, words: str) -> None:
     refused(words, parse_yaml, text, "a.yaml")
+
+
+def test_aliases_of_yaml_are_taken() -> None:
+    text = "a: &x {lr: 1, decay: [2]}\nb: *x\nc: {<<: *x, lr: 3}"
+    same = {"lr": 1, "decay": [2]}
+    assert parse_yaml(text, "a.yaml") == {"a": same, "b": same, "c": same | {"lr": 3}}
 
 
 @pytest.mark.parametrize(

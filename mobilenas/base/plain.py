@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable
 from itertools import chain
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,8 @@ def parse_json(content: bytes, where: object) -> Any:
 
 
 def parse_yaml(text: str, where: object) -> Any:
-    """The value of a YAML text, in which a key may stand once and aliases may not.
-
-    An alias lets a short text stand for one of any length. Raises BadInput, `where is not YAML:
-    why`.
+    """The value of a YAML text, in which a key may stand once, and aliases not for more than a
+    text without them can have. Raises BadInput, `where is not YAML: why`.
     """
     if len(text) > _LARGEST_YAML:
         raise BadInput(f"{where} has {len(text):,} characters; {_LARGEST_YAML:,} are read at most")
@@ -75,13 +74,13 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > _LARGEST_YAML:
             raise yaml.composer.ComposerError(
-                None, None, f"*{event.anchor}: write out what it stands for", event.start_mark
+                None, None, "its aliases stand for too much", node.start_mark
             )
-        return super().compose_node(parent, index)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -94,6 +93,17 @@ class _Loader(yaml.SafeLoader):
                 )
             known.add(name)
         return node
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes there are where each alias is written out; infinite where one is in itself."""
+    if id(node) not in known:
+        known[id(node)] = inf
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        if isinstance(node, yaml.MappingNode):
+            parts = chain.from_iterable(parts)
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _check_depth(value: Any, where: object) -> None:
