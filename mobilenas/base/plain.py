@@ -1,4 +1,4 @@
-"""Plain data from text, JSON or YAML, of anyone: it is read, or refused in one line.
+"""Text and plain data, JSON or YAML, of anyone: it is read, or refused in one line.
 
 Neither reader runs code. Both of Python's raise more than their own errors, take a text of any
 length and go as deep as it does; what depends on them would then fail at any place.
@@ -34,6 +34,14 @@ def read_bytes(path: Path, largest: int = _LARGEST_JSON) -> bytes:
     if size > largest:
         raise BadInput(f"{path} has {size:,} bytes; {largest:,} are read at most")
     return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, a byte order mark before it or not. Raises BadInput naming it."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is no text file: {error}") from None
 
 
 def parse_json(content: bytes, where: object) -> Any:

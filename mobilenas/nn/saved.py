@@ -9,6 +9,7 @@ itself wrote has no such header, and is read by its config.json.
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
         arch = space.parse(header.arch)
         check_fits(f"arch {arch}", 4 * int(flops_and_params(space, [arch])["params"][0]))
         network = Network(space, arch)
-        _check_tensors(network.state_dict(), tensors)
+        check_tensors(network.state_dict(), tensors)
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from None
     network.load_state_dict(tensors)
@@ -242,7 +243,8 @@ def _check_fits(space: Space, info: NetworkInfo) -> None:
         )
 
 
-def _check_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise BadInput naming the first tensor that is missing, too much or of another shape."""
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found:
             raise BadInput(f"tensor {name} is missing")
