@@ -97,7 +97,10 @@ def test_what_does_not_fit_into_memory_is_not_built(monkeypatch: pytest.MonkeyPa
         ("a: 1\na: 2", "a stands twice"),
         ("&x [*x]", "aliases"),
         (LAUGHS, "aliases"),
-        (LAUGHS.replace("[", "{<<: [").replace("]", "]}").replace("{<<: [1]}", "{x: 1}"), "aliases"),
+        (
+            LAUGHS.replace("[", "{<<: [").replace("]", "]}").replace("{<<: [1]}", "{x: 1}"),
+            "aliases",
+        ),
         ("!!python/object/apply:os.system [id]", "python"),
         ("!!int x", "not YAML"),
         ("!!timestamp x", "not YAML"),

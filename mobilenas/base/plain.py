@@ -37,7 +37,7 @@ def read_bytes(path: Path, largest: int = _LARGEST_JSON) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, a byte order mark before it or not. Raises BadInput naming it."""
+    """The text of a file in UTF-8, with a byte order mark or without. Raises BadInput."""
     try:
         return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:

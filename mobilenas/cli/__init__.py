@@ -16,7 +16,12 @@ from mobilenas.base.errors import (
     TrainingsFailed,
     VerificationFailed,
 )
-from mobilenas.base.process import end_at_once, is_one_of_several, tune_process
+from mobilenas.base.process import (
+    closed_when_told_to_end,
+    end_at_once,
+    is_one_of_several,
+    tune_process,
+)
 from mobilenas.cli import detect, latency, networks, spaces
 from mobilenas.cli.bench import bench
 from mobilenas.cli.evolve import evolve
@@ -52,6 +57,10 @@ app.command()(networks.convert)
 app.command()(bench)
 
 
+# What typer makes of an interrupt, and `closed_when_told_to_end` of SIGTERM, without a word.
+_STOPPED: dict[str | int | None, str] = {130: "interrupted", 143: "told to end"}
+
+
 def main() -> None:
     """Run the command line; errors of the user are one line on stderr and an exit code."""
     try:
@@ -66,7 +75,8 @@ def _run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tune_process()
     try:
-        app()
+        with closed_when_told_to_end():
+            app()
     except BadInput as error:
         _fail(error, 2)
     except InfeasibleBudget as error:
@@ -78,9 +88,10 @@ def _run() -> None:
     except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed, OSError) as error:
         _fail(error, 1)
     except SystemExit as stop:
-        if stop.code != 130:  # what typer makes of an interrupt, without a word
+        if stop.code not in _STOPPED:
             raise
-        _fail("interrupted; a run is continued with --resume, a quickstart by itself", 130)
+        how = "a run is continued with --resume, a quickstart by itself"
+        _fail(f"{_STOPPED[stop.code]}; {how}", int(stop.code))
 
 
 def _fail(error: object, code: int) -> None:

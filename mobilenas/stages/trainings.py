@@ -21,7 +21,7 @@ import torch
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_text
-from mobilenas.base.process import closed_when_told_to_end, end_with_parent, release_memory
+from mobilenas.base.process import end_with_parent, release_memory
 from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
@@ -146,31 +146,30 @@ def _run_all(
     """
     waiting, tries, failed = deque(paths), dict.fromkeys(paths, 0), {}
     running: dict[Path, subprocess.Popen[bytes]] = {}
-    with closed_when_told_to_end():
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    path = waiting.popleft()
-                    tries[path] += 1
-                    running[path] = _start(path, options, threads)
-                time.sleep(_POLL_SECONDS)
-                ended = {path: p.returncode for path, p in running.items() if p.poll() is not None}
-                for path, code in ended.items():
-                    del running[path]
-                    if code == 0:
-                        done(path)
-                    elif code == 2:
-                        raise BadInput(_last_line(path).removeprefix("mobilenas: "))
-                    elif tries[path] < _TRIES:
-                        log.info("%s: %s; it is started once more", path.name, _end(path, code))
-                        waiting.appendleft(path)
-                    else:
-                        failed[path] = _end(path, code)
-        finally:
-            for process in running.values():
-                process.kill()  # a training may be killed at any time
-            for process in running.values():
-                process.wait()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                path = waiting.popleft()
+                tries[path] += 1
+                running[path] = _start(path, options, threads)
+            time.sleep(_POLL_SECONDS)
+            ended = {path: p.returncode for path, p in running.items() if p.poll() is not None}
+            for path, code in ended.items():
+                del running[path]
+                if code == 0:
+                    done(path)
+                elif code == 2:
+                    raise BadInput(_last_line(path).removeprefix("mobilenas: "))
+                elif tries[path] < _TRIES:
+                    log.info("%s: %s; it is started once more", path.name, _end(path, code))
+                    waiting.appendleft(path)
+                else:
+                    failed[path] = _end(path, code)
+    finally:
+        for process in running.values():
+            process.kill()  # a training may be killed at any time
+        for process in running.values():
+            process.wait()
     return failed
 
 

@@ -192,7 +192,7 @@ def joined() -> Iterator[Processes]:
         logging.getLogger("mobilenas").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_PATIENCE)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    before = signal.signal(signal.SIGTERM, _told_to_end)
     try:
         yield Processes(rank, world)
     except (Diverged, ProcessesDiffer):
@@ -207,7 +207,7 @@ def joined() -> Iterator[Processes]:
     except BaseException:
         _is_first_to_end()
         raise
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, before)
     # Not after an error of one process alone: it could wait for the others.
     dist.destroy_process_group()
 

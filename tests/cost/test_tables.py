@@ -70,7 +70,7 @@ def test_a_head_with_other_classes_is_good_enough(caplog: pytest.LogCaptureFixtu
 def test_an_overhead_that_makes_times_negative_is_refused() -> None:
     space = load_space("s1")
     table = made_up_table(space).model_copy(update={"overhead_ms": -1e6})
-    with pytest.raises(BadInput, match="overhead_ms -1e.06.*must be above 0"):
+    with pytest.raises(BadInput, match=r"overhead_ms -1e.06.*must be above 0"):
         table.column(space)
 
 
