@@ -1,5 +1,6 @@
 """The command line: parses, calls one function, prints. Heavy imports live inside commands."""
 
+import errno
 import logging
 import sys
 from typing import Annotated
@@ -57,6 +58,8 @@ app.command()(networks.convert)
 app.command()(bench)
 
 
+# Of a name that no file can have: it is too long, or goes in a circle.
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 # What typer makes of an interrupt, and `closed_when_told_to_end` of SIGTERM, without a word.
 _STOPPED: dict[str | int | None, str] = {130: "interrupted", 143: "told to end"}
 
@@ -85,7 +88,9 @@ def _run() -> None:
         _fail(f"not exported: {error}", 1)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _fail(error, 2)
-    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed, OSError) as error:
+    except OSError as error:
+        _fail(error, 2 if error.errno in _NO_PATH else 1)
+    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if stop.code not in _STOPPED:

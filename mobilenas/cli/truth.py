@@ -47,7 +47,9 @@ def truth(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, help="Trainings at once, which share the cores; OMP_NUM_THREADS is of each."
+            min=1,
+            max=512,
+            help="Trainings at once, which share the cores; OMP_NUM_THREADS is of each.",
         ),
     ] = 1,
     seed: Annotated[

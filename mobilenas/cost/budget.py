@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.units import parse_duration
 from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table
 from mobilenas.cost.model import CostModel
@@ -26,7 +26,9 @@ class LatencyLimit:
         """Read the text form. Raises BadInput that says what it looks like."""
         limit, at, device = text.partition("@")
         if not (at and device.strip()):
-            raise BadInput(f"latency {text!r}: write 20ms@DEVICE, or @DEVICE for no limit")
+            raise BadInput(
+                f"latency {shortened(text)!r}: write 20ms@DEVICE, or @DEVICE for no limit"
+            )
         return cls(device.strip(), parse_duration(limit) if limit.strip() else None)
 
     def place(self, table: LatencyTable) -> str:

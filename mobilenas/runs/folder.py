@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput
@@ -53,9 +53,17 @@ class _Stored(Record, extra="ignore"):
 
     kind: Kind
     settings: dict[str, Any]
-    parents: dict[str, str]
-    relative: Annotated[dict[str, str], Field(default_factory=dict)]  # runs of before have none
+    parents: dict[str, Any]
+    relative: Annotated[dict[str, Any], Field(default_factory=dict)]  # runs of before have none
     facts: dict[str, Any]
+
+    @field_validator("parents", "relative")
+    @classmethod
+    def _paths(cls, places: dict[str, Any]) -> dict[str, Any]:
+        for role, place in places.items():
+            if not isinstance(place, str):
+                raise ValueError(f"{role}: must be a path")
+        return places
 
 
 class _Timing(Record, extra="ignore"):
