@@ -11,7 +11,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.plain import parse_json, read_bytes
 from mobilenas.base.settings import validated
 
@@ -55,6 +55,16 @@ def check_replaceable(path: Path) -> None:
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no regular file"
         raise BadInput(f"cannot write {path}: it is {what}")
+
+
+def user_path(text: str) -> Path:
+    """A path as a user writes it, ~ and ~name being home folders. Raises BadInput where nobody has
+    that name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadInput(f"{shortened(text)}: nobody has such a home folder") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """Budgets as a user gives them, before the devices are looked up."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from os.path import realpath
 
 from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.units import parse_duration
@@ -34,7 +34,7 @@ class LatencyLimit:
     def place(self, table: LatencyTable) -> str:
         """What finds the table again, whatever other tables there will be by then."""
         is_file = self.device.endswith(".json")
-        return str(Path(self.device).resolve()) if is_file else table.name
+        return realpath(self.device) if is_file else table.name
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.files import user_path
 from mobilenas.nn.saved import check_tensors, load_network
 
 
@@ -47,7 +48,7 @@ def load_from_mobilenas(filename: str, map_location: Any = None) -> dict[str, An
 
     Raises BadInput naming the file when it is missing, damaged, or would run code.
     """
-    path = Path(filename).expanduser()
+    path = user_path(filename)
     if is_saved_network(str(path)):
         network, _ = load_network(path)
         state = {name: tensor.to(map_location) for name, tensor in network.state_dict().items()}

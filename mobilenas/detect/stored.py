@@ -5,6 +5,7 @@ mmengine executes a Python config, constructs any Python object that a YAML file
 """
 
 import ast
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class _Literals(ast.NodeTransformer):
         return ast.Dict(keys, [keyword.value for keyword in node.keywords])
 
 
-def _merged(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in within:
+def _merged(path: Path, within: tuple[str, ...]) -> dict[str, Any]:
+    if realpath(path) in within:
         raise BadInput(f"config {path}: _base_ goes in a circle")
     data = read_json(path) if path.suffix == ".json" else read_yaml(path)
     if not isinstance(data, dict):
@@ -71,7 +72,7 @@ def _merged(path: Path, within: tuple[Path, ...]) -> dict[str, Any]:
                 f"config {path}: _base_ {base}: must be a {', '.join(DATA)} file; a config that "
                 "runs Python must itself be a .py file"
             )
-        below = _merged(path.parent / base, (*within, path.resolve()))
+        below = _merged(path.parent / base, (*within, realpath(path)))
         merged = Config._merge_a_into_b(below, merged)
     return dict(Config._merge_a_into_b(data, merged))
 

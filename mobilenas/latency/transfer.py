@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.plain import read_text
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
@@ -59,7 +59,9 @@ def read_timings(path: Path, space: Space) -> list[Timing]:
     except csv.Error as error:
         raise BadInput(f"{path} line {reader.line_num}: {error}") from None
     if reader.fieldnames != ["arch", "ms"]:
-        raise BadInput(f"{path} line 1: the columns are arch,ms, not {reader.fieldnames}")
+        raise BadInput(
+            f"{path} line 1: the columns are arch,ms, not {shortened(str(reader.fieldnames))}"
+        )
     lines: dict[Arch, int] = {}
     timings = []
     for number, row in rows:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import user_path
 from mobilenas.data import ImageData, Images, Part, Preparation, read_data
 from mobilenas.data.folders import loose_images
 from mobilenas.data.found import counted
@@ -223,7 +224,7 @@ def _all(part: Part, words: str) -> Some:
 
 def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some:
     """Images of any classes, or of none: a folder with images in it, or what `load_data` reads."""
-    root = Path(source).expanduser()
+    root = user_path(source)
     if root.is_dir():
         left_out: Counter[str] = Counter()
         loose = loose_images(root, left_out)

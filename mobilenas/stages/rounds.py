@@ -12,6 +12,7 @@ Beside these the files of the last search, by what all trainings together predic
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -122,7 +123,7 @@ def run_rounds(
         # Its validation images are others than those that the supernet is measured on.
         seed=(run.settings.seed + 1) % 2**32,
         config=asked.config,
-        inherit=str(search.supernet.resolve()) if asked.inherit else None,
+        inherit=realpath(search.supernet) if asked.inherit else None,
     )
 
     folder = out / "truth"

@@ -8,6 +8,7 @@ result.json   the same, once all are done
 
 import logging
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _started(out: Path, asked: TruthAsked) -> RunFolder:
     archs = _choose(asked, space_from_dict(plan.space), plan.seed)
     first = create_trainings(out, archs, plan)[0]
     places = {"supernet": asked.inherit, "search": asked.search}
-    parents = {role: str(place.resolve()) for role, place in places.items() if place}
+    parents = {role: realpath(place) for role, place in places.items() if place}
     settings = TruthSettings(
         space=first.settings["space"],
         **plan.model_dump(include={"data", "seed", "config", "inherit"}),

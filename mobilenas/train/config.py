@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from mobilenas.base.files import user_path
 from mobilenas.base.settings import Record, load_settings
 from mobilenas.data import Augment
 from mobilenas.nn.sharing import Sharing
@@ -116,7 +117,7 @@ class TrainingConfig(Record):
         """The folder of the teacher, if it is a saved network."""
         if self.teacher in (None, "supernet") or self.teacher.startswith("timm:"):
             return None
-        return Path(self.teacher).expanduser()
+        return user_path(self.teacher)
 
     def augment(self) -> Augment:
         """The random changes of training images. Raises BadInput."""
