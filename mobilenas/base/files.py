@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from operator import methodcaller
@@ -15,6 +16,7 @@ from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.plain import parse_json, read_bytes
 from mobilenas.base.settings import validated
 
+_LONGEST_NAME = 200  # what is added to it, before and behind, has room
 _HEX = 8  # digits by which temporary names differ
 _LEFT_SECONDS = 24 * 3600
 
@@ -55,6 +57,15 @@ def check_replaceable(path: Path) -> None:
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "no regular file"
         raise BadInput(f"cannot write {path}: it is {what}")
+
+
+def file_name(text: str) -> str:
+    """A text, such as an arch, as the name of a file or folder, which has 255 bytes at most: of a
+    long one the start, and a checksum.
+    """
+    if len(text) <= _LONGEST_NAME:
+        return text
+    return f"{text[:_LONGEST_NAME]}-{zlib.crc32(text.encode()):08x}"
 
 
 def user_path(text: str) -> Path:

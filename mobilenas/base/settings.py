@@ -16,9 +16,9 @@ _SHOWN = 40  # characters of a value in a message
 _LARGEST = 10**18  # whose sums and squares are still finite
 
 
-def is_number(value: object) -> bool:
+def is_number(value: Any) -> bool:
     """Whether it is a number that can have been measured: finite, and not of hundreds of digits."""
-    return type(value) in (int, float) and abs(value) <= _LARGEST  # type: ignore[operator]
+    return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
 def _number(value: object) -> object:

@@ -61,7 +61,7 @@ app.command()(bench)
 # Of a name that no file can have: it is too long, or goes in a circle.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 # What typer makes of an interrupt, and `closed_when_told_to_end` of SIGTERM, without a word.
-_STOPPED: dict[str | int | None, str] = {130: "interrupted", 143: "told to end"}
+_STOPPED = {130: "interrupted", 143: "told to end"}
 
 
 def main() -> None:
@@ -93,10 +93,10 @@ def _run() -> None:
     except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
-        if stop.code not in _STOPPED:
+        if not isinstance(stop.code, int) or stop.code not in _STOPPED:
             raise
         how = "a run is continued with --resume, a quickstart by itself"
-        _fail(f"{_STOPPED[stop.code]}; {how}", int(stop.code))
+        _fail(f"{_STOPPED[stop.code]}; {how}", stop.code)
 
 
 def _fail(error: object, code: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import user_path
+from mobilenas.base.files import file_name, user_path
 from mobilenas.data import ImageData, Images, Part, Preparation, read_data
 from mobilenas.data.folders import loose_images
 from mobilenas.data.found import counted
@@ -238,7 +238,8 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
 
 def _export(source: Source, target: Target, out: Path | None) -> Report:
     tags = ("-int8" if target.int8 else "") + ("-bytes" if target.form.preprocess else "")
-    path = out or source.folder / f"{source.network.arch}{tags}{target.runtime.suffix}"
+    name = file_name(str(source.network.arch))
+    path = out or source.folder / f"{name}{tags}{target.runtime.suffix}"
     check_target(path, target.runtime.suffix)
     calibration, words = None, None
     if target.int8 is None:

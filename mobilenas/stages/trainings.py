@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import write_text
+from mobilenas.base.files import file_name, write_text
 from mobilenas.base.process import end_with_parent, release_memory
 from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
@@ -59,7 +59,10 @@ def create_trainings(folder: Path, archs: Sequence[str], plan: NetworkSettings) 
     for arch in archs:
         space.parse(arch)
     for arch in archs:
-        path, settings = folder / _TRAININGS / arch, plan.model_copy(update={"arch": arch})
+        path, settings = (
+            folder / _TRAININGS / file_name(arch),
+            plan.model_copy(update={"arch": arch}),
+        )
         if is_run(path, "train"):
             runs.append(_started(path, plan))
         else:

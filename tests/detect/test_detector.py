@@ -66,6 +66,7 @@ def with_options(settings: DetectSettings, *options: str) -> DetectSettings:
         ("train_cfg.max_epochs=0", "no step"),
         ("param_scheduler.0.factor=1", "factor"),
         ("optim_wrapper.optimizer.lr=x", "float"),
+        ("optim_wrapper.optimizer.type=Foo", "type: Foo"),
         ("train_dataloader.dataset.filter_cfg.min_size=x", "str"),
         ("val_dataloader.dataset.pipeline.0.type=Nothing", "Nothing"),
     ],
