@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, prints. Heavy imports live inside commands."""
 
 import errno
+import io
 import logging
 import sys
 from typing import Annotated
@@ -76,6 +77,8 @@ def main() -> None:
 
 def _run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that know few letters
     tune_process()
     try:
         with closed_when_told_to_end():

@@ -68,8 +68,6 @@ def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]
     here = (*above, (status.st_dev, status.st_ino))
     folder = Folder(path)
     for entry in entries:
-        if not is_text(entry.name):
-            raise BadInput(f"{path}: the name {os.fsencode(entry.name)!r} in it is not UTF-8")
         # What a link leads to is asked of Path, which takes one that leads nowhere.
         target = Path(entry.path) if entry.is_symlink() else entry
         if is_hidden(entry.name):
@@ -85,15 +83,6 @@ def _scan(path: Path, left_out: Counter[str], above: tuple[tuple[int, int], ...]
         elif entry.is_symlink():
             left_out[BROKEN] += 1
     return folder
-
-
-def is_text(name: str) -> bool:
-    """Whether a name of a file can be written anywhere else: those of other systems may not."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _count(path: Path) -> int:

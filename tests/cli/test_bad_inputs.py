@@ -4,11 +4,15 @@ names it, and nothing left behind. The rows are made of kinds of values and kind
 
 import importlib.util
 import os
+import subprocess
 from itertools import product
 from pathlib import Path
 
 import pytest
-from helpers import TINY_ARCH, TINY_SPACE, Call, Outcome
+import yaml
+from helpers import ENVIRONMENT, TINY_ARCH, TINY_SPACE, Call, Outcome, command
+
+from mobilenas.space import load_space
 
 NINES = "9" * 400
 TRAIN = ["train", f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}"]
@@ -174,6 +178,19 @@ def test_a_value_is_refused(arguments: list[str], words: list[str], call: Call, 
 def test_a_file_is_refused(arguments: list[str], call: Call, here: Path, bad: Path) -> None:
     arguments = [part.replace("{bad}", str(bad)) for part in arguments]
     check(call(*arguments), here, str(bad))
+
+
+def test_a_terminal_that_knows_few_letters_is_written_to(here: Path) -> None:
+    space = load_space(TINY_SPACE).to_dict() | {"name": "größe"}
+    (here / "space.yaml").write_text(yaml.safe_dump(space, allow_unicode=True), encoding="utf-8")
+    shown = subprocess.run(
+        command("space", "show", "space.yaml"),
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "gr\\xf6\\xdfe" in shown.stdout
 
 
 def test_there_are_enough_rows() -> None:
