@@ -90,10 +90,7 @@ def read_config(reference: str) -> Config:
         return read_data_config(path)
     try:
         return Config.fromfile(path)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # of the code in it
+    except (Exception, SystemExit) as error:  # of the code in it
         raise BadInput(f"config {path}: {one_line(error)}") from None
 
 

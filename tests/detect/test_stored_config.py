@@ -59,6 +59,12 @@ def test_yaml_and_json_run_nothing(tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+def test_a_config_that_ends_the_program_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(BadInput, match=r"a\.py"):
+        read_config(str(tmp_path / "a.py"))
+
+
 def test_json_configs_build_on_others(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("model: {type: RetinaNet, depth: 1}\n")
     (tmp_path / "a.json").write_text(json.dumps({"_base_": "base.yaml", "model": {"depth": 2}}))
