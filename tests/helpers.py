@@ -140,3 +140,16 @@ class Job:
     @property
     def search(self) -> Path:
         return self.folder / "evolve"
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The command lines that name a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:  # it has ended
+            continue
+        if str(folder).encode() in line:
+            found.append(line.decode().replace("\0", " "))
+    return found

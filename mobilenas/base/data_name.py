@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilenas.base.files import user_path
+
 _STARTS = ("cifar10:", "cifar100:")
 
 
@@ -20,7 +22,7 @@ class DataName:
     @classmethod
     def parse(cls, text: str) -> "DataName":
         """A path that exists may have commas and semicolons in it."""
-        whole = Path(text).expanduser()
+        whole = user_path(text)
         if text and whole.exists():
             return cls("", (whole,), "")
         named, _, options = text.partition(";")
@@ -28,9 +30,9 @@ class DataName:
             return cls(named, (), options)
         start = next((start for start in _STARTS if named.startswith(start)), "")
         named = named.removeprefix(start)
-        whole = Path(named).expanduser()
+        whole = user_path(named)
         names = [named] if start or whole.exists() else named.split(",")
-        return cls(start, tuple(Path(name.strip()).expanduser() for name in names), options)
+        return cls(start, tuple(user_path(name.strip()) for name in names), options)
 
     def with_paths(self, change: Callable[[Path], Path]) -> str:
         """The name with other paths."""

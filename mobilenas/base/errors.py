@@ -1,5 +1,7 @@
 """What a command tells its user in one line; the command line maps each to an exit code."""
 
+_SHOWN = 200  # characters
+
 
 class BadInput(ValueError):
     """Input that the user must correct; its message is one clear line (exit code 2)."""
@@ -32,3 +34,8 @@ class TrainingsFailed(RuntimeError):
 def one_line(error: BaseException) -> str:
     """The message of an error of another library, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(text: str) -> str:
+    """What a user wrote, as a message names it."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

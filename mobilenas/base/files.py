@@ -5,14 +5,18 @@ import json
 import os
 import secrets
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
+from mobilenas.base.plain import parse_json, read_bytes
+from mobilenas.base.settings import validated
 
+_LONGEST_NAME = 200  # what is added to it, before and behind, has room
 _HEX = 8  # digits by which temporary names differ
 _LEFT_SECONDS = 24 * 3600
 
@@ -55,6 +59,25 @@ def check_replaceable(path: Path) -> None:
         raise BadInput(f"cannot write {path}: it is {what}")
 
 
+def file_name(text: str) -> str:
+    """A text, such as an arch, as the name of a file or folder, which has 255 bytes at most: of a
+    long one the start, and a checksum.
+    """
+    if len(text) <= _LONGEST_NAME:
+        return text
+    return f"{text[:_LONGEST_NAME]}-{zlib.crc32(text.encode()):08x}"
+
+
+def user_path(text: str) -> Path:
+    """A path as a user writes it, ~ and ~name being home folders. Raises BadInput where nobody has
+    that name.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise BadInput(f"{shortened(text)}: nobody has such a home folder") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     write_atomic(path, lambda file: file.write(text.encode()))
@@ -65,35 +88,23 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str) -> Any:
-    """Read a JSON object; a byte order mark, as editors of Windows write it, may go before it.
-
-    Raises BadInput naming the file if it is missing, torn or lacks keys.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise BadInput(f"no such file: {path}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not JSON: {error}") from None
-    _check_keys(value, keys, str(path))
-    return value
+def read_json(path: Path) -> Any:
+    """Read a JSON file. Raises BadInput naming it, as `base.plain` does."""
+    return parse_json(read_bytes(path), path)
 
 
-def read_jsonl(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file; a last line torn by a kill is left out. Missing file: no rows.
+def read_jsonl(path: Path, shape: Any = dict[str, Any]) -> list[Any]:
+    """Rows of a JSON-lines file, each of this shape, as `validated` takes it; a last line torn by a
+    kill is left out. Missing file: no rows.
 
-    Raises BadInput naming the file and line for any other damage, and for a row without the keys.
+    Raises BadInput naming the file and line for any other damage, and for a row of another shape.
     """
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            rows.append(json.loads(line))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path} line {number} is not JSON: {error}") from None
-        _check_keys(rows[-1], keys, f"{path} line {number}")
+    for number, line in enumerate(read_bytes(path).split(b"\n")[:-1], start=1):
+        where = f"{path} line {number}"
+        rows.append(validated(shape, parse_json(line, where), where, "the row"))
     return rows
 
 
@@ -141,9 +152,3 @@ def _write_synced(path: Path, write: Callable[[BinaryIO], object]) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _check_keys(value: Any, keys: tuple[str, ...], where: str) -> None:
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            raise BadInput(f"{where} lacks the key {key!r}")

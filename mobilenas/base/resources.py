@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
+from mobilenas.base.plain import parse_yaml, read_yaml
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -31,12 +30,9 @@ def read_preset(kind: str, reference: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(shipped(kind))
         raise BadInput(f"{reference!r} is neither a YAML file nor one of {known}")
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, dict):
-        raise BadInput(f"{path} must hold a mapping of keys to values")
+    data = read_yaml(path) or {}
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise BadInput(f"{path} must hold a mapping of keys to values, the keys words")
     return data
 
 
@@ -45,7 +41,4 @@ def read_value(item: str) -> tuple[str, Any]:
     key, equals, value = item.partition("=")
     if not equals:
         raise BadInput(f"override {item!r} must be key=value")
-    try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BadInput(f"override {item!r}: {value!r} is not a YAML value") from None
+    return key, parse_yaml(value, f"override {shortened(item)!r}")

@@ -2,7 +2,7 @@
 
 import re
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 
 _FACTORS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -10,9 +10,11 @@ _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 def parse_size(text: str) -> int:
     """The number that `500M`, `0.5G`, `12k` or `300000` stands for. Raises BadInput."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)", text.strip())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([kMG]?)", text.strip())
     if not match:
-        raise BadInput(f"{text!r} is not a size: write a number with k, M or G, such as 500M")
+        raise BadInput(
+            f"{shortened(text)!r} is not a size: write a number with k, M or G, such as 500M"
+        )
     return round(float(match[1]) * _FACTORS[match[2]])
 
 
@@ -26,9 +28,11 @@ def format_size(value: float) -> str:
 
 def parse_image_size(text: str) -> tuple[int, int]:
     """Height and width in pixels that `320` or `800x1280` stands for. Raises BadInput."""
-    match = re.fullmatch(r"([1-9]\d*)(?:x([1-9]\d*))?", text.strip())
+    match = re.fullmatch(r"([1-9]\d{0,4})(?:x([1-9]\d{0,4}))?", text.strip())
     if not match:
-        raise BadInput(f"{text!r} is not an image size: write 320, or 800x1280 (height x width)")
+        raise BadInput(
+            f"{shortened(text)!r} is not an image size: write 320, or 800x1280 (height x width)"
+        )
     return int(match[1]), int(match[2] or match[1])
 
 
@@ -40,9 +44,11 @@ def format_image_size(size: tuple[int, int]) -> str:
 
 def parse_duration(text: str) -> float:
     """The milliseconds that `20ms`, `1.5s` or `800us` stands for. Raises BadInput."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", text.strip())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*(us|ms|s)", text.strip())
     if not match:
-        raise BadInput(f"{text!r} is not a duration: write a number with us, ms or s, such as 20ms")
+        raise BadInput(
+            f"{shortened(text)!r} is not a duration: write a number with us, ms or s, such as 20ms"
+        )
     return float(match[1]) * _MILLISECONDS[match[2]]
 
 
@@ -53,7 +59,9 @@ def format_ms(value: float) -> str:
 
 def parse_seconds(text: str) -> float:
     """Seconds that `90s`, `10m` or `2h` stand for. Raises BadInput."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([smh])", text.strip())
     if not match or float(match[1]) == 0:
-        raise BadInput(f"{text!r} is not a time: write a number with s, m or h, such as 10m")
+        raise BadInput(
+            f"{shortened(text)!r} is not a time: write a number with s, m or h, such as 10m"
+        )
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]

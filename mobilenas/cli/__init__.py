@@ -1,5 +1,7 @@
 """The command line: parses, calls one function, prints. Heavy imports live inside commands."""
 
+import errno
+import io
 import logging
 import sys
 from typing import Annotated
@@ -16,7 +18,12 @@ from mobilenas.base.errors import (
     TrainingsFailed,
     VerificationFailed,
 )
-from mobilenas.base.process import end_at_once, is_one_of_several, tune_process
+from mobilenas.base.process import (
+    closed_when_told_to_end,
+    end_at_once,
+    is_one_of_several,
+    tune_process,
+)
 from mobilenas.cli import detect, latency, networks, spaces
 from mobilenas.cli.bench import bench
 from mobilenas.cli.evolve import evolve
@@ -54,6 +61,12 @@ app.command()(networks.convert)
 app.command()(bench)
 
 
+# Of a name that no file can have: it is too long, or goes in a circle.
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+# What typer makes of an interrupt, and `closed_when_told_to_end` of SIGTERM, without a word.
+_STOPPED = {130: "interrupted", 143: "told to end"}
+
+
 def main() -> None:
     """Run the command line; errors of the user are one line on stderr and an exit code."""
     try:
@@ -66,9 +79,12 @@ def main() -> None:
 
 def _run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # for terminals that know few letters
     tune_process()
     try:
-        app()
+        with closed_when_told_to_end():
+            app()
     except BadInput as error:
         _fail(error, 2)
     except InfeasibleBudget as error:
@@ -77,12 +93,15 @@ def _run() -> None:
         _fail(f"not exported: {error}", 1)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         _fail(error, 2)
-    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed, OSError) as error:
+    except OSError as error:
+        _fail(error, 2 if error.errno in _NO_PATH else 1)
+    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
-        if stop.code != 130:  # what typer makes of an interrupt, without a word
+        if not isinstance(stop.code, int) or stop.code not in _STOPPED:
             raise
-        _fail("interrupted; a run is continued with --resume, a quickstart by itself", 130)
+        how = "a run is continued with --resume, a quickstart by itself"
+        _fail(f"{_STOPPED[stop.code]}; {how}", stop.code)
 
 
 def _fail(error: object, code: int) -> None:

@@ -13,11 +13,13 @@ def bench(
         list[Path],
         typer.Argument(metavar="FILE...", help="Exported files: .onnx, .pte; any image model."),
     ],
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtimes.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Visits of each file.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtimes.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Visits of each file.")] = 20,
     resolution: Annotated[
         int | None,
-        typer.Option(min=1, help="Side of the images, for graphs that take any and name none."),
+        typer.Option(
+            min=1, max=1 << 13, help="Side of the images, for graphs that take any and name none."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

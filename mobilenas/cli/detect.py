@@ -1,5 +1,6 @@
 """The commands `detect`: mmdet's detectors on networks of a space. Heavy imports live inside."""
 
+from os.path import realpath
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def detect_train(
         typer.Argument(
             metavar="CONFIG",
             help="Recipe of configs/detection (retinanet_quick, ssdlite, ...), or a config file of "
-            "mmdet.",
+            "mmdet: a .py file is executed, YAML and JSON are data.",
         ),
     ] = None,
     space: Annotated[
@@ -83,12 +84,12 @@ def detect_train(
     from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
 
-    place = data if data == DIGITS else str(Path(data).resolve())
+    place = data if data == DIGITS else realpath(data)
     given = {
         "config": config,
         "space": space,
         "arch": arch,
-        "weights": weights and str(weights.resolve()),
+        "weights": weights and realpath(weights),
         "data": place if is_given(context, "data") else None,
         "options": tuple(options) if options else None,
         "seed": seed if is_given(context, "seed") else None,

@@ -54,12 +54,16 @@ def evolve(
         int | None,
         typer.Option(
             min=1,
+            max=1000,
             help="Search, train archs that were found stand-alone, and search on by what they "
             "reached, so many times.",
         ),
     ] = None,
     per_round: Annotated[
-        int, typer.Option(min=1, help="Archs that are trained a round, 8 at least in the first.")
+        int,
+        typer.Option(
+            min=1, max=10_000, help="Archs that are trained a round, 8 at least in the first."
+        ),
     ] = 8,
     preset: Annotated[
         str | None,
@@ -73,7 +77,7 @@ def evolve(
         bool,
         typer.Option("--inherit", help="They start from the weights that the supernet has."),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at once.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, max=512, help="Trainings at once.")] = 1,
     resolution: Annotated[
         str | None,
         typer.Option(
@@ -82,8 +86,10 @@ def evolve(
             "backbone at that size, without head and classifier.",
         ),
     ] = None,
-    population: Annotated[int, typer.Option(min=2, help="Archs a generation.")] = 20,
-    generations: Annotated[int, typer.Option(min=1, help="The first population counts.")] = 20,
+    population: Annotated[int, typer.Option(min=2, max=10**5, help="Archs a generation.")] = 20,
+    generations: Annotated[
+        int, typer.Option(min=1, max=10**6, help="The first population counts.")
+    ] = 20,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/evolve"),
     resume: Resume = False,

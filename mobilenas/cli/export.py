@@ -60,7 +60,9 @@ def export(
     calibrate: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Training images that the ranges of --int8 are taken from; by default 128."
+            min=1,
+            max=10**6,
+            help="Training images that the ranges of --int8 are taken from; by default 128.",
         ),
     ] = None,
     calibration_data: Annotated[

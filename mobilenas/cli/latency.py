@@ -36,10 +36,11 @@ def latency_build(
         "onnxruntime"
     ),
     dtype: Annotated[str, typer.Option(help="fp32 or int8.")] = "fp32",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the runtime.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Images at a time.")] = 1,
     resolution: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images in pixels, else the space's.")
+        int | None,
+        typer.Option(min=1, max=1 << 13, help="Side of the images in pixels, else the space's."),
     ] = None,
     command: Command = None,
     budget: Annotated[str, typer.Option(help="Time to measure for: 90s, 10m, 2h.")] = "15m",
@@ -110,7 +111,7 @@ def latency_check(
     space: Annotated[
         str | None, typer.Option(help="Space to draw networks of, else the table's own.")
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=5, help="Networks to time.")] = 60,
+    n: Annotated[int, typer.Option("-n", min=5, max=10_000, help="Networks to time.")] = 60,
     command: Command = None,
     seed: Seed = 0,
     out: Annotated[

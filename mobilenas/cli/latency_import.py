@@ -88,6 +88,7 @@ def latency_transfer(
         int | None,
         typer.Option(
             min=0,
+            max=10**6,
             help="Networks that only test the table; a fifth of them by default when there are "
             "more than 20, else none.",
         ),

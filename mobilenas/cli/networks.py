@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.plain import read_text
 from mobilenas.cli.options import DATA_HELP, Json, print_json
 
 
@@ -81,9 +82,4 @@ def convert(
 
 
 def _read_names(path: Path | None) -> tuple[str, ...] | None:
-    if path is None:
-        return None
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not a readable text file: {error}") from None
+    return None if path is None else tuple(read_text(path).splitlines())

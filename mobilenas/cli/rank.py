@@ -31,7 +31,9 @@ def rank(
             help="Folder that holds the benchmarks' files, as docs/ranking.md lists them.",
         ),
     ] = None,
-    n: Annotated[int, typer.Option("-n", min=3, help="Networks at most, over all FLOPs.")] = 300,
+    n: Annotated[
+        int, typer.Option("-n", min=3, max=10**6, help="Networks at most, over all FLOPs.")
+    ] = 300,
     recalibrate: Annotated[
         bool,
         typer.Option(help="Recalibrate batch norms for each arch, or keep the supernet's."),

@@ -76,7 +76,7 @@ def space_show(
 @arch_app.command("sample")
 def arch_sample(
     space: SpaceName,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 1,
+    n: Annotated[int, typer.Option("-n", min=1, max=10**6, help="How many.")] = 1,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:

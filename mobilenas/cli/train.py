@@ -47,7 +47,7 @@ def train(
         typer.Option(help="Saved network to start from; its space and arch are the default."),
     ] = None,
     resolution: Annotated[
-        int | None, typer.Option(min=1, help="Side of the images, if not the space's.")
+        int | None, typer.Option(min=1, max=4096, help="Side of the images, if not the space's.")
     ] = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/train"),

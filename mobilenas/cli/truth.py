@@ -23,7 +23,9 @@ def truth(
     space: ChosenSpace = None,
     n: Annotated[
         int,
-        typer.Option("-n", min=1, help="Archs, drawn over all FLOPs of the space, or of --search."),
+        typer.Option(
+            "-n", min=1, max=10**5, help="Archs, drawn over all FLOPs of the space, or of --search."
+        ),
     ] = 32,
     arch: Annotated[
         list[str] | None, typer.Option(help="An arch in place of drawn ones; once for each.")
@@ -45,7 +47,9 @@ def truth(
     workers: Annotated[
         int,
         typer.Option(
-            min=1, help="Trainings at once, which share the cores; OMP_NUM_THREADS is of each."
+            min=1,
+            max=512,
+            help="Trainings at once, which share the cores; OMP_NUM_THREADS is of each.",
         ),
     ] = 1,
     seed: Annotated[

@@ -1,9 +1,9 @@
 """Budgets as a user gives them, before the devices are looked up."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
+from os.path import realpath
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.units import parse_duration
 from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table
 from mobilenas.cost.model import CostModel
@@ -26,13 +26,15 @@ class LatencyLimit:
         """Read the text form. Raises BadInput that says what it looks like."""
         limit, at, device = text.partition("@")
         if not (at and device.strip()):
-            raise BadInput(f"latency {text!r}: write 20ms@DEVICE, or @DEVICE for no limit")
+            raise BadInput(
+                f"latency {shortened(text)!r}: write 20ms@DEVICE, or @DEVICE for no limit"
+            )
         return cls(device.strip(), parse_duration(limit) if limit.strip() else None)
 
     def place(self, table: LatencyTable) -> str:
         """What finds the table again, whatever other tables there will be by then."""
         is_file = self.device.endswith(".json")
-        return str(Path(self.device).resolve()) if is_file else table.name
+        return realpath(self.device) if is_file else table.name
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 Positive = Annotated[int, Field(ge=1)]
-Milliseconds = Annotated[float, Field(ge=0)]
+LONGEST = 10**9  # ms, twelve days
+Milliseconds = Annotated[float, Field(ge=0, le=LONGEST)]
 
 
 class Row(Record):
@@ -104,7 +105,7 @@ class LatencyTable(Record):
     space: str
     date: str
     source: str
-    overhead_ms: float
+    overhead_ms: Annotated[float, Field(ge=-LONGEST, le=LONGEST)]
     control_ms: float | None = None
     calibration: Calibration
     rows: Annotated[dict[str, Row], Field(min_length=1)]
@@ -123,6 +124,10 @@ class LatencyTable(Record):
         alike = _without_classes(key)
         return next((row for row in self.rows if _without_classes(row) == alike), None)
 
+    def row(self, key: str) -> Row:
+        """The row that answers for a key of a space that the table covers."""
+        return self.rows[self.find(key) or key]
+
     def is_of_size(self, space: Space) -> bool:
         """Whether the images are those that the table was made for."""
         return space.image_size == (self.resolution, self.resolution)
@@ -134,7 +139,8 @@ class LatencyTable(Record):
     def column(self, space: Space) -> tuple[float, list[list[float]]]:
         """Milliseconds of what all networks have, and of each block's candidates.
 
-        Raises BadInput for a space of another resolution, or with rows that the table lacks.
+        Raises BadInput for a space of another resolution or with rows that the table lacks, and
+        for a negative overhead that its rows do not make up for.
         """
         if not self.is_of_size(space):
             raise BadInput(
@@ -148,14 +154,20 @@ class LatencyTable(Record):
                 f" {len(rows_of(space).distinct)} rows of space {space.name}, such as {missing[0]}"
             )
         rows = rows_of(space)
-        found = {key: self.find(key) or key for key in rows.fixed}
-        for key, row in found.items():
-            if row != key:
-                log.info("latency table %s: %s is taken for %s", self.name, row, key)
-        fixed = self.overhead_ms + sum(self.rows[row].ms for row in found.values())
-        return fixed, [
+        for key in rows.fixed:
+            if key not in self.rows:
+                log.info("latency table %s: %s is taken for %s", self.name, self.find(key), key)
+        fixed = self.overhead_ms + sum(self.row(key).ms for key in rows.fixed)
+        blocks = [
             [0.0 if key is None else self.rows[key].ms for key in block] for block in rows.choices
         ]
+        least = fixed + sum(map(min, blocks))
+        if least <= 0:
+            raise BadInput(
+                f"latency table {self.name}: with overhead_ms {self.overhead_ms:g} a network of "
+                f"space {space.name} takes {least:g} ms; it must be above 0"
+            )
+        return fixed, blocks
 
     def predict(self, space: Space, genes: Genes) -> NDArray[np.float64]:
         """Milliseconds (n,) of genes (n, blocks). Raises BadInput as `column` does."""

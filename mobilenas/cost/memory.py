@@ -11,15 +11,27 @@ In a backbone the feature maps that a detector takes, those of FEATURE_STRIDE an
 end besides.
 """
 
+import os
 from itertools import pairwise
 from math import prod
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.counts import squeezed_channels
 from mobilenas.space import Block, Candidate, Space
 from mobilenas.space.space import split_channels
 
 FLOAT32 = 4
 FEATURE_STRIDE = 8
+
+
+def check_fits(what: str, needed: int) -> None:
+    """Raise BadInput for what needs more bytes than the machine has."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise BadInput(
+            f"{what} takes {needed / 2**30:,.0f} GiB or more, this machine has "
+            f"{memory / 2**30:,.0f} GiB"
+        )
 
 
 def memory_column(space: Space, folded: bool = True) -> tuple[int, list[list[int]]]:

@@ -5,7 +5,6 @@ Everything is checked before any training, and all that was found is told at onc
 
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
+from mobilenas.base.settings import is_number
 from mobilenas.data.images import decode
 
 log = logging.getLogger(__name__)
@@ -311,9 +311,11 @@ def _check_annotation(
         faults.add("annotations of unknown categories", f"{number}: {row['category_id']}")
     if row["image_id"] not in sizes:
         faults.add("annotations of unknown images", f"{number}: {row['image_id']}")
-    numbers = [x for x in box if type(x) in _NUMBER and math.isfinite(x)]
-    if len(box) != 4 or len(numbers) != 4:
+    if len(box) != 4 or not all(map(is_number, box)):
         faults.add("annotations whose bbox is not [left, top, width, height]", f"{number}: {box}")
+        return False
+    if not is_number(row["area"]):
+        faults.add("annotations whose area is not finite", f"{number}: {row['area']}")
         return False
     left, top, width, height = box
     if row["image_id"] in sizes:

@@ -1,9 +1,11 @@
 """Read metadata.csv, the table of images and labels of Hugging Face's ImageFolder layout."""
 
 import csv
+import io
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.plain import read_text
 
 METADATA = "metadata.csv"
 _FILE = "file_name"  # as Hugging Face has it: a path from the folder of the table
@@ -17,11 +19,10 @@ def read_metadata(folder: Path, label: str | None) -> list[tuple[Path, str | Non
     """
     path = folder / METADATA
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-            columns = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+        rows = list(reader)
+        columns = list(reader.fieldnames or ())
+    except (OSError, csv.Error) as error:
         raise BadInput(f"{path}: cannot be read as CSV ({one_line(error)})") from error
     wanted = label or "label"
     if _FILE not in columns or (label is not None and label not in columns):

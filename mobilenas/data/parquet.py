@@ -1,6 +1,5 @@
 """Index parquet files as Hugging Face data sets have them: a column of images, one of labels."""
 
-import json
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.plain import parse_json
 from mobilenas.data.images import EncodedImages
 from mobilenas.data.indexed import Indexed, make_indexed
 from mobilenas.data.order import WINDOW_BYTES, Blocks
@@ -122,9 +122,18 @@ def _index_file(file: Path, columns: Columns, role: Role) -> _Index:
         column = _image_column(file, schema, columns)
     if not len(labels):
         raise BadInput(f"{file}: no rows; there must be one at least")
-    features = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))
-    names = features.get("info", {}).get("features", {}).get(label, {}).get("names")
-    return _Index(file, column, labels, tuple(names) if names else None, metadata)
+    return _Index(file, column, labels, _class_names(file, schema, label), metadata)
+
+
+def _class_names(file: Path, schema: Any, label: str) -> tuple[str, ...] | None:
+    """The names that Hugging Face's `datasets` stores of a column of labels, None for none."""
+    stored = (schema.metadata or {}).get(b"huggingface", b"{}")
+    names = parse_json(stored, f"{file}: its huggingface metadata")
+    for key in ("info", "features", label, "names"):
+        names = names.get(key) if isinstance(names, dict) else None
+    if names and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise BadInput(f"{file}: class names in its huggingface metadata must be a list of words")
+    return tuple(names) if names else None
 
 
 def _labels(file: Path, column: Any, role: Role) -> npt.NDArray[np.int64]:

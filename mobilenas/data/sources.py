@@ -179,6 +179,8 @@ class Source:
                         f"data {str(path)!r} does not exist; it must be digits, a folder of class "
                         "folders, parquet or tar files, cifar10:DIR or cifar100:DIR"
                     )
+                if not path.is_file() and not path.is_dir():
+                    raise BadInput(f"data {str(path)!r} is neither a file nor a folder")
         columns = Columns(options.get("image"), options.get("label"))
         return cls(text, kind, name.paths, columns, "damaged" in options)
 

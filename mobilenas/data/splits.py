@@ -51,7 +51,9 @@ class Splits:
             raise BadInput("splits: must be an object with train, calibrate and validate")
         for name in ("train", "calibrate", "validate"):
             values = state.get(name)
-            if not isinstance(values, list) or not all(type(value) is int for value in values):
+            if not isinstance(values, list) or not all(
+                type(value) is int and abs(value) < 2**63 for value in values
+            ):
                 raise BadInput(f"splits: {name} has to be a list of integers")
             lists[name] = np.array(values, dtype=np.int64)
         return cls(**lists)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import user_path
 from mobilenas.detect.checkpoint import is_saved_network
 from mobilenas.nn import Network
 from mobilenas.nn.saved import load_network
@@ -103,7 +104,7 @@ class MobileNASBackbone(BaseModule):
         if not isinstance(cfg, dict) or cfg.get("type") != "Pretrained":
             return None
         path = str(cfg["checkpoint"])
-        return Path(path).expanduser() if is_saved_network(path) else None
+        return user_path(path) if is_saved_network(path) else None
 
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
 from mobilenas.base.errors import BadInput, one_line
@@ -41,6 +42,7 @@ def check_config(config: Config, name: str, data: CocoData) -> dict[str, Any]:
                 f"config {name}: train_cfg trains no step; it must train one epoch at least"
             )
         # As Runner.train does, in its order.
+        _check_optimizer(runner.optim_wrapper)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
         runner.scale_lr(runner.optim_wrapper, runner.auto_scale_lr)
         if runner.param_schedulers is not None:
@@ -161,6 +163,13 @@ def _errors_of_building(name: str) -> Iterator[None]:
     except Exception as error:  # wrong values of a config make mmdet and torch raise any kind
         kind = f"{type(error).__name__}: " if isinstance(error, KeyError) else ""
         raise BadInput(f"config {name}: {kind}{one_line(error)}") from None
+
+
+def _check_optimizer(wrapper: Config) -> None:
+    """Raise BadInput for an optimizer that mmengine does not know, for which it says None."""
+    name = (wrapper.get("optimizer") or {}).get("type")
+    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+        raise BadInput(f"optim_wrapper.optimizer.type: {name}: there is no such optimizer")
 
 
 def _scale(loader: Config) -> tuple[int, int] | None:

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, one_line
-from mobilenas.nn.saved import load_network
+from mobilenas.base.files import user_path
+from mobilenas.nn.saved import check_tensors, load_network
 
 
 def _method(owner: Any, name: str) -> object:
@@ -46,7 +48,7 @@ def load_from_mobilenas(filename: str, map_location: Any = None) -> dict[str, An
 
     Raises BadInput naming the file when it is missing, damaged, or would run code.
     """
-    path = Path(filename).expanduser()
+    path = user_path(filename)
     if is_saved_network(str(path)):
         network, _ = load_network(path)
         state = {name: tensor.to(map_location) for name, tensor in network.state_dict().items()}
@@ -59,7 +61,21 @@ def load_from_mobilenas(filename: str, map_location: Any = None) -> dict[str, An
             checkpoint: dict[str, Any] = torch.load(path, map_location, weights_only=True)
     except Exception as error:  # damaged bytes make torch and zipfile raise errors of several kinds
         raise BadInput(f"{path} is not a checkpoint that can be read: {one_line(error)}") from None
+    state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
+        raise BadInput(f"{path} is not a checkpoint: its state_dict must map names to tensors")
     return checkpoint
+
+
+def check_weights(path: Path, detector: nn.Module) -> None:
+    """Raise BadInput unless a checkpoint has all weights of a detector and no others: mmengine logs
+    what differs, and goes on with random ones.
+    """
+    found = load_from_mobilenas(str(path), "cpu").get("state_dict", {})
+    try:
+        check_tensors(detector.state_dict(), found)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def register() -> None:

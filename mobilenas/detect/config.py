@@ -11,6 +11,7 @@ from mmengine.config import Config, DictAction
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.resources import resource
 from mobilenas.data.coco import CocoData
+from mobilenas.detect.stored import DATA, read_data_config
 from mobilenas.nn.network import feature_info
 from mobilenas.nn.saved import NetworkInfo, load_network
 from mobilenas.space import Arch, Space, load_space
@@ -78,14 +79,18 @@ def load_config(
 
 
 def read_config(reference: str) -> Config:
-    """A shipped recipe by name, or a file in mmengine's format, as it is. Raises BadInput."""
+    """A shipped recipe by name, or a file in mmengine's format, as it is; a .py file is executed,
+    YAML and JSON are data. Raises BadInput.
+    """
     folder = resource("configs") / "detection"
     path = folder / f"{reference}.py" if reference in recipes() else Path(reference)
     if not path.is_file():
         raise BadInput(f"{reference!r} is neither a config file nor one of {', '.join(recipes())}")
+    if path.suffix in DATA:
+        return read_data_config(path)
     try:
         return Config.fromfile(path)
-    except Exception as error:  # a config is a Python file, so anything may go wrong in it
+    except (Exception, SystemExit) as error:  # of the code in it
         raise BadInput(f"config {path}: {one_line(error)}") from None
 
 

@@ -1,7 +1,7 @@
 """A detector that is trained: its run folder, created, and opened with or without its data.
 
 run.json         what the user chose; classes; checksums of annotations and first weights
-config.py        mmengine's config, with all that follows from it
+config.py        mmengine's config, with all that follows from it; it is data and never executed
 digits/          the built-in scenes, where these are the data
 checkpoint.pth   all that a resumed run, evaluation, prediction and export need
 timing.json      seconds of work so far, hardware
@@ -18,11 +18,12 @@ from mmengine.config import Config
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_text
-from mobilenas.base.settings import Record
+from mobilenas.base.settings import Record, Seed
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config, describe_data
-from mobilenas.detect.config import load_config, read_config, set_data, set_options
+from mobilenas.detect.config import load_config, set_data, set_options
+from mobilenas.detect.stored import read_stored
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
@@ -40,7 +41,7 @@ class DetectSettings(Record):
     weights: str | None = None
     data: str = DIGITS
     options: tuple[str, ...] = ()
-    seed: int = 0
+    seed: Seed = 0
 
     def load(self) -> Config:
         """mmengine's config of these settings, without data and options. Raises BadInput."""
@@ -101,7 +102,7 @@ def open_detector(path: Path) -> Detector:
     """Open a run folder without its data. Raises BadInput naming what is missing."""
     folder = RunFolder.open(path, "detect")
     settings = folder.read(DetectSettings)
-    return Detector(folder, settings, _config(path), tuple(folder.fact("classes")))
+    return Detector(folder, settings, _config(path), folder.fact("classes", tuple[str, ...]))
 
 
 def open_detect_run(
@@ -121,7 +122,7 @@ def open_detect_run(
     place = folder.find("data", "--data") if "data" in folder.parents else DIGITS
     settings = settings.model_copy(update={"data": place})
     source = _source(path, place)
-    if _checksum(*find_coco(source)) != folder.fact("data_checksum"):
+    if _checksum(*find_coco(source)) != folder.fact("data_checksum", int):
         raise BadInput(f"{path} was started with another data set than that of {source}")
     data = read_coco(source)
     set_data(config, data)
@@ -151,7 +152,7 @@ def check_trained(run: Detector) -> None:
 def _config(path: Path) -> Config:
     if not (path / CONFIG).is_file():
         raise BadInput(f"{path} lacks {CONFIG}, which the training of a detector starts with")
-    return read_config(str(path / CONFIG))
+    return read_stored(path / CONFIG)
 
 
 def _source(path: Path, data: str) -> Path:

@@ -19,6 +19,7 @@ from mobilenas.base.files import write_atomic
 from mobilenas.data.coco import read_image
 from mobilenas.data.listing import SUFFIXES, scan
 from mobilenas.detect.build import check_size, input_size, quiet
+from mobilenas.detect.checkpoint import check_weights
 from mobilenas.detect.detector import Detector, DetectRun, check_trained
 from mobilenas.detect.export import DetectorReport, export_detector
 
@@ -123,12 +124,14 @@ def export_run(run: DetectRun, path: Path) -> DetectorReport:
 def load_detector(run: Detector) -> BaseDetector:
     """The detector of a run with the weights of its checkpoint, on the CPU, in eval mode.
 
-    Raises BadInput where there is no checkpoint.
+    Raises BadInput where there is no checkpoint, or one of another detector.
     """
     check_trained(run)
     with quiet(run.folder.path):
         config = copy.deepcopy(run.config)
-        return init_detector(config, str(run.checkpoint), palette="none", device="cpu")
+        detector = init_detector(config, str(run.checkpoint), palette="none", device="cpu")
+    check_weights(run.checkpoint, detector)
+    return detector
 
 
 def draw(picture: Image.Image, boxes: Sequence[dict[str, Any]], scale: int = 1) -> Image.Image:

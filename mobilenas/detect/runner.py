@@ -7,6 +7,7 @@ from mmengine.runner import Runner
 
 from mobilenas.base.randomness import borrowed_generators
 from mobilenas.detect.build import input_size, quiet, runnable
+from mobilenas.detect.checkpoint import check_weights
 from mobilenas.detect.costs import DetectorCost, detector_cost
 from mobilenas.detect.detector import DetectRun, check_trained
 from mobilenas.detect.hooks import CheckpointHook, ProgressHook, SeedHook
@@ -42,6 +43,8 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     with quiet(folder.path), borrowed_generators() as start:
         start(seed, 0)
         runner = Runner.from_cfg(config)
+        if resumed:
+            check_weights(run.checkpoint, runner.model)
         runner.register_hook(SeedHook(start, seed))
         runner.register_hook(
             CheckpointHook(folder, hook.get("interval", 1), hook.get("by_epoch", True))
@@ -67,6 +70,7 @@ def evaluate_detector(run: DetectRun) -> dict[str, Any]:
     progress = ProgressHook()
     with quiet(run.folder.path), borrowed_generators():
         runner = Runner.from_cfg(config)
+        check_weights(run.checkpoint, runner.model)
         runner.register_hook(progress)
         with contextlib.closing(progress):
             metrics = runner.test()

@@ -4,6 +4,7 @@ Equal networks under several names count once, under their canonical arch.
 """
 
 import csv
+import io
 import logging
 import math
 from collections import defaultdict
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.plain import read_bytes
 from mobilenas.cost.model import flops_and_params
 from mobilenas.runs import RunFolder
 from mobilenas.space import AnyArch, AnySpace
@@ -82,19 +84,19 @@ def read_truth(path: Path, space: AnySpace, run: RunFolder | None = None) -> Tru
 
 def _read_csv(path: Path) -> list[_Row]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            columns = _column_numbers(path, header)
-            rows = []
-            for fields in filter(None, reader):
-                place = f"line {reader.line_num}"
-                if len(fields) != len(header):
-                    raise BadInput(
-                        f"{path} {place}: {len(fields)} fields, the header has {len(header)}"
-                    )
-                rows.append(_Row(place, *(fields[column] for column in columns)))
-            return rows
+        text = read_bytes(path).decode("utf-8-sig")
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header = [name.strip() for name in next(reader, [])]
+        columns = _column_numbers(path, header)
+        rows = []
+        for fields in filter(None, reader):
+            place = f"line {reader.line_num}"
+            if len(fields) != len(header):
+                raise BadInput(
+                    f"{path} {place}: {len(fields)} fields, the header has {len(header)}"
+                )
+            rows.append(_Row(place, *(fields[column] for column in columns)))
+        return rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a CSV file: {error}") from None
 

@@ -49,10 +49,7 @@ def open_classifier(path: Path) -> Classifier:
 
 
 def _read(path: Path, runtime: Runtime) -> Classifier:
-    try:
-        files = read_files(path, runtime.suffixes)
-    except FileNotFoundError as error:
-        raise BadInput(f"no such file: {error.filename}") from None
+    files = read_files(path, runtime.suffixes)
     if runtime.suffix == ".onnx":
         return classifier_of(path, runtime, files)
     if runtime.suffix == ".pte":

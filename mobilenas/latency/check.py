@@ -95,7 +95,7 @@ def predictions(space: Space, table: LatencyTable, archs: Sequence[Arch]) -> dic
     genes = np.array([space.encode(arch) for arch in archs])
     rows = rows_of(space)
     counted = [rows.counts(row.tolist()) for row in genes]
-    alone = [sum(table.rows[k].median_ms * n for k, n in count.items()) for count in counted]
+    alone = [sum(table.row(k).median_ms * n for k, n in count.items()) for count in counted]
     return {
         "table": table.predict(space, genes),
         "blocks alone": np.array(alone),
@@ -161,8 +161,8 @@ def check_table(
         "command": command,
     }
     RunFolder.start_or_resume(run, "latency-check", about, resume=resume)
-    measured, control_ms = time_networks(space, archs, timer, run, table.batch)
     predicted = predictions(space, table, archs)
+    measured, control_ms = time_networks(space, archs, timer, run, table.batch)
     predictors = compare(predicted, measured)
     if table.control_ms and space.name == table.space:
         at_that_speed = measured * table.control_ms / control_ms

@@ -15,12 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_jsonl
 from mobilenas.base.progress import ProgressBar
+from mobilenas.base.settings import Record
 from mobilenas.latency.graphs import Job
 from mobilenas.latency.timer import Timer
 
@@ -41,15 +43,20 @@ class Timing:
     count: int
 
 
+class _Visit(Record):
+    """A line of the log: what was timed, the median of its runs, and how many these were."""
+
+    key: str
+    ms: Annotated[float, Field(gt=0, le=1e9)]
+    runs: Annotated[int, Field(ge=1)]
+
+
 class TimingLog:
     """Visits in order, as a file of one JSON line each: key, ms (median of the runs), runs."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.visits = read_jsonl(path, "key", "ms", "runs")
-        for number, visit in enumerate(self.visits, start=1):
-            if not isinstance(visit["ms"], int | float) or not isinstance(visit["runs"], int):
-                raise BadInput(f"{path} line {number}: ms and runs must be numbers")
+        self.visits = [visit.model_dump() for visit in read_jsonl(path, _Visit)]
         self._counts = Counter(visit["key"] for visit in self.visits)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # a last line torn by a kill goes

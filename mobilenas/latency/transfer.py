@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
+from mobilenas.base.plain import read_text
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
-from mobilenas.cost.latency import NAME, Calibration, Figures, LatencyTable, Row
+from mobilenas.cost.latency import LONGEST, NAME, Calibration, Figures, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
 from mobilenas.latency.check import compare
@@ -53,19 +53,19 @@ class Transfer:
 
 def read_timings(path: Path, space: Space) -> list[Timing]:
     """Rows of a CSV file with the columns arch and ms. Raises BadInput naming file and line."""
+    reader = csv.DictReader(read_text(path).splitlines())
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise BadInput(f"no such file: {path}") from None
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is no text file") from None
-    reader = csv.DictReader(text.splitlines())
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise BadInput(f"{path} line {reader.line_num}: {error}") from None
     if reader.fieldnames != ["arch", "ms"]:
-        raise BadInput(f"{path} line 1: the columns are arch,ms, not {reader.fieldnames}")
+        raise BadInput(
+            f"{path} line 1: the columns are arch,ms, not {shortened(str(reader.fieldnames))}"
+        )
     lines: dict[Arch, int] = {}
     timings = []
-    for row in reader:
-        where = f"{path} line {reader.line_num}"
+    for number, row in rows:
+        where = f"{path} line {number}"
         if row["arch"] is None or row["ms"] is None or None in row:
             raise BadInput(f"{where}: two values a line, arch and ms")
         try:
@@ -74,7 +74,7 @@ def read_timings(path: Path, space: Space) -> list[Timing]:
             raise BadInput(f"{where}: {error}") from None
         if arch in lines:
             raise BadInput(f"{where}: {arch} is in line {lines[arch]} too")
-        lines[arch] = reader.line_num
+        lines[arch] = number
         timings.append(Timing(arch, _milliseconds(row["ms"], where)))
     if len(timings) < MIN_NETWORKS:
         raise BadInput(f"{path} has {len(timings)} networks; at least {MIN_NETWORKS} are needed")
@@ -136,8 +136,8 @@ def _milliseconds(text: str, where: str) -> float:
         ms = float(text)
     except ValueError:
         raise BadInput(f"{where}: {text!r} is not a number of milliseconds") from None
-    if not (math.isfinite(ms) and ms > 0):
-        raise BadInput(f"{where}: {text} ms; times are finite and above 0")
+    if not 0 < ms <= LONGEST:
+        raise BadInput(f"{where}: {text} ms; times are above 0 and at most {LONGEST:,}")
     return ms
 
 
@@ -147,7 +147,7 @@ def _fitted(source: LatencyTable, space: Space, used: list[Timing], device: str)
     counted = [rows.counts(space.encode(timing.arch).tolist()) for timing in used]
     # The overhead of the source is one more row, which every network has once.
     counts = np.array([[*(count[key] for key in keys), 1] for count in counted], dtype=float)
-    times = np.array([*(source.rows[key].ms for key in keys), max(source.overhead_ms, 0.0)])
+    times = np.array([*(source.row(key).ms for key in keys), max(source.overhead_ms, 0.0)])
     of_row = row_flops(space)
     flops = np.array([*(of_row[key] for key in keys), 0], dtype=float)
     groups = row_groups([*keys, "overhead"])

@@ -40,6 +40,13 @@ _NAMES = (
     (r"\.bns\.0\.", ".point_linear.bn."),
 )
 
+_LARGEST = 1 << 31  # bytes of a state dict
+# What numpy raises for a file that is none of its own.
+_DAMAGES = (
+    *(AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError),
+    zipfile.BadZipFile,
+)
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -248,7 +255,12 @@ def _read(path: Path) -> Arrays:
         raise BadInput(f"no such file: {path}")
     try:
         with np.load(path, allow_pickle=False) as archive:
+            size = sum(member.file_size for member in archive.zip.infolist())
+            if size > _LARGEST:
+                raise BadInput(f"{path} unpacks to {size:,} bytes; {_LARGEST:,} are read at most")
             return {name: archive[name] for name in archive.files}
-    except (AttributeError, EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except BadInput:
+        raise
+    except _DAMAGES as error:
         reason = one_line(error)
         raise BadInput(f"{path} is not a readable .npz file: {reason}") from None

@@ -9,6 +9,7 @@ itself wrote has no such header, and is read by its config.json.
 import json
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json, write_together
 from mobilenas.base.settings import Record, first_error, validated
+from mobilenas.cost.memory import check_fits
+from mobilenas.cost.model import flops_and_params
 from mobilenas.nn.network import Network
 from mobilenas.space import Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED
@@ -157,8 +160,10 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
     try:
         space = space_from_dict(header.space)
         _check_fits(space, header.info)
-        network = Network(space, space.parse(header.arch))
-        _check_tensors(network.state_dict(), tensors)
+        arch = space.parse(header.arch)
+        check_fits(f"arch {arch}", 4 * int(flops_and_params(space, [arch])["params"][0]))
+        network = Network(space, arch)
+        check_tensors(network.state_dict(), tensors)
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from None
     network.load_state_dict(tensors)
@@ -238,7 +243,8 @@ def _check_fits(space: Space, info: NetworkInfo) -> None:
         )
 
 
-def _check_tensors(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise BadInput naming the first tensor that is missing, too much or of another shape."""
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found:
             raise BadInput(f"tensor {name} is missing")

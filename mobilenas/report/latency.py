@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.cost.latency import Check, LatencyTable
-from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
+from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, optional, save_png, set_title
 from mobilenas.report.text import table as text_table
 
 Floats = NDArray[np.float64]
@@ -66,6 +66,7 @@ def _rank(correlation: float | None) -> str:
     return "-" if correlation is None else f"{correlation:.3f}"
 
 
+@optional
 def plot_check(path: Path, name: str, predicted: Mapping[str, Floats], measured: Floats) -> None:
     """Write a PNG of predicted against measured ms: the table, and the sum of blocks alone."""
     figure, axes = new_figure(6.0, 5.2)
@@ -77,6 +78,6 @@ def plot_check(path: Path, name: str, predicted: Mapping[str, Floats], measured:
     axes.scatter(measured, sums, s=16, color=FRONT, label="table")
     axes.set_xlabel("measured (ms)")
     axes.set_ylabel("predicted (ms)")
-    axes.set_title(f"{name}: {len(measured)} networks", loc="left", color=INK, fontsize=11)
+    set_title(axes, f"{name}: {len(measured)} networks")
     axes.legend(frameon=False)
     save_png(path, figure)

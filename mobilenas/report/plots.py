@@ -1,15 +1,18 @@
 """Figures, drawn with matplotlib's object API: no pyplot, no display, no global state."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from itertools import accumulate
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, ParamSpec
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mobilenas.base.errors import one_line
 from mobilenas.base.files import write_atomic
 from mobilenas.cost.titles import cost_title, format_cost, format_limits
 
@@ -22,8 +25,29 @@ AXES = {
 INK, FRONT, BUDGET, FAINT = "#1f2933", "#d1495b", "#52606d", "#e4e7eb"
 
 Row = Mapping[str, Any]
+P = ParamSpec("P")
+
+log = logging.getLogger(__name__)
 
 
+def optional(plot: Callable[P, None]) -> Callable[P, None]:
+    """Log why a picture cannot be drawn: the figures that it shows are in files already. A full
+    disk is still an error.
+    """
+
+    @wraps(plot)
+    def draw(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            plot(*args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:  # of matplotlib, which raises many kinds
+            log.warning("%s is not drawn: %s", args[0], one_line(error))
+
+    return draw
+
+
+@optional
 def plot_front(
     path: Path,
     evaluated: Sequence[Row],
@@ -70,8 +94,8 @@ def plot_front(
         )
     title = f"{space_name}: {len(evaluated)} archs evaluated"
     others = [format_limits({name: x}) for name, x in limits.items() if name != cost]
-    title = fill(", ".join([title, *others]), 72)
-    axes.set_title(title, loc="left", color=INK, fontsize=11, pad=24)
+    title = ", ".join([title, *others])
+    set_title(axes, title, pad=24)
     if cost in limits:
         axes.axvline(
             limits[cost] / unit,
@@ -103,6 +127,12 @@ def new_figure(width: float = 7.2, height: float = 4.4) -> tuple[Figure, Any]:
     axes.grid(color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def set_title(axes: Any, title: str, **style: Any) -> None:
+    """A title as it is written: names of users may have the signs of formulas in them."""
+    wrapped = fill(title, 72)
+    axes.set_title(wrapped, loc="left", color=INK, fontsize=11, parse_math=False, **style)
 
 
 def save_png(path: Path, figure: Figure) -> None:

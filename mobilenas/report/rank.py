@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 from mobilenas.base.units import format_size
-from mobilenas.report.plots import AXES, INK, new_figure, save_png
+from mobilenas.report.plots import AXES, new_figure, optional, save_png, set_title
 from mobilenas.report.text import table as text_table
 
 COUNTS = {"top_quarter": "top_quarter_archs", "near_flops": "near_flops_pairs"}
@@ -44,6 +43,7 @@ def describe_ranking(ranking: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@optional
 def plot_ranking(path: Path, ranking: Mapping[str, Any]) -> None:
     """Write a PNG of the supernet's accuracies against true ones, coloured by FLOPs."""
     figure, axes = new_figure(6.6, 4.8)
@@ -62,7 +62,7 @@ def plot_ranking(path: Path, ranking: Mapping[str, Any]) -> None:
     title = f"{ranking['space']}: {ranking['n']} archs, Kendall {_interval(supernet['kendall'])}"
     if not supernet["evidence"]:
         title += ", too few to be evidence"
-    axes.set_title(fill(title, 72), loc="left", color=INK, fontsize=11)
+    set_title(axes, title)
     axes.set_xlabel("accuracy in the supernet (%)")
     axes.set_ylabel("true accuracy (%)")
     bar = figure.colorbar(dots, ax=axes, pad=0.02, aspect=30, label=label)

@@ -15,7 +15,9 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, field_validator
 
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput
@@ -48,6 +50,30 @@ _RESULTS: dict[Kind, str] = {"rank": "rank.json", "evolve": "front.json", "searc
 _LARGE = 60  # characters of a value from which on messages leave it out
 
 log = logging.getLogger(__name__)
+
+
+class _Stored(Record, extra="ignore"):
+    """run.json, which also has the version that wrote it."""
+
+    kind: Kind
+    settings: dict[str, Any]
+    parents: dict[str, Any]
+    relative: Annotated[dict[str, Any], Field(default_factory=dict)]  # runs of before have none
+    facts: dict[str, Any]
+
+    @field_validator("parents", "relative")
+    @classmethod
+    def _paths(cls, places: dict[str, Any]) -> dict[str, Any]:
+        for role, place in places.items():
+            if not isinstance(place, str):
+                raise ValueError(f"{role}: must be a path")
+        return places
+
+
+class _Timing(Record, extra="ignore"):
+    """timing.json, which also has what the time was measured on."""
+
+    seconds: Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -106,24 +132,14 @@ class RunFolder:
         if stored is None and not (path / _RUN).is_file():
             raise BadInput(f"{path} holds no run; {needed} makes one")
         if stored is None:
-            stored = read_json(path / _RUN, "kind", "settings", "parents", "facts")
-        kind = stored["kind"]
-        if kind not in KINDS:
-            raise BadInput(f"{path / _RUN}: kind: {kind!r} is none of {', '.join(KINDS)}")
-        if kind not in kinds:
-            raise BadInput(f"{path} holds {KINDS[kind][0]}; a run of {needed} is needed")
-        stored.setdefault("relative", {})  # of before
-        for key in ("settings", "parents", "relative", "facts"):
-            if not isinstance(stored[key], dict):
-                raise BadInput(f"{path / _RUN}: {key}: must be a JSON object")
-        for key in ("parents", "relative"):
-            for role, place in stored[key].items():
-                if not isinstance(place, str):
-                    raise BadInput(f"{path / _RUN}: {key}: {role}: must be a path")
-        settings = stored["settings"]
+            stored = read_json(path / _RUN)
+        run = validated(_Stored, stored, path / _RUN)
+        if run.kind not in kinds:
+            raise BadInput(f"{path} holds {KINDS[run.kind][0]}; a run of {needed} is needed")
+        settings = run.settings
         if isinstance(settings.get("space"), dict):
             settings = settings | {"space": with_defaults(settings["space"], path / _RUN)}
-        return cls(path, kind, settings, *(stored[k] for k in ("parents", "relative", "facts")))
+        return cls(path, run.kind, settings, run.parents, run.relative, run.facts)
 
     @classmethod
     def start_or_resume(
@@ -157,11 +173,11 @@ class RunFolder:
         """
         return replace(self, settings=settings.model_dump(mode="json"))
 
-    def fact(self, name: str) -> Any:
-        """A fact by its name. Raises BadInput where run.json lacks it."""
+    def fact(self, name: str, shape: Any = Any) -> Any:
+        """A fact by its name, of this shape. Raises BadInput where run.json lacks it."""
         if name not in self.facts:
             raise BadInput(f"{self.path / _RUN} lacks the fact {name!r}")
-        return self.facts[name]
+        return validated(shape, self.facts[name], f"{self.path / _RUN}: facts.{name}", "the fact")
 
     def find(self, role: str, option: str) -> str:
         """Where a parent is now: in the place that it has as seen from the folder, or in its old
@@ -210,7 +226,7 @@ class RunFolder:
     def seconds(self) -> float:
         """Seconds of work so far; 0 before the first were stored."""
         path = self.path / _TIMING
-        return float(read_json(path, "seconds")["seconds"]) if path.exists() else 0.0
+        return validated(_Timing, read_json(path), path).seconds if path.exists() else 0.0
 
     def store_timing(self, seconds: float, about: Mapping[str, Any]) -> None:
         """Write timing.json. about: what the time was measured on."""
@@ -229,10 +245,10 @@ class RunFolder:
                 f"{self.path}` does the rest"
             )
 
-    def result(self, *keys: str) -> dict[str, Any]:
-        """The result. Raises BadInput where there is none, or one that lacks a key."""
+    def result(self, shape: Any = dict[str, Any]) -> Any:
+        """The result, of this shape. Raises BadInput where there is none, or one of another."""
         self.check_finished()
-        return dict(read_json(self._result, *keys))
+        return validated(shape, read_json(self._result), self._result)
 
     def store_result(self, result: Mapping[str, Any]) -> None:
         """Write the result: the run is finished."""

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.plain import read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -164,8 +165,8 @@ def run_all(run: Run, inputs: Inputs, size: int, *, fixed: bool) -> Floats:
 
 
 def read_files(path: Path, suffixes: tuple[str, ...]) -> Files:
-    """The files of a runtime by the path of the main one."""
-    return {end: beside(path, main_suffix(suffixes), end).read_bytes() for end in suffixes}
+    """The files of a runtime by the path of the main one. Raises BadInput for one that is none."""
+    return {end: read_bytes(beside(path, main_suffix(suffixes), end)) for end in suffixes}
 
 
 def main_suffix(suffixes: tuple[str, ...]) -> str:

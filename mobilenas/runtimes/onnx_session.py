@@ -17,6 +17,11 @@ def make_session(model: bytes | Path, threads: int | None = None) -> ort.Inferen
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised as well; do not print them too
     try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # it prints to stdout, and would try the same provider again
+        )
     except Exception as error:  # ONNX Runtime's classes have no base of their own
         raise VerificationFailed(f"ONNX Runtime does not load it: {one_line(error)}") from error

@@ -2,15 +2,66 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
+from mobilenas.base.settings import Number, Record, validated
 from mobilenas.search.problem import QUALITIES
 
 PICKS = ("best", "knee", "cheapest")
+
+
+class _Row(Record, extra="allow"):
+    """An arch of a front; what more it has are costs, and what was measured of it."""
+
+    arch: str
+    accuracy: Number
+    feasible: bool = True
+    __pydantic_extra__: dict[str, Number]
+
+
+class _Places(Record, extra="ignore"):
+    supernet: str
+
+
+class _Evaluator(Record, extra="ignore"):
+    weights: int
+
+
+class _Settings(Record, extra="ignore"):
+    objectives: tuple[str, ...]
+    limits: Annotated[dict[str, Number], Field(default_factory=dict)]
+    places: _Places
+    evaluator: _Evaluator
+
+
+class _Stored(Record, extra="ignore"):
+    """Of front.json what others read."""
+
+    front: Annotated[tuple[_Row, ...], Field(min_length=1)]
+    settings: _Settings
+
+
+class _LearntRow(Record, extra="allow"):
+    """The arch of a search by gradient; what more it has are costs."""
+
+    arch: str
+    __pydantic_extra__: dict[str, Number]
+
+
+class _LearntSettings(Record, extra="ignore"):
+    limits: dict[str, Number]
+
+
+class _Learnt(Record, extra="ignore"):
+    """Of the front.json of a search by gradient what others read."""
+
+    front: Annotated[tuple[_LearntRow, ...], Field(min_length=1, max_length=1)]
+    settings: _LearntSettings
 
 
 @dataclass(frozen=True)
@@ -37,20 +88,21 @@ def read_search(run: Path) -> FoundSearch:
     path = run / "front.json"
     if not path.exists():
         raise BadInput(f"{run} holds no finished search; `mobilenas evolve` and `search` make one")
-    found = read_json(path)
-    try:
-        settings = found["settings"]
-        if "strategy" in settings:
-            return FoundSearch(found["front"], next(iter(settings["limits"]), "flops"), None, None)
-        costs = (*settings["objectives"], *settings.get("limits", ()), "flops")
-        return FoundSearch(
-            found["front"],
-            next(name for name in costs if name not in QUALITIES),
-            Path(settings["places"]["supernet"]),
-            settings["evaluator"]["weights"],
-        )
-    except (KeyError, TypeError):
-        raise BadInput(f"{path} is not the result of a search") from None
+    stored = read_json(path)
+    if isinstance(stored, dict) and "probabilities" in stored:
+        learnt = validated(_Learnt, stored, path)
+        cost = next(iter(learnt.settings.limits), "flops")
+        return FoundSearch([row.model_dump() for row in learnt.front], cost, None, None)
+    found = validated(_Stored, stored, path)
+    settings, front = found.settings, [row.model_dump() for row in found.front]
+    costs = (*settings.objectives, *settings.limits, "flops")
+    cost = next(name for name in costs if name not in QUALITIES)
+    for number, row in enumerate(front):
+        if cost not in row:
+            raise BadInput(f"{path}: front.{number}: lacks {cost}")
+        if row.keys() & QUALITIES.keys() != front[0].keys() & QUALITIES.keys():
+            raise BadInput(f"{path}: front.{number}: other figures than the first arch has")
+    return FoundSearch(front, cost, Path(settings.places.supernet), settings.evaluator.weights)
 
 
 def pick_arch(front: list[dict[str, Any]], pick: str, cost: str = "flops") -> str:

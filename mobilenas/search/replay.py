@@ -5,7 +5,6 @@ measured, so a resumed one starts at the beginning and reads what it knows from 
 no other state, hence none that a kill could tear.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
+from mobilenas.base.settings import Record, is_number
 from mobilenas.cost.titles import format_limits
 from mobilenas.search.ask_tell import Measured, Search
 from mobilenas.search.problem import ACCURACY, QUALITIES
@@ -23,6 +23,13 @@ from mobilenas.space import Arch
 Measure = Callable[[list[Arch]], Sequence[Measured]]
 
 GROUP = 10  # archs that are measured together: what a kill can lose
+
+
+class _Row(Record, extra="allow"):
+    """A line of the file; what more it has is compared with what the search says."""
+
+    generation: int
+    arch: str
 
 
 def explore(
@@ -39,7 +46,7 @@ def explore(
     Raises InfeasibleBudget where no arch that was proposed meets the limits, and BadInput for
     evaluations on disk that this search would not have made.
     """
-    replay = read_jsonl(path, "generation", "arch", ACCURACY)
+    replay = [row.model_dump() for row in read_jsonl(path, _Row)]
     while (archs := search.ask()) is not None:
         start = len(search.evaluations)
         known = replay[start : start + len(archs)]
@@ -71,7 +78,7 @@ def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None
     """Tell a search what a row says, which must be the evaluation of this arch."""
     values: dict[str, Any] = {name: row.get(name) for name in QUALITIES[search.problem.quality]}
     for name, value in values.items():
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if not is_number(value):
             raise BadInput(f"{where}: {name} {value} is no number")
     if not 0 <= values[ACCURACY] <= 1:
         raise BadInput(f"{where}: accuracy {values[ACCURACY]} is not in 0..1")

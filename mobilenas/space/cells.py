@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import Record
-from mobilenas.space.spec import Positive
+from mobilenas.space.spec import Channels, Classes, Positive, Resolution
 
 OPS = ("c1", "c3", "mp")
 ABSENT = "none"
@@ -72,12 +72,12 @@ class CellSpec(Record):
 
     name: str
     description: str
-    resolution: Positive = 32
-    num_classes: Annotated[int, Field(ge=2)] = 10
+    resolution: Resolution = 32
+    num_classes: Classes = 10
     in_channels: Positive = 3
-    channels: Positive = 128
-    stacks: Positive = 3
-    cells: Positive = 3
+    channels: Channels = 128
+    stacks: Annotated[int, Field(ge=1, le=10)] = 3
+    cells: Annotated[int, Field(ge=1, le=100)] = 3
     max_paths: Annotated[int, Field(ge=1, le=4)] = 4
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.resources import read_preset, read_value, shipped
 from mobilenas.base.settings import first_error
 from mobilenas.space.cells import CellSpace, CellSpec
@@ -60,7 +60,7 @@ def load_listed_space(reference: str) -> ListedSpace:
             data["name"] = f"{data.get('name', base)}:{overrides}"
         return listed_space_from_dict(data)
     except BadInput as error:
-        raise BadInput(f"space {reference}: {error}") from None
+        raise BadInput(f"space {shortened(reference)}: {error}") from None
 
 
 def space_from_dict(data: dict[str, Any]) -> Space:

@@ -1,5 +1,6 @@
 """The YAML schema of a space. docs/spaces.md explains each key with examples."""
 
+from math import comb
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,7 +10,16 @@ from mobilenas.base.settings import Record
 Activation = Literal["relu", "relu6", "swish", "hard_swish"]
 PathActivation = Literal["each", "after_sum"]
 Kernel = Literal[1, 3, 5, 7, 9]
-Positive = Annotated[int, Field(ge=1)]
+_MOST_CHANNELS = 1 << 14
+# Upper bounds are far beyond what is built: a number with a slip in it is refused at once.
+Positive = Annotated[int, Field(ge=1, le=1024)]
+Channels = Annotated[int, Field(ge=1, le=_MOST_CHANNELS)]
+Resolution = Annotated[int, Field(ge=1, le=1 << 12)]
+Classes = Annotated[int, Field(ge=2, le=10**6)]
+Expansion = Annotated[int, Field(ge=1, le=64)]
+Squeezed = Annotated[float, Field(ge=0, le=64)]
+Texts = Annotated[tuple[str, ...], Field(max_length=1024)]
+_MOST_CANDIDATES = 100_000  # of all blocks together
 
 BN_EPS = 1e-5  # what batch norms add to the variance; torch's default
 
@@ -17,7 +27,7 @@ BN_EPS = 1e-5  # what batch norms add to the variance; torch's default
 class StemSpec(Record):
     """First convolution, with batch norm and activation."""
 
-    channels: Positive
+    channels: Channels
     kernel: Kernel = 3
     stride: Literal[1, 2] = 1
     activation: Activation | None = None
@@ -26,7 +36,7 @@ class StemSpec(Record):
 class HeadSpec(Record):
     """1x1 convolution with batch norm and activation, global average pool, dropout, linear."""
 
-    channels: Positive
+    channels: Channels
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation: Activation | None = None
 
@@ -38,10 +48,10 @@ class ProductSpec(Record):
     skip offers the identity too, where input and output shapes agree.
     """
 
-    expansions: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    expansions: Annotated[tuple[Expansion, ...], Field(min_length=1, max_length=64)]
     kernels: Annotated[tuple[Kernel, ...], Field(min_length=1)]
     max_paths: Positive = 1
-    groups: Positive = 1
+    groups: Annotated[int, Field(ge=1, le=16)] = 1
     skip: bool = False
 
     @model_validator(mode="after")
@@ -67,13 +77,13 @@ class StageSpec(Record):
     where the shape changes.
     """
 
-    channels: Positive
+    channels: Channels
     stride: Literal[1, 2] = 1
     blocks: Positive = 1
     fixed: str | None = None
-    candidates: ProductSpec | tuple[str, ...] | None = None
+    candidates: ProductSpec | Texts | None = None
     activation: Activation | None = None
-    squeeze_excite: Annotated[float, Field(ge=0)] | None = None
+    squeeze_excite: Squeezed | None = None
 
     @model_validator(mode="after")
     def _either(self) -> "StageSpec":
@@ -99,21 +109,39 @@ class SpaceSpec(Record):
 
     name: str
     description: str
-    resolution: Positive
-    num_classes: Annotated[int, Field(ge=2)]
+    resolution: Resolution
+    num_classes: Classes
     in_channels: Positive = 3
     activation: Activation = "relu6"
     path_activation: PathActivation = "each"
-    width: Annotated[float, Field(gt=0)] = 1.0
+    width: Annotated[float, Field(gt=0, le=64)] = 1.0
     divisor: Positive = 8
-    squeeze_excite: Annotated[float, Field(ge=0)] = 0.0
-    bn_eps: Annotated[float, Field(gt=0)] = BN_EPS
+    squeeze_excite: Squeezed = 0.0
+    bn_eps: Annotated[float, Field(gt=0, le=1)] = BN_EPS
     residual_across_stages: bool = True
-    channels: tuple[Positive, ...] | None = None
+    channels: tuple[Channels, ...] | None = None
     stem: StemSpec
-    candidates: ProductSpec | tuple[str, ...]
+    candidates: ProductSpec | Texts
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1)]
     head: HeadSpec
+
+    @model_validator(mode="after")
+    def _small_enough(self) -> "SpaceSpec":
+        plan = (self.stem.channels, *(s.channels for s in self.stages), self.head.channels)
+        if max(plan) * self.width > _MOST_CHANNELS:
+            raise ValueError(
+                f"width {self.width:g} makes {max(plan) * self.width:,.0f} of {max(plan)} channels;"
+                f" at most {_MOST_CHANNELS:,} are built"
+            )
+        count = sum(
+            stage.blocks * (1 if stage.fixed else _count(stage.candidates or self.candidates))
+            for stage in self.stages
+        )
+        if count > _MOST_CANDIDATES:
+            raise ValueError(
+                f"stages: they have {count:,} candidates; at most {_MOST_CANDIDATES:,} are built"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> "SpaceSpec":
@@ -127,3 +155,12 @@ class SpaceSpec(Record):
         if self.width != 1:
             raise ValueError(f"width {self.width:g} must be 1 where channels are given")
         return self
+
+
+def _count(candidates: ProductSpec | Texts) -> int:
+    """How many candidates a block has, the identity of a product not counted."""
+    if not isinstance(candidates, ProductSpec):
+        return len(candidates)
+    kernels = len(candidates.kernels)
+    subsets = sum(comb(kernels, paths) for paths in range(1, candidates.max_paths + 1))
+    return int(len(candidates.expansions) * subsets**candidates.groups)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,6 @@ class Prepared:
     def _parents(self) -> dict[str, str]:
         asked = self.asked
         tables = zip(asked.budget.latencies, self.problem.cost_model.tables, strict=True)
-        parents = {"supernet": str(asked.supernet.resolve())}
+        parents = {"supernet": realpath(asked.supernet)}
         parents |= {f"{TABLE}{table.name}": latency.place(table) for latency, table in tables}
-        return parents | ({"truth": str(asked.truth.resolve())} if asked.truth else {})
+        return parents | ({"truth": realpath(asked.truth)} if asked.truth else {})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import file_name, user_path
 from mobilenas.data import ImageData, Images, Part, Preparation, read_data
 from mobilenas.data.folders import loose_images
 from mobilenas.data.found import counted
@@ -32,7 +33,7 @@ from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
 from mobilenas.stages.searched import find_supernet
-from mobilenas.train.networks import open_network_run
+from mobilenas.train.networks import NetworkResult, open_network_run
 from mobilenas.train.supernets import open_supernet_run
 
 _PROOF_IMAGES = 64  # of a float export
@@ -156,10 +157,10 @@ def run_export_trained(
     images, by which the best epoch was chosen.
     """
     run = open_network_run(folder, data=data)
-    result = run.folder.result("test_accuracy", "test_images")
+    result = run.folder.result(NetworkResult)
     network, info = load_network(run.network)
-    if result["test_images"]:
-        tested = Accuracy(result["test_accuracy"], f"{result['test_images']} test images")
+    if result.test_images:
+        tested = Accuracy(result.test_accuracy or 0.0, f"{result.test_images} test images")
         info = replace(info, accuracy=tested)
     source = _of_run(network, info, folder, run.images.data, run.images.splits)
     return _export(source, target, out)
@@ -223,7 +224,7 @@ def _all(part: Part, words: str) -> Some:
 
 def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some:
     """Images of any classes, or of none: a folder with images in it, or what `load_data` reads."""
-    root = Path(source).expanduser()
+    root = user_path(source)
     if root.is_dir():
         left_out: Counter[str] = Counter()
         loose = loose_images(root, left_out)
@@ -237,7 +238,8 @@ def _calibration_images(source: str, resolution: int, info: NetworkInfo) -> Some
 
 def _export(source: Source, target: Target, out: Path | None) -> Report:
     tags = ("-int8" if target.int8 else "") + ("-bytes" if target.form.preprocess else "")
-    path = out or source.folder / f"{source.network.arch}{tags}{target.runtime.suffix}"
+    name = file_name(str(source.network.arch))
+    path = out or source.folder / f"{name}{tags}{target.runtime.suffix}"
     check_target(path, target.runtime.suffix)
     calibration, words = None, None
     if target.int8 is None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.base.files import append_jsonl, read_jsonl
+from mobilenas.base.settings import Number, Record, Share
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.predictor import Predictor
@@ -30,6 +31,14 @@ MEASURED = "measured.jsonl"
 Floats = NDArray[np.float64]
 
 
+class _Measurement(Record):
+    """A line of the file of what was measured."""
+
+    arch: str
+    accuracy: Share
+    naswot: Number
+
+
 class Measurements:
     """`measure(archs)`: accuracy in the supernet and NASWOT, (archs, 2), of each arch once.
 
@@ -40,8 +49,8 @@ class Measurements:
     def __init__(self, evaluator: SupernetEvaluator, seed: int, path: Path) -> None:
         self._evaluator, self._seed, self._path = evaluator, seed, path
         names = QUALITIES[SCORE]
-        rows = read_jsonl(path, "arch", *names)
-        self._known = {row["arch"]: tuple(row[name] for name in names) for row in rows}
+        rows = read_jsonl(path, _Measurement)
+        self._known = {row.arch: tuple(getattr(row, name) for name in names) for row in rows}
 
     def __call__(self, archs: Sequence[AnyArch]) -> Floats:
         missing = [arch for arch in archs if str(arch) not in self._known]

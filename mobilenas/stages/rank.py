@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.base.progress import ProgressBar
+from mobilenas.base.settings import Number, Record, Share
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.evaluate.trie import AT_ONCE
@@ -35,6 +36,21 @@ PREDICTIONS, ZERO_COST = "predictions.jsonl", "zero_cost.jsonl"
 SUPERNET, NASWOT = "supernet", "naswot"  # names of predictors in rank.json
 
 Floats = NDArray[np.float64]
+
+
+class _Prediction(Record):
+    """A line of predictions.jsonl."""
+
+    arch: str
+    accuracy: Share
+
+
+class _Scores(Record):
+    """A line of zero_cost.jsonl."""
+
+    arch: str
+    naswot: Number
+    synflow: Number
 
 
 @dataclass(frozen=True)
@@ -110,9 +126,10 @@ def rank(
         facts={"archs": [str(truth.archs[i]) for i in rows], "data": found},
     )
     # Those that were drawn when the ranking was started.
+    drawn = run.fact("archs", list[str])
     places = {str(arch): i for i, arch in enumerate(truth.archs)}
-    rows = np.array([places[arch] for arch in run.fact("archs") if arch in places])
-    if len(rows) < len(run.fact("archs")):
+    rows = np.array([places[arch] for arch in drawn if arch in places])
+    if len(rows) < len(drawn):
         raise BadInput(f"{truth.source} lacks archs that {out} was started with")
     archs = [truth.archs[i] for i in rows]
 
@@ -120,7 +137,7 @@ def rank(
         found = evaluator(group, recalibrated=asked.recalibrated)
         return [{"accuracy": accuracy} for accuracy in found]
 
-    columns = _stored(out / PREDICTIONS, archs, ("accuracy",), predict, "rank", AT_ONCE)
+    columns = _stored(out / PREDICTIONS, archs, _Prediction, predict, "rank", AT_ONCE)
     predicted = columns["accuracy"]
     actual = truth.accuracy[rows]
     costs = {name: values[rows].astype(float) for name, values in truth.costs.items()}
@@ -132,8 +149,8 @@ def rank(
             networks = (evaluator.untrained(arch, asked.seed) for arch in group)
             return [zero_cost_scores(network, images) for network in networks]
 
-        names, title = (NASWOT, "synflow"), "zero-cost scores"
-        scores = _stored(out / ZERO_COST, archs, names, score_untrained, title, 1)
+        title = "zero-cost scores"
+        scores = _stored(out / ZERO_COST, archs, _Scores, score_untrained, title, 1)
         both = np.column_stack([predicted, scores[NASWOT]])
         predictors |= scores | {f"{SUPERNET}+{NASWOT}": score(both, both)}
     flops = costs["flops"]
@@ -165,31 +182,29 @@ def rank(
             for i, arch in enumerate(archs)
         ],
     }
-    plot_ranking(out / "rank.png", result)
     run.store_result(result)
+    plot_ranking(out / "rank.png", result)
     return result
 
 
 def _stored(
     path: Path,
     archs: Sequence[AnyArch],
-    names: tuple[str, ...],
+    shape: type[_Prediction | _Scores],
     measure: Callable[[list[AnyArch]], list[dict[str, float]]],
     title: str,
     at_once: int,
 ) -> dict[str, Floats]:
     """What is measured of each arch, (archs,) by name; what `path` has is not measured again."""
-    known = {row["arch"]: row for row in read_jsonl(path, "arch", *names)}
+    known = {row.arch: row.model_dump(exclude={"arch"}) for row in read_jsonl(path, shape)}
     # Neighbours in this order share most of their work.
     left = sorted((arch for arch in archs if str(arch) not in known), key=str)
     with ProgressBar(title, len(archs), len(known)) as bar:
         for start in range(0, len(left), at_once):
             group = left[start : start + at_once]
-            rows = [
-                {"arch": str(arch), **values}
-                for arch, values in zip(group, measure(group), strict=True)
-            ]
-            append_jsonl(path, rows)
-            known |= {row["arch"]: row for row in rows}
+            found = dict(zip(map(str, group), measure(group), strict=True))
+            append_jsonl(path, ({"arch": arch, **values} for arch, values in found.items()))
+            known |= found
             bar.advance(len(group), f"{len(known)} archs")
+    names = shape.model_fields.keys() - {"arch"}
     return {name: np.array([known[str(arch)][name] for arch in archs]) for name in names}

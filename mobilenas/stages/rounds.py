@@ -12,6 +12,7 @@ Beside these the files of the last search, by what all trainings together predic
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
-from mobilenas.base.settings import Record, validated
+from mobilenas.base.settings import Record, Share, validated
 from mobilenas.cost.model import flops_and_params
 from mobilenas.evaluate.predictor import FEWEST, check_enough
 from mobilenas.evaluate.truth import Truth
@@ -122,7 +123,7 @@ def run_rounds(
         # Its validation images are others than those that the supernet is measured on.
         seed=(run.settings.seed + 1) % 2**32,
         config=asked.config,
-        inherit=str(search.supernet.resolve()) if asked.inherit else None,
+        inherit=realpath(search.supernet) if asked.inherit else None,
     )
 
     folder = out / "truth"
@@ -177,7 +178,7 @@ def search_in_rounds(
         if not path.exists():
             write_json(path, train(chosen))
         tried.update(chosen)
-        truth = _joined(prepared, truth, read_json(path))
+        truth = _joined(prepared, truth, validated(dict[str, Share | None], read_json(path), path))
     assert truth is not None
     return prepared.by_prediction(out, truth, measurements, about, resume=True)
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from mobilenas.base.files import write_text
 from mobilenas.base.progress import ProgressBar
-from mobilenas.base.settings import Record
+from mobilenas.base.settings import Count, Record, Seed
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.titles import format_limits
 from mobilenas.report.plots import plot_front
@@ -48,10 +48,10 @@ class SearchSettings(Record):
     space: dict[str, Any]
     objectives: tuple[str, ...]
     limits: dict[str, int | float]
-    population: int
-    generations: int
-    max_evaluations: int | None = None
-    seed: int
+    population: Count
+    generations: Count
+    max_evaluations: Count | None = None
+    seed: Seed
     evaluator: dict[str, Any]
     resolution: tuple[int, int] | None = None
     latency_tables: dict[str, str]
@@ -205,6 +205,7 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
     writer.writerows(rows)
     write_text(run.path / "history.csv", table.getvalue())
     front = [evaluation.row() for evaluation in result.front]
+    run.store_result({"front": front, "evaluations": len(rows), **about})
     plot_front(
         run.path / "front.png",
         rows,
@@ -214,4 +215,3 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
         problem.shown_cost,
         problem.quality,
     )
-    run.store_result({"front": front, "evaluations": len(rows), **about})

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,8 @@ def training_settings(asked: Asked) -> NetworkSettings:
         data=data or "digits",
         seed=asked.seed or 0,
         config=asked.config(data or "digits"),
-        inherit=str(asked.inherit.resolve()) if asked.inherit else None,
-        weights=str(asked.weights.resolve()) if asked.weights else None,
+        inherit=realpath(asked.inherit) if asked.inherit else None,
+        weights=realpath(asked.weights) if asked.weights else None,
     )
 
 
@@ -199,7 +200,7 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
     run.folder.check_unchanged(
         {
             "arch": _arch(asked),
-            **{name: x and str(x.resolve()) for name, x in starts.items() if name not in known},
+            **{name: x and realpath(x) for name, x in starts.items() if name not in known},
             "space": space,
             "seed": asked.seed,
             "config": config and config.resuming(run.settings.config),

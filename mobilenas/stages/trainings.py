@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import write_text
-from mobilenas.base.process import closed_when_told_to_end, end_with_parent, release_memory
+from mobilenas.base.files import file_name, write_text
+from mobilenas.base.process import end_with_parent, release_memory
 from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
 from mobilenas.space import space_from_dict
 from mobilenas.stages.train import create_network_run
-from mobilenas.train.networks import NetworkSettings
+from mobilenas.train.networks import NetworkResult, NetworkSettings
 
 TRUTH_FILE = "truth.csv"
 COLUMNS = ("arch", "accuracy", "validation_images", "data_checksum")
@@ -59,7 +59,10 @@ def create_trainings(folder: Path, archs: Sequence[str], plan: NetworkSettings) 
     for arch in archs:
         space.parse(arch)
     for arch in archs:
-        path, settings = folder / _TRAININGS / arch, plan.model_copy(update={"arch": arch})
+        path, settings = (
+            folder / _TRAININGS / file_name(arch),
+            plan.model_copy(update={"arch": arch}),
+        )
         if is_run(path, "train"):
             runs.append(_started(path, plan))
         else:
@@ -108,7 +111,7 @@ def train_archs(
 
         def note(path: Path) -> None:
             _write_truth(folder)
-            accuracy = RunFolder.open(path, "train").result("last_accuracy")["last_accuracy"]
+            accuracy = RunFolder.open(path, "train").result(NetworkResult).last_accuracy
             bar.advance(1, f"{path.name} {100 * accuracy:.2f} %")
 
         failed = _run_all(left, options, workers, threads, note)
@@ -120,9 +123,10 @@ def _write_truth(folder: Path) -> list[dict[str, Any]]:
     for path in (folder / _TRAININGS).iterdir():
         run = RunFolder.open(path, "train") if is_run(path, "train") else None
         if run is not None and run.is_finished:
-            result = run.result("arch", "last_accuracy", "validation_images", "flops")
-            row = {"accuracy": result["last_accuracy"], "data_checksum": run.fact("data_checksum")}
-            rows.append({key: result.get(key) for key in (*COLUMNS, "flops")} | row)
+            result = run.result(NetworkResult)
+            row = result.model_dump(include={"arch", "validation_images", "flops"})
+            row |= {"accuracy": result.last_accuracy}
+            rows.append(row | {"data_checksum": run.fact("data_checksum", int)})
     rows.sort(key=lambda row: (row["flops"], row["arch"]))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -145,31 +149,30 @@ def _run_all(
     """
     waiting, tries, failed = deque(paths), dict.fromkeys(paths, 0), {}
     running: dict[Path, subprocess.Popen[bytes]] = {}
-    with closed_when_told_to_end():
-        try:
-            while waiting or running:
-                while waiting and len(running) < workers:
-                    path = waiting.popleft()
-                    tries[path] += 1
-                    running[path] = _start(path, options, threads)
-                time.sleep(_POLL_SECONDS)
-                ended = {path: p.returncode for path, p in running.items() if p.poll() is not None}
-                for path, code in ended.items():
-                    del running[path]
-                    if code == 0:
-                        done(path)
-                    elif code == 2:
-                        raise BadInput(_last_line(path).removeprefix("mobilenas: "))
-                    elif tries[path] < _TRIES:
-                        log.info("%s: %s; it is started once more", path.name, _end(path, code))
-                        waiting.appendleft(path)
-                    else:
-                        failed[path] = _end(path, code)
-        finally:
-            for process in running.values():
-                process.kill()  # a training may be killed at any time
-            for process in running.values():
-                process.wait()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                path = waiting.popleft()
+                tries[path] += 1
+                running[path] = _start(path, options, threads)
+            time.sleep(_POLL_SECONDS)
+            ended = {path: p.returncode for path, p in running.items() if p.poll() is not None}
+            for path, code in ended.items():
+                del running[path]
+                if code == 0:
+                    done(path)
+                elif code == 2:
+                    raise BadInput(_last_line(path).removeprefix("mobilenas: "))
+                elif tries[path] < _TRIES:
+                    log.info("%s: %s; it is started once more", path.name, _end(path, code))
+                    waiting.appendleft(path)
+                else:
+                    failed[path] = _end(path, code)
+    finally:
+        for process in running.values():
+            process.kill()  # a training may be killed at any time
+        for process in running.values():
+            process.wait()
     return failed
 
 

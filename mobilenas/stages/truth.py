@@ -8,6 +8,7 @@ result.json   the same, once all are done
 
 import logging
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def run_truth(asked: TruthAsked, out: Path, *, resume: bool) -> Trainings:
         places["inherit"] = run.find("supernet", "--inherit")
     plan = settings.plan().model_copy(update=places)
     trained = train_archs(
-        out, run.fact("archs"), plan, workers=asked.workers, threads=settings.threads
+        out, run.fact("archs", list[str]), plan, workers=asked.workers, threads=settings.threads
     )
     if not trained.failed:
         run.store_result({"archs": trained.rows})
@@ -117,7 +118,7 @@ def _started(out: Path, asked: TruthAsked) -> RunFolder:
     archs = _choose(asked, space_from_dict(plan.space), plan.seed)
     first = create_trainings(out, archs, plan)[0]
     places = {"supernet": asked.inherit, "search": asked.search}
-    parents = {role: str(place.resolve()) for role, place in places.items() if place}
+    parents = {role: realpath(place) for role, place in places.items() if place}
     settings = TruthSettings(
         space=first.settings["space"],
         **plan.model_dump(include={"data", "seed", "config", "inherit"}),
@@ -149,7 +150,7 @@ def _resumed(out: Path, asked: TruthAsked) -> RunFolder:
     if asked.inherit and not settings.inherit:
         same["inherit"] = str(asked.inherit)
     run.check_unchanged(same)
-    known = run.fact("archs")
+    known = run.fact("archs", list[str])
     if (asked.archs or asked.search or asked.n) and _choose(asked, space, settings.seed) != known:
         raise BadInput(
             f"{out} was started with other archs: leave --arch, --search and -n out to resume, or "

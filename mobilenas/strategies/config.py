@@ -1,12 +1,8 @@
 """How a search by gradient is made; configs/strategies/*.yaml hold presets."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from mobilenas.train.config import Share, TrainingConfig
-
-Positive = Annotated[float, Field(gt=0)]
+from mobilenas.train.config import AboveZero, Duration, NotNegative, Share, TrainingConfig
 
 
 class SearchConfig(TrainingConfig):
@@ -24,14 +20,14 @@ class SearchConfig(TrainingConfig):
     (`ExpectedCost`). bn: as of a supernet.
     """
 
-    epochs: Positive = 50
+    epochs: Duration = 50
     weights_first: Share = 0.0
-    arch_lr: Positive = 3e-4
+    arch_lr: AboveZero = 3e-4
     arch_betas: tuple[Share, Share] = (0.5, 0.999)
-    arch_weight_decay: Annotated[float, Field(ge=0)] = 1e-3
+    arch_weight_decay: NotNegative = 1e-3
     cost_form: Literal["add", "power"] = "add"
-    cost_weight: Annotated[float, Field(ge=0)] = 0.1
-    cost_power: Positive = 0.3
+    cost_weight: NotNegative = 0.1
+    cost_power: AboveZero = 0.3
     bn: Literal["shadow", "shared"] = "shadow"
 
     def held_out(self, count: int) -> int:

@@ -5,16 +5,17 @@ from pydantic import model_validator
 
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View, Views
-from mobilenas.strategies.config import Positive, SearchConfig
+from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.train.config import AboveZero
 
 
 class GdasConfig(SearchConfig):
     """tau_start, tau_end: the temperature, which falls linearly over the search."""
 
-    tau_start: Positive = 10.0
-    tau_end: Positive = 0.1
+    tau_start: AboveZero = 10.0
+    tau_end: AboveZero = 0.1
 
     @model_validator(mode="after")
     def _falls(self) -> "GdasConfig":

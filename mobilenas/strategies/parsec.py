@@ -11,7 +11,7 @@ from mobilenas.nn.views import Views
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy, draw
 from mobilenas.strategies.search_step import SearchStep
-from mobilenas.train.config import Share
+from mobilenas.train.config import AboveZero, NotNegative, Share
 
 _NEGLIGIBLE = 1e-3  # weight of a sample that is left out of a weight step
 
@@ -19,11 +19,11 @@ _NEGLIGIBLE = 1e-3  # weight of a sample that is left out of a weight step
 class ParsecConfig(SearchConfig):
     """samples: archs of a step. effective: the least effective number of them, as a share."""
 
-    samples: Annotated[int, Field(ge=2)] = 8
+    samples: Annotated[int, Field(ge=2, le=10_000)] = 8
     effective: Annotated[float, Field(gt=0, le=1)] = 0.5
-    arch_lr: Annotated[float, Field(gt=0)] = 1e-2
+    arch_lr: AboveZero = 1e-2
     arch_betas: tuple[Share, Share] = (0.0, 0.999)
-    arch_weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    arch_weight_decay: NotNegative = 0.0
 
 
 class Parsec(LearnedStrategy):

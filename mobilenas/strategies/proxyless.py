@@ -11,7 +11,7 @@ from mobilenas.nn.views import Views
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy, draw, normalised
 from mobilenas.strategies.search_step import SearchStep
-from mobilenas.train.config import Share
+from mobilenas.train.config import AboveZero, Positive, Share
 
 
 class ProxylessConfig(SearchConfig):
@@ -19,8 +19,8 @@ class ProxylessConfig(SearchConfig):
     momentum goes on to move candidates that were not sampled.
     """
 
-    arch_every: Annotated[int, Field(ge=1)] = 5
-    arch_lr: Annotated[float, Field(gt=0)] = 1e-3
+    arch_every: Positive = 5
+    arch_lr: AboveZero = 1e-3
     arch_betas: tuple[Annotated[float, Field(ge=0, le=0)], Share] = (0.0, 0.999)
     arch_weight_decay: Annotated[float, Field(ge=0, le=0)] = 0.0
 

@@ -6,12 +6,18 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
+from mobilenas.base.files import user_path
 from mobilenas.base.settings import Record, load_settings
 from mobilenas.data import Augment
 from mobilenas.nn.sharing import Sharing
 
-NonNegative = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+# Upper bounds are far beyond what is run: a number with a slip in it is refused at once.
+NonNegative = Annotated[int, Field(ge=0, le=1 << 13)]
+Positive = Annotated[int, Field(ge=1, le=10**9)]
+NotNegative = Annotated[float, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+Duration = Annotated[float, Field(gt=0, le=10**6)]  # epochs or passes
+Warmup = Annotated[float, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Config = TypeVar("Config", bound="TrainingConfig")
 
@@ -45,41 +51,41 @@ class TrainingConfig(Record):
     --inherit.
     """
 
-    batch_size: Positive = 96
+    batch_size: Annotated[int, Field(ge=1, le=1 << 17)] = 96
     limit: Positive | None = None
-    validate_images: Annotated[int, Field(ge=8)] | None = None
-    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60
+    validate_images: Annotated[int, Field(ge=8, le=10**9)] | None = None
+    checkpoint_seconds: NotNegative = 60
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     memory_format: Literal["channels_last", "contiguous"] = "channels_last"
     sync_bn: bool = False
     stream: bool | None = None
-    workers: NonNegative = 2
+    workers: Annotated[int, Field(ge=0, le=512)] = 2
 
     optimizer: str = "sgd"
     optimizer_options: Annotated[dict[str, Any], Field(default_factory=dict)]
-    lr: Annotated[float, Field(gt=0)] = 0.05
+    lr: AboveZero = 0.05
     momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: NotNegative = 5e-4
     filter_bias_and_bn: bool = True
-    clip: Annotated[float, Field(gt=0)] | None = 5.0
+    clip: AboveZero | None = 5.0
     schedule: Literal["cosine", "step", "poly"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0
+    warmup_epochs: Warmup = 0
     warmup_prefix: bool = False
-    decay_epochs: Annotated[float, Field(gt=0)] = 2.4
+    decay_epochs: AboveZero = 2.4
     decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.97
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: NotNegative = 0.0
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     label_smoothing: Share = 0.0
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
     crop: Literal["pad", "resize"] = "pad"
     crop_padding: NonNegative = 4
     min_area: Annotated[float, Field(gt=0, le=1)] = 0.08
     flip: bool = True
     cutout: NonNegative = 0
-    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    color_jitter: NotNegative = 0.0
     auto_augment: str | None = None
     random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "random"] = "bilinear"
@@ -87,7 +93,7 @@ class TrainingConfig(Record):
 
     teacher: str | None = None
     distill_weight: Annotated[float, Field(ge=0, le=1)] = 0.5
-    distill_temperature: Annotated[float, Field(gt=0)] = 2.0
+    distill_temperature: AboveZero = 2.0
 
     @model_validator(mode="after")
     def _even(self) -> "TrainingConfig":
@@ -111,7 +117,7 @@ class TrainingConfig(Record):
         """The folder of the teacher, if it is a saved network."""
         if self.teacher in (None, "supernet") or self.teacher.startswith("timm:"):
             return None
-        return Path(self.teacher).expanduser()
+        return user_path(self.teacher)
 
     def held_out(self, count: int) -> int:
         """How many of so many training images are held out for validation."""
@@ -144,20 +150,20 @@ class SupernetConfig(TrainingConfig):
     strategy: Literal["uniform", "fair", "sandwich"] = "fair"
     sandwich_random: NonNegative = 2
     distill_inplace: Literal["none", "kl", "adaptive"] = "none"
-    warmup_largest_passes: Annotated[float, Field(ge=0)] = 0
+    warmup_largest_passes: Warmup = 0
     step_gradient: Literal["sum", "mean"] = "sum"
     zero_init_last: bool = True
     bn: Literal["shadow", "shared"] = "shadow"
     sharing: Sharing = "none"
-    passes: Annotated[float, Field(gt=0)] = 200
+    passes: Duration = 200
     calibrate_images: Positive | None = None
 
     optimizer: str = "momentum"
-    lr: Annotated[float, Field(gt=0)] = 0.025
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-4
+    lr: AboveZero = 0.025
+    weight_decay: NotNegative = 3e-4
     filter_bias_and_bn: bool = False
     warmup_prefix: bool = True
-    min_lr: Annotated[float, Field(ge=0)] = 1e-8
+    min_lr: NotNegative = 1e-8
     cutout: NonNegative = 16
 
     @model_validator(mode="before")
@@ -193,8 +199,8 @@ class NetworkConfig(TrainingConfig):
     dropout before the classifier, the space's own if None; drop_path_rate: as `nn.Network` has it.
     """
 
-    epochs: Annotated[float, Field(gt=0)] = 100
-    validate_every: Annotated[float, Field(gt=0)] = 1
+    epochs: Duration = 100
+    validate_every: Duration = 1
     drop_rate: Share | None = None
     drop_path_rate: Share = 0.0
 

@@ -16,9 +16,12 @@ def pick_device(name: str) -> torch.device:
     """The named device; auto takes an accelerator where there is one."""
     if name != "auto":
         try:
-            return torch.empty(0, device=name).device
+            device = torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             raise BadInput(f"device {name}: {str(error).splitlines()[0]}") from None
+        if device.type == "meta":
+            raise BadInput("device meta: it holds no values; auto takes the one that there is")
+        return device
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 

@@ -8,6 +8,7 @@ that no arch uses a gradient of zero, and momentum and weight decay would move t
 
 import logging
 import os
+import re
 import signal
 import time
 import zlib
@@ -24,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer, ProcessLost
+from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer, ProcessLost, shortened
 from mobilenas.base.process import TORCHRUN, end_with_parent, is_one_of_several
 from mobilenas.nn.sharing import SharedBatchNorm2d
 
@@ -185,7 +186,9 @@ def joined() -> Iterator[Processes]:
     if not is_one_of_several():
         yield SINGLE
         return
-    rank, world, local = (int(os.environ[name]) for name in TORCHRUN[:3])
+    rank, world, local, _ = (_number(name) for name in (*TORCHRUN[:3], "MASTER_PORT"))
+    if rank >= world:
+        raise BadInput(f"RANK {rank} must be below WORLD_SIZE {world}: torchrun sets both")
     end_with_parent()  # torchrun ends its processes unless it is killed itself
     if local < torch.accelerator.device_count():
         torch.accelerator.set_device_index(local)
@@ -193,7 +196,7 @@ def joined() -> Iterator[Processes]:
         logging.getLogger("mobilenas").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_PATIENCE)
-    signal.signal(signal.SIGTERM, _told_to_end)
+    before = signal.signal(signal.SIGTERM, _told_to_end)
     try:
         yield Processes(rank, world)
     except (Diverged, ProcessesDiffer):
@@ -208,7 +211,7 @@ def joined() -> Iterator[Processes]:
     except BaseException:
         _is_first_to_end()
         raise
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, before)
     # Not after an error of one process alone: it could wait for the others.
     dist.destroy_process_group()
 
@@ -295,6 +298,14 @@ def _all_reduce(tensor: Tensor, op: Any) -> None:
         dist.all_reduce(tensor, op)
     except RuntimeError as error:  # the connection is closed
         raise ProcessLost(_LOST) from error
+
+
+def _number(name: str) -> int:
+    """What torchrun says by a variable of the environment. Raises BadInput where it is none."""
+    text = os.environ[name]
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise BadInput(f"{name} {shortened(text)!r}: must be a number, as torchrun sets it")
+    return int(text)
 
 
 def _told_to_end(*_: object) -> NoReturn:

@@ -12,6 +12,7 @@ import torch
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
+from mobilenas.base.settings import Record
 from mobilenas.data import (
     Batch,
     EncodedImages,
@@ -38,6 +39,12 @@ _FEWEST = 8  # training images: an export is verified on batches of up to as man
 _EVAL_BATCH, _EVAL_SIDE = 256, 48  # images at a time, fewer where they are larger than this
 
 log = logging.getLogger(__name__)
+
+
+class _Found(Record, extra="ignore"):
+    """Of what is noted of the data: the rows that are left out, as `read_data` takes them."""
+
+    damaged: dict[str, list[int]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,15 +192,18 @@ def stored_images(
     changed since the run was started.
     """
     source = data_place(run)
-    damaged = run.facts.get("data", {}).get("damaged")
+    damaged = run.fact("data", _Found).damaged if "data" in run.facts else None
     data = read_data(source, resolution, config.eval_crop, stream=config.stream, damaged=damaged)
-    splits = Splits.from_json(read_json(run.path / SPLITS))
+    try:
+        splits = Splits.from_json(read_json(run.path / SPLITS))
+    except BadInput as error:
+        raise BadInput(f"{run.path}: {error}") from None
     for name, indices in vars(splits).items():
         if len(indices) and indices[-1] >= len(data.train):
             raise BadInput(
                 f"{run.path / SPLITS}: {name} has image {indices[-1]}, there are {len(data.train)}"
             )
     images = TrainingImages(data, splits, resolution, config, seed)
-    if images.checksum() != run.fact("data_checksum"):
+    if images.checksum() != run.fact("data_checksum", int):
         raise BadInput(f"the images of {source} are not those that {run.path} was made from")
     return images

@@ -18,7 +18,10 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.settings import Record
+from mobilenas.base.settings import Count, Record, Seed, Share
+from mobilenas.cost.memory import check_fits
+from mobilenas.cost.model import flops_and_params
+from mobilenas.data.images import Channels
 from mobilenas.nn import Network, Supernet
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runs import RunFolder
@@ -42,10 +45,23 @@ class NetworkSettings(Record):
     space: dict[str, Any]
     arch: str
     data: str
-    seed: int
+    seed: Seed
     config: NetworkConfig
     inherit: str | None = None
     weights: str | None = None
+
+
+class NetworkResult(Record, extra="ignore"):
+    """Of result.json what others read. Accuracies in 0..1: that of the network of the last step on
+    the validation images, that of the best one on the test images.
+    """
+
+    arch: str
+    last_accuracy: Share
+    validation_images: Count | None = None  # of runs before it was stored
+    test_accuracy: Share | None
+    test_images: Count
+    flops: Count
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +111,7 @@ class NetworkRun:
                 f"another {', '.join(sorted(odd))}"
             )
         data = self.images.data
-        if tuple(folder.fact("classes")) != data.classes:
+        if folder.fact("classes", tuple[str, ...]) != data.classes:
             raise BadInput(f"{folder.path} is a supernet of other classes than {data.name} has")
         assert isinstance(supernet, Supernet), "a space of cells is another space"
         return supernet
@@ -112,13 +128,15 @@ def open_network_run(path: Path, **moved: Path | str | None) -> NetworkRun:
     space = space_from_dict(settings.space)
     config, seed = settings.config, settings.seed
     images = stored_images(run, space.resolution, config, seed)
-    images = images.normalised_by(tuple(run.fact("mean")), tuple(run.fact("std")))
+    images = images.normalised_by(run.fact("mean", Channels), run.fact("std", Channels))
     return NetworkRun(run.as_read(settings), settings, space, space.parse(settings.arch), images)
 
 
 def fresh_network(run: NetworkRun) -> Network:
     """The network of a run, initialised from the seed."""
     config = run.settings.config
+    params = int(flops_and_params(run.space, [run.arch])["params"][0])
+    check_fits(f"the training of {run.arch}", 3 * 4 * params)
     return Network(
         run.space,
         run.arch,

@@ -16,7 +16,9 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.settings import Record
+from mobilenas.base.settings import Record, Seed
+from mobilenas.cost import supernet_params
+from mobilenas.cost.memory import check_fits
 from mobilenas.nn import AnySupernet, CellSupernet, Supernet
 from mobilenas.runs import RunFolder
 from mobilenas.runs.earlier import current_checkpoint
@@ -32,7 +34,7 @@ class SupernetSettings(Record):
 
     space: dict[str, Any]
     data: str
-    seed: int
+    seed: Seed
     config: SupernetConfig
 
 
@@ -62,6 +64,8 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
         if not config.zero_init_last:
             raise BadInput("zero_init_last false: cells have no residual blocks; it must be true")
         return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
+    # Weights, gradients and momentum.
+    check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
     return Supernet(
         space,
         shadow_bn=shadow_bn,
@@ -100,6 +104,6 @@ def load_supernet(run: RunFolder) -> AnySupernet:
         else:
             prefix = "module."  # of timm's ModelEmaV3
             supernet.load_state_dict({k.removeprefix(prefix): x for k, x in average.items()})
-    except (RuntimeError, TypeError, AttributeError, KeyError):
+    except Exception:  # modules check little of what they are given
         raise BadInput(f"{path} does not fit what {run.path / 'run.json'} says") from None
     return supernet

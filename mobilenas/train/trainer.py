@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged
 from mobilenas.base.files import read_jsonl, write_jsonl
 from mobilenas.base.progress import ProgressBar
 from mobilenas.base.randomness import Stream, fixed_generators
+from mobilenas.base.settings import Number, Record, validated
 from mobilenas.data import Batch, TrainingBatches
 from mobilenas.runs import RunFolder
 from mobilenas.runs.earlier import current_checkpoint
@@ -75,9 +77,16 @@ class Task(Protocol):
 class Progress:
     """Where training stands: with weights and optimizer, and the task's own, all there is."""
 
-    step: int = 0
+    step: Annotated[int, Field(strict=True, ge=0)] = 0
     loss_sum: float = 0.0  # over the losses since the last row of the log
-    losses: int = 0
+    losses: Annotated[int, Field(strict=True, ge=0)] = 0
+
+
+class _LogRow(Record, extra="allow"):
+    """A line of the log: where training stood, and the figures of then."""
+
+    step: Annotated[int, Field(ge=1)]
+    __pydantic_extra__: dict[str, Number]
 
 
 class Trainer:
@@ -212,7 +221,9 @@ class Trainer:
             part = getattr(self, name)
             if part is not None:
                 part.load_state_dict(state[name])
-        self.progress = Progress(**state["progress"])
+        self.progress = validated(Progress, state["progress"], "progress")
+        if self.progress.step > task.steps:
+            raise BadInput(f"step {self.progress.step} of {task.steps}")
         task.load_state(state["task"])
 
 
@@ -333,7 +344,7 @@ def _restore(run: RunFolder, task: Task, trainer: Trainer) -> list[dict[str, Any
     state = current_checkpoint(load_checkpoint(path))
     try:
         trainer.load_state(state, task)
-    except (RuntimeError, TypeError, ValueError, KeyError, AttributeError):
+    except Exception:  # optimizers and modules check little of what they are given
         raise BadInput(f"{path} does not fit what {run.path / 'run.json'} says") from None
-    rows = read_jsonl(run.path / LOG, "step")
+    rows = [row.model_dump() for row in read_jsonl(run.path / LOG, _LogRow)]
     return [row for row in rows if row["step"] <= trainer.progress.step]

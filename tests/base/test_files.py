@@ -11,9 +11,11 @@ import pytest
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import (
     append_jsonl,
+    file_name,
     read_json,
     read_jsonl,
     remove_torn,
+    user_path,
     write_atomic,
     write_json,
     write_text,
@@ -146,3 +148,17 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path: Path) -> None:
         write_text(tmp_path, "x")
     assert set(tmp_path.iterdir()) == {pipe, link}
     assert Path(os.devnull).is_char_device()
+
+
+def test_a_long_text_is_a_name_of_a_file_and_keeps_apart_from_others(tmp_path: Path) -> None:
+    archs = ["_".join(["e6k3579"] * 60 + [end]) for end in ("e3k3", "e3k5")]
+    names = {file_name(arch) for arch in archs}
+    for name in names:
+        write_text(tmp_path / f"{name}-int8-bytes.onnx.json", "")
+    assert len(names) == 2
+    assert file_name("e3k3_id") == "e3k3_id"
+
+
+def test_a_home_of_nobody_is_refused() -> None:
+    with pytest.raises(BadInput, match="~nosuch/x: nobody"):
+        user_path("~nosuch/x")

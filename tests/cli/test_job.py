@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents
+from helpers import ALONE, ENVIRONMENT, TINY, TINY_SPACE, Call, Job, command, contents, processes_of
+from make_sources import noise, save
+from PIL import Image
 
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.evaluator import SupernetEvaluator
@@ -218,11 +220,19 @@ def test_a_search_by_score_goes_to_an_export_and_resumes(
     assert contents(out) == before
 
 
-def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end")]
+)
+def test_a_signal_ends_all_processes_and_says_how_to_go_on(
+    number: signal.Signals, word: str, tmp_path: Path
+) -> None:
     folder = tmp_path / "supernet"
+    for name, pixels in enumerate(noise(200)):
+        save(tmp_path / "images" / f"{name % 10}" / f"{name}.png", Image.fromarray(pixels))
     train = ("supernet-train", f"--space={TINY_SPACE}", *TINY, "--passes=1000", f"--out={folder}")
+    streamed = (f"--data={tmp_path / 'images'}", "--set=stream=true", "--set=workers=2")
     process = subprocess.Popen(
-        command(*train),
+        command(*train, *streamed, "--set=limit=null"),
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -236,13 +246,13 @@ def test_an_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
             while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
                 assert process.poll() is None
                 time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
+            assert len(processes_of(folder)) == 3
+            process.send_signal(number)
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert out == ""
-    assert err.splitlines()[-1].startswith(
-        "mobilenas: interrupted; a run is continued with --resume"
-    )
+    assert err.splitlines()[-1].startswith(f"mobilenas: {word}; a run is continued with --resume")
     assert "Traceback" not in err
+    assert processes_of(folder) == []

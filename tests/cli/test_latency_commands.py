@@ -115,7 +115,7 @@ def test_timings_in_a_folder_are_not_overwritten(call: Call, clock: Clock) -> No
     check_refused(build(call), "already holds a run", "--resume")
     check_refused(build(call, "--resume", "--seed=1"), "another seed (0, not 1)")
     Path(f"runs/latency/{NAME}/run.json").write_text("[]")
-    check_refused(build(call, "--resume"), "run.json lacks the key")
+    check_refused(build(call, "--resume"), "run.json: the file: must be a mapping")
     assert Path(f"runs/latency/{NAME}/timings.jsonl").read_bytes() == log
 
 

@@ -23,6 +23,7 @@ from helpers import (
     contents,
     mobilenas,
     mobilenas_json,
+    processes_of,
 )
 
 from mobilenas.search.front import spread_archs
@@ -88,19 +89,6 @@ def test_a_ranking_takes_the_file_if_it_is_of_the_images_of_the_supernet(
     other.write_text(text.replace(str(read(whole)["facts"]["data_checksum"]), "7"))
     refused = call(*asked, f"--truth={other}", f"--out={tmp_path / 'rank2'}")
     check_refused(refused, f"{other} line 2: data_checksum 7", str(job.supernet))
-
-
-def processes_of(folder: Path) -> list[str]:
-    """The command lines that name a folder."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes()
-        except OSError:  # it has ended
-            continue
-        if str(folder).encode() in line:
-            found.append(line.decode().replace("\0", " "))
-    return found
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")

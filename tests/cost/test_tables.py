@@ -67,6 +67,13 @@ def test_a_head_with_other_classes_is_good_enough(caplog: pytest.LogCaptureFixtu
     assert not table.covers(load_space("s2:num_classes=5,head.channels=640"))
 
 
+def test_an_overhead_that_makes_times_negative_is_refused() -> None:
+    space = load_space("s1")
+    table = made_up_table(space).model_copy(update={"overhead_ms": -1e6})
+    with pytest.raises(BadInput, match=r"overhead_ms -1e.06.*must be above 0"):
+        table.column(space)
+
+
 def test_another_resolution_is_refused() -> None:
     table = made_up_table(load_space("s1"))
     with pytest.raises(BadInput, match=r"is for 32 px, space s1:resolution=64 has 64 px"):

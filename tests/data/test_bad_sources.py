@@ -267,3 +267,22 @@ def test_damaged_cifar_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(b"no")
     with pytest.raises(BadInput, match=r"cifar-10-batches-py is damaged \(wrong MD5\)"):
         load_data(f"cifar10:{tmp_path}", 32)
+
+
+@pytest.mark.parametrize(
+    "stored", [b"[" * 100_000, b"\xff", b'{"info": {"features": {"label": {"names": 3}}}}']
+)
+def test_metadata_of_parquet_that_are_none_are_refused(stored: bytes, tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "a.parquet", GOOD, [0, 1, 0, 1])
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({"huggingface": stored}), file)
+    with pytest.raises(BadInput, match=r"a\.parquet.* its huggingface metadata"):
+        load_data(str(file), 8)
+
+
+@pytest.mark.parametrize("stored", [b"[]", b'{"info": 3}', b'{"info": {"features": {"label": 1}}}'])
+def test_metadata_of_parquet_may_say_nothing_of_classes(stored: bytes, tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "a.parquet", GOOD, [0, 1, 0, 1])
+    table = pq.read_table(file)
+    pq.write_table(table.replace_schema_metadata({"huggingface": stored}), file)
+    assert load_data(str(file), 8).classes == ("0", "1")

@@ -4,7 +4,9 @@ move.
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,12 +22,16 @@ from mobilenas.runs import RunFolder
 
 pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
 
+from mmdet.registry import MODELS
+
 from mobilenas.detect.detector import (
     DetectSettings,
     create_detect_run,
     open_detect_run,
     open_detector,
 )
+from mobilenas.detect.predict import load_detector
+from mobilenas.detect.runner import evaluate_detector, train_detector
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,7 @@ def with_options(settings: DetectSettings, *options: str) -> DetectSettings:
         ("train_cfg.max_epochs=0", "no step"),
         ("param_scheduler.0.factor=1", "factor"),
         ("optim_wrapper.optimizer.lr=x", "float"),
+        ("optim_wrapper.optimizer.type=Foo", "type: Foo"),
         ("train_dataloader.dataset.filter_cfg.min_size=x", "str"),
         ("val_dataloader.dataset.pipeline.0.type=Nothing", "Nothing"),
     ],
@@ -188,6 +195,26 @@ def test_a_run_that_is_no_detector_or_half_of_one_is_refused(tmp_path: Path) -> 
         RunFolder.create(tmp_path / kind, kind, {"config": "ssdlite"})  # type: ignore[arg-type]
         with pytest.raises(BadInput, match=message):
             open_detector(tmp_path / kind)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda state: {}, "backbone.* is missing"),
+        (lambda state: None, "state_dict"),
+        (lambda state: state | {"more.weight": torch.ones(1)}, "more.weight is none"),
+        (lambda state: state | {"bbox_head.retina_cls.bias": torch.ones(1)}, "is .1.; the network"),
+    ],
+)
+def test_weights_of_another_detector_are_refused(
+    change: Callable[[Any], Any], words: str, settings: DetectSettings, tmp_path: Path
+) -> None:
+    run = create_detect_run(tmp_path / "run", settings)
+    state = MODELS.build(run.config.model).state_dict()
+    torch.save({"state_dict": change(state), "meta": {}}, run.checkpoint)
+    for use in (evaluate_detector, load_detector, train_detector):
+        with pytest.raises(BadInput, match=f"checkpoint.pth.*{words}"):
+            use(run)
 
 
 def test_weights_may_change_only_after_the_first_checkpoint(

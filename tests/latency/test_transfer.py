@@ -192,6 +192,13 @@ def test_bad_rows_are_named(
     assert all(word in str(refused.value) for word in [str(path), *words]), refused.value
 
 
+def test_a_space_of_other_classes_is_fitted() -> None:
+    own = load_space("macro:num_classes=7")
+    timings = [Timing(arch, float(ms)) for arch, ms in zip(ARCHS[:8], range(1, 9), strict=True)]
+    table = transfer_table(SOURCE, own, timings, device="new", holdout=0, seed=0).table
+    assert table.covers(own)
+
+
 def test_bad_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "times.csv"
     with pytest.raises(BadInput, match="no such file"):

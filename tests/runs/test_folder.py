@@ -195,8 +195,8 @@ def test_a_run_with_its_result_is_finished(kind: Kind, name: str, tmp_path: Path
     run.store_result({"accuracy": 0.5})
     assert (tmp_path / name).is_file()
     run.check_finished()
-    assert run.result("accuracy") == {"accuracy": 0.5}
-    assert name in refusal(run.result, "flops")
+    assert run.result(dict[str, float]) == run.result() == {"accuracy": 0.5}
+    assert f"{name}: accuracy: " in refusal(run.result, dict[str, str])
 
 
 def test_seconds_are_those_that_were_stored(run: RunFolder) -> None:
