@@ -1,0 +1,101 @@
+"""Searches by gradient on NAS-Bench-201: what cells they end in, by its published accuracies.
+
+Each strategy searches with the op `none` among the candidates and without it, once for each seed.
+Runs continue where they stopped; several processes may share an OUT, each with seeds of its own.
+
+    python benchmarks/strategies.py --data CIFAR10 --data-root DIR --out runs/strategies
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+import numpy as np
+from harness import Data, DataRoot, Table
+from trainings import finished
+
+from mobilenas.base.files import read_json
+from mobilenas.evaluate.nb201 import DATA_SETS, read_nb201
+from mobilenas.space import load_listed_space
+
+VARIANTS = {
+    "with": "",
+    "without": ",ops=[skip_connect,nor_conv_1x1,nor_conv_3x3,avg_pool_3x3]",
+}
+QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the steps
+
+
+def main(
+    data: Data,
+    data_root: DataRoot,
+    space: str = "nb201:channels=4,cells=1,resolution=8",
+    strategies: str = "darts,gdas,proxyless,parsec",
+    preset: str = "cpu-tiny",
+    seeds: str = "0,1,2,3,4",
+    out: Path = Path("runs/strategies"),
+) -> Iterator[Table]:
+    """Accuracies of derived cells, and how they came to be."""
+    rows = []
+    for variant, ops in VARIANTS.items():
+        searched = load_listed_space(space + ops)
+        asked: dict[str, Any] = {"space": space + ops, "data": data, "preset": preset}
+        asked |= {"benchmark": "nb201", "data_root": data_root}
+        for strategy in strategies.split(","):
+            folders = {s: out / f"{strategy}-{variant}-s{s}" for s in harness.numbers(seeds)}
+            found = [
+                finished(folder, "search", result="front.json", strategy=strategy, seed=s, **asked)
+                for s, folder in folders.items()
+            ]
+            rows.append({"strategy": strategy, "none": variant} | row(found, [*folders.values()]))
+        truths = read_nb201(data_root, searched)
+        within = truths.within(searched)  # type: ignore[arg-type]
+        rivals: dict[str, Any] = {"strategy": "a random cell", "none": variant}
+        for name in DATA_SETS:
+            values = 100 * truths.truths[name].accuracy[within]
+            rivals[name] = f"{values.mean():.2f} ± {values.std():.2f}"
+        rivals["median"] = float(np.median(100 * truths.truths["cifar10"].accuracy[within]))
+        rows.append(rivals)
+    yield Table(rows, {"median": ".2f", "regret": ".2f", "params": ",.0f", "passes": ".1f"})
+
+
+def row(found: list[Any], folders: list[Path]) -> dict[str, Any]:
+    """Of several seeds: accuracies in percent, mean ± sd; regret in points among cells with at most
+    as many params, CIFAR-10; p(skip) after each quarter of the steps.
+    """
+    cells = [each["front"][0] for each in found]
+    standing = [each["standing"] for each in found]
+    percent = {name: [100 * x[name]["accuracy"] for x in standing] for name in DATA_SETS}
+    skips = [len(re.findall("skip_connect", cell["arch"])) for cell in cells]
+    logs = [architecture_log(folder) for folder in folders]
+    share = [np.mean([at(log, quarter) for log in logs]) for quarter in QUARTERS]
+    minutes = [read_json(folder / "timing.json")["seconds"] / 60 for folder in folders]
+    return {
+        **{name: harness.mean_sd(values) for name, values in percent.items()},
+        "median": float(np.median(percent["cifar10"])),
+        "each": " ".join(f"{x:.2f}" for x in percent["cifar10"]),
+        "skips": " ".join(map(str, skips)),
+        "p(skip)": " ".join(f"{x:.2f}" for x in share),
+        "params": np.mean([cell["params"] for cell in cells]),
+        "regret": 100 * np.mean([x["cifar10"]["regret"]["params"] for x in standing]),
+        "passes": np.mean([each["passes"] for each in found]),
+        "minutes": harness.mean_sd(minutes, 1),
+    }
+
+
+def architecture_log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a search's log that say where the architecture stood."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [each for each in rows if "skip" in each]
+
+
+def at(log: list[dict[str, Any]], share: float) -> float:
+    """p(skip) when that share of the steps was done."""
+    last = log[-1]["step"]
+    return float(next(each["skip"] for each in log if each["step"] >= share * last))
+
+
+if __name__ == "__main__":
+    harness.main(main)
