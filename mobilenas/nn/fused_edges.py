@@ -74,7 +74,8 @@ def _conv_bn(x: Tensor, ops: Sequence[Any], weights: Tensor) -> Tensor:
     convs, norms = [op[1] for op in ops], [op[2] for op in ops]
     kernels = torch.cat([conv.weight for conv in convs])
     y = F.conv2d(x, kernels, None, convs[0].stride, convs[0].padding)
-    scale = weights[:, None].expand(-1, norms[0].num_features).flatten()
+    # A copy: of a single edge a view would have stride 0, which torch's backward pass reads beyond.
+    scale = weights.repeat_interleave(norms[0].num_features)
     training, tracked = norms[0].training, norms[0].track_running_stats
     used = tracked or not training
     statistics = [torch.cat([getattr(n, name) for n in norms]) for name in _STATISTICS if used]

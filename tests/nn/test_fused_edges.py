@@ -122,3 +122,21 @@ def test_others_are_run_op_by_op(case: str) -> None:
             del views[1][2]
         logits.append(supernet(images(), [views[slot] for slot in space.slots]))
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("graph", [True, False], ids=["with a graph", "weights alone"])
+def test_channels_last_gradients_are_those_of_the_plain_loop(graph: bool) -> None:
+    """A batch norm weight that is no copy of its own once made torch read beyond it here."""
+    space, supernets = both(OPS)
+    x = images().float().contiguous(memory_format=torch.channels_last)
+    found = []
+    for supernet in supernets:
+        supernet.float().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        weights = [w.detach().float().requires_grad_(graph) for w in weights_of(space)]
+        views = [dict(enumerate(w)) for w in weights]
+        loss = supernet(x, [views[slot] for slot in space.slots]).square().sum()
+        junk = [torch.full((n,), 1e30) for n in (8, 16, 32, 64) for _ in range(50)]
+        del junk  # what lies beyond a tensor is not 0
+        found.append(torch.autograd.grad(loss, list(supernet.parameters()), allow_unused=True))
+    for gradient, plain in zip(*found, strict=True):
+        assert gradient is plain is None or difference(gradient, plain) < 1e-4
