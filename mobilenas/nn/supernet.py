@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn.blocks import Branch, ChoiceBlock, conv_head, init_weights, stem
+from mobilenas.nn.pool import Pool, global_average
 from mobilenas.nn.sharing import Sharing
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
 from mobilenas.space import IDENTITY, Arch, Space
@@ -19,13 +20,6 @@ class Step(NamedTuple):
 
     kind: str
     choice: Hashable = None
-
-
-class Pool(nn.Module):
-    """Global average: feature map (n, channels, h, w) to (n, channels)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
 
 
 class Supernet(nn.Module):
@@ -62,7 +56,7 @@ class Supernet(nn.Module):
         x = self.stem(x)
         for block, candidate in zip(self.blocks, self.space.candidates_of(arch), strict=True):
             x = block(x, candidate)
-        return self.classifier(self.conv_head(x).mean(dim=(2, 3)))
+        return self.classifier(global_average(self.conv_head(x)))
 
     def steps(self, arch: Arch) -> list[Step]:
         """What an arch is made of, from images to logits.
