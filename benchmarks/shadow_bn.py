@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.nn import Supernet
-from mobilenas.nn.blocks import Branch, ChoiceBlock
+from mobilenas.nn.choice_block import Branch, ChoiceBlock
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
 from mobilenas.train.supernets import open_supernet_run
 

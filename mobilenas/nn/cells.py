@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn.blocks import conv_bn, init_weights
+from mobilenas.nn.pool import Pool, global_average
 from mobilenas.nn.siblings import Apart, with_own_norms
-from mobilenas.nn.supernet import Pool, Step
+from mobilenas.nn.supernet import Step
 from mobilenas.space import Cell, CellSpace
 from mobilenas.space.cells import ABSENT, CellShape
 
@@ -100,7 +101,7 @@ class CellSupernet(nn.Module):
         x = self.stem(x)
         for choice in self.cells:
             x = choice(x, cell)
-        return self.classifier(x.mean(dim=(2, 3)))
+        return self.classifier(global_average(x))
 
     def network(self, cell: Cell) -> nn.Sequential:
         """The plain module of a cell, with copies of the weights: it computes `self(x, cell)`."""

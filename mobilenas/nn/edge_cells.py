@@ -13,6 +13,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import init_weights
 from mobilenas.nn.edge_ops import build_enter, build_head, build_op, build_stem
 from mobilenas.nn.fused_edges import can_fuse, mix_together
+from mobilenas.nn.pool import global_average
 from mobilenas.nn.views import View, Views, indices, mix
 from mobilenas.space import EdgeCellSpace, Genotype
 from mobilenas.space.edge_cells import EdgeCellShape
@@ -188,7 +189,7 @@ class _EdgeCells(nn.Module):
         outputs = list(accumulate(self.stem, lambda x, part: part(x), initial=x))[1:]
         for cell in self.cells:
             outputs = [*outputs[1:], run(cell, outputs)]
-        return self.classifier(self.head(outputs[-1]).mean(dim=(2, 3)))
+        return self.classifier(global_average(self.head(outputs[-1])))
 
 
 class EdgeCellNetwork(_EdgeCells):

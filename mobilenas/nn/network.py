@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mobilenas.base.errors import BadInput
-from mobilenas.nn.blocks import ChoiceBlock, build, conv_head, init_weights, stem
+from mobilenas.nn.blocks import build, conv_head, init_weights, stem
+from mobilenas.nn.choice_block import ChoiceBlock
+from mobilenas.nn.pool import global_average
 from mobilenas.nn.supernet import Supernet
 from mobilenas.space import Arch, Space
 
@@ -90,7 +92,7 @@ class Network(nn.Module):
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""
         if self.global_pool:
-            x = x.mean(dim=(2, 3))
+            x = global_average(x)
         x = self.dropout(x)
         return x if pre_logits else self.classifier(x)
 

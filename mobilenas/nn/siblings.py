@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import Branch, ConvBN, sums_of_paths
+from mobilenas.nn.blocks import ConvBN
+from mobilenas.nn.choice_block import Branch, sums_of_paths
 from mobilenas.nn.sharing import Shared, unshared
 from mobilenas.space import Candidate
 

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mobilenas.nn.blocks import Branch, ChoiceBlock, conv_head, init_weights, stem
+from mobilenas.nn.blocks import conv_head, init_weights, stem
+from mobilenas.nn.choice_block import Branch, ChoiceBlock
+from mobilenas.nn.pool import Pool, global_average
 from mobilenas.nn.sharing import Sharing
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
 from mobilenas.nn.views import Views, indices
@@ -20,13 +22,6 @@ class Step(NamedTuple):
 
     kind: str
     choice: Hashable = None
-
-
-class Pool(nn.Module):
-    """Global average: feature map (n, channels, h, w) to (n, channels)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=(2, 3))
 
 
 class Supernet(nn.Module):
@@ -68,7 +63,7 @@ class Supernet(nn.Module):
         x = self.stem(x)
         for block, layer in zip(self.blocks, self.space.layers, strict=True):
             x = block(x, next(left) if layer.searchable else 0)
-        return self.classifier(self.conv_head(x).mean(dim=(2, 3)))
+        return self.classifier(global_average(self.conv_head(x)))
 
     def steps(self, arch: Arch) -> list[Step]:
         """What an arch is made of, from images to logits.

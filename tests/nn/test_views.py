@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.nn import Supernet
-from mobilenas.nn.blocks import ChoiceBlock, ConvBN
+from mobilenas.nn.blocks import ConvBN
+from mobilenas.nn.choice_block import ChoiceBlock
 from mobilenas.nn.views import View, indices, mix, without_graph
 from mobilenas.space import Space, load_space
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
+from torch import Tensor, nn
 
 _plain: ContextVar[bool] = ContextVar("plain_kernels", default=False)  # of this thread
 
@@ -27,6 +28,27 @@ def plain_kernels() -> Iterator[None]:
 def are_plain() -> bool:
     """Whether this is within `plain_kernels()`."""
     return _plain.get()
+
+
+@torch.jit.unused
+def is_eager_training(*tensors: Tensor) -> bool:
+    """Whether these are plain tensors of a training step, the first of which gets a gradient.
+
+    Whatever traces, exports, compiles or transforms a module, or differentiates it twice, must meet
+    torch's own operators alone.
+    """
+    return (
+        # Exact types, and first of all: the proxies of fx allow no further question, and the
+        # fake tensors of torch.export must not get an autograd function of ours.
+        all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors)
+        and torch.is_grad_enabled()
+        and tensors[0].requires_grad
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
+        and not torch._C._are_functorch_transforms_active()
+        and not are_plain()
+    )
 
 
 def refuse_second_derivatives() -> None:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.nn.kernels import are_plain, refuse_second_derivatives
+from mobilenas.nn.kernels import is_eager_training, refuse_second_derivatives
 
 # The widest filter for which oneDNN takes its depthwise kernel.
 _MAX_COLUMNS = 3
@@ -130,23 +130,14 @@ def _use_fast_gradient(x: Tensor, weight: Tensor) -> bool:
     128, one and two threads.
     """
     return (
-        # Exact types, and first of all: the proxies of fx allow no further question, and the
-        # fake tensors of torch.export must not get an autograd function of ours.
-        type(x) in (Tensor, nn.Parameter)
-        and type(weight) in (Tensor, nn.Parameter)
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        is_eager_training(weight, x)
         and weight.shape[-1] > _MAX_COLUMNS
-        and torch.is_grad_enabled()
-        and weight.requires_grad
         and x.dim() == 4
         and x.numel() >= _MIN_ELEMENTS
         and x.device.type == "cpu"
         and weight.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.onnx.is_in_onnx_export()
-        and not are_plain()
     )
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mobilenas.nn.kernels import are_plain, refuse_second_derivatives
+from mobilenas.nn.kernels import is_eager_training, refuse_second_derivatives
 
 
 class _InPlaceReLU6(torch.autograd.Function):
@@ -30,18 +30,9 @@ class _InPlaceReLU6(torch.autograd.Function):
 
 
 @torch.jit.unused
-def _is_eager_training(x: Tensor) -> bool:
-    # The exact type first: proxies of fx and fake tensors of torch.export get the ordinary ReLU6.
-    return (
-        type(x) is Tensor
-        and x.is_cpu  # elsewhere a clone is cheaper than a function in Python
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
-        and torch.is_grad_enabled()
-        and x.requires_grad
-        and not x.is_leaf
-        and not torch.compiler.is_compiling()
-        and not are_plain()
-    )
+def _goes_in_place(x: Tensor) -> bool:
+    # On an accelerator a clone is cheaper than a function in Python.
+    return is_eager_training(x) and x.is_cpu and not x.is_leaf
 
 
 class ReLU6(nn.ReLU6):
@@ -52,7 +43,7 @@ class ReLU6(nn.ReLU6):
 
     def forward(self, input: Tensor) -> Tensor:
         """Clamp ``input`` of any shape to 0..6."""
-        if torch.jit.is_scripting() or not _is_eager_training(input):  # type: ignore[attr-defined]
+        if torch.jit.is_scripting() or not _goes_in_place(input):  # type: ignore[attr-defined]
             # The same values. In place as torch's own module calls it: relu6_ is exported with
             # bounds that are integers, which coremltools refuses. Networks are exported out of
             # place, where ExecuTorch's quantiser takes the range behind a relu6, and before a
