@@ -50,7 +50,7 @@ def search(
         Path | None,
         typer.Option(
             envvar="MOBILENAS_DATA",
-            help="Folder that holds the benchmarks' files, as docs/ranking.md lists them.",
+            help="Folder that holds the benchmarks' files, as docs/strategies.md lists them.",
         ),
     ] = None,
     seed: Seed = 0,
