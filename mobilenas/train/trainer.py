@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Protocol
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput, Diverged
@@ -83,10 +83,17 @@ class Progress:
 
 
 class _LogRow(Record, extra="allow"):
-    """A line of the log: where training stood, and the figures of then."""
+    """A line of the log: where training stood, and the figures of then; `arch` is a text."""
 
     step: Annotated[int, Field(ge=1)]
-    __pydantic_extra__: dict[str, Number]
+    __pydantic_extra__: dict[str, Number | str]
+
+    @model_validator(mode="after")
+    def _the_rest_are_numbers(self) -> "_LogRow":
+        for key, value in (self.model_extra or {}).items():
+            if isinstance(value, str) and key != "arch":
+                raise ValueError(f"{key} must be a number, not {value!r}")
+        return self
 
 
 class Trainer:
