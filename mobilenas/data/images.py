@@ -16,6 +16,7 @@ from mobilenas.data.found import Found
 from mobilenas.data.order import Blocks
 
 Channels = tuple[float, float, float]
+_LONGEST = 64  # times the short side that is kept of an image
 Encoded = Path | bytes | None  # an image file, its bytes, or a parquet row without an image
 
 
@@ -125,7 +126,8 @@ def decode_stored(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
 
 def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
     """An RGB image, and whether it had to be turned or mirrored, as the EXIF orientation of photos
-    says. Raises BadInput with this name where it is damaged or missing.
+    says. Of one that is more than 64 times as long as wide it is the middle, as scaling it would
+    take any amount of memory. Raises BadInput with this name where it is damaged or missing.
     """
     if encoded is None:
         raise BadInput(f"{name}: no image bytes; every row needs an image")
@@ -134,12 +136,21 @@ def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
         with opened, Image.open(opened, formats=_formats(opened)) as image:
             if image.mode[0] in "IF":  # convert("RGB") would clip these to white
                 raise ValueError(f"pixels of type {image.mode}; there must be 8 bits a channel")
-            rgb = image.convert("RGB")
+            rgb = _middle(image).convert("RGB")
             turned = _is_turned(image)
             return (ImageOps.exif_transpose(rgb) if turned else rgb), turned
     except Exception as error:  # a damaged file makes Pillow raise nearly anything
         reason = "not an image" if isinstance(error, UnidentifiedImageError) else one_line(error)
         raise BadInput(f"{name}: cannot read the image ({reason})") from error
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    most = _LONGEST * min(image.size)
+    if max(image.size) <= most:
+        return image
+    left, top = (max(0, side - most) // 2 for side in image.size)
+    width, height = (min(side, most) for side in image.size)
+    return image.crop((left, top, left + width, top + height))
 
 
 def _formats(file: BinaryIO) -> tuple[str, ...] | None:

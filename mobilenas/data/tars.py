@@ -79,6 +79,8 @@ def _index(file: Path, left_out: Counter[str]) -> list[tuple[bytes, int, int, in
                 match = _KEY.fullmatch(member.name)
                 if not member.isreg():
                     continue
+                if member.issparse():  # its bytes do not lie in the file one after the other
+                    raise BadInput(f"{file}, {member.name}: is stored sparse; write it whole")
                 if any(is_hidden(name) for name in member.name.split("/") if name != "."):
                     left_out[HIDDEN] += 1
                     continue
@@ -95,7 +97,9 @@ def _index(file: Path, left_out: Counter[str]) -> list[tuple[bytes, int, int, in
                     classes[key] = content.read(100).decode("utf-8", "replace").strip()
             end = opened.offset
         _check_end(file, end)
-    except (tarfile.TarError, OSError) as error:
+    except BadInput:
+        raise
+    except (tarfile.TarError, OSError, ValueError, IndexError) as error:  # headers of any content
         raise BadInput(f"{file}: cannot be read as a tar file ({one_line(error)})") from error
     if not images:
         raise BadInput(f"{file}: no images in it ({', '.join(SUFFIXES)})")

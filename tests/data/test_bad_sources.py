@@ -1,6 +1,8 @@
 """Bad sources: the one line that each kind of damage gets."""
 
 import gzip
+import io
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,23 @@ def tar_with_damaged_header(root: Path) -> str:
     return str(root)
 
 
+def sparse_tar(**headers: str) -> Callable[[Path], str]:
+    """A shard with a member that is stored sparse, as GNU tar writes it in pax headers."""
+
+    def build(root: Path) -> str:
+        file = root / "a.tar"
+        with tarfile.open(file, "w", format=tarfile.PAX_FORMAT) as opened:
+            for name, content in samples(GOOD, [0, 1, 0, 1]):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                if name == "000002.png":
+                    member.pax_headers = {f"GNU.sparse.{k}": v for k, v in headers.items()}
+                opened.addfile(member, io.BytesIO(content))
+        return str(root)
+
+    return build
+
+
 def compressed_tar(root: Path) -> str:
     file = write_tar(root / "a.tar", samples(GOOD, [0, 1, 0, 1]))
     file.write_bytes(gzip.compress(file.read_bytes()))
@@ -197,6 +216,9 @@ ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (tar_without_its_end(1600), r"a\.tar: cannot be read as a tar file \(unexpected end"),
     (tar_without_its_end(2148), r"a\.tar: cannot be read as a tar file \(damaged or cut off"),
     (tar_without_its_end(4 * 2048), r"a\.tar: cannot be read as a tar file \(damaged or cut off"),
+    (sparse_tar(map="0,8", size="8"), r"a\.tar, 000002\.png: is stored sparse"),
+    (sparse_tar(map="x", size="y"), r"a\.tar: cannot be read as a tar file \(invalid literal"),
+    (sparse_tar(major="1", minor="0", realsize="9"), r"a\.tar: cannot be read as a tar file"),
     (tar_with_damaged_header, r"a\.tar: cannot be read as a tar file \(damaged or cut off"),
     (compressed_tar, r"a\.tar: cannot be read as a tar file"),
     (tar_pair, r"val-0\.tar, 000001\.png: label 2 is out of range"),

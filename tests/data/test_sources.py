@@ -270,3 +270,15 @@ def test_webp_is_opened_without_asking_other_formats(
         (tmp_path / "b" / "0.webp").write_bytes(damaged)
         with pytest.raises(BadInput, match=rf"b/0\.webp: cannot read the image \({reason}"):
             load_data(str(tmp_path), 8)
+
+
+@pytest.mark.parametrize("size", [(3_000_000, 1), (2, 100_000)])
+def test_of_an_endless_strip_the_middle_is_read(size: tuple[int, int], tmp_path: Path) -> None:
+    """Scaled to 16 px as it is, the first would take 2 GB."""
+    folder = plain_folders(tmp_path)
+    width, height = size
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[height * 9 // 20 : -(-height * 11 // 20), width * 9 // 20 : -(-width * 11 // 20)] = 200
+    Image.fromarray(pixels).save(folder / "cat" / "strip.png")
+    data = load_data(str(tmp_path), 16)
+    assert any((image == 200).all() for image in data.train.pixels)
