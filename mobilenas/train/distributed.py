@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import signal
+import threading
 import time
 import zlib
 from collections import defaultdict
@@ -24,17 +25,22 @@ import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer, ProcessLost, shortened
 from mobilenas.base.process import TORCHRUN, end_with_parent, is_one_of_several
 from mobilenas.nn.sharing import SharedBatchNorm2d
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 _PATIENCE = timedelta(hours=2)  # for the main process to prepare data; torchrun ends lost ones
 _LOST = (
     "a process of the training was lost, or torchrun was told to end: the same command with "
     "--resume continues from the last checkpoint"
 )
+_ANSWER = timedelta(minutes=10)  # for processes to find each other
+_TOLD_SECONDS = 10.0  # after which they say that they wait
 _GRACE_SECONDS = 5.0  # for the one process that reports an error
 
 
@@ -195,7 +201,7 @@ def joined() -> Iterator[Processes]:
     if rank != 0:
         logging.getLogger("mobilenas").setLevel(logging.ERROR)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=_PATIENCE)
+    _connect(backend, rank, world)
     before = signal.signal(signal.SIGTERM, _told_to_end)
     try:
         yield Processes(rank, world)
@@ -214,6 +220,29 @@ def joined() -> Iterator[Processes]:
     signal.signal(signal.SIGTERM, before)
     # Not after an error of one process alone: it could wait for the others.
     dist.destroy_process_group()
+
+
+def _connect(backend: str, rank: int, world: int) -> None:
+    """Raises ProcessLost where the others do not come."""
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    told = threading.Timer(
+        _TOLD_SECONDS, log.error, ("waiting for %d processes at %s", world, address)
+    )
+    told.daemon = True
+    told.start()
+    try:
+        store, *_ = next(iter(rendezvous("env://", rank, world, timeout=_ANSWER)))
+    except (RuntimeError, ValueError) as error:
+        minutes = _ANSWER.total_seconds() / 60
+        raise ProcessLost(
+            f"not all of {world} processes came to {address} (MASTER_ADDR, MASTER_PORT) within "
+            f"{minutes:g} minutes"
+        ) from error
+    finally:
+        told.cancel()
+    store.set_timeout(_PATIENCE)
+    store = PrefixStore("mobilenas", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_PATIENCE)
 
 
 class JointBatchNorm2d(nn.BatchNorm2d):
