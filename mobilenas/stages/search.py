@@ -21,8 +21,10 @@ from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.settings import Record, validated
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
+from mobilenas.cost.counts import supernet_params
 from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.cost.latency import LatencyTable, find_table
+from mobilenas.cost.memory import check_fits
 from mobilenas.cost.titles import format_limits
 from mobilenas.evaluate.nb201 import read_nb201
 from mobilenas.evaluate.published_truth import read_benchmark
@@ -53,8 +55,7 @@ from mobilenas.train.trainer import Trainer, fit
 class GradientSettings(Record):
     """What the user chose. space: a whole space as plain data, its classes those of the data.
     config: of the strategy's own shape. limits: {cost: largest value} of the derived arch.
-    latencies: what each latency table was asked for by. latency_tables: SHA-256 of the content of
-    each, by name.
+    latency_tables: SHA-256 of the content of each, by name.
     """
 
     strategy: str
@@ -267,6 +268,9 @@ def _costs(space: ListedSpace, tables: Sequence[LatencyTable]) -> CostModel | Ed
 def _supernet(
     settings: GradientSettings, config: SearchConfig, searchable: Searchable
 ) -> torch.nn.Module:
+    space = searchable.space
+    if isinstance(space, Space):  # gradients and the optimizer's state are as large as the weights
+        check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
     return searchable.supernet(
         dense=method(settings.strategy).strategy.is_dense,
         shadow_bn=config.bn == "shadow",

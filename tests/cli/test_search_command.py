@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import ALONE, Call, Job, check_refused
+from tables import made_up_table
 
 from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts
@@ -107,13 +108,34 @@ def test_a_finished_search_stays_as_it_is(tmp_path: Path, call: Call) -> None:
     check_refused(call("search", *SMALL, f"--out={out}"), "already holds a run")
 
 
-def test_latency_and_memory_are_limits_too(tmp_path: Path, call: Call) -> None:
+def test_memory_is_a_limit_too(tmp_path: Path, call: Call) -> None:
     costs = CostModel(load_space(SPACE))
     least = costs.range("memory").minimum
     out = tmp_path / "search"
     done = call("search", *SMALL, BUDGET, f"--memory={least}", f"--out={out}", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["front"][0]["memory"] == least
+
+
+def test_latency_is_a_limit_too_and_its_table_may_not_change(tmp_path: Path, call: Call) -> None:
+    file, out = tmp_path / "made-up.json", tmp_path / "search"
+    file.write_text(made_up_table(load_space(SPACE), wobble=0.5).model_dump_json())
+    done = call("search", *SMALL, f"--latency=200us@{file}", f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["front"][0]["latency_ms@made-up"] <= 0.2
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert last["expected_latency_ms@made-up"] > 0
+    assert call("search", "--resume", f"--out={out}").code == 0
+    check_refused(call("search", "--resume", f"--latency=300us@{file}", f"--out={out}"), "limits")
+    file.write_text(made_up_table(load_space(SPACE), wobble=0.6).model_dump_json())
+    check_refused(call("search", "--resume", f"--out={out}"), "latency table made-up is not")
+
+
+def test_a_supernet_that_does_not_fit_is_not_built(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mobilenas.cost.memory.os.sysconf", lambda name: 1000)
+    check_refused(call("search", *SMALL, f"--out={tmp_path / 'search'}"), "supernet of", "GiB")
 
 
 def test_what_there_is(call: Call) -> None:
