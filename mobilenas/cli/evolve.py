@@ -102,9 +102,9 @@ def evolve(
 
     Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
 
-    Example, for the one best network: mobilenas evolve --flops 60M --objectives accuracy
+    Example, for the one best network: mobilenas evolve --flops 400M --objectives accuracy
 
-    Example, with stand-alone trainings in between: mobilenas evolve --flops 60M --rounds 4
+    Example, with stand-alone trainings in between: mobilenas evolve --flops 400M --rounds 4
 
     Example, for detection: mobilenas evolve --resolution 320 --flops 600M
     """

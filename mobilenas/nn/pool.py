@@ -10,7 +10,7 @@ def global_average(x: Tensor) -> Tensor:
     """Feature map (n, channels, h, w) to (n, channels).
 
     The gradient that torch makes of a mean is contiguous, whatever the map is. Every layer before
-    would go on with it, and the batch norm of a channels_last head takes three times as long then.
+    would go on with it, and a channels_last head takes half as long again then.
     """
     if not torch.jit.is_scripting():  # type: ignore[attr-defined]
         _keep_format(x)
