@@ -8,8 +8,8 @@ rounds    evolve --rounds
 
 The budget is that of the plain network of the supernet's space, or of each space of --plain, the
 same at another width. Searches differ in their supernet. Every answer is then trained with fresh
-seeds, each with held-out images of its own, which choose nothing, and looked at once on these and on
-the test images.
+seeds, each with held-out images of its own, which choose nothing, and looked at once on these and
+on the test images.
 
 Runs continue where they stopped. Several processes may share an OUT, each with supernets of its
 own; with all of them the tables are complete.
