@@ -1,126 +1,177 @@
-"""Does the search's answer beat simple rivals of equal FLOPs, all trained by the same recipe?
+"""Does the search's answer beat simple rivals of equal cost, all trained by the same recipe?
 
-uniform   kernel 3, expansion 6, one path everywhere: what MobileNetV2 is; its FLOPs are the budget
-winner    the most accurate arch that a search through the supernet RUN found under that budget
-by score  that of the highest score (accuracy and NASWOT) of a search by score
-random    archs drawn from the whole space with FLOPs within 2 % below the budget
+plain     MobileNetV2's shape: kernel 3, expansion 6, one path everywhere; its FLOPs are the budget
+random    the best on validation images of random archs within the budget, which are trained until
+          as many multiply-adds are spent as by `rounds`: supernet, evaluations and trainings
+score     the search without trainings: accuracy in the supernet and NASWOT
+rounds    evolve --rounds
 
-Every arch is trained stand-alone with each seed; the accuracies are those of the last epoch on
-held-out training images. Beside them: what the supernet and NASWOT say of each, and what the
-supernet's accuracy depends on over random archs of the space.
+The budget is that of the plain network of the supernet's space, or of each space of --plain, the
+same at another width. Searches differ in their supernet. Every answer is then trained with fresh
+seeds, each with held-out images of its own, which choose nothing, and looked at once on these and
+on the test images.
 
-Runs continue where they stopped; once the search is done, several processes may share an OUT if
-each has seeds of its own, and with all --seeds the table is complete.
+Runs continue where they stopped. Several processes may share an OUT, each with supernets of its
+own; with all of them the tables are complete.
 
-    python benchmarks/rivals.py --supernet RUN --data CIFAR10 --out runs/rivals
+    python benchmarks/rivals.py --supernet RUN --supernet RUN --data CIFAR10 --out runs/rivals
 """
 
+import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import harness
 import numpy as np
 import typer
-from harness import Data, PathOption, Set, Table
-from scipy.stats import kendalltau
-from supernet_accuracy import alike, influences
-from trainings import finished, space_file, stand_alone
+from harness import Data, Set, Table
+from scipy import stats
+from trainings import finished, space_file
 
+from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.cost import CostModel
-from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.search.front import pick_arch
-from mobilenas.space import Arch, Candidate, Space
-from mobilenas.train.supernets import open_supernet_run
+from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
+from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
-MARGIN = 0.02
-FORMATS = {"MFLOPs": ".2f", "params": ",", "in the supernet": ".1%", "NASWOT": ".0f"}
+MARGIN = 0.02  # the FLOPs of random archs are at most so much below the budget
+STEP = 3  # multiply-adds of a training step over those of a forward pass
+FRESH = 100  # the first seed of the last trainings
+
+log = logging.getLogger(__name__)
 
 
 def main(
-    supernet: PathOption,
+    supernet: Annotated[list[Path], typer.Option(help="One for each search.")],
     data: Data,
+    plain: Annotated[list[str] | None, typer.Option(help="Its plain network is a budget.")] = None,
     preset: str = "cifar10-quick",
     settings: Set = None,
-    random: Annotated[int, typer.Option(help="How many random archs.")] = 5,
-    seeds: str = "100,101,102",
-    generations: int = 16,
+    rounds: int = 2,
+    per_round: int = 8,
+    population: int = 20,
+    generations: int = 5,
+    trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
     out: Path = Path("runs/rivals"),
 ) -> Iterator[Table]:
-    """What a search found against simple choices of equal FLOPs."""
-    evaluator = SupernetEvaluator(open_supernet_run(supernet))
-    space = evaluator.run.space
-    assert isinstance(space, Space)
-    file = space_file(space, out / "space.yaml")
-    costs = CostModel(space)
-    uniform = Arch(tuple(Candidate(6, ((3,),)) for _ in space.blocks))
-    budget = costs.flops(uniform)
-    archs: dict[str, Arch] = {}
-    for name, quality in (("winner", "accuracy"), ("by score", "score")):
-        flags: dict[str, Any] = {"supernet": supernet, "flops": budget, "generations": generations}
-        flags |= {"objectives": f"{quality},flops", "result": "front.json"}
-        search = finished(out / f"evolve-{quality}", "evolve", **flags)
-        archs[name] = space.parse(pick_arch(search["front"], "best"))
-    drawn = random_archs(space, costs, budget, random)
-    archs |= {"uniform": uniform} | {f"random {i}": arch for i, arch in enumerate(drawn, start=1)}
-    percent: dict[str, list[float]] = {name: [] for name in archs}
-    recipe: dict[str, Any] = {"data": data, "preset": preset, "settings": settings or []}
-    for seed in harness.numbers(seeds):
-        for name, arch in archs.items():
-            percent[name].append(stand_alone(out, file, arch, seed=seed, **recipe))
+    """What searches found, against simple choices of equal FLOPs."""
+    recipe = {"data": data, "preset": preset, "set": settings or []}
+    search = {"population": population, "generations": generations}
+    in_rounds = {"rounds": rounds, "per_round": per_round}
+    runs = [open_supernet_run(folder) for folder in supernet]
+    spaces: list[AnySpace] = [load_space(reference) for reference in plain or []]
+    for shape in spaces or [runs[0].space]:
+        assert isinstance(shape, Space)
+        uniform = Arch(tuple(Candidate(6, ((3,),)) for _ in shape.blocks))
+        budget = CostModel(shape).flops(uniform)
+        rows: list[dict[str, Any]] = []
+        held_out: dict[str, list[float]] = {}
+        for number, run in enumerate(runs):
+            study = Study(run, budget, recipe, out / str(budget) / run.folder.path.name)
+            answers = study.answers(search, in_rounds)
+            first = FRESH + run.settings.seed * trainings
+            for name, arch in {"plain": uniform, **answers}.items():
+                space = shape if name == "plain" else study.space
+                seeds = range(first, first + trainings)
+                results = [study.trained(space, arch, seed) for seed in seeds]
+                accuracy = [100 * result["last_accuracy"] for result in results]
+                test = [100 * result["test_accuracy"] for result in results]
+                held_out.setdefault(name, []).extend(accuracy)
+                row = {"search": number, "network": name, "MFLOPs": results[0]["flops"] / 1e6}
+                row |= {"held out, %": harness.mean_sd(accuracy), "test, %": harness.mean_sd(test)}
+                rows.append(row | {"arch": str(arch)})
+            log.info("search %d: work of %.1f trainings", number, study.work())
+        title = f"Budget {budget / 1e6:.2f}M FLOPs; {trainings} trainings of each answer, mean ± sd"
+        yield Table(rows, {"MFLOPs": ".2f"}, title)
+        yield Table(differences(held_out), {}, "rounds - rival, points; a pair is a training seed")
 
-    chosen = list(archs.values())
-    inherited, naswot = evaluator(chosen), evaluator.naswot(chosen, seed=0)
-    rows = [
-        {
-            "network": name,
-            "MFLOPs": costs.flops(arch) / 1e6,
-            "params": costs.params(arch),
-            "accuracy, %": harness.mean_sd(percent[name]),
-            "in the supernet": accuracy,
-            "NASWOT": score,
-            "arch": str(arch),
+
+@dataclass(frozen=True)
+class Study:
+    """The searches through one supernet under one budget, in `folder`. recipe: of all trainings, as
+    options of the command line.
+    """
+
+    run: SupernetRun
+    budget: int
+    recipe: dict[str, Any]
+    folder: Path
+
+    @property
+    def space(self) -> Space:
+        """That of the supernet."""
+        assert isinstance(self.run.space, Space)
+        return self.run.space
+
+    def answers(self, search: dict[str, Any], in_rounds: dict[str, Any]) -> dict[str, Arch]:
+        """The arch that each way of searching ends in, by its name."""
+        seed = self.run.settings.seed
+        asked = {"supernet": self.run.folder.path, "flops": self.budget, "seed": seed, **search}
+
+        def best(name: str, **more: Any) -> Arch:
+            found = finished(self.folder / name, "evolve", result="front.json", **asked, **more)
+            return self.space.parse(pick_arch(found["front"], "best"))
+
+        return {
+            "score": best("score", objectives="score"),
+            "rounds": best("rounds", objectives="prediction", **in_rounds, **self.recipe),
+            "random": self.best_random(seed),
         }
-        for (name, arch), accuracy, score in zip(archs.items(), inherited, naswot, strict=True)
-    ]
-    others = np.mean([percent[name] for name in archs if name.startswith("random")], axis=0)
-    rows.append({"network": "random, all", "accuracy, %": harness.mean_sd(others)})
-    means = [np.mean(percent[name]) for name in archs]
-    pairs = dict(zip(chosen, zip(inherited, means, strict=True), strict=True)).values()  # distinct
-    tau = kendalltau(*zip(*pairs, strict=True)).statistic
-    title = f"Kendall's tau of supernet and stand-alone training: {tau:.2f}, n = {len(pairs)}"
-    yield Table(rows, FORMATS, f"seeds {seeds}; mean ± sd. {title}")
-    differences = []
-    for rival, values in (("uniform", percent["uniform"]), ("random", others)):
-        for name in ("winner", "by score"):
-            points = harness.mean_sd(np.subtract(percent[name], values))
-            differences.append({"by seed": f"{name} - {rival}", "points, mean ± sd": points})
-    yield Table(differences)
-    yield from in_the_supernet(space, evaluator)
+
+    def best_random(self, seed: int) -> Arch:
+        """The best of as many random archs as can be trained by the work of the rounds."""
+        costs = CostModel(self.space)
+        genes = self.space.sample_genes(100_000, np.random.default_rng(seed))
+        share = costs.flops_batch(genes) / self.budget
+        drawn = genes[(share > 1 - MARGIN) & (share <= 1)][: round(self.work())]
+        archs = [self.space.decode(row) for row in drawn]
+        # The seed of the trainings in rounds: the same validation images.
+        results = [self.trained(self.space, arch, seed + 1) for arch in archs]
+        return max(zip(results, archs, strict=True), key=lambda pair: pair[0]["accuracy"])[1]
+
+    def trained(self, space: Space, arch: Arch, seed: int) -> Any:
+        """The result of a stand-alone training."""
+        name = "space" if space is self.space else "plain"
+        file = space_file(space, self.folder.parent / f"{name}.yaml")
+        out = self.folder.parent / "trained" / f"{name}-{arch}-s{seed}"
+        return finished(out, "train", space=file, arch=arch, seed=seed, **self.recipe)
+
+    def work(self) -> float:
+        """The multiply-adds of the rounds, in trainings of a network of the budget's FLOPs."""
+        costs, rounds = CostModel(self.space), self.folder / "rounds"
+        done = sorted((rounds / "truth" / "trainings").iterdir())
+        images = len(read_json(done[0] / "splits.json")["train"]) * _epochs(done[0])
+        trainings = sum(costs.flops(self.space.parse(each.name)) for each in done) * STEP * images
+
+        drawn = self.space.sample_genes(1000, np.random.default_rng(0))
+        passes, splits = self.run.settings.config.passes, self.run.images.splits
+        supernet = costs.flops_batch(drawn).mean() * STEP * passes * len(splits.train)
+
+        measured = read_jsonl(rounds / "measured.jsonl")
+        flops = sum(costs.flops(self.space.parse(row["arch"])) for row in measured)
+        evaluations = flops * (len(splits.calibrate) + len(splits.validate))
+        return float(trainings + supernet + evaluations) / (self.budget * STEP * images)
 
 
-def random_archs(space: Space, costs: CostModel, budget: int, count: int) -> list[Arch]:
-    """Archs of nearly the budget, uniform over these."""
-    genes = space.sample_genes(100_000, np.random.default_rng(0))
-    share = costs.flops_batch(genes) / budget
-    fitting = genes[(share > 1 - MARGIN) & (share <= 1)]
-    return [space.decode(row) for row in fitting[:count]]
+def _epochs(training: Path) -> int:
+    return int(read_json(training / "run.json")["settings"]["config"]["epochs"])
 
 
-def in_the_supernet(space: Space, evaluator: SupernetEvaluator) -> Iterator[Table]:
-    """A linear fit of the supernet's accuracy, and its accuracy for one candidate everywhere."""
-    accuracies, slopes = influences(space, evaluator)
-    rows = [{"for": name, "points": x, "± se": se} for name, (x, se) in slopes.items()]
-    extent = f"{min(accuracies):.1f} to {max(accuracies):.1f} %"
-    title = f"{len(accuracies)} random archs, {extent} in the supernet"
-    yield Table(rows, {"points": "+.2f", "± se": ".2f"}, title)
-    archs = alike(space)
-    shares = evaluator(archs)
-    rows = [
-        {"everywhere": str(arch.blocks[0]), "accuracy": x}
-        for arch, x in zip(archs, shares, strict=True)
-    ]
-    yield Table(rows, {"accuracy": ".1%"})
+def differences(held_out: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """By how many points the answer of the rounds is above the others, with a 95 % interval of
+    Student's t.
+    """
+    rows = []
+    for name in sorted(set(held_out) - {"rounds"}):
+        points = np.subtract(held_out["rounds"], held_out[name])
+        mean = points.mean()
+        low, high = stats.t.interval(0.95, len(points) - 1, mean, stats.sem(points))
+        rows.append(
+            {"rival": name, "points": f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", "n": len(points)}
+        )
+    return rows
 
 
 if __name__ == "__main__":
