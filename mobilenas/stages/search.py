@@ -104,6 +104,7 @@ def create_search_run(
     own = listed_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
     tables = getattr(searchable.costs, "tables", ())
     named = Searchable(_costs(own, tables))
+    method(strategy).strategy.check(named, config)
     settings = GradientSettings(
         strategy=strategy,
         space=own.to_dict(),
@@ -191,7 +192,7 @@ def run_search(
         )
         held = images.held(device, processes)
     searchable = run.searchable
-    strategy = method(settings.strategy).strategy(searchable.sizes, config, settings.seed)
+    strategy = method(settings.strategy).strategy(searchable.choices, config, settings.seed)
     task = SearchTask(
         strategy,
         Objective(config, searchable.space.num_classes, settings.seed, None),
@@ -207,7 +208,7 @@ def run_search(
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
         "probabilities": [p.tolist() for p in task.arrays()],
-        "most_probable": str(searchable.derive(task.arrays(), {})),
+        "most_probable": str(strategy.derive(searchable, {})),
         "passes": task.spent / len(images.splits.train),
         "standing": {
             name: asdict(standing(truth, searchable.space.canonical(arch)))  # type: ignore[arg-type]
@@ -234,7 +235,7 @@ def check_limits(searchable: Searchable, limits: Mapping[str, float]) -> None:
     """Raises InfeasibleBudget where no arch meets all limits, with the feasible range of each."""
     searchable.check_limits(limits)
     check_feasible(searchable.costs, limits)
-    if searchable.derive([np.ones(size) for size in searchable.sizes], limits) is None:
+    if searchable.derive([np.ones(size) for size in searchable.choices.sizes], limits) is None:
         raise InfeasibleBudget(
             f"no arch of {searchable.space.name} meets {format_limits(limits)} together, though "
             "some arch meets each of them"
@@ -271,8 +272,5 @@ def _supernet(
     space = searchable.space
     if isinstance(space, Space):  # gradients and the optimizer's state are as large as the weights
         check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
-    return searchable.supernet(
-        dense=method(settings.strategy).strategy.is_dense,
-        shadow_bn=config.bn == "shadow",
-        generator=torch.Generator().manual_seed(settings.seed),
-    )
+    generator = torch.Generator().manual_seed(settings.seed)
+    return method(settings.strategy).strategy.supernet(searchable, config, generator)

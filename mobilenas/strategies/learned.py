@@ -1,27 +1,30 @@
 """What strategies that learn an architecture by gradient have in common: DARTS, first order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.nn.views import Views, without_graph
+from mobilenas.space import Arch, Genotype
+from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 
 
 class LearnedStrategy:
-    """Architecture parameters of each block, and how a step learns them and the weights.
+    """Architecture parameters of each block, or edge, and how a step learns them and the weights.
 
     This class is DARTS of first order (Liu et al. 2019): a block is the sum of all candidates,
     weighted by the softmax of its parameters. Other methods override what they do otherwise.
 
     Architecture parameters are plain tensors in float32, never a part of the supernet, its
-    optimizer or its clipping. sizes: number of candidates of each block.
+    optimizer or its clipping.
     """
 
     Config: ClassVar[type[SearchConfig]] = SearchConfig
@@ -29,10 +32,11 @@ class LearnedStrategy:
     # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
     is_dense: ClassVar[bool] = True
 
-    def __init__(self, sizes: Sequence[int], config: SearchConfig, seed: int) -> None:
+    def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
+        self.choices = choices
         self.config = config
         rng = generator(seed, Stream.ARCH_START)
-        drawn = (rng.normal(0, 1e-3, size) for size in sizes)
+        drawn = (rng.normal(0, 1e-3, size) for size in choices.sizes)
         self.parameters = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in drawn]
         self.optimizer = torch.optim.Adam(
             self.parameters,
@@ -41,12 +45,36 @@ class LearnedStrategy:
             weight_decay=config.arch_weight_decay,
         )
 
+    @classmethod
+    def check(cls, searchable: Searchable, config: SearchConfig) -> None:
+        """Raises BadInput where the method does not suit a space."""
+
+    @classmethod
+    def supernet(
+        cls, searchable: Searchable, config: SearchConfig, generator: torch.Generator
+    ) -> nn.Module:
+        """The supernet that is searched, fresh weights."""
+        return searchable.supernet(
+            dense=cls.is_dense, shadow_bn=config.bn == "shadow", generator=generator
+        )
+
     def probabilities(self) -> list[Tensor]:
         """Of each block the probabilities of its candidates, in the graph of the parameters."""
         return [alpha.softmax(0) for alpha in self.parameters]
 
+    def inputs(self) -> list[Tensor]:
+        """Of each node of cells what each edge into it is worth; none: all the same."""
+        return []
+
+    def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
+        """The arch that the search ends in, None where no arch is within limits."""
+        arrays = [[normalised(p) for p in each] for each in (self.probabilities(), self.inputs())]
+        return searchable.derive(arrays[0], limits, arrays[1])
+
     def views(self, step: SearchStep, stream: Stream) -> Views:
-        """What one forward runs. stream: of its draws."""
+        """What one forward runs: a view of each block or edge, maybe one of each node's inputs.
+        stream: of its draws.
+        """
         return [dict(enumerate(p.unbind())) for p in self.probabilities()]
 
     def learn(self, step: SearchStep) -> None:

@@ -23,9 +23,10 @@ class SearchStep:
 
     Losses take a part: `train`, whose images the weights are learnt from, or `held`, the other
     images, for the architecture. With several processes gradients are those of the joint batch.
-    searchable: what views choose from. progress: which share of the search's steps lies behind,
-    0..1. spent: images that ran forward and backward through one candidate a choice, summed over
-    the step; forward alone is a third.
+    searchable: what views choose from. learnt: steps that learnt the architecture before this one;
+    below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. spent:
+    images that ran forward and backward through one candidate a choice, summed over the step;
+    forward alone is a third.
     """
 
     trainer: Trainer
@@ -34,17 +35,20 @@ class SearchStep:
     searchable: Searchable
     cost: ExpectedCost
     n: int
+    learnt: int
     progress: float
     spent: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
-        self._batches: dict[str, Batch] = {}
+        self._batches: dict[tuple[str, int], Batch] = {}
 
-    def loss(self, views: Views, part: str, *, track: bool = False) -> Tensor:
-        """The loss of a mixture on the batch of a part. Batch norms take the statistics of the
-        batch; track: whether their running ones move.
+    def loss(
+        self, views: Views, part: str, *, track: bool = False, number: int | None = None
+    ) -> Tensor:
+        """The loss of a mixture on a batch of a part, that of this step or of a number. Batch norms
+        take the statistics of the batch; track: whether their running ones move.
         """
-        images, target = self._batch(part)
+        images, target = self._batch(part, self.n if number is None else number)
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
         run = [1 if isinstance(view, int) else len(view) for view in views]
         self.spent += share * len(images) * float(np.mean(run))
@@ -100,11 +104,12 @@ class SearchStep:
         """The generator of this step, of the same state at each call."""
         return generator(self.trainer.seed, stream, self.n)
 
-    def _batch(self, part: str) -> Batch:
-        if part not in self._batches:
-            batch = self.trainer.train(self.n) if part == "train" else self.held(self.n)
-            self._batches[part] = self.objective.mix(*batch, self.n) if part == "train" else batch
-        return self._batches[part]
+    def _batch(self, part: str, number: int) -> Batch:
+        key = part, number
+        if key not in self._batches:
+            batch = self.trainer.train(number) if part == "train" else self.held(number)
+            self._batches[key] = self.objective.mix(*batch, number) if part == "train" else batch
+        return self._batches[key]
 
     def _name(self, views: Views) -> str:
         genes = [view if isinstance(view, int) else next(iter(view)) for view in views]

@@ -62,6 +62,7 @@ class SearchTask:
             self.searchable,
             self.cost,
             n,
+            n - self.first,
             max(0, n - self.first) / learning,
         )
         if n < self.first:
@@ -90,16 +91,16 @@ class SearchTask:
             several = [p.double() for p in probabilities if len(p) > 1]
             entropy = [-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p)) for p in several]
             row: dict[str, Any] = {"entropy": float(np.mean(entropy)) if entropy else 0.0}
-            skips = [float(probabilities[c][i]) for c, i in self.searchable.skips]
+            skips = [float(probabilities[c][i]) for c, i in self.searchable.choices.skips]
             if skips:
                 row["skip"] = float(np.mean(skips))
             for cost in {"flops": None, **self.cost.limits}:
                 row[f"expected_{cost}"] = float(self.cost.of(cost, probabilities))
-        return row | {"arch": str(self.searchable.derive(self.arrays(), {}))}
+        return row | {"arch": str(self.strategy.derive(self.searchable, {}))}
 
     def derive(self) -> Arch | Genotype | None:
         """The most probable arch within the limits, None where no arch is."""
-        return self.searchable.derive(self.arrays(), self.limits)
+        return self.strategy.derive(self.searchable, self.limits)
 
     def arrays(self) -> list[NDArray[np.float64]]:
         """The probabilities of each choice's candidates."""

@@ -12,7 +12,8 @@ from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.nn import EdgeCellSupernet, Supernet
 from mobilenas.nn.edge_cells import place_views
 from mobilenas.nn.views import Views
-from mobilenas.space import Arch, EdgeCellSpace, Genotype, Space
+from mobilenas.space import Arch, Choice, EdgeCellSpace, Genotype, Space
+from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.derive import most_probable
 
 Costs = CostModel | EdgeCellCosts
@@ -21,31 +22,18 @@ Costs = CostModel | EdgeCellCosts
 class Searchable:
     """A space of blocks, or of cells whose edges have ops, with the costs of its archs.
 
-    A choice is a block, or an edge of a type of cells. candidates: their names, of each choice.
+    choices: a block, or an edge of a type of cells, is one.
     """
 
     def __init__(self, costs: Costs) -> None:
         self.costs = costs
         self.space: Space | EdgeCellSpace = costs.space
         if isinstance(self.space, Space):
-            self.candidates = [tuple(map(str, b.candidates)) for b in self.space.blocks]
+            blocks = enumerate(self.space.blocks, 1)
+            named = (Choice(f"block {n}", tuple(map(str, b.candidates))) for n, b in blocks)
+            self.choices = Choices(tuple(named))
         else:
-            self.candidates = [choice.candidates for choice in self.space.choices]
-
-    @property
-    def sizes(self) -> list[int]:
-        """Number of candidates of each choice."""
-        return [len(names) for names in self.candidates]
-
-    @property
-    def skips(self) -> list[tuple[int, int]]:
-        """Choice and index of each candidate that passes on its input."""
-        return [
-            (choice, index)
-            for choice, names in enumerate(self.candidates)
-            for index, name in enumerate(names)
-            if name in ("id", "skip_connect")
-        ]
+            self.choices = Choices(tuple(self.space.choices), tuple(self.space.inputs))
 
     def supernet(
         self, *, dense: bool, shadow_bn: bool, generator: torch.Generator
@@ -58,9 +46,12 @@ class Searchable:
         return Supernet(self.space, shadow_bn=shadow_bn, affine_last=not dense, generator=generator)
 
     def placed(self, views: Views) -> Views:
-        """Views of all places of the supernet, from one a choice: cells of a type have the same."""
+        """Views of all places of the supernet, from one for each of the ops, and maybe one for each
+        of the inputs: cells of a type have the same.
+        """
         if isinstance(self.space, EdgeCellSpace):
-            return place_views(self.space, views)
+            count = len(self.choices.ops)
+            return place_views(self.space, views[:count], views[count:] or None)
         return views
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
@@ -72,18 +63,21 @@ class Searchable:
             )
 
     def derive(
-        self, probabilities: Sequence[NDArray[np.float64]], limits: Mapping[str, float]
+        self,
+        probabilities: Sequence[NDArray[np.float64]],
+        limits: Mapping[str, float],
+        inputs: Sequence[NDArray[np.float64]] = (),
     ) -> Arch | Genotype | None:
         """The most probable arch within limits, None where no arch is; in cells of which a node
-        keeps some edges, those by `EdgeCellSpace.strongest`.
+        keeps some edges, those by `EdgeCellSpace.strongest`, with what each of the inputs is worth.
         """
         if isinstance(self.space, EdgeCellSpace) and self.space.skeleton.in_degree:
-            return self.space.strongest(probabilities)
+            return self.space.strongest(probabilities, inputs or None)
         return most_probable(self.costs, probabilities, limits)
 
     def name(self, genes: Sequence[int]) -> str:
         """What is said of the candidates of all choices."""
         if isinstance(self.space, Space):
             return f"arch {self.space.decode(np.array(genes))}"
-        names = (c[g] for c, g in zip(self.candidates, genes, strict=True))
+        names = (c.candidates[g] for c, g in zip(self.choices.ops, genes, strict=True))
         return f"ops {' '.join(names)}"

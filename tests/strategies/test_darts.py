@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Batches, Steps, Toy, configured, snapshot
+from toys import Batches, Steps, Toy, choices, configured, snapshot
 
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import Views, mix
@@ -53,7 +53,7 @@ def found_and_exact(
     """
     monkeypatch.setattr(darts, "RADIUS", radius)
     config = configured(Darts, order=2, momentum=0.9, weight_decay=0.01, lr=0.05)
-    strategy = doubled(Darts([3, 3], config, seed=0))
+    strategy = doubled(Darts(choices(3, 3), config, seed=0))
     steps = Steps(Smooth(2), config)
     strategy.fit(steps(0))  # there is a momentum now
     step = steps(1)
@@ -94,7 +94,7 @@ def test_the_gradient_is_that_through_a_training_step(monkeypatch: pytest.Monkey
 
 def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit() -> None:
     config = configured(Darts, order=2, momentum=0.9, weight_decay=0.01, clip=None)
-    strategy = Darts([3, 3], config, seed=0)
+    strategy = Darts(choices(3, 3), config, seed=0)
     steps = Steps(Toy(2), config)
     for n in range(3):
         step = steps(n)

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from toys import PLANTED, ImageBatches, Steps, Toy, configured, snapshot, two_blocks
+from toys import PLANTED, ImageBatches, Steps, Toy, choices, configured, snapshot, two_blocks
 
-from mobilenas.nn import Supernet
+from mobilenas.cost import CostModel
 from mobilenas.space import Space
+from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS
+from mobilenas.strategies.searchable import Searchable
 
 ALL = [pytest.param(name, {}, id=name) for name in METHODS]
 ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))
@@ -22,24 +24,22 @@ def space() -> Space:
     return two_blocks()
 
 
-def made(name: str, sizes: list[int], settings: dict[str, Any]) -> LearnedStrategy:
+def made(name: str, of: Choices, settings: dict[str, Any]) -> LearnedStrategy:
     kind = METHODS[name].strategy
-    return kind(sizes, configured(kind, **settings), seed=0)
+    return kind(of, configured(kind, **settings), seed=0)
 
 
 def in_space(name: str, space: Space, settings: dict[str, Any]) -> tuple[LearnedStrategy, Steps]:
-    strategy = made(name, [len(b.candidates) for b in space.blocks], settings)
-    supernet = Supernet(
-        space,
-        affine_last=not strategy.is_dense,
-        generator=torch.Generator().manual_seed(0),
-    )
+    searchable = Searchable(CostModel(space))
+    strategy = made(name, searchable.choices, settings)
+    generator = torch.Generator().manual_seed(0)
+    supernet = strategy.supernet(searchable, strategy.config, generator)
     return strategy, Steps(supernet, strategy.config, ImageBatches, space=space)
 
 
 @pytest.mark.parametrize("name, settings", ALL)
 def test_it_finds_the_one_candidate_that_is_right(name: str, settings: dict[str, Any]) -> None:
-    strategy = made(name, [3, 3], settings)
+    strategy = made(name, choices(3, 3), settings)
     steps = Steps(Toy(2), strategy.config)
     for n in range(150):
         strategy.step(steps(n, n / 149))
@@ -116,7 +116,7 @@ def test_a_tight_limit_makes_it_cheaper(name: str, settings: dict[str, Any], spa
 
 def test_the_start_is_a_function_of_the_seed() -> None:
     config = configured(Darts)
-    one, two, other = (Darts([3, 5], config, seed) for seed in (0, 0, 1))
+    one, two, other = (Darts(choices(3, 5), config, seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters, two.parameters, strict=True))
     assert not torch.equal(one.parameters[0], other.parameters[0])
     assert max(float(a.abs().max()) for a in one.parameters) < 0.01

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toys import PLANTED, Steps, Toy, configured
+from toys import PLANTED, Steps, Toy, choices, configured
 
 from mobilenas.strategies.learned import LearnedStrategy
 
@@ -17,7 +17,7 @@ def test_the_one_of_the_page_finds_what_is_right() -> None:
     names: dict[str, Any] = {}
     exec(code, names)
     kind: type[LearnedStrategy] = names["Exponentiated"]
-    strategy = kind([3, 3], configured(kind, arch_lr=0.3), seed=0)
+    strategy = kind(choices(3, 3), configured(kind, arch_lr=0.3), seed=0)
     steps = Steps(Toy(2), strategy.config)
     for n in range(150):
         strategy.step(steps(n))

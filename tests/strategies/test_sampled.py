@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor, nn
-from toys import Steps, Toy, configured
+from toys import Steps, Toy, choices, configured
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
@@ -37,7 +37,7 @@ class Fixed(nn.Module):
 @pytest.mark.parametrize("tau", [10.0, 1.0, 0.1])
 def test_gdas_draws_by_the_probabilities_whatever_the_temperature(tau: float) -> None:
     config = configured(Gdas, tau_start=tau, tau_end=tau)
-    strategy = Gdas([4], config, seed=0)
+    strategy = Gdas(choices(4), config, seed=0)
     with torch.no_grad():
         strategy.parameters[0].copy_(torch.tensor([0.3, -0.5, -0.2, 0.7]))
     steps = Steps(Toy(1), config)
@@ -53,7 +53,7 @@ def test_gdas_draws_by_the_probabilities_whatever_the_temperature(tau: float) ->
 
 
 def test_gdas_cools_from_its_first_step_to_its_last() -> None:
-    strategy = Gdas([3], configured(Gdas), seed=0)
+    strategy = Gdas(choices(3), configured(Gdas), seed=0)
     assert strategy.tau(0.0) == 10
     assert strategy.tau(1.0) == pytest.approx(0.1)
     assert strategy.tau(0.5) == pytest.approx(5.05)
@@ -61,7 +61,7 @@ def test_gdas_cools_from_its_first_step_to_its_last() -> None:
 
 def test_the_gradient_of_gdas_is_that_of_the_softmax_of_what_was_drawn() -> None:
     config = configured(Gdas, tau_start=2.0, tau_end=2.0)
-    strategy = Gdas([3], config, seed=0)
+    strategy = Gdas(choices(3), config, seed=0)
     steps = Steps(Fixed([3]), config)
     step = steps(0)
     (view,) = views = strategy.views(step, Stream.ARCH_STEP)
@@ -81,7 +81,7 @@ def test_the_gradient_of_gdas_is_that_of_the_softmax_of_what_was_drawn() -> None
 
 def test_proxyless_moves_the_pair_and_leaves_the_probabilities_of_the_rest() -> None:
     config = configured(Proxyless, arch_lr=0.3)
-    strategy = Proxyless([6, 6], config, seed=0)
+    strategy = Proxyless(choices(6, 6), config, seed=0)
     steps = Steps(Fixed([6, 6]), config)
     for n in range(20):
         before = [p.detach().clone() for p in strategy.probabilities()]
@@ -99,7 +99,7 @@ def test_proxyless_moves_the_pair_and_leaves_the_probabilities_of_the_rest() -> 
 def test_the_gradients_of_a_pair_are_exact_on_average() -> None:
     """With two candidates the pair is always the same, and the loss a function of the one drawn."""
     config = configured(Proxyless)
-    strategy = Proxyless([2], config, seed=0)
+    strategy = Proxyless(choices(2), config, seed=0)
     with torch.no_grad():
         strategy.parameters[0].copy_(torch.tensor([0.4, -0.3]))
     module = Fixed([2])
@@ -135,7 +135,7 @@ def test_the_bias_of_parsec_falls_with_the_number_of_samples() -> None:
         return -float(nn.functional.cross_entropy(logits, labels))
 
     config = configured(Parsec, batch_size=1, effective=1e-9)
-    strategy = Parsec(sizes, config, seed=0)
+    strategy = Parsec(choices(*sizes), config, seed=0)
     p = [x.detach().double() for x in strategy.probabilities()]
     archs = list(product(*(range(n) for n in sizes)))
     joint = torch.tensor(
@@ -151,7 +151,7 @@ def test_the_bias_of_parsec_falls_with_the_number_of_samples() -> None:
     errors = []
     for samples in (2, 8, 32):
         strategy = Parsec(
-            sizes, configured(Parsec, batch_size=1, effective=1e-9, samples=samples), 0
+            choices(*sizes), configured(Parsec, batch_size=1, effective=1e-9, samples=samples), 0
         )
         found: list[Tensor] = []
         strategy.apply = found.append  # type: ignore[method-assign,assignment]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mobilenas.cost import CostModel
 from mobilenas.nn.views import Views, mix
-from mobilenas.space import Space, load_space, space_from_dict
+from mobilenas.space import Choice, Space, load_space, space_from_dict
+from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
@@ -27,6 +28,11 @@ def two_blocks() -> Space:
     data = load_space(SPACE).to_dict()
     stages = [data["stages"][0] | {"blocks": 2}]
     return space_from_dict(data | {"stages": stages, "num_classes": CLASSES})
+
+
+def choices(*sizes: int) -> Choices:
+    """Blocks of so many candidates."""
+    return Choices(tuple(Choice("block", tuple(map(str, range(size)))) for size in sizes))
 
 
 class Toy(nn.Module):
@@ -100,7 +106,7 @@ class Steps:
     def __call__(self, n: int, progress: float = 0.0) -> SearchStep:
         objective = Objective(self.config, CLASSES, 0, None)
         return SearchStep(
-            self.trainer, objective, self.held, self.searchable, self.cost, n, progress
+            self.trainer, objective, self.held, self.searchable, self.cost, n, n, progress
         )
 
 

@@ -1,0 +1,32 @@
+"""What a strategy chooses, by names."""
+
+from dataclasses import dataclass
+
+from mobilenas.space import Choice
+
+PASSING = ("id", "skip_connect")  # candidates that pass on their input
+
+
+@dataclass(frozen=True)
+class Choices:
+    """ops: of each block its candidates, of each edge of a type of cells its ops. inputs: of each
+    node of a type of cells the edges into it; blocks have none.
+    """
+
+    ops: tuple[Choice, ...]
+    inputs: tuple[Choice, ...] = ()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of candidates of each of `ops`."""
+        return [len(choice.candidates) for choice in self.ops]
+
+    @property
+    def skips(self) -> list[tuple[int, int]]:
+        """Among `ops`, choice and index of each candidate that passes on its input."""
+        return [
+            (place, index)
+            for place, choice in enumerate(self.ops)
+            for index, name in enumerate(choice.candidates)
+            if name in PASSING
+        ]
