@@ -1,0 +1,140 @@
+"""Searches by gradient on a space whose every arch has a published accuracy, under five budgets.
+
+A strategy searches once for each seed, without a word about costs; an arch is then derived within
+each budget from the same probabilities. Against them: evolve through supernets of --supernet, by
+validation accuracy, and the mean of all archs within the budget. --epochs is such that all spend
+about as many passes as the supernets; a pass is an image that runs forward and backward through one
+candidate of each block, over the images of the training part.
+
+Runs continue where they stopped; several processes may share an OUT, each with seeds of its own.
+
+    python benchmarks/strategies_macro.py --data CIFAR10 --data-root DIR --out runs/macro
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import harness
+import numpy as np
+import typer
+from harness import Data, DataRoot, Set, Table
+from numpy.typing import NDArray
+from trainings import finished
+
+from mobilenas.base.files import read_json
+from mobilenas.cost import CostModel
+from mobilenas.evaluate.published_truth import read_benchmark
+from mobilenas.search.front import pick_arch
+from mobilenas.space import AnyArch, Space, load_space
+from mobilenas.strategies.derive import most_probable
+
+BUDGETS = (40e6, 50e6, 60e6, 70e6, 80e6)  # FLOPs of NAS-Bench-Macro's own networks
+
+
+def main(
+    data: Data,
+    data_root: DataRoot,
+    space: str = "macro:width=0.25",
+    strategies: Annotated[str, typer.Option(help="NAME=EPOCHS, by commas.")] = "gdas=4",
+    preset: str = "cpu",
+    settings: Set = None,
+    supernet: Annotated[list[Path] | None, typer.Option(help="One for each seed.")] = None,
+    seeds: str = "0,1,2",
+    out: Path = Path("runs/strategies-macro"),
+) -> Iterator[Table]:
+    """Regret in points: the best published accuracy within a budget minus that of the answer."""
+    field = Field(space, data_root)
+    rows: list[dict[str, Any]] = []
+    for each in strategies.split(","):
+        name, epochs = each.split("=")
+        recipe = {"preset": preset, "set": [f"epochs={epochs}", *(settings or [])]}
+        folders = [out / f"{name}-s{seed}" for seed in harness.numbers(seeds)]
+        found = [
+            finished(
+                folder, "search", result="front.json", strategy=name, seed=seed, data=data,
+                space=space, **recipe,
+            )
+            for seed, folder in zip(harness.numbers(seeds), folders, strict=True)
+        ]  # fmt: skip
+        derived = [
+            [field.derived(result["probabilities"], limit) for limit in field.limits]
+            for result in found
+        ]
+        passes = {"passes": np.mean([result["passes"] for result in found])}
+        rows.append({"search": name} | passes | minutes(folders) | field.row(derived))
+    if supernet:
+        evolved = [
+            [
+                field.evolved(out / f"evolve-{run.name}-{limit}", run, seed, limit)
+                for limit in field.limits
+            ]
+            for seed, run in enumerate(supernet)
+        ]
+        rows.append({"search": "evolve"} | minutes(supernet) | field.row(evolved))
+    rows.append({"search": "an arch within the budget, mean"} | field.rivals())
+    yield Table(rows, {"passes": ".1f"})
+
+
+class Field:
+    """All archs of a space with their published accuracies, in percent, and FLOPs.
+
+    limits: FLOPs that the same share of archs stay below as below BUDGETS in the networks whose
+    accuracies were published, which are wider.
+    """
+
+    def __init__(self, name: str, data_root: Path) -> None:
+        space = load_space(name)
+        assert isinstance(space, Space)
+        self.space, self.costs = space, CostModel(space)
+        truth = read_benchmark("macro", data_root, space)
+        self.values = 100 * truth.accuracy
+        self.accuracy = dict(zip(truth.archs, self.values.tolist(), strict=True))
+        self.flops = self.costs.flops_batch(np.stack([space.encode(arch) for arch in truth.archs]))
+        shares = [np.mean(truth.costs["flops"] <= budget) for budget in BUDGETS]
+        self.limits = [int(np.quantile(self.flops, share)) for share in shares]
+
+    def derived(self, probabilities: list[list[float]], limit: int) -> AnyArch:
+        """The most probable arch within a limit."""
+        arrays: list[NDArray[np.float64]] = [np.array(p) for p in probabilities]
+        arch = most_probable(self.costs, arrays, {"flops": limit})
+        assert arch is not None
+        return arch
+
+    def evolved(self, folder: Path, supernet: Path, seed: int, limit: int) -> AnyArch:
+        """What evolve ends in."""
+        asked = {"supernet": supernet, "flops": limit, "objectives": "accuracy", "seed": seed}
+        found = finished(folder, "evolve", result="front.json", **asked)
+        return self.space.parse(pick_arch(found["front"], "best"))
+
+    def row(self, archs: list[list[AnyArch]]) -> dict[str, str]:
+        """Regret under each budget, of archs by seed and budget, and their mean."""
+        regret = np.array(
+            [
+                [
+                    self.values[self.flops <= limit].max()
+                    - self.accuracy[self.space.canonical(arch)]
+                    for arch, limit in zip(of_seed, self.limits, strict=True)
+                ]
+                for of_seed in archs
+            ]
+        )
+        cells = {f"{b / 1e6:.0f}M": harness.mean_sd(regret[:, i]) for i, b in enumerate(BUDGETS)}
+        return cells | {"mean": harness.mean_sd(regret.mean(axis=1))}
+
+    def rivals(self) -> dict[str, str]:
+        """The mean regret of all archs that are within a budget."""
+        within = [self.values[self.flops <= limit] for limit in self.limits]
+        regret = [values.max() - values.mean() for values in within]
+        cells = {f"{b / 1e6:.0f}M": f"{r:.2f}" for b, r in zip(BUDGETS, regret, strict=True)}
+        return cells | {"mean": f"{np.mean(regret):.2f}"}
+
+
+def minutes(folders: list[Path]) -> dict[str, str]:
+    """Of training, over runs."""
+    spent = [read_json(folder / "timing.json")["seconds"] / 60 for folder in folders]
+    return {"minutes": harness.mean_sd(spent, 1)}
+
+
+if __name__ == "__main__":
+    harness.main(main)
