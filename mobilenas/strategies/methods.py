@@ -10,6 +10,7 @@ from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.parsec import Parsec
+from mobilenas.strategies.pc_darts import PcDarts
 from mobilenas.strategies.proxyless import Proxyless
 
 
@@ -24,6 +25,7 @@ class Method:
 
 METHODS = {
     "darts": Method(Darts, "Liu et al. 2019", "all, twice; of second order five times"),
+    "pc-darts": Method(PcDarts, "Xu et al. 2020", "all, twice, on a part of the channels"),
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
