@@ -7,6 +7,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import load_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.dropnas import DropNas
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.parsec import Parsec
@@ -29,6 +30,7 @@ METHODS = {
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+    "dropnas": Method(DropNas, "Hong et al. 2020", "most, once"),
 }
 
 

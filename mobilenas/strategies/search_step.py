@@ -74,12 +74,22 @@ class SearchStep:
         self.trainer.processes.average(filled)
         return filled
 
-    def train(self, samples: Sequence[Views], weights: Sequence[float] | None = None) -> None:
+    def train(
+        self, samples: Sequence[Views], weights: Sequence[float] | None = None
+    ) -> list[Tensor]:
         """The weight step of the trainer: the gradients of the losses of the samples are summed,
-        each times its weight. To be called once.
+        each times its weight. To be called once. Returns the losses, without a graph.
         """
-        losses = (self.loss(views, "train", track=True) for views in samples)
-        self.trainer.step(self.n, losses, [self._name(views) for views in samples], weights)
+        found: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            for views in samples:
+                loss = self.loss(views, "train", track=True)
+                found.append(loss.detach())
+                yield loss
+
+        self.trainer.step(self.n, losses(), [self._name(views) for views in samples], weights)
+        return found
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -26,7 +26,10 @@ from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.searchable import Searchable
 
-ALL = [pytest.param(name, {}, id=name) for name in METHODS]
+# DropNAS's decay moves the architecture in any step.
+SETTINGS: dict[str, dict[str, Any]] = {"dropnas": {"arch_weight_decay": 0.0}}
+TOGETHER = ["dropnas"]  # one step for weights and architecture
+ALL = [pytest.param(name, SETTINGS.get(name, {}), id=name) for name in METHODS]
 ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))
 
 
@@ -73,12 +76,13 @@ def test_architecture_and_weights_are_moved_by_their_own_steps_only(
     before = snapshot(module)
     alphas = [alpha.detach().clone() for alpha in strategy.parameters]
     strategy.learn(steps(1))
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    still = (torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert name in TOGETHER or all(still)
     assert any(not torch.equal(a, b) for a, b in zip(alphas, strategy.parameters, strict=True))
     alphas = [alpha.detach().clone() for alpha in strategy.parameters]
     strategy.fit(steps(1))
     assert all(torch.equal(a, b) for a, b in zip(alphas, strategy.parameters, strict=True))
-    assert any(not torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert any(not torch.equal(value, before[key]) for key, value in module.state_dict().items())
     own = {id(p) for p in module.parameters()}
     assert not own & {id(alpha) for alpha in strategy.parameters}
 
