@@ -36,7 +36,7 @@ BUDGET = "--flops=0.2M"
 def of(name: str) -> list[str]:
     """A search by the strategy of that name, below the median FLOPs of its space."""
     space = suited(name, SPACE)
-    budget = BUDGET if space == SPACE else "--flops=0.25M"
+    budget = BUDGET if space == SPACE else "--flops=60k"
     return [f"--strategy={name}", *SMALL, f"--space={space}", budget]
 
 
@@ -177,6 +177,9 @@ def test_what_there_is(call: Call) -> None:
         (["--space=darts:channels=4,cells=3", "--flops=1M"], ["darts", "no budget"]),
         (["--strategy=pc-darts"], ["macro", "pc-darts", "cells"]),
         (["--strategy=pc-darts", f"--space={CELLS}", "--set=parts=4"], ["parts 4", "4 channels"]),
+        (["--strategy=mergenas"], ["macro", "no choice has kernels that could be merged"]),
+        (["--strategy=mergenas", "--space=s1"], ["s1", "path_activation=after_sum"]),
+        (["--strategy=dropnas", "--set=drop=1"], ["drop"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),
