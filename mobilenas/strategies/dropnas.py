@@ -68,7 +68,7 @@ class DropNas(LearnedStrategy):
 
     def kept(self, rng: np.random.Generator) -> list[Tensor]:
         """Of each choice the indices of the candidates that are not dropped."""
-        return [torch.tensor(_kept(each, self.config.drop, rng)) for each in self.groups]
+        return [torch.tensor(left(each, self.config.drop, rng)) for each in self.groups]
 
     def _together(self, step: SearchStep, *, learns: bool) -> None:
         kept = self.kept(step.rng(Stream.WEIGHT_STEP))
@@ -141,7 +141,8 @@ def _group(name: str) -> str:
     return "convolutions" if "_conv_" in name else name.partition("k")[0]  # e3k5: expansion 3
 
 
-def _kept(each: list[list[int]], drop: float, rng: np.random.Generator) -> list[int]:
+def left(each: list[list[int]], drop: float, rng: np.random.Generator) -> list[int]:
+    """What is left of the groups of a choice when candidates are dropped with that probability."""
     kept: list[int] = []
     for group in each:
         if len(group) == 1:  # to be drawn until it is kept

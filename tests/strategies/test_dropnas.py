@@ -11,7 +11,8 @@ from toys import ImageBatches, Steps, configured, snapshot
 from mobilenas.base.randomness import Stream
 from mobilenas.space import EdgeCellSpace, load_listed_space
 from mobilenas.strategies.choices import Choices
-from mobilenas.strategies.dropnas import DropNas, groups
+from mobilenas.strategies.dropnas import DropNas, groups, left
+from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.searchable import Searchable
 
 P = 0.0740  # (3e-5) ** (1 / 4)
@@ -46,37 +47,30 @@ def test_groups_leave_no_candidate_out(reference: str) -> None:
             assert all(len(kind) == 1 for kind in kinds) and len(kinds) >= 2
 
 
-def test_candidates_are_dropped_as_often_as_is_said_and_never_a_whole_group() -> None:
+@pytest.mark.parametrize(("drop", "sizes"), [(P, (4, 4)), (0.9, (3, 2))])
+def test_candidates_are_dropped_as_often_as_is_said_and_never_a_whole_group(
+    drop: float, sizes: tuple[int, int]
+) -> None:
     """A group that would be empty is drawn again: the rate is (p - p^n) / (1 - p^n)."""
-    strategy, _ = made("darts:channels=4,cells=3,resolution=8")
-    assert strategy.config.drop == pytest.approx(P, abs=1e-4)  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
-    dropped = np.zeros(8)
-    draws = 800
+    indices = iter(range(sum(sizes)))
+    each = [[next(indices) for _ in range(size)] for size in sizes]
+    draws = 50_000 if drop == P else 5_000
+    counts = np.zeros(sum(sizes))
     for _ in range(draws):
-        for each, kept in zip(strategy.groups, strategy.kept(rng), strict=True):
-            left = kept.tolist()
-            assert left == sorted(set(left))
-            assert all(set(group) & set(left) for group in each)
-            dropped[[i for i in range(8) if i not in left]] += 1
-    n = draws * len(strategy.groups)
-    rate = (P - P**4) / (1 - P**4)
-    spread = (rate * (1 - rate) / n) ** 0.5
-    assert np.all(np.abs(dropped / n - rate) < 4 * spread)
-    assert abs(dropped.sum() / (8 * n) - 0.0740) < 3 * spread / 8**0.5
+        kept = left(each, drop, rng)
+        assert min(kept) < sizes[0] <= max(kept)  # of both groups
+        counts[kept] += 1
+    for group, size in zip(each, sizes, strict=True):
+        rate = (drop - drop**size) / (1 - drop**size)
+        spread = (rate * (1 - rate) / draws) ** 0.5
+        assert np.all(np.abs(1 - counts[group] / draws - rate) < 4 * spread)
+    if drop == P:
+        assert abs(1 - counts.mean() / draws - 0.0740) < 3 * spread / 8**0.5
 
 
-def test_small_groups_are_never_empty() -> None:
-    strategy, _ = made(drop=0.9)  # groups of three and of two
-    rng = np.random.default_rng(0)
-    counts = np.zeros(5)
-    for _ in range(2000):
-        for each, kept in zip(strategy.groups, strategy.kept(rng), strict=True):
-            assert all(set(group) & set(kept.tolist()) for group in each)
-            counts[kept] += 1
-    for size, group in ((3, [0, 1, 4]), (2, [2, 3])):
-        rate = (0.9 - 0.9**size) / (1 - 0.9**size)
-        assert 1 - counts[group] / 12000 == pytest.approx(rate, abs=0.02)
+def test_the_published_rate_is_that_of_the_recipe() -> None:
+    assert load_search_config("dropnas", None, []).drop == pytest.approx(P, abs=1e-4)  # type: ignore[attr-defined]
 
 
 def test_what_is_alone_in_its_group_stays() -> None:
