@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import init_weights
 from mobilenas.nn.edge_ops import build_enter, build_head, build_op, build_stem
 from mobilenas.nn.fused_edges import can_fuse, mix_together
+from mobilenas.nn.merged import MergedEdge
 from mobilenas.nn.pool import global_average
 from mobilenas.nn.views import View, Views, indices, mix
 from mobilenas.space import EdgeCellSpace, Genotype
@@ -25,6 +26,10 @@ class MixedEdge(nn.ModuleList):
     def forward(self, x: Tensor, view: View) -> Tensor:
         part = self.taken(x)
         return self.joined(mix(view, lambda indices: [self[index](part) for index in indices]), x)
+
+    def plain(self, index: int) -> nn.Module:
+        """The op of an index."""
+        return self[index]
 
     def taken(self, x: Tensor) -> Tensor:
         """The channels that the ops take."""
@@ -75,19 +80,19 @@ class _Cell(nn.Module):
 
 
 class ChoiceCell(_Cell):
-    """All ops of all edges of one cell."""
+    """All ops of all edges of one cell. build: an edge of so many channels and a stride."""
 
     def __init__(
-        self, space: EdgeCellSpace, shape: EdgeCellShape, affine: bool, parts: int, fused: bool
+        self,
+        space: EdgeCellSpace,
+        shape: EdgeCellShape,
+        build: Callable[[int, int], nn.Module],
+        fused: bool,
     ) -> None:
-        super().__init__(space, shape, affine)
-        norm_pools = _norms_pools(space, affine)
-        channels = shape.nodes.channels // parts
-        self.edges = nn.ModuleList()
-        for start, _ in space.edges:
-            stride = shape.stride(start)
-            ops = [build_op(op, channels, stride, affine, norm_pools) for op in space.spec.ops]
-            self.edges.append(MixedEdge(ops) if parts == 1 else PartialEdge(ops, parts, stride))
+        super().__init__(space, shape, affine=False)
+        self.edges = nn.ModuleList(
+            build(shape.nodes.channels, shape.stride(start)) for start, _ in space.edges
+        )
         places = range(len(space.edges))
         self.into = [places[into] for into in space.into]
         self.leaving = [
@@ -166,8 +171,8 @@ class PlainCell(_Cell):
             for start, op in node.items():
                 place = into[int(start)]
                 ops = cell.edges[place]
-                assert isinstance(ops, MixedEdge)
-                op.load_state_dict(ops[genes[place]].state_dict())
+                assert isinstance(ops, MixedEdge | MergedEdge)
+                op.load_state_dict(ops.plain(genes[place]).state_dict())
 
 
 class _EdgeCells(nn.Module):
@@ -227,6 +232,8 @@ class EdgeCellSupernet(_EdgeCells):
     The batch norms of ops have neither weight nor bias, so that the weight of a view is all that
     scales an op; in DARTS's cells pools have such a batch norm too (Liu et al. 2019).
     parts: the ops take only the first of so many parts of the channels (see `PartialEdge`).
+    merged: whether the convolutions of an edge are one, by themselves (flat) or multiplied by the
+    sum of their weights (two_level; see `MergedEdge`); not with parts.
     fused: whether a mixture of all edges of a cell is computed in few operations where it can be
     (see `fused_edges`), rather than op by op.
     Raises BadInput where the channels cannot be divided so.
@@ -237,6 +244,7 @@ class EdgeCellSupernet(_EdgeCells):
         space: EdgeCellSpace,
         *,
         parts: int = 1,
+        merged: Literal["flat", "two_level"] | None = None,
         fused: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -245,9 +253,18 @@ class EdgeCellSupernet(_EdgeCells):
                 f"parts {parts}: must divide the {space.spec.channels} channels of space "
                 f"{space.name} and leave 2 of them or more"
             )
-        cells = [ChoiceCell(space, shape, False, parts, fused) for shape in space.shapes]
+        ops, norm_pools = space.spec.ops, _norms_pools(space, affine=False)
+
+        def build(channels: int, stride: int) -> nn.Module:
+            if merged:
+                return MergedEdge(ops, channels, stride, norm_pools, merged == "two_level")
+            own = [build_op(op, channels // parts, stride, False, norm_pools) for op in ops]
+            return MixedEdge(own) if parts == 1 else PartialEdge(own, parts, stride)
+
+        fused = fused and not merged
+        cells = [ChoiceCell(space, shape, build, fused) for shape in space.shapes]
         super().__init__(space, cells, generator)
-        self.parts = parts
+        self.parts, self.merged = parts, merged
 
     def forward(self, x: Tensor, views: Genotype | Views) -> Tensor:
         if isinstance(views, Genotype):
@@ -258,10 +275,13 @@ class EdgeCellSupernet(_EdgeCells):
 
     def network(self, genotype: Genotype) -> EdgeCellNetwork:
         """The plain network of a genotype with copies of the weights: it computes
-        `self(x, genotype)`. Raises BadInput where the ops take a part of the channels only.
+        `self(x, genotype)`. Raises BadInput where the ops take a part of the channels only, or are
+        merged and run once where a network runs them twice.
         """
         if self.parts > 1:
             raise BadInput(f"parts {self.parts}: a network has ops on all channels")
+        if self.merged and "sep_conv" in str(genotype):
+            raise BadInput("merged: a sep_conv runs once on an edge, twice in a network")
         network = EdgeCellNetwork(self.space, genotype, affine=False)
         for part in ("stem", "head", "classifier"):
             getattr(network, part).load_state_dict(getattr(self, part).state_dict())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mobilenas.nn.blocks import conv_head, init_weights, stem
 from mobilenas.nn.choice_block import Branch, ChoiceBlock
+from mobilenas.nn.merged import MergedBlock
 from mobilenas.nn.pool import Pool, global_average
 from mobilenas.nn.sharing import Sharing
 from mobilenas.nn.siblings import Apart, Siblings, with_own_norms
@@ -33,6 +34,7 @@ class Supernet(nn.Module):
     which weights the candidates of a block have in common (`nn.sharing`); MixPath as released
     shares none. zero_init_last: see `init_weights`. affine_last: whether the last batch norms of
     candidates have a weight and a bias; where candidates are added up these could rescale them.
+    merged: whether searchable blocks are `MergedBlock`s, which have one norm and share nothing.
     Dropout is left to stand-alone training, so a forward draws no random numbers.
     """
 
@@ -44,13 +46,17 @@ class Supernet(nn.Module):
         sharing: Sharing = "none",
         zero_init_last: bool = True,
         affine_last: bool = True,
+        merged: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.space = space
         self.stem = stem(space)
         self.blocks = nn.ModuleList(
-            ChoiceBlock(block, shadow_bn, sharing, affine_last) for block in space.layers
+            MergedBlock(block)
+            if merged and block.searchable
+            else ChoiceBlock(block, shadow_bn, sharing, affine_last)
+            for block in space.layers
         )
         self.conv_head = conv_head(space)
         self.classifier = nn.Linear(space.head_channels, space.num_classes)

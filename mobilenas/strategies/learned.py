@@ -36,7 +36,7 @@ class LearnedStrategy:
         self.choices = choices
         self.config = config
         rng = generator(seed, Stream.ARCH_START)
-        drawn = (rng.normal(0, 1e-3, size) for size in choices.sizes)
+        drawn = (rng.normal(0, 1e-3, size) for size in self.sizes(choices))
         self.parameters = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in drawn]
         self.optimizer = torch.optim.Adam(
             self.parameters,
@@ -58,9 +58,13 @@ class LearnedStrategy:
             dense=cls.is_dense, shadow_bn=config.bn == "shadow", generator=generator
         )
 
+    def sizes(self, choices: Choices) -> list[int]:
+        """How many parameters there are of each block or edge, then of whatever else there is."""
+        return choices.sizes
+
     def probabilities(self) -> list[Tensor]:
         """Of each block the probabilities of its candidates, in the graph of the parameters."""
-        return [alpha.softmax(0) for alpha in self.parameters]
+        return [alpha.softmax(0) for alpha in self.parameters[: len(self.choices.ops)]]
 
     def inputs(self) -> list[Tensor]:
         """Of each node of cells what each edge into it is worth; none: all the same."""
@@ -75,7 +79,8 @@ class LearnedStrategy:
         """What one forward runs: a view of each block or edge, maybe one of each node's inputs.
         stream: of its draws.
         """
-        return [dict(enumerate(p.unbind())) for p in self.probabilities()]
+        weights = [*self.probabilities(), *self.inputs()]
+        return [dict(enumerate(w.unbind())) for w in weights]
 
     def learn(self, step: SearchStep) -> None:
         """An architecture step: by the loss on held-out images and the expected costs."""

@@ -7,9 +7,12 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import load_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.dropnas import DropNas
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.mergenas import MergeNas
 from mobilenas.strategies.parsec import Parsec
+from mobilenas.strategies.pc_darts import PcDarts
 from mobilenas.strategies.proxyless import Proxyless
 
 
@@ -24,9 +27,12 @@ class Method:
 
 METHODS = {
     "darts": Method(Darts, "Liu et al. 2019", "all, twice; of second order five times"),
+    "pc-darts": Method(PcDarts, "Xu et al. 2020", "all, twice, on a part of the channels"),
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+    "mergenas": Method(MergeNas, "Wang et al. 2020", "all, twice; convolutions of a choice as one"),
+    "dropnas": Method(DropNas, "Hong et al. 2020", "most, once"),
 }
 
 

@@ -50,7 +50,8 @@ class SearchStep:
         """
         images, target = self._batch(part, self.n if number is None else number)
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        run = [1 if isinstance(view, int) else len(view) for view in views]
+        ops = self._ops(views)
+        run = [1 if isinstance(view, int) else len(view) for view in ops]
         self.spent += share * len(images) * float(np.mean(run))
         self.trainer.module.train()
         placed = self.searchable.placed(views)
@@ -73,12 +74,22 @@ class SearchStep:
         self.trainer.processes.average(filled)
         return filled
 
-    def train(self, samples: Sequence[Views], weights: Sequence[float] | None = None) -> None:
+    def train(
+        self, samples: Sequence[Views], weights: Sequence[float] | None = None
+    ) -> list[Tensor]:
         """The weight step of the trainer: the gradients of the losses of the samples are summed,
-        each times its weight. To be called once.
+        each times its weight. To be called once. Returns the losses, without a graph.
         """
-        losses = (self.loss(views, "train", track=True) for views in samples)
-        self.trainer.step(self.n, losses, [self._name(views) for views in samples], weights)
+        found: list[Tensor] = []
+
+        def losses() -> Iterator[Tensor]:
+            for views in samples:
+                loss = self.loss(views, "train", track=True)
+                found.append(loss.detach())
+                yield loss
+
+        self.trainer.step(self.n, losses(), [self._name(views) for views in samples], weights)
+        return found
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -111,9 +122,14 @@ class SearchStep:
             self._batches[key] = self.objective.mix(*batch, number) if part == "train" else batch
         return self._batches[key]
 
+    def _ops(self, views: Views) -> Views:
+        """Without those of nodes' inputs."""
+        return views[: len(self.searchable.choices.ops)]
+
     def _name(self, views: Views) -> str:
-        genes = [view if isinstance(view, int) else next(iter(view)) for view in views]
-        if all(isinstance(view, int) or len(view) == 1 for view in views):
+        ops = self._ops(views)
+        genes = [view if isinstance(view, int) else next(iter(view)) for view in ops]
+        if all(isinstance(view, int) or len(view) == 1 for view in ops):
             return self.searchable.name(genes)
         return "the mixture"
 

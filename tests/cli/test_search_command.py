@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import ALONE, Call, Job, check_refused
+from searched import CELLS, costs_of, suited
 from tables import made_up_table
 
 from mobilenas.cost import CostModel
@@ -32,6 +33,13 @@ SMALL = [
 BUDGET = "--flops=0.2M"
 
 
+def of(name: str) -> list[str]:
+    """A search by the strategy of that name, below the median FLOPs of its space."""
+    space = suited(name, SPACE)
+    budget = BUDGET if space == SPACE else "--flops=60k"
+    return [f"--strategy={name}", *SMALL, f"--space={space}", budget]
+
+
 def lasting(folder: Path) -> dict[str, bytes]:
     names = ("run.json", "splits.json", "log.jsonl", "front.json")
     return {name: (folder / name).read_bytes() for name in names}
@@ -42,12 +50,14 @@ def test_an_arch_within_the_budget_that_training_takes(
     name: str, tmp_path: Path, call: Call
 ) -> None:
     out = tmp_path / "search"
-    done = call("search", f"--strategy={name}", *SMALL, BUDGET, f"--out={out}", "--json")
+    asked = of(name)
+    done = call("search", *asked, f"--out={out}", "--json")
     assert done.code == 0, done.err
     printed = json.loads(done.out)
     (row,) = printed["front"]
-    costs = CostModel(load_space(SPACE))
-    assert row["flops"] == costs.flops(costs.space.parse(row["arch"])) <= 200_000
+    costs = costs_of(load_listed_space(suited(name, SPACE)))
+    arch = costs.space.parse(row["arch"])
+    assert row["flops"] == costs.of(arch)["flops"] <= costs.range("flops").median  # type: ignore[arg-type]
     found = json.loads((out / "front.json").read_text())
     assert found["front"] == [row]
     assert all(sum(p) == pytest.approx(1) for p in found["probabilities"])
@@ -70,7 +80,7 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
     name: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tmp_path / "whole"
-    asked = ["search", f"--strategy={name}", *SMALL, BUDGET]
+    asked = ["search", *of(name)]
     assert call(*asked, f"--out={whole}").code == 0
     for place in ("loss", "train"):  # in the first part of a step, and before the weights move
         killed = tmp_path / place
@@ -165,6 +175,11 @@ def test_what_there_is(call: Call) -> None:
         (["--space=nb201:channels=4,cells=1", "--latency=2ms@nowhere"], ["blocks, not cells"]),
         (["--space=nb201:channels=4,cells=1", "--memory=1M"], ["memory", "flops, params"]),
         (["--space=darts:channels=4,cells=3", "--flops=1M"], ["darts", "no budget"]),
+        (["--strategy=pc-darts"], ["macro", "pc-darts", "cells"]),
+        (["--strategy=pc-darts", f"--space={CELLS}", "--set=parts=4"], ["parts 4", "4 channels"]),
+        (["--strategy=mergenas"], ["macro", "no choice has kernels that could be merged"]),
+        (["--strategy=mergenas", "--space=s1"], ["s1", "path_activation=after_sum"]),
+        (["--strategy=dropnas", "--set=drop=1"], ["drop"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
+from searched import costs_of
 from torch import Tensor, nn
 
-from mobilenas.cost import CostModel
 from mobilenas.nn.views import Views, mix
-from mobilenas.space import Choice, Space, load_space, space_from_dict
+from mobilenas.space import Choice, EdgeCellSpace, Space, load_space, space_from_dict
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -89,12 +89,12 @@ class Steps:
         config: SearchConfig,
         batches: type[Batches] = Batches,
         limits: dict[str, float] | None = None,
-        space: Space | None = None,
+        space: Space | EdgeCellSpace | None = None,
     ) -> None:
         self.config = config
         self.trainer = Trainer(module, config, cast(Any, batches(1)))
         self.held = cast(Any, batches(2))
-        self.searchable = Searchable(CostModel(space or two_blocks()))
+        self.searchable = Searchable(costs_of(space or two_blocks()))
         self.cost = ExpectedCost(
             self.searchable.costs,
             limits or {},
@@ -120,3 +120,19 @@ def configured(strategy: type[LearnedStrategy], **settings: Any) -> SearchConfig
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
     """Copies of all parameters and buffers."""
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def saved_bytes(module: nn.Module, *arguments: Any) -> int:
+    """Bytes of distinct storages that a forward keeps for backward, parameters left out."""
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    sizes: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        kept = module(*arguments)  # noqa: F841 - while it lives no storage is used twice
+    return sum(sizes.values())

@@ -141,6 +141,14 @@ def _use_fast_gradient(x: Tensor, weight: Tensor) -> bool:
     )
 
 
+def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+    """What a `DepthwiseConv2d` of that weight makes of x; the weight may come from others."""
+    if _use_fast_gradient(x, weight):
+        out: Tensor = _DepthwiseConv2dFunction.apply(x, weight, stride)
+        return out
+    return F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, weight.shape[0])
+
+
 class DepthwiseConv2d(nn.Conv2d):
     """``nn.Conv2d`` with one filter a channel, "same" padding and no bias; trains faster on CPU.
 
