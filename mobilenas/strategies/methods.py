@@ -7,6 +7,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import load_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.parsec import Parsec
@@ -27,6 +28,7 @@ METHODS = {
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+    "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
 }
 
 

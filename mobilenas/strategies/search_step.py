@@ -24,9 +24,10 @@ class SearchStep:
     Losses take a part: `train`, whose images the weights are learnt from, or `held`, the other
     images, for the architecture. With several processes gradients are those of the joint batch.
     searchable: what views choose from. learnt: steps that learnt the architecture before this one;
-    below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. spent:
-    images that ran forward and backward through one candidate a choice, summed over the step;
-    forward alone is a third.
+    below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. steps: of
+    the whole search; learning_steps: those that learn the architecture. spent: images that ran
+    forward and backward through one candidate a choice, summed over the step; forward alone is a
+    third.
     """
 
     trainer: Trainer
@@ -37,10 +38,15 @@ class SearchStep:
     n: int
     learnt: int
     progress: float
+    steps: int
     spent: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._batches: dict[tuple[str, int], Batch] = {}
+
+    @property
+    def learning_steps(self) -> int:
+        return self.steps - (self.n - self.learnt)
 
     def loss(
         self, views: Views, part: str, *, track: bool = False, number: int | None = None
@@ -50,7 +56,8 @@ class SearchStep:
         """
         images, target = self._batch(part, self.n if number is None else number)
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        run = [1 if isinstance(view, int) else len(view) for view in views]
+        ops = views[: len(self.searchable.choices.ops)]
+        run = [1 if isinstance(view, int) else len(view) for view in ops]
         self.spent += share * len(images) * float(np.mean(run))
         self.trainer.module.train()
         placed = self.searchable.placed(views)
@@ -107,8 +114,12 @@ class SearchStep:
     def _batch(self, part: str, number: int) -> Batch:
         key = part, number
         if key not in self._batches:
-            batch = self.trainer.train(number) if part == "train" else self.held(number)
-            self._batches[key] = self.objective.mix(*batch, number) if part == "train" else batch
+            if part == "train":
+                # Batches are prefetched in the order of steps, which another one would break.
+                get = self.trainer.train if number == self.n else self.trainer.batch
+                self._batches[key] = self.objective.mix(*get(number), number)
+            else:
+                self._batches[key] = self.held(number)
         return self._batches[key]
 
     def _name(self, views: Views) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.data import TrainingBatches
 from mobilenas.space import Arch, Genotype
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -64,11 +65,14 @@ class SearchTask:
             n,
             n - self.first,
             max(0, n - self.first) / learning,
+            self.steps,
         )
-        if n < self.first:
-            self.strategy.fit(step)
-        else:
-            self.strategy.step(step)
+        key = trainer.seed, Stream.ARCH_DROP, n, trainer.processes.rank
+        with fixed_generators(*key, device=trainer.device):
+            if n < self.first:
+                self.strategy.fit(step)
+            else:
+                self.strategy.step(step)
         self.spent += step.spent
 
     def position(self, n: int) -> float:

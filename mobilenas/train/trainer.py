@@ -144,6 +144,10 @@ class Trainer:
         self._upcoming = (n + 1, batches)
         return next(batches)
 
+    def batch(self, n: int) -> Batch:
+        """The same of any step, which is not prefetched."""
+        return self._batches(n)
+
     def forward(self, images: Tensor, *arguments: Any) -> Tensor:
         """Logits of the module, in the precision and memory format of the config."""
         images = images.contiguous(memory_format=MEMORY_FORMATS[self.config.memory_format])

@@ -17,6 +17,8 @@ from mobilenas.strategies.searchable import Searchable
 
 ALL = [pytest.param(name, {}, id=name) for name in METHODS]
 ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))
+ALL.append(pytest.param("gaea", {"backbone": "gdas"}, id="gaea over gdas"))
+ALL.append(pytest.param("gaea", {"level": "single"}, id="gaea of one level"))
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from mobilenas.train.trainer import Trainer
 
 CLASSES, FEATURES = 4, 8
 PLANTED = 1
+STEPS = 150  # of a search
 SPACE = "digits:width=0.5,resolution=8"  # for its blocks' costs
 
 
@@ -106,7 +107,8 @@ class Steps:
     def __call__(self, n: int, progress: float = 0.0) -> SearchStep:
         objective = Objective(self.config, CLASSES, 0, None)
         return SearchStep(
-            self.trainer, objective, self.held, self.searchable, self.cost, n, n, progress
+            *(self.trainer, objective, self.held, self.searchable, self.cost, n, n, progress),
+            steps=STEPS,
         )
 
 
