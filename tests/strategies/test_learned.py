@@ -17,6 +17,7 @@ from mobilenas.strategies.searchable import Searchable
 
 ALL = [pytest.param(name, {}, id=name) for name in METHODS]
 ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))
+ALL.append(pytest.param("drnas", {"prune_to": 2}, id="drnas with pruning"))
 ALL.append(pytest.param("gaea", {"backbone": "gdas"}, id="gaea over gdas"))
 ALL.append(pytest.param("gaea", {"level": "single"}, id="gaea of one level"))
 
