@@ -40,6 +40,7 @@ class Stream(IntEnum):
     ARCH_STEP = 62  # step: what an architecture step draws
     WEIGHT_STEP = 63  # step: what a weight step of such a search draws
     ARCH_DROP = 71  # step, rank: dropout in forwards that an architecture is learnt from
+    STAGE = 72  # number: the seed of a later stage of a search
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

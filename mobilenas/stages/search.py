@@ -7,10 +7,12 @@ tensorboard/    the same for TensorBoard
 checkpoint.pt   weights, optimizer, architecture parameters, step (weights_only loadable)
 timing.json     seconds of work so far, hardware
 front.json      the derived arch and its costs, as a front of one
+stage-1/, ...   where a search has several trainings, those before the last: log, checkpoint, and
+                kept.json, the candidates that went on, which is written last
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import numpy as np
 import torch
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record, validated
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
@@ -50,6 +54,18 @@ from mobilenas.train.images import (
 )
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.trainer import Trainer, fit
+
+KEPT = "kept.json"
+
+
+class StageResult(Record):
+    """What goes on to the next training of a search: the candidates of each choice that are left,
+    images times candidates, and seconds so far.
+    """
+
+    kept: dict[str, list[str]]
+    spent: float
+    seconds: float
 
 
 class GradientSettings(Record):
@@ -117,7 +133,7 @@ def create_search_run(
     device = pick_device(config.device)
     images.training(device)
     images.held(device)
-    make_optimizer(config, _supernet(settings, config, named))
+    make_optimizer(config, _supernet(strategy, config, named, seed))
     images.store_splits(path)
     facts = {
         "data": images.data.found.to_dict(),
@@ -179,37 +195,15 @@ def run_search(
     returns the result. truths: of the space's archs, by data set, which the derived one is compared
     by.
     """
-    settings, config, images = run.settings, run.config, run.images
-    with processes.together():
-        device = pick_device(config.device)
-        trainer = Trainer(
-            _supernet(settings, config, run.searchable),
-            config,
-            images.training(device, processes),
-            seed=settings.seed,
-            device=device,
-            processes=processes,
-        )
-        held = images.held(device, processes)
-    searchable = run.searchable
-    strategy = method(settings.strategy).strategy(searchable.choices, config, settings.seed)
-    task = SearchTask(
-        strategy,
-        Objective(config, searchable.space.num_classes, settings.seed, None),
-        held,
-        searchable,
-        settings.limits,
-        len(images.splits.train),
-    )
-    fit(run.folder, task, trainer)
+    task, searchable = _trained(run, processes), run.searchable
     arch = task.derive()
     assert arch is not None, "the budget was checked before the search"
     result = {
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
         "probabilities": [p.tolist() for p in task.arrays()],
-        "most_probable": str(strategy.derive(searchable, {})),
-        "passes": task.spent / len(images.splits.train),
+        "most_probable": str(task.strategy.derive(task.searchable, {})),
+        "passes": task.spent / task.num_images,
         "standing": {
             name: asdict(standing(truth, searchable.space.canonical(arch)))  # type: ignore[arg-type]
             for name, truth in (truths or {}).items()
@@ -218,6 +212,64 @@ def run_search(
     if processes.is_main:
         run.folder.store_result(result)
     return result
+
+
+def _trained(run: GradientRun, processes: Processes) -> SearchTask:
+    """All trainings that a search is made of, up to their ends; the last one, in the run folder.
+    Those before have folders within it, and are over once they have said what they kept.
+    """
+    kind, config = method(run.settings.strategy).strategy, run.config
+    before, last = StageResult(kept={}, spent=0, seconds=0), kind.stages(config) - 1
+    for number in range(last):
+        folder = replace(run.folder, path=run.folder.path / f"stage-{number + 1}")
+        file = folder.path / KEPT
+        if file.exists():
+            before = validated(StageResult, read_json(file), file)
+            continue
+        folder.path.mkdir(exist_ok=True)
+        task = _stage(run, number, before, folder, processes)
+        before = StageResult(
+            kept=task.strategy.survivors(task.searchable),
+            spent=task.spent,
+            seconds=folder.seconds,
+        )
+        if processes.is_main:
+            write_json(file, before.model_dump())
+    return _stage(run, last, before, run.folder, processes)
+
+
+def _stage(
+    run: GradientRun, number: int, before: StageResult, folder: RunFolder, processes: Processes
+) -> SearchTask:
+    """One of them, with weights, parameters and an order of the images of its own."""
+    settings, config, seed = run.settings, run.config, run.settings.seed
+    if number:
+        seed = int(generator(seed, Stream.STAGE, number).integers(1 << 32))
+    images = replace(run.images, seed=seed)
+    kind = method(settings.strategy).strategy
+    searchable = kind.stage(run.searchable, config, number, before.kept)
+    with processes.together():
+        device = pick_device(config.device)
+        trainer = Trainer(
+            _supernet(settings.strategy, config, searchable, seed),
+            config,
+            images.training(device, processes),
+            seed=seed,
+            device=device,
+            processes=processes,
+        )
+        held = images.held(device, processes)
+    task = SearchTask(
+        kind(searchable.choices, config, seed),
+        Objective(config, searchable.space.num_classes, seed, None),
+        held,
+        searchable,
+        settings.limits,
+        len(images.splits.train),
+    )
+    task.spent = before.spent
+    fit(folder, task, trainer, before.seconds)
+    return task
 
 
 def read_truths(benchmark: str, data_root: Path | None, space: ListedSpace) -> dict[str, Truth]:
@@ -267,10 +319,10 @@ def _costs(space: ListedSpace, tables: Sequence[LatencyTable]) -> CostModel | Ed
 
 
 def _supernet(
-    settings: GradientSettings, config: SearchConfig, searchable: Searchable
+    strategy: str, config: SearchConfig, searchable: Searchable, seed: int
 ) -> torch.nn.Module:
     space = searchable.space
     if isinstance(space, Space):  # gradients and the optimizer's state are as large as the weights
         check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
-    generator = torch.Generator().manual_seed(settings.seed)
-    return method(settings.strategy).strategy.supernet(searchable, config, generator)
+    start = torch.Generator().manual_seed(seed)
+    return method(strategy).strategy.supernet(searchable, config, start)

@@ -15,6 +15,7 @@ from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
+from mobilenas.strategies.stage import Kept
 
 
 class LearnedStrategy:
@@ -57,6 +58,22 @@ class LearnedStrategy:
         return searchable.supernet(
             dense=cls.is_dense, shadow_bn=config.bn == "shadow", generator=generator
         )
+
+    @classmethod
+    def stages(cls, config: SearchConfig) -> int:
+        """Trainings that a search is made of, each with new weights and parameters."""
+        return 1
+
+    @classmethod
+    def stage(
+        cls, searchable: Searchable, config: SearchConfig, number: int, kept: Kept
+    ) -> Searchable:
+        """What a stage searches, numbered from 0 on. kept: by the stage before."""
+        return searchable
+
+    def survivors(self, searchable: Searchable) -> Kept:
+        """The candidates that go on to the next stage."""
+        return {}
 
     def probabilities(self) -> list[Tensor]:
         """Of each block the probabilities of its candidates, in the graph of the parameters."""

@@ -12,6 +12,7 @@ from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.parsec import Parsec
+from mobilenas.strategies.pdarts import Pdarts
 from mobilenas.strategies.proxyless import Proxyless
 
 
@@ -29,6 +30,7 @@ METHODS = {
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+    "pdarts": Method(Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages"),
     "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),
     "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
 }

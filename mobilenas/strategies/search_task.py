@@ -43,7 +43,12 @@ class SearchTask:
         self.searchable = searchable
         self.limits = limits
         self.cost = ExpectedCost(
-            searchable.costs, limits, config.cost_form, config.cost_weight, config.cost_power
+            searchable.costs,
+            limits,
+            config.cost_form,
+            config.cost_weight,
+            config.cost_power,
+            searchable.spread,
         )
         self.num_images = num_images
         self.images_per_step = config.batch_size
@@ -95,7 +100,8 @@ class SearchTask:
             several = [p.double() for p in probabilities if len(p) > 1]
             entropy = [-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p)) for p in several]
             row: dict[str, Any] = {"entropy": float(np.mean(entropy)) if entropy else 0.0}
-            skips = [float(probabilities[c][i]) for c, i in self.searchable.choices.skips]
+            spread = self.searchable.spread(probabilities)
+            skips = [float(spread[c][i]) for c, i in self.searchable.whole.choices.skips]
             if skips:
                 row["skip"] = float(np.mean(skips))
             for cost in {"flops": None, **self.cost.limits}:
@@ -108,7 +114,7 @@ class SearchTask:
 
     def arrays(self) -> list[NDArray[np.float64]]:
         """The probabilities of each choice's candidates."""
-        return [normalised(p) for p in self.strategy.probabilities()]
+        return [normalised(p) for p in self.searchable.spread(self.strategy.probabilities())]
 
     def note(self) -> str:
         """Nothing beside loss and throughput."""

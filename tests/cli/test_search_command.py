@@ -88,11 +88,55 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
         assert all(torch.equal(x, second["module"][key]) for key, x in first["module"].items())
 
 
-def dying(method: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """A method of a step that is interrupted in step `at`."""
+@pytest.mark.parametrize("number, place", [(2, "loss"), (3, "train"), (2, "made"), (3, "made")])
+def test_a_search_of_stages_goes_on_in_the_right_one(
+    number: int, place: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["search", "--strategy=pdarts", *SMALL, BUDGET, "--set=weights_first=0"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(*asked, f"--out={whole}").code == 0
+    with monkeypatch.context() as patch:
+        if place == "made":  # between two stages
+            patch.setattr(stage, "SearchTask", dying_at_call(stage.SearchTask, number))
+        else:
+            method = getattr(SearchStep, place)
+            patch.setattr(SearchStep, place, dying(method, at=7, stage=number - 1))
+        assert call(*asked, f"--out={killed}").code != 0
+    done = [n for n in (1, 2) if (killed / f"stage-{n}" / "kept.json").exists()]
+    assert done == [*range(1, number)]
+    assert call("search", "--resume", f"--out={killed}").code == 0
+    assert lasting(whole) == lasting(killed)
+    for n in (1, 2):
+        logs = [(folder / f"stage-{n}" / "log.jsonl").read_bytes() for folder in (whole, killed)]
+        kept = [
+            json.loads((folder / f"stage-{n}/kept.json").read_text()) for folder in (whole, killed)
+        ]
+        assert logs[0] == logs[1] and kept[0]["kept"] == kept[1]["kept"]
+    weights = [
+        torch.load(whole / folder / "checkpoint.pt", weights_only=True)["module"]
+        for folder in ("stage-1", ".")
+    ]
+    key = "classifier.weight"
+    assert not torch.equal(weights[0][key], weights[1][key])
+
+
+def dying_at_call(made: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """What is interrupted when it is called that many times."""
+    calls = iter(range(1, number + 1))
+
+    def dies(*arguments: Any) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return made(*arguments)
+
+    return dies
+
+
+def dying(method: Callable[..., Any], at: int, stage: int = 0) -> Callable[..., Any]:
+    """A method of a step that is interrupted in step `at` of a stage."""
 
     def dies(step: SearchStep, *rest: Any, **more: Any) -> Any:
-        if step.n == at:
+        if step.n == at and step.searchable.stage == stage:
             raise KeyboardInterrupt
         return method(step, *rest, **more)
 
