@@ -9,10 +9,13 @@ timing.json     seconds of work so far, hardware
 front.json      the derived arch and its costs, as a front of one
 stage-1/, ...   where a search has several trainings, those before the last: log, checkpoint, and
                 kept.json, the candidates that went on, which is written last
+inherited.pt    where it goes on from another search: the weights and parameters of that
+projections.jsonl   the scores that projections decided by, synced after each
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +41,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search import check_feasible
 from mobilenas.space import EdgeCellSpace, ListedSpace, Space, listed_space_from_dict
+from mobilenas.stages.inherited import Inherited, check_parent
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import method
@@ -71,7 +75,8 @@ class StageResult(Record):
 class GradientSettings(Record):
     """What the user chose. space: a whole space as plain data, its classes those of the data.
     config: of the strategy's own shape. limits: {cost: largest value} of the derived arch.
-    latency_tables: SHA-256 of the content of each, by name.
+    latency_tables: SHA-256 of the content of each, by name. inherits: the search that it goes on
+    from.
     """
 
     strategy: str
@@ -81,6 +86,7 @@ class GradientSettings(Record):
     config: dict[str, Any]
     limits: dict[str, int | float]
     latency_tables: dict[str, str]
+    inherits: Inherited | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,22 +108,34 @@ def create_search_run(
     seed: int,
     config: SearchConfig,
     budget: Budget,
+    parent: "GradientRun | None" = None,
 ) -> GradientRun:
-    """Load the data, draw the splits and write splits.json and, last, run.json.
+    """Load the data, draw the splits and write splits.json and, last, run.json. parent: a finished
+    search in the same space, whose supernet, images and splits this one goes on with.
 
     The classes of the space become those of the data. Raises BadInput when the folder already holds
     a run, and, before anything is written, what does not fit; InfeasibleBudget where no arch meets
     the budget.
     """
     check_free(path)
+    check_parent(strategy, parent.folder if parent else None, parent.config if parent else None)
     searchable, limits = _searchable(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
-    images = choose_images(data, space.resolution, config, seed, calibrate=0)
+    if parent is None:
+        images, inherits = choose_images(data, space.resolution, config, seed, calibrate=0), None
+    else:
+        images = replace(parent.images, config=config, seed=seed)
+        inherits = Inherited(strategy=parent.settings.strategy, config=parent.settings.config)
     own = listed_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
+    if parent is not None and own.to_dict() != parent.settings.space:
+        raise BadInput(
+            f"space {space.name} is not that of {parent.folder.path}, "
+            f"{parent.searchable.space.name}: it must be left out with --from"
+        )
     tables = getattr(searchable.costs, "tables", ())
     named = Searchable(_costs(own, tables))
     method(strategy).strategy.check(named, config)
@@ -129,11 +147,14 @@ def create_search_run(
         config=config.model_dump(mode="json"),
         limits=limits,
         latency_tables={table.name: digest(table) for table in tables},
+        inherits=inherits,
     )
     device = pick_device(config.device)
     images.training(device)
     images.held(device)
-    make_optimizer(config, _supernet(strategy, config, named, seed))
+    make_optimizer(config, _supernet(settings, config, named, seed))
+    if parent is not None and inherits is not None:
+        inherits.store(path, parent.folder)
     images.store_splits(path)
     facts = {
         "data": images.data.found.to_dict(),
@@ -142,7 +163,9 @@ def create_search_run(
     }
     pairs = zip(budget.latencies, tables, strict=True)
     places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in pairs}
-    parents = data_parent(data) | places
+    parents = (
+        data_parent(data) | places | ({"search": realpath(parent.folder.path)} if parent else {})
+    )
     folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
     return GradientRun(folder, settings, config, images, named)
 
@@ -250,8 +273,12 @@ def _stage(
     searchable = kind.stage(run.searchable, config, number, before.kept)
     with processes.together():
         device = pick_device(config.device)
+        module = _supernet(settings, config, searchable, seed)
+        strategy = kind(searchable.choices, config, seed)
+        if settings.inherits is not None:
+            settings.inherits.give(folder.path, module, strategy, seed, processes.is_main)
         trainer = Trainer(
-            _supernet(settings.strategy, config, searchable, seed),
+            module,
             config,
             images.training(device, processes),
             seed=seed,
@@ -260,7 +287,7 @@ def _stage(
         )
         held = images.held(device, processes)
     task = SearchTask(
-        kind(searchable.choices, config, seed),
+        strategy,
         Objective(config, searchable.space.num_classes, seed, None),
         held,
         searchable,
@@ -319,10 +346,12 @@ def _costs(space: ListedSpace, tables: Sequence[LatencyTable]) -> CostModel | Ed
 
 
 def _supernet(
-    strategy: str, config: SearchConfig, searchable: Searchable, seed: int
+    settings: GradientSettings, config: SearchConfig, searchable: Searchable, seed: int
 ) -> torch.nn.Module:
     space = searchable.space
     if isinstance(space, Space):  # gradients and the optimizer's state are as large as the weights
         check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
+    if settings.inherits is not None:
+        return settings.inherits.supernet(searchable, seed)
     start = torch.Generator().manual_seed(seed)
-    return method(strategy).strategy.supernet(searchable, config, start)
+    return method(settings.strategy).strategy.supernet(searchable, config, start)

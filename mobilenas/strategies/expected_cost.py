@@ -18,7 +18,9 @@ class ExpectedCost:
     power   weight times the loss, times each (log E / log limit) to the power (ProxylessNAS, Cai et
             al. 2019, as released)
 
-    spread: the probabilities of the choices that costs have from those that are given.
+    asked: all limits. spread: the probabilities of the choices that costs have, from those that
+    are given.
+
     Peaks, as memory is, are no sums over blocks: they forbid candidates when an arch is derived,
     and have no part here.
     """
@@ -32,7 +34,7 @@ class ExpectedCost:
         power: float = 0.3,
         spread: Callable[[Sequence[Tensor]], Sequence[Tensor]] = list,
     ) -> None:
-        self.spread = spread
+        self.spread, self.asked = spread, limits
         self.form, self.weight, self.power = form, weight, power
         self._costs: dict[str, tuple[float, list[Tensor]]] = {}
         for cost in costs.costs:

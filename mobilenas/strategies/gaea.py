@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -67,6 +68,7 @@ class Gaea(LearnedStrategy):
         edges = choices.inputs if config.backbone == "pc-darts" else ()
         sizes = [*choices.sizes, *(len(node.candidates) for node in edges)]
         self.parameters = [torch.full((n,), 1 / n, requires_grad=True) for n in sizes]
+        self.eta = config.eta or 0.1
         self._warned = False
 
     @classmethod
@@ -80,6 +82,12 @@ class Gaea(LearnedStrategy):
             )
 
     @classmethod
+    def adds_up(cls, config: SearchConfig) -> bool:
+        """Not with gdas."""
+        assert isinstance(config, GaeaConfig)
+        return config.backbone != "gdas"
+
+    @classmethod
     def supernet(
         cls, searchable: Searchable, config: SearchConfig, generator: torch.Generator
     ) -> nn.Module:
@@ -87,9 +95,7 @@ class Gaea(LearnedStrategy):
         assert isinstance(config, GaeaConfig)
         if config.backbone == "pc-darts" and isinstance(searchable.space, EdgeCellSpace):
             return EdgeCellSupernet(searchable.space, parts=config.parts, generator=generator)
-        return searchable.supernet(
-            dense=config.backbone != "gdas", shadow_bn=config.bn == "shadow", generator=generator
-        )
+        return super().supernet(searchable, config, generator)
 
     def probabilities(self) -> list[Tensor]:
         """The first of the parameters."""
@@ -118,21 +124,21 @@ class Gaea(LearnedStrategy):
         if self.config.entropy_weight:
             entropies = [(p * (len(p) * p).log()).sum() for p in self.parameters]
             loss = loss + self.config.entropy_weight * torch.stack(entropies).sum().to(loss)
-        eta = self.config.eta or _REACH / step.learning_steps
+        count = step.learning_steps
+        self.eta = self.config.eta or _REACH / count
         if step.learnt == 0:
-            count = step.learning_steps
-            log.info("eta %.3g in %d steps: %.0f together", eta, count, eta * count)
-        self.apply([eta * g for g in step.gradient(loss, self.parameters)])
+            log.info("eta %.3g in %d steps: %.0f together", self.eta, count, self.eta * count)
+        self.apply(step.gradient(loss, self.parameters))
 
-    def apply(self, gradients: list[Tensor]) -> None:  # type: ignore[override]
-        """A step along gradients times eta. In logarithms, where nothing overflows."""
-        spread = max(float(g.max() - g.min()) for g in gradients)
+    def apply(self, gradients: Sequence[Tensor]) -> None:
+        """A step along gradients. In logarithms, where nothing overflows."""
+        spread = self.eta * max(float(g.max() - g.min()) for g in gradients)
         if spread > -math.log(LEAST) and not self._warned:
             self._warned = True
             log.warning("eta moves a probability to its least, 1e-5, in a step; a smaller may help")
         with torch.no_grad():
             for p, gradient in zip(self.parameters, gradients, strict=True):
-                p.copy_(exponentiated(p, gradient))
+                p.copy_(exponentiated(p, self.eta * gradient))
 
 
 def exponentiated(p: Tensor, gradient: Tensor) -> Tensor:

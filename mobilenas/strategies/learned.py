@@ -32,6 +32,7 @@ class LearnedStrategy:
     # Candidates are added up, so that a trained last batch norm of one could rescale it, and one
     # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
     is_dense: ClassVar[bool] = True
+    inherits: ClassVar[bool] = False  # starts from the supernet of another strategy
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
         self.choices = choices
@@ -51,12 +52,17 @@ class LearnedStrategy:
         """Raises BadInput where the method does not suit a space."""
 
     @classmethod
+    def adds_up(cls, config: SearchConfig) -> bool:
+        """Whether it trains sums of candidates."""
+        return cls.is_dense
+
+    @classmethod
     def supernet(
         cls, searchable: Searchable, config: SearchConfig, generator: torch.Generator
     ) -> nn.Module:
         """The supernet that is searched, fresh weights."""
         return searchable.supernet(
-            dense=cls.is_dense, shadow_bn=config.bn == "shadow", generator=generator
+            dense=cls.adds_up(config), shadow_bn=config.bn == "shadow", generator=generator
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import load_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.drnas import Drnas
 from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.gdas import Gdas
@@ -31,6 +32,7 @@ METHODS = {
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
     "pdarts": Method(Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages"),
+    "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
     "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),
     "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
 }

@@ -55,10 +55,7 @@ class SearchStep:
         take the statistics of the batch; track: whether their running ones move.
         """
         images, target = self._batch(part, self.n if number is None else number)
-        share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        ops = views[: len(self.searchable.choices.ops)]
-        run = [1 if isinstance(view, int) else len(view) for view in ops]
-        self.spent += share * len(images) * float(np.mean(run))
+        self._spend(views, images)
         self.trainer.module.train()
         placed = self.searchable.placed(views)
         if track:
@@ -69,6 +66,26 @@ class SearchStep:
         if part == "train":
             return self.objective.loss(logits, target, None)
         return cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
+
+    @torch.no_grad()
+    def scores(self, several: Sequence[Views], count: int) -> list[tuple[float, float]]:
+        """Loss and accuracy of several mixtures on the first batches of the held-out images, by the
+        statistics of each batch. Running ones do not move.
+        """
+        sums = torch.zeros(len(several), 3, dtype=torch.float64)
+        self.trainer.module.train()
+        with statistics_kept(self.trainer.module):
+            for number in range(count):
+                images, target = self.held(number)
+                for row, views in zip(sums, several, strict=True):
+                    self._spend(views, images)
+                    logits = self.trainer.forward(images, self.searchable.placed(views)).float()
+                    loss = cross_entropy(logits, target, 0).double()
+                    hits = (logits.argmax(1) == target).sum()
+                    size = len(images)
+                    row += torch.stack([loss * size, hits.double(), 0 * loss + size]).cpu()
+        self.trainer.processes.average([sums])
+        return [(float(loss / size), float(hits / size)) for loss, hits, size in sums]
 
     def gradient(self, loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a loss, 0 where a tensor has no part in it. No `.grad` is touched."""
@@ -122,7 +139,16 @@ class SearchStep:
                 self._batches[key] = self.held(number)
         return self._batches[key]
 
+    def _spend(self, views: Views, images: Tensor) -> None:
+        share = 1.0 if torch.is_grad_enabled() else 1 / 3
+        run = [1 if isinstance(view, int) else len(view) for view in self._of_ops(views)]
+        self.spent += share * len(images) * float(np.mean(run))
+
+    def _of_ops(self, views: Views) -> Views:
+        return views[: len(self.searchable.choices.ops)]
+
     def _name(self, views: Views) -> str:
+        views = self._of_ops(views)
         genes = [view if isinstance(view, int) else next(iter(view)) for view in views]
         if all(isinstance(view, int) or len(view) == 1 for view in views):
             return self.searchable.name(genes)

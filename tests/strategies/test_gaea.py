@@ -68,7 +68,7 @@ def test_how_many_steps_it_needs(gap: float) -> None:
 def test_probabilities_stay_on_the_simplex_and_above_the_least(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    strategy = made()
+    strategy = made(eta=1.0)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             strategy.apply([torch.tensor([0.0, 50.0, 1000.0])] * 2)
