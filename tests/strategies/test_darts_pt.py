@@ -124,7 +124,7 @@ def test_a_choice_of_one_is_never_measured() -> None:
 
 
 def test_decided_parameters_have_no_gradient() -> None:
-    strategy = made(choices(3, 3))
+    strategy = made(choices(3, 3), arch_weight_decay=0.0)
     strategy.decided[0] = PLANTED
     step = Steps(Toy(2), strategy.config)(0)
     loss = step.loss(strategy.views(step, Stream.ARCH_STEP), "held")
