@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilenas.base.randomness import Stream, generator
+from mobilenas.base.randomness import Stream, fixed_generators, generator
 from mobilenas.data import Batch, TrainingBatches
 from mobilenas.nn.views import Views
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -70,22 +70,26 @@ class SearchStep:
     @torch.no_grad()
     def scores(self, several: Sequence[Views], count: int) -> list[tuple[float, float]]:
         """Loss and accuracy of several mixtures on the first batches of the held-out images, by the
-        statistics of each batch. Running ones do not move.
+        statistics of each batch. Running ones do not move. All have the same dropout, which no
+        other draw hangs on.
         """
-        sums = torch.zeros(len(several), 3, dtype=torch.float64)
+        device, seed, rank = self.trainer.device, self.trainer.seed, self.trainer.processes.rank
+        sums = torch.zeros(len(several), 3, dtype=torch.float64, device=device)
         self.trainer.module.train()
         with statistics_kept(self.trainer.module):
             for number in range(count):
                 images, target = self.held(number)
                 for row, views in zip(sums, several, strict=True):
                     self._spend(views, images)
-                    logits = self.trainer.forward(images, self.searchable.placed(views)).float()
+                    placed = self.searchable.placed(views)
+                    with fixed_generators(seed, Stream.ARCH_DROP, number, rank, device=device):
+                        logits = self.trainer.forward(images, placed).float()
                     loss = cross_entropy(logits, target, 0).double()
                     hits = (logits.argmax(1) == target).sum()
                     size = len(images)
-                    row += torch.stack([loss * size, hits.double(), 0 * loss + size]).cpu()
+                    row += torch.stack([loss * size, hits.double(), torch.full_like(loss, size)])
         self.trainer.processes.average([sums])
-        return [(float(loss / size), float(hits / size)) for loss, hits, size in sums]
+        return [(loss / size, hits / size) for loss, hits, size in sums.tolist()]
 
     def gradient(self, loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a loss, 0 where a tensor has no part in it. No `.grad` is touched."""

@@ -1,18 +1,19 @@
 """What holds for every strategy that learns an architecture."""
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from toys import PLANTED, ImageBatches, Steps, Toy, choices, configured, snapshot, two_blocks
+from toys import PLANTED, STEPS, ImageBatches, Steps, Toy, choices, configured, snapshot, two_blocks
 
 from mobilenas.cost import CostModel
-from mobilenas.space import Space
+from mobilenas.space import Space, space_from_dict
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS
+from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
 
 ALL = [pytest.param(name, {}, id=name) for name in METHODS]
@@ -123,3 +124,23 @@ def test_the_start_is_a_function_of_the_seed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters, two.parameters, strict=True))
     assert not torch.equal(one.parameters[0], other.parameters[0])
     assert max(float(a.abs().max()) for a in one.parameters) < 0.01
+
+
+@pytest.mark.parametrize("name", ["darts", "darts-pt"])
+def test_dropout_where_the_architecture_is_learnt_is_a_function_of_the_step(
+    name: str, space: Space
+) -> None:
+    data = space.to_dict()
+    dropping = space_from_dict(data | {"head": data["head"] | {"dropout": 0.5}})
+    found = []
+    for _ in range(2):
+        torch.rand(1)  # whatever was drawn before
+        strategy, steps = in_space(name, dropping, {"score_images": 32} if name != "darts" else {})
+        task = SearchTask(
+            *(strategy, cast(Any, None), steps.held, steps.searchable, {}, 32 * STEPS)
+        )
+        task.objective, task.steps = steps(0).objective, 3
+        for n in range(3):
+            task.step(steps.trainer, n)
+        found.append(strategy.parameters)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
