@@ -33,6 +33,14 @@ def search(
     params: Params = None,
     memory: Memory = None,
     latency: Latency = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Run folder of a finished search whose supernet darts-pt goes on with; its space "
+            "and data are taken too.",
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -68,6 +76,8 @@ def search(
 
     Example: mobilenas search --strategy gdas --space s1:width=0.25 --data DIR --flops 60M
 
+    Example: mobilenas search --strategy darts-pt --from runs/search --out runs/projected
+
     Example: mobilenas search --list
     """
     from mobilenas.report.text import front_table, standing_lines, table
@@ -84,9 +94,10 @@ def search(
             print(table(rows, {key: key for key in rows[0]}))
         return
     budget = parse_budget(flops, params, memory, latency)
+    from mobilenas.base.errors import BadInput
     from mobilenas.evaluate.truth import Truth
     from mobilenas.runs.lock import held
-    from mobilenas.space import Space, load_listed_space
+    from mobilenas.space import ListedSpace, Space, load_listed_space
     from mobilenas.stages.search import (
         GradientRun,
         create_search_run,
@@ -96,6 +107,7 @@ def search(
         run_search,
     )
     from mobilenas.train.distributed import joined
+    from mobilenas.train.images import data_place
 
     truths: dict[str, Truth] = {}
     moved = data if is_given(context, "data") else None
@@ -106,10 +118,16 @@ def search(
         if not resume:
             config = load_search_config(strategy, preset, overrides)
             processes.share(config.batch_size)
-            chosen = load_listed_space(space)
+            parent = open_search_run(from_run, data=moved) if from_run else None
+            chosen: ListedSpace = load_listed_space(space)
+            if parent and not is_given(context, "space"):
+                chosen = parent.searchable.space
+            source = data_place(parent.folder) if parent else data
             if benchmark:
                 truths.update(read_truths(benchmark, data_root, chosen))
-            return create_search_run(out, strategy, chosen, data, seed, config, budget)
+            return create_search_run(out, strategy, chosen, source, seed, config, budget, parent)
+        if from_run:
+            raise BadInput("--from: the run has what it inherits; leave it out to resume")
         named = strategy if is_given(context, "strategy") else None
         again = overrides or preset
         return resume_search_run(

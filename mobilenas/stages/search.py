@@ -7,10 +7,15 @@ tensorboard/    the same for TensorBoard
 checkpoint.pt   weights, optimizer, architecture parameters, step (weights_only loadable)
 timing.json     seconds of work so far, hardware
 front.json      the derived arch and its costs, as a front of one
+stage-1/, ...   where a search has several trainings, those before the last: log, checkpoint, and
+                kept.json, the candidates that went on, which is written last
+inherited.pt    where it goes on from another search: the weights and parameters of that
+projections.jsonl   the scores that projections decided by, synced after each
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from os.path import realpath
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,8 @@ import numpy as np
 import torch
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.files import read_json, write_json
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record, validated
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
@@ -34,6 +41,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search import check_feasible
 from mobilenas.space import EdgeCellSpace, ListedSpace, Space, listed_space_from_dict
+from mobilenas.stages.inherited import Inherited, check_parent
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import method
@@ -51,11 +59,24 @@ from mobilenas.train.images import (
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.trainer import Trainer, fit
 
+KEPT = "kept.json"
+
+
+class StageResult(Record):
+    """What goes on to the next training of a search: the candidates of each choice that are left,
+    images times candidates, and seconds so far.
+    """
+
+    kept: dict[str, list[str]]
+    spent: float
+    seconds: float
+
 
 class GradientSettings(Record):
     """What the user chose. space: a whole space as plain data, its classes those of the data.
     config: of the strategy's own shape. limits: {cost: largest value} of the derived arch.
-    latency_tables: SHA-256 of the content of each, by name.
+    latency_tables: SHA-256 of the content of each, by name. inherits: the search that it goes on
+    from.
     """
 
     strategy: str
@@ -65,6 +86,7 @@ class GradientSettings(Record):
     config: dict[str, Any]
     limits: dict[str, int | float]
     latency_tables: dict[str, str]
+    inherits: Inherited | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,22 +108,34 @@ def create_search_run(
     seed: int,
     config: SearchConfig,
     budget: Budget,
+    parent: "GradientRun | None" = None,
 ) -> GradientRun:
-    """Load the data, draw the splits and write splits.json and, last, run.json.
+    """Load the data, draw the splits and write splits.json and, last, run.json. parent: a finished
+    search in the same space, whose supernet, images and splits this one goes on with.
 
     The classes of the space become those of the data. Raises BadInput when the folder already holds
     a run, and, before anything is written, what does not fit; InfeasibleBudget where no arch meets
     the budget.
     """
     check_free(path)
+    check_parent(strategy, parent.folder if parent else None, parent.config if parent else None)
     searchable, limits = _searchable(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
-    images = choose_images(data, space.resolution, config, seed, calibrate=0)
+    if parent is None:
+        images, inherits = choose_images(data, space.resolution, config, seed, calibrate=0), None
+    else:
+        images = replace(parent.images, config=config, seed=seed)
+        inherits = Inherited(strategy=parent.settings.strategy, config=parent.settings.config)
     own = listed_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
+    if parent is not None and own.to_dict() != parent.settings.space:
+        raise BadInput(
+            f"space {space.name} is not that of {parent.folder.path}, "
+            f"{parent.searchable.space.name}: it must be left out with --from"
+        )
     tables = getattr(searchable.costs, "tables", ())
     named = Searchable(_costs(own, tables))
     method(strategy).strategy.check(named, config)
@@ -113,11 +147,14 @@ def create_search_run(
         config=config.model_dump(mode="json"),
         limits=limits,
         latency_tables={table.name: digest(table) for table in tables},
+        inherits=inherits,
     )
     device = pick_device(config.device)
     images.training(device)
     images.held(device)
-    make_optimizer(config, _supernet(settings, config, named))
+    make_optimizer(config, _supernet(settings, config, named, seed))
+    if parent is not None and inherits is not None:
+        inherits.store(path, parent.folder)
     images.store_splits(path)
     facts = {
         "data": images.data.found.to_dict(),
@@ -126,7 +163,9 @@ def create_search_run(
     }
     pairs = zip(budget.latencies, tables, strict=True)
     places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in pairs}
-    parents = data_parent(data) | places
+    parents = (
+        data_parent(data) | places | ({"search": realpath(parent.folder.path)} if parent else {})
+    )
     folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
     return GradientRun(folder, settings, config, images, named)
 
@@ -179,37 +218,15 @@ def run_search(
     returns the result. truths: of the space's archs, by data set, which the derived one is compared
     by.
     """
-    settings, config, images = run.settings, run.config, run.images
-    with processes.together():
-        device = pick_device(config.device)
-        trainer = Trainer(
-            _supernet(settings, config, run.searchable),
-            config,
-            images.training(device, processes),
-            seed=settings.seed,
-            device=device,
-            processes=processes,
-        )
-        held = images.held(device, processes)
-    searchable = run.searchable
-    strategy = method(settings.strategy).strategy(searchable.choices, config, settings.seed)
-    task = SearchTask(
-        strategy,
-        Objective(config, searchable.space.num_classes, settings.seed, None),
-        held,
-        searchable,
-        settings.limits,
-        len(images.splits.train),
-    )
-    fit(run.folder, task, trainer)
+    task, searchable = _trained(run, processes), run.searchable
     arch = task.derive()
     assert arch is not None, "the budget was checked before the search"
     result = {
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
         "probabilities": [p.tolist() for p in task.arrays()],
-        "most_probable": str(strategy.derive(searchable, {})),
-        "passes": task.spent / len(images.splits.train),
+        "most_probable": str(task.strategy.derive(task.searchable, {})),
+        "passes": task.spent / task.num_images,
         "standing": {
             name: asdict(standing(truth, searchable.space.canonical(arch)))  # type: ignore[arg-type]
             for name, truth in (truths or {}).items()
@@ -218,6 +235,68 @@ def run_search(
     if processes.is_main:
         run.folder.store_result(result)
     return result
+
+
+def _trained(run: GradientRun, processes: Processes) -> SearchTask:
+    """All trainings that a search is made of, up to their ends; the last one, in the run folder.
+    Those before have folders within it, and are over once they have said what they kept.
+    """
+    kind, config = method(run.settings.strategy).strategy, run.config
+    before, last = StageResult(kept={}, spent=0, seconds=0), kind.stages(config) - 1
+    for number in range(last):
+        folder = replace(run.folder, path=run.folder.path / f"stage-{number + 1}")
+        file = folder.path / KEPT
+        if file.exists():
+            before = validated(StageResult, read_json(file), file)
+            continue
+        folder.path.mkdir(exist_ok=True)
+        task = _stage(run, number, before, folder, processes)
+        before = StageResult(
+            kept=task.strategy.survivors(task.searchable),
+            spent=task.spent,
+            seconds=folder.seconds,
+        )
+        if processes.is_main:
+            write_json(file, before.model_dump())
+    return _stage(run, last, before, run.folder, processes)
+
+
+def _stage(
+    run: GradientRun, number: int, before: StageResult, folder: RunFolder, processes: Processes
+) -> SearchTask:
+    """One of them, with weights, parameters and an order of the images of its own."""
+    settings, config, seed = run.settings, run.config, run.settings.seed
+    if number:
+        seed = int(generator(seed, Stream.STAGE, number).integers(1 << 32))
+    images = replace(run.images, seed=seed)
+    kind = method(settings.strategy).strategy
+    searchable = kind.stage(run.searchable, config, number, before.kept)
+    with processes.together():
+        device = pick_device(config.device)
+        module = _supernet(settings, config, searchable, seed)
+        strategy = kind(searchable.choices, config, seed)
+        if settings.inherits is not None:
+            settings.inherits.give(folder.path, module, strategy, seed, processes.is_main)
+        trainer = Trainer(
+            module,
+            config,
+            images.training(device, processes),
+            seed=seed,
+            device=device,
+            processes=processes,
+        )
+        held = images.held(device, processes)
+    task = SearchTask(
+        strategy,
+        Objective(config, searchable.space.num_classes, seed, None),
+        held,
+        searchable,
+        settings.limits,
+        len(images.splits.train),
+    )
+    task.spent = before.spent
+    fit(folder, task, trainer, before.seconds)
+    return task
 
 
 def read_truths(benchmark: str, data_root: Path | None, space: ListedSpace) -> dict[str, Truth]:
@@ -267,10 +346,12 @@ def _costs(space: ListedSpace, tables: Sequence[LatencyTable]) -> CostModel | Ed
 
 
 def _supernet(
-    settings: GradientSettings, config: SearchConfig, searchable: Searchable
+    settings: GradientSettings, config: SearchConfig, searchable: Searchable, seed: int
 ) -> torch.nn.Module:
     space = searchable.space
     if isinstance(space, Space):  # gradients and the optimizer's state are as large as the weights
         check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
-    generator = torch.Generator().manual_seed(settings.seed)
-    return method(settings.strategy).strategy.supernet(searchable, config, generator)
+    if settings.inherits is not None:
+        return settings.inherits.supernet(searchable, seed)
+    start = torch.Generator().manual_seed(seed)
+    return method(settings.strategy).strategy.supernet(searchable, config, start)

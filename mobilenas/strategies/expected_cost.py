@@ -1,6 +1,6 @@
 """What an arch that is drawn from probabilities costs on average, and how it enters a loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ class ExpectedCost:
     power   weight times the loss, times each (log E / log limit) to the power (ProxylessNAS, Cai et
             al. 2019, as released)
 
+    asked: all limits. spread: the probabilities of the choices that costs have, from those that
+    are given.
+
     Peaks, as memory is, are no sums over blocks: they forbid candidates when an arch is derived,
     and have no part here.
     """
@@ -29,7 +32,9 @@ class ExpectedCost:
         form: str = "add",
         weight: float = 0.1,
         power: float = 0.3,
+        spread: Callable[[Sequence[Tensor]], Sequence[Tensor]] = list,
     ) -> None:
+        self.spread, self.asked = spread, limits
         self.form, self.weight, self.power = form, weight, power
         self._costs: dict[str, tuple[float, list[Tensor]]] = {}
         for cost in costs.costs:
@@ -41,7 +46,9 @@ class ExpectedCost:
     def of(self, cost: str, probabilities: Sequence[Tensor]) -> Tensor:
         """The expected cost, in float64. probabilities: of each choice, (candidates,)."""
         fixed, blocks = self._costs[cost]
-        terms = [(p.double() * b).sum() for p, b in zip(probabilities, blocks, strict=True)]
+        terms = [
+            (p.double() * b).sum() for p, b in zip(self.spread(probabilities), blocks, strict=True)
+        ]
         return fixed + torch.stack(terms).sum()
 
     def excess(self, probabilities: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,11 @@
 """GDAS (Dong and Yang 2019): one sampled candidate a block, its gradient by Gumbel-softmax."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from pydantic import model_validator
+from torch import Tensor
 
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View, Views
@@ -45,16 +49,21 @@ class Gdas(LearnedStrategy):
 
     def views(self, step: SearchStep, stream: Stream) -> Views:
         """One candidate a block, times h."""
-        rng = step.rng(stream)
-        views: list[View] = []
-        for alpha in self.parameters:
-            noise = torch.from_numpy(rng.gumbel(size=len(alpha))).to(alpha)
-            q = ((alpha.log_softmax(0) + noise) / self.tau(step.progress)).softmax(0)
-            k = int((alpha.detach().log_softmax(0) + noise).argmax())
-            views.append({k: 1 + (q[k] - q[k].detach())})
-        return views
+        logs = [alpha.log_softmax(0) for alpha in self.parameters]
+        return gumbel_views(logs, self.tau(step.progress), step.rng(stream))
 
     def step(self, step: SearchStep) -> None:
         """The weights, then the architecture."""
         self.fit(step)
         self.learn(step)
+
+
+def gumbel_views(logs: Sequence[Tensor], tau: float, rng: np.random.Generator) -> list[View]:
+    """Of each choice one candidate, drawn by its log p, times h. logs: log p, (candidates,)."""
+    views: list[View] = []
+    for log_p in logs:
+        noise = torch.from_numpy(rng.gumbel(size=len(log_p))).to(log_p)
+        q = ((log_p + noise) / tau).softmax(0)
+        k = int((log_p.detach() + noise).argmax())
+        views.append({k: 1 + (q[k] - q[k].detach())})
+    return views

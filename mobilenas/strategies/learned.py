@@ -15,6 +15,7 @@ from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
+from mobilenas.strategies.stage import Kept
 
 
 class LearnedStrategy:
@@ -31,6 +32,7 @@ class LearnedStrategy:
     # Candidates are added up, so that a trained last batch norm of one could rescale it, and one
     # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
     is_dense: ClassVar[bool] = True
+    inherits: ClassVar[bool] = False  # starts from the supernet of another strategy
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
         self.choices = choices
@@ -50,17 +52,38 @@ class LearnedStrategy:
         """Raises BadInput where the method does not suit a space."""
 
     @classmethod
+    def adds_up(cls, config: SearchConfig) -> bool:
+        """Whether it trains sums of candidates."""
+        return cls.is_dense
+
+    @classmethod
     def supernet(
         cls, searchable: Searchable, config: SearchConfig, generator: torch.Generator
     ) -> nn.Module:
         """The supernet that is searched, fresh weights."""
         return searchable.supernet(
-            dense=cls.is_dense, shadow_bn=config.bn == "shadow", generator=generator
+            dense=cls.adds_up(config), shadow_bn=config.bn == "shadow", generator=generator
         )
 
     def sizes(self, choices: Choices) -> list[int]:
         """How many parameters there are of each block or edge, then of whatever else there is."""
         return choices.sizes
+
+    @classmethod
+    def stages(cls, config: SearchConfig) -> int:
+        """Trainings that a search is made of, each with new weights and parameters."""
+        return 1
+
+    @classmethod
+    def stage(
+        cls, searchable: Searchable, config: SearchConfig, number: int, kept: Kept
+    ) -> Searchable:
+        """What a stage searches, numbered from 0 on. kept: by the stage before."""
+        return searchable
+
+    def survivors(self, searchable: Searchable) -> Kept:
+        """The candidates that go on to the next stage."""
+        return {}
 
     def probabilities(self) -> list[Tensor]:
         """Of each block the probabilities of its candidates, in the graph of the parameters."""

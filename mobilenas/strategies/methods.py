@@ -7,12 +7,16 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import load_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.darts_pt import DartsPt
+from mobilenas.strategies.drnas import Drnas
 from mobilenas.strategies.dropnas import DropNas
+from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.mergenas import MergeNas
 from mobilenas.strategies.parsec import Parsec
 from mobilenas.strategies.pc_darts import PcDarts
+from mobilenas.strategies.pdarts import Pdarts
 from mobilenas.strategies.proxyless import Proxyless
 
 
@@ -33,6 +37,10 @@ METHODS = {
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
     "mergenas": Method(MergeNas, "Wang et al. 2020", "all, twice; convolutions of a choice as one"),
     "dropnas": Method(DropNas, "Hong et al. 2020", "most, once"),
+    "pdarts": Method(Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages"),
+    "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
+    "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),
+    "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
 }
 
 

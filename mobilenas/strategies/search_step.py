@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mobilenas.base.randomness import Stream, generator
+from mobilenas.base.randomness import Stream, fixed_generators, generator
 from mobilenas.data import Batch, TrainingBatches
 from mobilenas.nn.views import Views
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -24,9 +24,10 @@ class SearchStep:
     Losses take a part: `train`, whose images the weights are learnt from, or `held`, the other
     images, for the architecture. With several processes gradients are those of the joint batch.
     searchable: what views choose from. learnt: steps that learnt the architecture before this one;
-    below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. spent:
-    images that ran forward and backward through one candidate a choice, summed over the step;
-    forward alone is a third.
+    below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. steps: of
+    the whole search; learning_steps: those that learn the architecture. spent: images that ran
+    forward and backward through one candidate a choice, summed over the step; forward alone is a
+    third.
     """
 
     trainer: Trainer
@@ -37,10 +38,15 @@ class SearchStep:
     n: int
     learnt: int
     progress: float
+    steps: int
     spent: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         self._batches: dict[tuple[str, int], Batch] = {}
+
+    @property
+    def learning_steps(self) -> int:
+        return self.steps - (self.n - self.learnt)
 
     def loss(
         self, views: Views, part: str, *, track: bool = False, number: int | None = None
@@ -49,10 +55,7 @@ class SearchStep:
         take the statistics of the batch; track: whether their running ones move.
         """
         images, target = self._batch(part, self.n if number is None else number)
-        share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        ops = self._ops(views)
-        run = [1 if isinstance(view, int) else len(view) for view in ops]
-        self.spent += share * len(images) * float(np.mean(run))
+        self._spend(views, images)
         self.trainer.module.train()
         placed = self.searchable.placed(views)
         if track:
@@ -63,6 +66,30 @@ class SearchStep:
         if part == "train":
             return self.objective.loss(logits, target, None)
         return cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
+
+    @torch.no_grad()
+    def scores(self, several: Sequence[Views], count: int) -> list[tuple[float, float]]:
+        """Loss and accuracy of several mixtures on the first batches of the held-out images, by the
+        statistics of each batch. Running ones do not move. All have the same dropout, which no
+        other draw hangs on.
+        """
+        device, seed, rank = self.trainer.device, self.trainer.seed, self.trainer.processes.rank
+        sums = torch.zeros(len(several), 3, dtype=torch.float64, device=device)
+        self.trainer.module.train()
+        with statistics_kept(self.trainer.module):
+            for number in range(count):
+                images, target = self.held(number)
+                for row, views in zip(sums, several, strict=True):
+                    self._spend(views, images)
+                    placed = self.searchable.placed(views)
+                    with fixed_generators(seed, Stream.ARCH_DROP, number, rank, device=device):
+                        logits = self.trainer.forward(images, placed).float()
+                    loss = cross_entropy(logits, target, 0).double()
+                    hits = (logits.argmax(1) == target).sum()
+                    size = len(images)
+                    row += torch.stack([loss * size, hits.double(), torch.full_like(loss, size)])
+        self.trainer.processes.average([sums])
+        return [(loss / size, hits / size) for loss, hits, size in sums.tolist()]
 
     def gradient(self, loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a loss, 0 where a tensor has no part in it. No `.grad` is touched."""
@@ -118,18 +145,26 @@ class SearchStep:
     def _batch(self, part: str, number: int) -> Batch:
         key = part, number
         if key not in self._batches:
-            batch = self.trainer.train(number) if part == "train" else self.held(number)
-            self._batches[key] = self.objective.mix(*batch, number) if part == "train" else batch
+            if part == "train":
+                # Batches are prefetched in the order of steps, which another one would break.
+                get = self.trainer.train if number == self.n else self.trainer.batch
+                self._batches[key] = self.objective.mix(*get(number), number)
+            else:
+                self._batches[key] = self.held(number)
         return self._batches[key]
 
-    def _ops(self, views: Views) -> Views:
-        """Without those of nodes' inputs."""
+    def _spend(self, views: Views, images: Tensor) -> None:
+        share = 1.0 if torch.is_grad_enabled() else 1 / 3
+        run = [1 if isinstance(view, int) else len(view) for view in self._of_ops(views)]
+        self.spent += share * len(images) * float(np.mean(run))
+
+    def _of_ops(self, views: Views) -> Views:
         return views[: len(self.searchable.choices.ops)]
 
     def _name(self, views: Views) -> str:
-        ops = self._ops(views)
-        genes = [view if isinstance(view, int) else next(iter(view)) for view in ops]
-        if all(isinstance(view, int) or len(view) == 1 for view in ops):
+        views = self._of_ops(views)
+        genes = [view if isinstance(view, int) else next(iter(view)) for view in views]
+        if all(isinstance(view, int) or len(view) == 1 for view in views):
             return self.searchable.name(genes)
         return "the mixture"
 

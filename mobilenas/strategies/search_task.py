@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.data import TrainingBatches
 from mobilenas.space import Arch, Genotype
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -42,7 +43,12 @@ class SearchTask:
         self.searchable = searchable
         self.limits = limits
         self.cost = ExpectedCost(
-            searchable.costs, limits, config.cost_form, config.cost_weight, config.cost_power
+            searchable.costs,
+            limits,
+            config.cost_form,
+            config.cost_weight,
+            config.cost_power,
+            searchable.spread,
         )
         self.num_images = num_images
         self.images_per_step = config.batch_size
@@ -64,11 +70,14 @@ class SearchTask:
             n,
             n - self.first,
             max(0, n - self.first) / learning,
+            self.steps,
         )
-        if n < self.first:
-            self.strategy.fit(step)
-        else:
-            self.strategy.step(step)
+        key = trainer.seed, Stream.ARCH_DROP, n, trainer.processes.rank
+        with fixed_generators(*key, device=trainer.device):
+            if n < self.first:
+                self.strategy.fit(step)
+            else:
+                self.strategy.step(step)
         self.spent += step.spent
 
     def position(self, n: int) -> float:
@@ -91,7 +100,8 @@ class SearchTask:
             several = [p.double() for p in probabilities if len(p) > 1]
             entropy = [-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p)) for p in several]
             row: dict[str, Any] = {"entropy": float(np.mean(entropy)) if entropy else 0.0}
-            skips = [float(probabilities[c][i]) for c, i in self.searchable.choices.skips]
+            spread = self.searchable.spread(probabilities)
+            skips = [float(spread[c][i]) for c, i in self.searchable.whole.choices.skips]
             if skips:
                 row["skip"] = float(np.mean(skips))
             for cost in {"flops": None, **self.cost.limits}:
@@ -104,7 +114,7 @@ class SearchTask:
 
     def arrays(self) -> list[NDArray[np.float64]]:
         """The probabilities of each choice's candidates."""
-        return [normalised(p) for p in self.strategy.probabilities()]
+        return [normalised(p) for p in self.searchable.spread(self.strategy.probabilities())]
 
     def note(self) -> str:
         """Nothing beside loss and throughput."""

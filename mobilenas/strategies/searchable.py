@@ -22,8 +22,11 @@ Costs = CostModel | EdgeCellCosts
 class Searchable:
     """A space of blocks, or of cells whose edges have ops, with the costs of its archs.
 
-    choices: a block, or an edge of a type of cells, is one.
+    choices: a block, or an edge of a type of cells, is one. stage: of a search in several, from 0
+    on (`stage.Stage`).
     """
+
+    stage = 0
 
     def __init__(self, costs: Costs) -> None:
         self.costs = costs
@@ -53,6 +56,15 @@ class Searchable:
             count = len(self.choices.ops)
             return place_views(self.space, views[:count], views[count:] or None)
         return views
+
+    @property
+    def whole(self) -> "Searchable":
+        """The space that archs are derived in: this one."""
+        return self
+
+    def spread(self, probabilities: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """The probabilities of the choices of the whole space."""
+        return list(probabilities)
 
     def check_limits(self, limits: Mapping[str, float]) -> None:
         """Raises BadInput where an arch cannot be derived within limits."""

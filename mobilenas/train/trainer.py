@@ -144,6 +144,10 @@ class Trainer:
         self._upcoming = (n + 1, batches)
         return next(batches)
 
+    def batch(self, n: int) -> Batch:
+        """The same of any step, which is not prefetched."""
+        return self._batches(n)
+
     def forward(self, images: Tensor, *arguments: Any) -> Tensor:
         """Logits of the module, in the precision and memory format of the config."""
         images = images.contiguous(memory_format=MEMORY_FORMATS[self.config.memory_format])
@@ -234,8 +238,9 @@ class Trainer:
         task.load_state(state["task"])
 
 
-def fit(run: RunFolder, task: Task, trainer: Trainer) -> None:
-    """Train from the last checkpoint of the run folder, or from the start, to the end.
+def fit(run: RunFolder, task: Task, trainer: Trainer, seconds: float = 0.0) -> None:
+    """Train from the last checkpoint of the run folder, or from the start, to the end. seconds: of
+    work before the start.
 
     Everything random is a function of (seed, step), so a killed run continues to the same weights
     and log as an unbroken one (on the CPU, with as many processes). Raises Diverged, leaving the
@@ -249,7 +254,7 @@ def fit(run: RunFolder, task: Task, trainer: Trainer) -> None:
     schedule = make_schedule(config, trainer.optimizer, task.position(steps), task.steps_per_epoch)
     progress, first = trainer.progress, trainer.progress.step
     log_every = max(1, steps // _LOG_ROWS)
-    before = run.seconds if first else 0.0
+    before = run.seconds if first else seconds
     about = hardware(trainer.device) | {"processes": processes.world}
     started = saved = time.monotonic()
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
@@ -33,16 +34,23 @@ SMALL = [
 BUDGET = "--flops=0.2M"
 
 
-def of(name: str) -> list[str]:
-    """A search by the strategy of that name, below the median FLOPs of its space."""
-    space = suited(name, SPACE)
-    budget = BUDGET if space == SPACE else "--flops=60k"
-    return [f"--strategy={name}", *SMALL, f"--space={space}", budget]
-
-
 def lasting(folder: Path) -> dict[str, bytes]:
     names = ("run.json", "splits.json", "log.jsonl", "front.json")
     return {name: (folder / name).read_bytes() for name in names}
+
+
+def asked_for(name: str, tmp_path: Path, call: Call) -> list[str]:
+    """The flags of a search by a strategy, below the median FLOPs of its space; where it goes on
+    from another search, that is made.
+    """
+    space = suited(name, SPACE)
+    budget = BUDGET if space == SPACE else "--flops=60k"
+    asked = ["search", f"--strategy={name}", *SMALL, f"--space={space}", budget]
+    if not METHODS[name].strategy.inherits:
+        return asked
+    parent = tmp_path / "parent"
+    assert call("search", "--strategy=darts", *SMALL, f"--out={parent}").code == 0
+    return [*asked, f"--from={parent}"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -50,8 +58,7 @@ def test_an_arch_within_the_budget_that_training_takes(
     name: str, tmp_path: Path, call: Call
 ) -> None:
     out = tmp_path / "search"
-    asked = of(name)
-    done = call("search", *asked, f"--out={out}", "--json")
+    done = call(*asked_for(name, tmp_path, call), f"--out={out}", "--json")
     assert done.code == 0, done.err
     printed = json.loads(done.out)
     (row,) = printed["front"]
@@ -80,7 +87,7 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
     name: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tmp_path / "whole"
-    asked = ["search", *of(name)]
+    asked = asked_for(name, tmp_path, call)
     assert call(*asked, f"--out={whole}").code == 0
     for place in ("loss", "train"):  # in the first part of a step, and before the weights move
         killed = tmp_path / place
@@ -98,11 +105,111 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
         assert all(torch.equal(x, second["module"][key]) for key, x in first["module"].items())
 
 
-def dying(method: Callable[..., Any], at: int) -> Callable[..., Any]:
-    """A method of a step that is interrupted in step `at`."""
+@pytest.mark.parametrize("number, place", [(2, "loss"), (3, "train"), (2, "made"), (3, "made")])
+def test_a_search_of_stages_goes_on_in_the_right_one(
+    number: int, place: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["search", "--strategy=pdarts", *SMALL, BUDGET, "--set=weights_first=0"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(*asked, f"--out={whole}").code == 0
+    with monkeypatch.context() as patch:
+        if place == "made":  # between two stages
+            patch.setattr(stage, "SearchTask", dying_at_call(stage.SearchTask, number))
+        else:
+            method = getattr(SearchStep, place)
+            patch.setattr(SearchStep, place, dying(method, at=7, stage=number - 1))
+        assert call(*asked, f"--out={killed}").code != 0
+    done = [n for n in (1, 2) if (killed / f"stage-{n}" / "kept.json").exists()]
+    assert done == [*range(1, number)]
+    assert call("search", "--resume", f"--out={killed}").code == 0
+    assert lasting(whole) == lasting(killed)
+    for n in (1, 2):
+        logs = [(folder / f"stage-{n}" / "log.jsonl").read_bytes() for folder in (whole, killed)]
+        kept = [
+            json.loads((folder / f"stage-{n}/kept.json").read_text()) for folder in (whole, killed)
+        ]
+        assert logs[0] == logs[1] and kept[0]["kept"] == kept[1]["kept"]
+    weights = [
+        torch.load(whole / folder / "checkpoint.pt", weights_only=True)["module"]
+        for folder in ("stage-1", ".")
+    ]
+    key = "classifier.weight"
+    assert not torch.equal(weights[0][key], weights[1][key])
+
+
+def test_a_projection_goes_on_with_what_was_measured(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asked_for("darts-pt", tmp_path, call)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(*asked, f"--out={whole}").code == 0
+    measured: list[int] = []
+    scores = SearchStep.scores
+
+    def counting(step: SearchStep, *rest: Any) -> Any:
+        measured.append(step.n)
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        return scores(step, *rest)
+
+    monkeypatch.setattr(SearchStep, "scores", counting)
+    no_checkpoint = "--set=checkpoint_seconds=1000"  # all steps are made again, scores are not
+    assert call(*asked, no_checkpoint, f"--out={killed}").code != 0
+    rmtree(tmp_path / "parent")  # it is not needed again
+    again = call("search", "--resume", f"--out={killed}")
+    assert again.code == 0, again.err
+    rows = (killed / "projections.jsonl").read_bytes()
+    assert rows == (whole / "projections.jsonl").read_bytes()
+    assert len(measured) - 1 == len(rows.splitlines())  # the one that was interrupted, twice
+    for name in ("log.jsonl", "front.json", "splits.json"):
+        if name != "front.json":
+            assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    fronts = [json.loads((folder / "front.json").read_text()) for folder in (whole, killed)]
+    assert fronts[0]["front"] == fronts[1]["front"]
+
+
+def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
+    out = f"--out={tmp_path / 'search'}"
+    asked = ["search", "--strategy=darts-pt", *SMALL]
+    check_refused(call(*asked, out), "--from RUN")
+    check_refused(call(*asked, out, f"--from={tmp_path}"), "holds no run")
+    folders = {}
+    for name in ("gdas", "pdarts", "darts"):
+        folders[name] = tmp_path / name
+        assert call("search", f"--strategy={name}", *SMALL, f"--out={folders[name]}").code == 0
+    for name in ("gdas", "pdarts"):
+        check_refused(call(*asked, out, f"--from={folders[name]}"), name, "adds up all")
+    given = f"--from={folders['darts']}"
+    check_refused(call("search", "--strategy=gdas", *SMALL, given, out), "--from", "darts-pt")
+    check_refused(call(*asked, given, "--space=digits", out), "digits", "left out")
+    assert not (tmp_path / "search").exists()
+    alone = [flag for flag in SMALL if not flag.startswith("--space")]
+    done = call("search", "--strategy=darts-pt", *alone, given, "--set=blank=true", out, "--json")
+    assert done.code == 0, done.err
+    check_refused(call("search", "--resume", given, out), "--from", "leave it out")
+    splits = [(tmp_path / name / "splits.json").read_bytes() for name in ("darts", "search")]
+    assert splits[0] == splits[1]
+    (folders["darts"] / "front.json").unlink()
+    check_refused(call(*asked, given, f"--out={tmp_path / 'other'}"), "not finished")
+
+
+def dying_at_call(made: Callable[..., Any], number: int) -> Callable[..., Any]:
+    """What is interrupted when it is called that many times."""
+    calls = iter(range(1, number + 1))
+
+    def dies(*arguments: Any) -> Any:
+        if next(calls) == number:
+            raise KeyboardInterrupt
+        return made(*arguments)
+
+    return dies
+
+
+def dying(method: Callable[..., Any], at: int, stage: int = 0) -> Callable[..., Any]:
+    """A method of a step that is interrupted in step `at` of a stage."""
 
     def dies(step: SearchStep, *rest: Any, **more: Any) -> Any:
-        if step.n == at:
+        if step.n == at and step.searchable.stage == stage:
             raise KeyboardInterrupt
         return method(step, *rest, **more)
 

@@ -10,6 +10,7 @@ from toys import (
     CLASSES,
     PLANTED,
     SPACE,
+    STEPS,
     ImageBatches,
     Steps,
     Toy,
@@ -19,11 +20,18 @@ from toys import (
     two_blocks,
 )
 
-from mobilenas.space import EdgeCellSpace, Space, listed_space_from_dict, load_listed_space
+from mobilenas.space import (
+    EdgeCellSpace,
+    Space,
+    listed_space_from_dict,
+    load_listed_space,
+    load_space,
+)
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS
+from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
 
 # DropNAS's decay moves the architecture in any step.
@@ -31,6 +39,9 @@ SETTINGS: dict[str, dict[str, Any]] = {"dropnas": {"arch_weight_decay": 0.0}}
 TOGETHER = ["dropnas"]  # one step for weights and architecture
 ALL = [pytest.param(name, SETTINGS.get(name, {}), id=name) for name in METHODS]
 ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))
+ALL.append(pytest.param("drnas", {"prune_to": 2}, id="drnas with pruning"))
+ALL.append(pytest.param("gaea", {"backbone": "gdas"}, id="gaea over gdas"))
+ALL.append(pytest.param("gaea", {"level": "single"}, id="gaea of one level"))
 
 
 def space_for(name: str) -> Space | EdgeCellSpace:
@@ -48,8 +59,10 @@ def made(name: str, of: Choices, settings: dict[str, Any]) -> LearnedStrategy:
     return kind(of, configured(kind, **settings), seed=0)
 
 
-def in_space(name: str, settings: dict[str, Any]) -> tuple[LearnedStrategy, Steps]:
-    space = space_for(name)
+def in_space(
+    name: str, settings: dict[str, Any], space: Space | EdgeCellSpace | None = None
+) -> tuple[LearnedStrategy, Steps]:
+    space = space or space_for(name)
     searchable = Searchable(costs_of(space))
     strategy = made(name, searchable.choices, settings)
     generator = torch.Generator().manual_seed(0)
@@ -138,3 +151,17 @@ def test_the_start_is_a_function_of_the_seed() -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters, two.parameters, strict=True))
     assert not torch.equal(one.parameters[0], other.parameters[0])
     assert max(float(a.abs().max()) for a in one.parameters) < 0.01
+
+
+def test_dropout_where_the_architecture_is_learnt_is_a_function_of_the_step() -> None:
+    space, found = load_space("macro:width=0.25,resolution=8"), []
+    for _ in range(2):
+        torch.rand(1)  # whatever was drawn before
+        strategy, steps = in_space("pdarts", {"skip_dropout": (0.5, 0.5, 0.5)}, space)
+        task = SearchTask(
+            *(strategy, steps(0).objective, steps.held, steps.searchable, {}, 32 * STEPS)
+        )
+        for n in range(2):
+            task.step(steps.trainer, n)
+        found.append(strategy.parameters)
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

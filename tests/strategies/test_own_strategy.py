@@ -16,8 +16,8 @@ def test_the_one_of_the_page_finds_what_is_right() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     names: dict[str, Any] = {}
     exec(code, names)
-    kind: type[LearnedStrategy] = names["Exponentiated"]
-    strategy = kind(choices(3, 3), configured(kind, arch_lr=0.3), seed=0)
+    kind: type[LearnedStrategy] = names["Independent"]
+    strategy = kind(choices(3, 3), configured(kind), seed=0)
     steps = Steps(Toy(2), strategy.config)
     for n in range(150):
         strategy.step(steps(n))

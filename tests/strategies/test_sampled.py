@@ -190,6 +190,8 @@ def test_the_temperature_leaves_as_many_effective_samples_as_are_asked_for() -> 
         ("proxyless", "arch_every=0", "arch_every"),
         ("parsec", "samples=1", "samples"),
         ("darts", "order=3", "order"),
+        ("gaea", "backbone=enas", "backbone"),
+        ("gaea", "eta=0", "eta"),
         ("darts", "cost_weight=-1", "cost_weight"),
         ("darts", "arch_lr=0", "arch_lr"),
     ],

@@ -20,6 +20,7 @@ from mobilenas.train.trainer import Trainer
 
 CLASSES, FEATURES = 4, 8
 PLANTED = 1
+STEPS = 150  # of a search
 SPACE = "digits:width=0.5,resolution=8"  # for its blocks' costs
 
 
@@ -52,6 +53,8 @@ class Toy(nn.Module):
 
 class Batches:
     """Feature vectors around the mean of their class."""
+
+    steps_per_epoch = 2
 
     def __init__(self, seed: int, size: int = 32) -> None:
         self.seed, self.size = seed, size
@@ -106,7 +109,8 @@ class Steps:
     def __call__(self, n: int, progress: float = 0.0) -> SearchStep:
         objective = Objective(self.config, CLASSES, 0, None)
         return SearchStep(
-            self.trainer, objective, self.held, self.searchable, self.cost, n, n, progress
+            *(self.trainer, objective, self.held, self.searchable, self.cost, n, n, progress),
+            steps=STEPS,
         )
 
 

@@ -1,0 +1,232 @@
+"""DARTS-PT (Wang et al. 2021): of a trained supernet what it would miss the most is kept."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mobilenas.base.randomness import Stream, generator
+from mobilenas.nn.views import View, Views
+from mobilenas.space import Choice, EdgeCellSpace
+from mobilenas.strategies.choices import Choices
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.score_log import ScoreLog, Scores
+from mobilenas.strategies.search_step import SearchStep
+from mobilenas.train.config import Positive
+
+
+class DartsPtConfig(SearchConfig):
+    """epochs: of tuning, before, between and after the projections, which are at equal distances.
+    blank: all candidates have one weight, and nothing learns it. score: what tells how much is
+    missed. removal: of the edges into a node one after the other, or, as released, by what each of
+    them alone is missed. score_images: of those that are held out, all where it is not set.
+    """
+
+    blank: bool = False
+    score: Literal["loss", "accuracy"] = "loss"
+    removal: Literal["greedy", "ablation"] = "greedy"
+    score_images: Positive | None = None
+
+
+class DartsPt(LearnedStrategy):
+    """Starts from the supernet and the parameters of another strategy (`inherit`). A projection
+    measures, on held-out images, the mixture without each candidate of a choice, the others as they
+    are, and decides for the one that is missed the most. Choices come in an order that is drawn,
+    then, where a node keeps some edges, nodes, whose edges that are missed the least go. In between
+    weights and parameters learn on, with a lower rate.
+
+    Cells of all types are projected at once. Where there are limits, candidates that none of the
+    archs that are left within them has are not offered.
+    """
+
+    Config = DartsPtConfig
+    config: DartsPtConfig
+    inherits = True
+
+    def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
+        super().__init__(choices, config, seed)
+        self.inherit(LearnedStrategy(choices, config, seed))
+        self.scores = ScoreLog()
+        self.decided = [0 if size == 1 else None for size in choices.sizes]
+        self.edges = [list(range(len(node.candidates))) for node in choices.inputs]
+        rng = generator(seed, Stream.PROJECTION)
+        free = [place for place, decided in enumerate(self.decided) if decided is None]
+        several = [p for p, node in enumerate(choices.inputs) if len(self.edges[p]) > node.taken]
+        self.events = [
+            *((self._decide, group) for group in _drawn(choices.ops, free, rng)),
+            *((self._remove_edges, group) for group in _drawn(choices.inputs, several, rng)),
+        ]
+        self.done = 0
+
+    def inherit(self, base: LearnedStrategy) -> None:
+        """Go on from the parameters of a strategy."""
+        self.base = base
+        self.parameters, self.optimizer = base.parameters, base.optimizer
+
+    def probabilities(self) -> list[Tensor]:
+        """Of what is decided 1 and 0."""
+        found = []
+        for p, decided in zip(self.base.probabilities(), self.decided, strict=True):
+            if decided is not None:
+                p = torch.eye(len(p))[decided]
+            elif self.config.blank:
+                p = torch.full((len(p),), 1 / len(p))
+            found.append(p)
+        return found
+
+    def inputs(self) -> list[Tensor]:
+        """What the edges into each node are worth: of those that went 0, and else the same, where
+        the other strategy does not say.
+        """
+        nodes = self.base.inputs() or [torch.ones(len(n.candidates)) for n in self.choices.inputs]
+        if self.config.blank:
+            nodes = [torch.ones_like(node) for node in nodes]
+        gone = (
+            torch.zeros(len(node)).index_fill(0, torch.tensor(kept), 1)
+            for node, kept in zip(nodes, self.edges, strict=True)
+        )
+        return [node * mask for node, mask in zip(nodes, gone, strict=True)]
+
+    def views(self, step: SearchStep, stream: Stream) -> Views:
+        """Those of the other strategy; of what is decided this alone."""
+        count = len(self.choices.ops)
+        views = self.mixture() if self.config.blank else [*self.base.views(step, stream)]
+        ops = [
+            view if decided is None else decided
+            for view, decided in zip(views, self.decided, strict=False)
+        ]
+        nodes = views[count:] or self.mixture()[count:]
+        return [
+            *ops,
+            *(
+                {start: node[start] for start in kept}  # type: ignore[index]
+                for node, kept in zip(nodes, self.edges, strict=True)
+            ),
+        ]
+
+    def mixture(
+        self, without: tuple[int, int] | None = None, edge: tuple[int, int] | None = None
+    ) -> list[View]:
+        """All that is left by its probability, without a candidate of a choice, or an edge into a
+        node. The others keep their weights.
+        """
+        views: list[View] = []
+        for place, (p, decided) in enumerate(zip(self.probabilities(), self.decided, strict=True)):
+            left = {i: w for i, w in enumerate(p.detach().unbind()) if (place, i) != without}
+            views.append(left if decided is None else decided)
+        for place, (node, kept) in enumerate(zip(self.inputs(), self.edges, strict=True)):
+            views.append({i: node[i].detach() for i in kept if (place, i) != edge})
+        return views
+
+    def learn(self, step: SearchStep) -> None:
+        """An architecture step of what is not decided yet."""
+        if self.config.blank or None not in self.decided:
+            return
+        loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
+        loss = step.cost.loss(loss, self.probabilities())
+        self.apply(step.gradient(loss, self.parameters))
+
+    def apply(self, gradients: Sequence[Tensor]) -> None:
+        """As the other strategy has it."""
+        self.base.apply(gradients)
+
+    def step(self, step: SearchStep) -> None:
+        """The projections that are due, then one of the architecture and one of the weights."""
+        parts = len(self.events) + 1
+        while self.done < len(self.events):
+            if step.learnt < (self.done + 1) * step.learning_steps // parts:
+                break
+            decide, places = self.events[self.done]
+            for place in places:
+                decide(step, place)
+            self.done += 1
+        super().step(step)
+
+    def _decide(self, step: SearchStep, place: int) -> None:
+        """Of a choice the candidate that is missed the most."""
+        choice = self.choices.ops[place]
+        offered = [i for i in range(len(choice.candidates)) if self._is_offered(step, place, i)]
+        best = 0
+        if len(offered) > 1:
+            names = [choice.candidates[i] for i in offered]
+            scores = self._measured(
+                step, choice.name, names, [self.mixture(without=(place, i)) for i in offered]
+            )
+            best = self._order(scores)[-1]
+        self.decided[place] = offered[best]
+
+    def _remove_edges(self, step: SearchStep, place: int) -> None:
+        """Of a node those edges that are missed the least, until it has as many as an arch."""
+        node, kept = self.choices.inputs[place], self.edges[place]
+        while len(kept) > node.taken:
+            names = [node.candidates[start] for start in kept]
+            scores = self._measured(
+                step, node.name, names, [self.mixture(edge=(place, start)) for start in kept]
+            )
+            count = 1 if self.config.removal == "greedy" else len(kept) - node.taken
+            gone = {kept[i] for i in self._order(scores)[:count]}
+            kept[:] = [start for start in kept if start not in gone]
+
+    def _order(self, scores: Scores) -> list[int]:
+        """From what is missed the least on; of candidates alike the first is missed the most."""
+
+        def missed(index: int) -> tuple[float, ...]:
+            loss, accuracy = scores.loss[index], scores.accuracy[index]
+            return (loss, -index) if self.config.score == "loss" else (-accuracy, loss, -index)
+
+        return sorted(range(len(scores.loss)), key=missed)
+
+    def _is_offered(self, step: SearchStep, place: int, index: int) -> bool:
+        """Whether an arch within the limits has the candidate, and all that is decided."""
+        space, limits = step.searchable.space, step.cost.asked
+        if isinstance(space, EdgeCellSpace) and index not in space.allowed:
+            return False
+        if not limits:
+            return True
+        wanted = [*self.decided]
+        wanted[place] = index
+        sizes = self.choices.sizes
+        chosen = [
+            np.ones(n) if i is None else np.eye(n)[i] for n, i in zip(sizes, wanted, strict=True)
+        ]
+        arch = step.searchable.derive(chosen, limits)
+        if arch is None:
+            return False
+        genes = space.encode(arch)  # type: ignore[arg-type]
+        return all(i is None or i == gene for i, gene in zip(wanted, genes, strict=True))
+
+    def _measured(
+        self, step: SearchStep, choice: str, names: list[str], several: list[list[View]]
+    ) -> Scores:
+        """What mixtures are worth, from the log if it is there."""
+        images, size = self.config.score_images, self.config.batch_size
+        count = math.ceil(images / size if images else step.held.steps_per_epoch)
+        return self.scores.take(choice, names, lambda: step.scores(several, count))
+
+    def state(self) -> dict[str, Any]:
+        """That of the other strategy, and what is decided."""
+        own = {"decided": self.decided, "edges": self.edges}
+        return self.base.state() | own | {"measured": self.scores.taken, "done": self.done}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.base.load_state(state)
+        self.decided, self.done = state["decided"], state["done"]
+        self.scores.taken = state["measured"]
+        self.edges = [list(kept) for kept in state["edges"]]
+
+
+def _drawn(
+    choices: Sequence[Choice], places: Sequence[int], rng: np.random.Generator
+) -> list[list[int]]:
+    """Those of some places in an order that is drawn, of cells of all types together."""
+    groups: dict[str, list[int]] = {}
+    for place in places:
+        name = choices[place].name.removeprefix("normal ").removeprefix("reduce ")
+        groups.setdefault(name, []).append(place)
+    each = list(groups.values())
+    return [each[index] for index in rng.permutation(len(each))]
