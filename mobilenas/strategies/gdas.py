@@ -1,6 +1,5 @@
 """GDAS (Dong and Yang 2019): one sampled candidate a block, its gradient by Gumbel-softmax."""
 
-import torch
 from pydantic import model_validator
 
 from mobilenas.base.randomness import Stream
@@ -8,6 +7,7 @@ from mobilenas.nn.views import View, Views
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.subsets import opened, perturbed
 from mobilenas.train.config import AboveZero
 
 
@@ -48,10 +48,9 @@ class Gdas(LearnedStrategy):
         rng = step.rng(stream)
         views: list[View] = []
         for alpha in self.parameters:
-            noise = torch.from_numpy(rng.gumbel(size=len(alpha))).to(alpha)
-            q = ((alpha.log_softmax(0) + noise) / self.tau(step.progress)).softmax(0)
-            k = int((alpha.detach().log_softmax(0) + noise).argmax())
-            views.append({k: 1 + (q[k] - q[k].detach())})
+            noisy, q = perturbed(alpha, rng, self.tau(step.progress))
+            k = int(noisy.argmax())
+            views.append({k: opened(q[k])})
         return views
 
     def step(self, step: SearchStep) -> None:

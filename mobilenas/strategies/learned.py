@@ -32,11 +32,18 @@ class LearnedStrategy:
     # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
     is_dense: ClassVar[bool] = True
 
-    def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
+    def __init__(
+        self,
+        choices: Choices,
+        config: SearchConfig,
+        seed: int,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        """sizes: of the parameters, where a choice does not have one for each candidate."""
         self.choices = choices
         self.config = config
         rng = generator(seed, Stream.ARCH_START)
-        drawn = (rng.normal(0, 1e-3, size) for size in choices.sizes)
+        drawn = (rng.normal(0, 1e-3, size) for size in sizes or choices.sizes)
         self.parameters = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in drawn]
         self.optimizer = torch.optim.Adam(
             self.parameters,
@@ -66,6 +73,12 @@ class LearnedStrategy:
         """Of each node of cells what each edge into it is worth; none: all the same."""
         return []
 
+    def occurrences(self) -> list[Tensor]:
+        """Of each block how often an arch has each of its candidates, which expected costs count;
+        less often than its probability says where an edge may be left out.
+        """
+        return self.probabilities()
+
     def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
         """The arch that the search ends in, None where no arch is within limits."""
         arrays = [[normalised(p) for p in each] for each in (self.probabilities(), self.inputs())]
@@ -80,7 +93,7 @@ class LearnedStrategy:
     def learn(self, step: SearchStep) -> None:
         """An architecture step: by the loss on held-out images and the expected costs."""
         loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.probabilities())
+        loss = step.cost.loss(loss, self.occurrences())
         self.apply(step.gradient(loss, self.parameters))
 
     def apply(self, gradients: Sequence[Tensor]) -> None:

@@ -11,6 +11,7 @@ from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.parsec import Parsec
 from mobilenas.strategies.proxyless import Proxyless
+from mobilenas.strategies.rome import Rome
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ METHODS = {
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+    "rome": Method(
+        Rome, "Wang et al. 2023", "one, 14 times; of darts two edges a node (nb201: all six)"
+    ),
 }
 
 

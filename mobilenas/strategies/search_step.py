@@ -50,8 +50,7 @@ class SearchStep:
         """
         images, target = self._batch(part, self.n if number is None else number)
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        run = [1 if isinstance(view, int) else len(view) for view in views]
-        self.spent += share * len(images) * float(np.mean(run))
+        self.spent += share * len(images) * self.searchable.executed(views)
         self.trainer.module.train()
         placed = self.searchable.placed(views)
         if track:

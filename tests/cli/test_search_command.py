@@ -165,6 +165,7 @@ def test_what_there_is(call: Call) -> None:
         (["--space=nb201:channels=4,cells=1", "--latency=2ms@nowhere"], ["blocks, not cells"]),
         (["--space=nb201:channels=4,cells=1", "--memory=1M"], ["memory", "flops, params"]),
         (["--space=darts:channels=4,cells=3", "--flops=1M"], ["darts", "no budget"]),
+        (["--strategy=rome", "--set=fair=ops"], ["samples 7", "number of ops", "block 1 has"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),

@@ -66,7 +66,7 @@ def test_architecture_and_weights_are_moved_by_their_own_steps_only(
     assert not own & {id(alpha) for alpha in strategy.parameters}
 
 
-@pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec"])
+@pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec", "rome"])
 def test_weights_that_were_not_drawn_do_not_move(name: str, space: Space) -> None:
     settings: dict[str, Any] = {"weight_decay": 0.01}
     strategy, steps = in_space(name, space, settings)

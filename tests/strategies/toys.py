@@ -7,8 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost import CostModel
+from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.nn.views import Views, mix
-from mobilenas.space import Choice, Space, load_space, space_from_dict
+from mobilenas.space import (
+    Choice,
+    EdgeCellSpace,
+    Space,
+    load_listed_space,
+    load_space,
+    space_from_dict,
+)
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -28,6 +36,19 @@ def two_blocks() -> Space:
     data = load_space(SPACE).to_dict()
     stages = [data["stages"][0] | {"blocks": 2}]
     return space_from_dict(data | {"stages": stages, "num_classes": CLASSES})
+
+
+def cells(name: str) -> EdgeCellSpace:
+    """A narrow space of cells: nb201 or darts."""
+    count = 1 if name == "nb201" else 3
+    space = load_listed_space(f"{name}:channels=4,cells={count},resolution=8,num_classes={CLASSES}")
+    assert isinstance(space, EdgeCellSpace)
+    return space
+
+
+def searched(space: Space | EdgeCellSpace) -> Searchable:
+    """A space as strategies search it."""
+    return Searchable(CostModel(space) if isinstance(space, Space) else EdgeCellCosts(space))
 
 
 def choices(*sizes: int) -> Choices:
@@ -89,12 +110,12 @@ class Steps:
         config: SearchConfig,
         batches: type[Batches] = Batches,
         limits: dict[str, float] | None = None,
-        space: Space | None = None,
+        space: Space | EdgeCellSpace | None = None,
     ) -> None:
         self.config = config
         self.trainer = Trainer(module, config, cast(Any, batches(1)))
         self.held = cast(Any, batches(2))
-        self.searchable = Searchable(CostModel(space or two_blocks()))
+        self.searchable = searched(space or two_blocks())
         self.cost = ExpectedCost(
             self.searchable.costs,
             limits or {},
