@@ -39,6 +39,7 @@ class Stream(IntEnum):
     ARCH_START = 61  # the architecture parameters that a search starts from
     ARCH_STEP = 62  # step: what an architecture step draws
     WEIGHT_STEP = 63  # step: what a weight step of such a search draws
+    ARCH_MATRIX = 64  # node: what an architecture is compressed by
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -9,6 +9,7 @@ from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.idarts import Idarts
+from mobilenas.strategies.ista import Ista
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.parsec import Parsec
 from mobilenas.strategies.proxyless import Proxyless
@@ -33,6 +34,7 @@ METHODS = {
         Rome, "Wang et al. 2023", "one, 14 times; of darts two edges a node (nb201: all six)"
     ),
     "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
+    "ista": Method(Ista, "Yang et al. 2020", "one, twice; of darts two edges a node"),
 }
 
 

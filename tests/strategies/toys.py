@@ -33,8 +33,13 @@ SPACE = "digits:width=0.5,resolution=8"  # for its blocks' costs
 
 def two_blocks() -> Space:
     """A space that has as many blocks as most toys."""
+    return blocks(2)
+
+
+def blocks(count: int) -> Space:
+    """A space that has as many blocks as a toy."""
     data = load_space(SPACE).to_dict()
-    stages = [data["stages"][0] | {"blocks": 2}]
+    stages = [data["stages"][0] | {"blocks": count}]
     return space_from_dict(data | {"stages": stages, "num_classes": CLASSES})
 
 
