@@ -91,6 +91,13 @@ class Ista(LearnedStrategy):
         loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
         self.apply(step.gradient(loss, self.parameters))
 
+    def fit(self, step: SearchStep) -> None:
+        """A weight step. What is not taken forgets its momentum, which would be old by the time."""
+        super().fit(step)
+        for weight in step.parameters:
+            if weight.grad is None:
+                step.trainer.optimizer.state.pop(weight, None)
+
     def state(self) -> dict[str, Any]:
         """With what was recovered last."""
         z = [torch.from_numpy(each) for each in self.z]

@@ -154,6 +154,25 @@ def test_what_is_taken_stays_until_the_next_recovery() -> None:
     assert changed == [False, *[n % 4 == 0 for n in range(1, 17)]]
 
 
+def test_what_is_not_taken_forgets_its_momentum() -> None:
+    space = cells("nb201")
+    strategy = ista(space)
+    generator = torch.Generator().manual_seed(0)
+    supernet = strategy.supernet(searched(space), strategy.config, generator)
+    steps = Steps(supernet, strategy.config, ImageBatches, space=space)
+    taken = []
+    for n in range(4):
+        strategy.fit(steps(n, n / 4))
+        weights = dict(supernet.named_parameters())
+        taken.append({name for name, weight in weights.items() if weight.grad is not None})
+        state = steps.trainer.optimizer.state
+        assert {name for name, weight in weights.items() if weight in state} == taken[-1]
+        with torch.no_grad():
+            for b in strategy.parameters:
+                b.copy_(-b.roll(1))
+    assert taken[0] != taken[1]
+
+
 def test_limits_that_are_passed_say_what_is_dear() -> None:
     searchable = searched(space_of("blocks"))
     strategy = ista(space_of("blocks"))

@@ -18,6 +18,7 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.nn.views import Views
 from mobilenas.space import Choice, EdgeCellSpace, Space, load_space
+from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.rome import Rome
 from mobilenas.strategies.search_step import SearchStep
@@ -266,6 +267,10 @@ def test_what_candidates_are_made_of() -> None:
     assert (parts.ops, parts.paths, parts.numbers) == (("id", "e3", "e6"), 2, (1, 2))
     assert [parts.index[pair] for pair in parts.pairs] == list(range(7))
     assert parts.pairs[3] == (1, (0, 1)) and parts.pairs[0] == (0, ())
+    exactly = Parts.of(Choice("block", ("e3k35", "e3k37", "e3k57")))
+    assert (exactly.ops, exactly.paths, exactly.numbers) == (("e3",), 3, (2,))
+    strategy = Rome(Choices((Choice("block", ("e3k35", "e3k37", "e3k57")),)), configured(Rome), 0)
+    assert [len(parameter) for parameter in strategy.parameters] == [1, 3]
     for whole in (names[:-1], ("id", "e3k3", "e6k5"), ("e3k3.5", "e3k35.35"), ("a", "b")):
         parts = Parts.of(Choice("block", whole))
         assert (parts.ops, parts.paths) == (whole, 0)
