@@ -54,15 +54,9 @@ class ExpectedCost:
         ]
         return torch.stack(passed).sum() if passed else torch.zeros((), dtype=torch.float64)
 
-    def passed(self, probabilities: Sequence[Tensor]) -> list[list[NDArray[np.float64]]]:
-        """Of each cost whose expected value passes its limit what candidates cost, (candidates,) a
-        choice.
-        """
-        return [
-            [block.numpy() for block in self._costs[cost][1]]
-            for cost, limit in self.limits.items()
-            if self.of(cost, probabilities) > limit
-        ]
+    def limited(self) -> list[list[NDArray[np.float64]]]:
+        """Of each cost that has a limit what candidates cost, (candidates,) a choice."""
+        return [[block.numpy() for block in self._costs[cost][1]] for cost in self.limits]
 
     def loss(self, loss: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
         """The loss with the expected costs; as it is where there is no limit."""

@@ -37,8 +37,9 @@ class Ista(LearnedStrategy):
     negative. They have a gradient, that of b; z itself has none. Of candidates the probabilities
     are their shares of |z|.
 
-    Where a limit is passed, dear coefficients have higher prices (`Node.dearness`, times
-    `cost_weight`).
+    Where costs have limits, dear coefficients have higher prices (`Node.dearness`). They have them
+    all the time: prices that come and go with a limit that is passed would change what is taken at
+    each recovery, up to the end.
     """
 
     Config = IstaConfig
@@ -110,12 +111,12 @@ class Ista(LearnedStrategy):
         self.recoveries = state["recoveries"]
 
     def _recover(self, cost: ExpectedCost | None) -> None:
-        """cost: whose limits count; None for none."""
-        passed = cost.passed(self.occurrences()) if cost else []
+        """cost: whose limits make prices differ; None for none."""
+        costs = cost.limited() if cost else []
         self.z = [
             node.recovered(
                 b.detach().double().numpy(),
-                self.config.price * node.dearness(passed, self.config.cost_weight),
+                self.config.price * node.dearness(costs, self.config.cost_weight),
             )
             for node, b in zip(self.nodes, self.parameters, strict=True)
         ]

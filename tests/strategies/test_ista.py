@@ -173,20 +173,14 @@ def test_what_is_not_taken_forgets_its_momentum() -> None:
     assert taken[0] != taken[1]
 
 
-def test_limits_that_are_passed_say_what_is_dear() -> None:
+def test_a_limit_makes_dear_what_costs_much() -> None:
     searchable = searched(space_of("blocks"))
-    strategy = ista(space_of("blocks"))
-    now = ExpectedCost(searchable.costs, {}).of("flops", strategy.occurrences()).item()
-    for limit, count in ((now - 1, 1), (now, 0)):
-        cost = ExpectedCost(searchable.costs, {"flops": limit})
-        passed = cost.passed(strategy.occurrences())
-        assert len(passed) == count
-    passed = ExpectedCost(searchable.costs, {"flops": now - 1}).passed(strategy.occurrences())
-    node = strategy.nodes[0]
-    dear = node.dearness(passed, 1e6)
-    costs = dict(zip(searchable.choices.ops[0].candidates, passed[0][0], strict=True))
+    node = ista(space_of("blocks")).nodes[0]
+    assert ExpectedCost(searchable.costs, {}).limited() == []
+    limited = ExpectedCost(searchable.costs, {"flops": 1.0}).limited()
+    costs = dict(zip(searchable.choices.ops[0].candidates, limited[0][0], strict=True))
     single = np.array([costs[f"e{e}k{k}"] for e in (3, 6) for k in (3, 5, 7)])
-    np.testing.assert_allclose(dear, single / single.mean(), rtol=1e-5)
+    np.testing.assert_allclose(node.dearness(limited, 1e6), single / single.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("setting", ["recoveries=0", "price=0"])
