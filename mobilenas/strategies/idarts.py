@@ -69,7 +69,7 @@ class Idarts(LearnedStrategy):
             p = [x - gamma * (h + decays[weight] * x) for x, h, weight in curved]
             total = [t + x for t, x in zip(total, p, strict=True)]
             before, size = size, norm(p)
-            rises = rises + 1 if size > before else 0
+            rises = 0 if size <= before else rises + 1  # also where it is no number
             if rises == _RISES:
                 raise Diverged(
                     f"step {step.n}: the Neumann series grows by {size / before:.3g} a term with "

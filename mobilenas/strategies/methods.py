@@ -31,10 +31,10 @@ METHODS = {
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
     "rome": Method(
-        Rome, "Wang et al. 2023", "one, 14 times; of darts two edges a node (nb201: all six)"
+        Rome, "Wang et al. 2023", "one, 14 times; two edges a node in darts, no topology in nb201"
     ),
     "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
-    "ista": Method(Ista, "Yang et al. 2020", "one, twice; of darts two edges a node"),
+    "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
 }
 
 
