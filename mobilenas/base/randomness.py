@@ -39,6 +39,7 @@ class Stream(IntEnum):
     ARCH_START = 61  # the architecture parameters that a search starts from
     ARCH_STEP = 62  # step: what an architecture step draws
     WEIGHT_STEP = 63  # step: what a weight step of such a search draws
+    ARCH_MATRIX = 64  # node: what an architecture is compressed by
     ARCH_DROP = 71  # step, rank: dropout in forwards that an architecture is learnt from
     STAGE = 72  # number: the seed of a later stage of a search
     PROJECTION = 73  # the order in which the choices of a supernet are decided

@@ -1,6 +1,7 @@
 """What a strategy chooses, by names."""
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from mobilenas.space import Choice
 
@@ -30,3 +31,9 @@ class Choices:
             for index, name in enumerate(choice.candidates)
             if name in PASSING
         ]
+
+    @property
+    def into(self) -> list[slice]:
+        """Of each of `inputs` its edges among `ops`, where these are in the same order."""
+        ends = list(accumulate(len(node.candidates) for node in self.inputs))
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,8 +1,10 @@
 """DARTS (Liu et al. 2019), of first and of second order."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from mobilenas.base.randomness import Stream
 from mobilenas.strategies.config import SearchConfig
@@ -45,20 +47,10 @@ class Darts(LearnedStrategy):
             loss = step.cost.loss(loss, self.probabilities())
             found = step.gradient(loss, [*self.parameters, *weights])
         direct, v = found[: len(self.parameters)], found[len(self.parameters) :]
-        radius = RADIUS / max(float(torch.cat([x.flatten() for x in v]).norm()), 1e-12)
-        sides = []
-        for distance in (radius, -radius):
-            with step.moved(v, distance):
-                loss = step.loss(self.views(step, Stream.ARCH_STEP), "train")
-                sides.append(step.gradient(loss, self.parameters))
-        self.apply(
-            [
-                g - lr * (above - below) / (2 * radius)
-                for g, above, below in zip(direct, *sides, strict=True)
-            ]
-        )
+        mixed = change_along(v, step, self, self.parameters)
+        self.apply([g - lr * m for g, m in zip(direct, mixed, strict=True)])
 
-    def _next_update(self, step: SearchStep) -> tuple[list[torch.Tensor], float]:
+    def _next_update(self, step: SearchStep) -> tuple[list[Tensor], float]:
         """What the next step of SGD would subtract from each weight, without clipping, over its
         learning rate; and that rate.
         """
@@ -74,3 +66,26 @@ class Darts(LearnedStrategy):
                 gradients[weight] = g
         update = [gradients[weight] for weight in step.parameters]
         return update, step.trainer.optimizer.param_groups[0]["lr"]
+
+
+def change_along(
+    direction: Sequence[Tensor],
+    step: SearchStep,
+    strategy: LearnedStrategy,
+    tensors: Sequence[Tensor],
+) -> list[Tensor]:
+    """How fast the gradients of the training loss by some tensors change as the weights move along
+    a direction: the central difference over 2 r times it, r = 0.01 / |direction|.
+    """
+    radius = RADIUS / max(norm(direction), 1e-12)
+    sides = []
+    for distance in (radius, -radius):
+        with step.moved(direction, distance):
+            loss = step.loss(strategy.views(step, Stream.ARCH_STEP), "train")
+            sides.append(step.gradient(loss, tensors))
+    return [(above - below) / (2 * radius) for above, below in zip(*sides, strict=True)]
+
+
+def norm(vector: Sequence[Tensor]) -> float:
+    """The norm of a vector that several tensors hold."""
+    return float(torch.cat([part.flatten() for part in vector]).norm())

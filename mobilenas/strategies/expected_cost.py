@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mobilenas.cost import CostModel
@@ -58,6 +60,10 @@ class ExpectedCost:
             for cost, limit in self.limits.items()
         ]
         return torch.stack(passed).sum() if passed else torch.zeros((), dtype=torch.float64)
+
+    def limited(self) -> list[list[NDArray[np.float64]]]:
+        """Of each cost that has a limit what candidates cost, (candidates,) a choice."""
+        return [[block.numpy() for block in self._costs[cost][1]] for cost in self.limits]
 
     def loss(self, loss: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
         """The loss with the expected costs; as it is where there is no limit."""

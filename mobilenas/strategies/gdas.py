@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from pydantic import model_validator
 from torch import Tensor
 
@@ -12,6 +11,7 @@ from mobilenas.nn.views import View, Views
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.subsets import opened, perturbed
 from mobilenas.train.config import AboveZero
 
 
@@ -49,8 +49,7 @@ class Gdas(LearnedStrategy):
 
     def views(self, step: SearchStep, stream: Stream) -> Views:
         """One candidate a block, times h."""
-        logs = [alpha.log_softmax(0) for alpha in self.parameters]
-        return gumbel_views(logs, self.tau(step.progress), step.rng(stream))
+        return gumbel_views(self.parameters, self.tau(step.progress), step.rng(stream))
 
     def step(self, step: SearchStep) -> None:
         """The weights, then the architecture."""
@@ -58,12 +57,11 @@ class Gdas(LearnedStrategy):
         self.learn(step)
 
 
-def gumbel_views(logs: Sequence[Tensor], tau: float, rng: np.random.Generator) -> list[View]:
-    """Of each choice one candidate, drawn by its log p, times h. logs: log p, (candidates,)."""
+def gumbel_views(parameters: Sequence[Tensor], tau: float, rng: np.random.Generator) -> list[View]:
+    """Of each choice one candidate, drawn by the softmax of its parameters, times h."""
     views: list[View] = []
-    for log_p in logs:
-        noise = torch.from_numpy(rng.gumbel(size=len(log_p))).to(log_p)
-        q = ((log_p + noise) / tau).softmax(0)
-        k = int((log_p.detach() + noise).argmax())
-        views.append({k: 1 + (q[k] - q[k].detach())})
+    for alpha in parameters:
+        noisy, q = perturbed(alpha, rng, tau)
+        k = int(noisy.argmax())
+        views.append({k: opened(q[k])})
     return views

@@ -93,6 +93,12 @@ class LearnedStrategy:
         """Of each node of cells what each edge into it is worth; none: all the same."""
         return []
 
+    def occurrences(self) -> list[Tensor]:
+        """Of each block how often an arch has each of its candidates, which expected costs count;
+        less often than its probability says where an edge may be left out.
+        """
+        return self.probabilities()
+
     def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
         """The arch that the search ends in, None where no arch is within limits."""
         arrays = [[normalised(p) for p in each] for each in (self.probabilities(), self.inputs())]
@@ -108,7 +114,7 @@ class LearnedStrategy:
     def learn(self, step: SearchStep) -> None:
         """An architecture step: by the loss on held-out images and the expected costs."""
         loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.probabilities())
+        loss = step.cost.loss(loss, self.occurrences())
         self.apply(step.gradient(loss, self.parameters))
 
     def apply(self, gradients: Sequence[Tensor]) -> None:

@@ -12,12 +12,15 @@ from mobilenas.strategies.drnas import Drnas
 from mobilenas.strategies.dropnas import DropNas
 from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.gdas import Gdas
+from mobilenas.strategies.idarts import Idarts
+from mobilenas.strategies.ista import Ista
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.mergenas import MergeNas
 from mobilenas.strategies.parsec import Parsec
 from mobilenas.strategies.pc_darts import PcDarts
 from mobilenas.strategies.pdarts import Pdarts
 from mobilenas.strategies.proxyless import Proxyless
+from mobilenas.strategies.rome import Rome
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,15 @@ METHODS = {
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
     "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
     "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
+    "pdarts": Method(Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages"),
     "mergenas": Method(MergeNas, "Wang et al. 2020", "all, twice; convolutions of a choice as one"),
     "dropnas": Method(DropNas, "Hong et al. 2020", "most, once"),
-    "pdarts": Method(Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages"),
+    "rome": Method(
+        Rome, "Wang et al. 2023", "one, 14 times; two edges a node in darts, no topology in nb201"
+    ),
+    "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
     "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
+    "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
     "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),
     "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
 }

@@ -155,14 +155,10 @@ class SearchStep:
 
     def _spend(self, views: Views, images: Tensor) -> None:
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        run = [1 if isinstance(view, int) else len(view) for view in self._of_ops(views)]
-        self.spent += share * len(images) * float(np.mean(run))
-
-    def _of_ops(self, views: Views) -> Views:
-        return views[: len(self.searchable.choices.ops)]
+        self.spent += share * len(images) * self.searchable.executed(views)
 
     def _name(self, views: Views) -> str:
-        views = self._of_ops(views)
+        views = views[: len(self.searchable.choices.ops)]
         genes = [view if isinstance(view, int) else next(iter(view)) for view in views]
         if all(isinstance(view, int) or len(view) == 1 for view in views):
             return self.searchable.name(genes)

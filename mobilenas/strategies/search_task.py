@@ -104,8 +104,9 @@ class SearchTask:
             skips = [float(spread[c][i]) for c, i in self.searchable.whole.choices.skips]
             if skips:
                 row["skip"] = float(np.mean(skips))
+            occurrences = self.strategy.occurrences()
             for cost in {"flops": None, **self.cost.limits}:
-                row[f"expected_{cost}"] = float(self.cost.of(cost, probabilities))
+                row[f"expected_{cost}"] = float(self.cost.of(cost, occurrences))
         return row | {"arch": str(self.strategy.derive(self.searchable, {}))}
 
     def derive(self) -> Arch | Genotype | None:

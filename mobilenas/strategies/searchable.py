@@ -66,6 +66,17 @@ class Searchable:
         """The probabilities of the choices of the whole space."""
         return list(probabilities)
 
+    def executed(self, views: Views) -> float:
+        """How many candidates of a choice views run, on average; edges that no node takes are not
+        run.
+        """
+        ops = views[: len(self.choices.ops)]
+        counts = [1 if isinstance(view, int) else len(view) for view in ops]
+        for into, view in zip(self.choices.into, views[len(ops) :], strict=False):
+            taken = [view] if isinstance(view, int) else view
+            counts[into] = [n if i in taken else 0 for i, n in enumerate(counts[into])]
+        return sum(counts) / len(counts)
+
     def check_limits(self, limits: Mapping[str, float]) -> None:
         """Raises BadInput where an arch cannot be derived within limits."""
         if limits and isinstance(self.space, EdgeCellSpace) and self.space.skeleton.in_degree:

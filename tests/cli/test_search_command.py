@@ -32,6 +32,7 @@ SMALL = [
     "--set=device=cpu",
 ]
 BUDGET = "--flops=0.2M"
+CHEAPER = {"rome": ["--set=samples=2"]}
 
 
 def lasting(folder: Path) -> dict[str, bytes]:
@@ -45,7 +46,8 @@ def asked_for(name: str, tmp_path: Path, call: Call) -> list[str]:
     """
     space = suited(name, SPACE)
     budget = BUDGET if space == SPACE else "--flops=60k"
-    asked = ["search", f"--strategy={name}", *SMALL, f"--space={space}", budget]
+    flags = [*SMALL, *CHEAPER.get(name, []), f"--space={space}", budget]
+    asked = ["search", f"--strategy={name}", *flags]
     if not METHODS[name].strategy.inherits:
         return asked
     parent = tmp_path / "parent"
@@ -89,10 +91,12 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
     whole = tmp_path / "whole"
     asked = asked_for(name, tmp_path, call)
     assert call(*asked, f"--out={whole}").code == 0
-    for place in ("loss", "train"):  # in the first part of a step, and before the weights move
-        killed = tmp_path / place
+    # In the first part of a step, before the weights move, and among several samples or terms.
+    several = [("loss", 4)] if name in ("rome", "idarts") else []
+    for place, call_number in [("loss", 1), ("train", 1), *several]:
+        killed = tmp_path / f"{place}-{call_number}"
         with monkeypatch.context() as patch:
-            patch.setattr(SearchStep, place, dying(getattr(SearchStep, place), at=7))
+            patch.setattr(SearchStep, place, dying(getattr(SearchStep, place), 7, call_number))
             assert call(*asked, f"--out={killed}").code != 0
         assert not (killed / "front.json").exists()
         assert call("search", "--resume", f"--out={killed}").code == 0
@@ -205,11 +209,18 @@ def dying_at_call(made: Callable[..., Any], number: int) -> Callable[..., Any]:
     return dies
 
 
-def dying(method: Callable[..., Any], at: int, stage: int = 0) -> Callable[..., Any]:
-    """A method of a step that is interrupted in step `at` of a stage."""
+def dying(
+    method: Callable[..., Any], at: int, number: int = 1, stage: int = 0
+) -> Callable[..., Any]:
+    """A method of a step that is interrupted in step `at` of a stage, when it is called for the
+    number-th time there.
+    """
+    calls = 0
 
     def dies(step: SearchStep, *rest: Any, **more: Any) -> Any:
-        if step.n == at and step.searchable.stage == stage:
+        nonlocal calls
+        calls += step.n == at and step.searchable.stage == stage
+        if calls == number:
             raise KeyboardInterrupt
         return method(step, *rest, **more)
 
@@ -287,6 +298,7 @@ def test_what_there_is(call: Call) -> None:
         (["--strategy=mergenas"], ["macro", "no choice has kernels that could be merged"]),
         (["--strategy=mergenas", "--space=s1"], ["s1", "path_activation=after_sum"]),
         (["--strategy=dropnas", "--set=drop=1"], ["drop"]),
+        (["--strategy=rome", "--set=fair=ops"], ["samples 7", "number of ops", "block 1 has"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),
@@ -336,9 +348,13 @@ def test_another_search_is_not_resumed(
     check_refused(call("export", "--onnx", f"--run={out}"), "a search by gradient")
 
 
+@pytest.mark.parametrize("strategy", ["gdas", "rome", "ista"])
 @pytest.mark.parametrize("space, budget", [("nb201", ["--params=5k"]), ("darts", [])])
-def test_cells_are_searched(space: str, budget: list[str], tmp_path: Path, call: Call) -> None:
+def test_cells_are_searched(
+    strategy: str, space: str, budget: list[str], tmp_path: Path, call: Call
+) -> None:
     out = tmp_path / "search"
+    budget = [*budget, f"--strategy={strategy}", *CHEAPER.get(strategy, [])]
     narrow = f"--space={space}:channels=4,cells={1 if space == 'nb201' else 3},resolution=8"
     done = call("search", *SMALL, narrow, *budget, f"--out={out}", "--json")
     assert done.code == 0, done.err
@@ -347,7 +363,7 @@ def test_cells_are_searched(space: str, budget: list[str], tmp_path: Path, call:
     assert isinstance(searched, EdgeCellSpace)
     costs = EdgeCellCosts(searched)
     assert costs.of(searched.parse(row["arch"])) == {k: row[k] for k in ("flops", "params")}
-    assert not budget or row["params"] <= 5000
+    assert space == "darts" or row["params"] <= 5000
     check_refused(call("train", f"--search={out}", f"--out={tmp_path / 'train'}"), "cells")
 
 

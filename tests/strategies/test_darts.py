@@ -1,5 +1,7 @@
 """DARTS of second order, against what it approximates."""
 
+from typing import TypeVar
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,10 @@ from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import Views, mix
 from mobilenas.strategies import darts
 from mobilenas.strategies.darts import Darts
+from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
+
+S = TypeVar("S", bound=LearnedStrategy)
 
 
 class Smooth(nn.Module):
@@ -40,7 +45,7 @@ def in_double(step: SearchStep, views: Views, part: str) -> Tensor:
     return nn.functional.cross_entropy(step.trainer.module(images, views), labels)
 
 
-def doubled(strategy: Darts) -> Darts:
+def doubled(strategy: S) -> S:
     strategy.parameters = [a.detach().double().requires_grad_() for a in strategy.parameters]
     return strategy
 

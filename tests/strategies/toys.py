@@ -8,7 +8,14 @@ from searched import costs_of
 from torch import Tensor, nn
 
 from mobilenas.nn.views import Views, mix
-from mobilenas.space import Choice, EdgeCellSpace, Space, load_space, space_from_dict
+from mobilenas.space import (
+    Choice,
+    EdgeCellSpace,
+    Space,
+    load_listed_space,
+    load_space,
+    space_from_dict,
+)
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -26,9 +33,27 @@ SPACE = "digits:width=0.5,resolution=8"  # for its blocks' costs
 
 def two_blocks() -> Space:
     """A space that has as many blocks as most toys."""
+    return blocks(2)
+
+
+def blocks(count: int) -> Space:
+    """A space that has as many blocks as a toy."""
     data = load_space(SPACE).to_dict()
-    stages = [data["stages"][0] | {"blocks": 2}]
+    stages = [data["stages"][0] | {"blocks": count}]
     return space_from_dict(data | {"stages": stages, "num_classes": CLASSES})
+
+
+def cells(name: str) -> EdgeCellSpace:
+    """A narrow space of cells: nb201 or darts."""
+    count = 1 if name == "nb201" else 3
+    space = load_listed_space(f"{name}:channels=4,cells={count},resolution=8,num_classes={CLASSES}")
+    assert isinstance(space, EdgeCellSpace)
+    return space
+
+
+def searched(space: Space | EdgeCellSpace) -> Searchable:
+    """A space as strategies search it."""
+    return Searchable(costs_of(space))
 
 
 def choices(*sizes: int) -> Choices:
@@ -97,7 +122,7 @@ class Steps:
         self.config = config
         self.trainer = Trainer(module, config, cast(Any, batches(1)))
         self.held = cast(Any, batches(2))
-        self.searchable = Searchable(costs_of(space or two_blocks()))
+        self.searchable = searched(space or two_blocks())
         self.cost = ExpectedCost(
             self.searchable.costs,
             limits or {},
