@@ -1,7 +1,8 @@
 """Searches by gradient on NAS-Bench-201: what cells they end in, by its published accuracies.
 
 Each strategy searches with the op `none` among the candidates and without it, once for each seed.
-Runs continue where they stopped; several processes may share an OUT, each with seeds of its own.
+One that goes on from another search takes that of darts. Runs continue where they stopped; several
+processes may share an OUT, each with seeds of its own.
 
     python benchmarks/strategies.py --data CIFAR10 --data-root DIR --out runs/strategies
 """
@@ -10,16 +11,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import harness
 import numpy as np
+import typer
 from harness import Data, DataRoot, Table
 from trainings import finished
 
 from mobilenas.base.files import read_json
 from mobilenas.evaluate.nb201 import DATA_SETS, read_nb201
 from mobilenas.space import load_listed_space
+from mobilenas.strategies.methods import METHODS
 
 VARIANTS = {
     "with": "",
@@ -32,24 +35,37 @@ def main(
     data: Data,
     data_root: DataRoot,
     space: str = "nb201:channels=4,cells=1,resolution=8",
-    strategies: str = "darts,gdas,proxyless,parsec",
+    strategies: Annotated[
+        str, typer.Option(help="By commas; each may have settings: NAME:KEY=VALUE:KEY=VALUE.")
+    ] = "darts,gdas,proxyless,parsec",
+    variants: Annotated[str, typer.Option(help="Of the op none, by commas.")] = "with,without",
     preset: str = "cpu-tiny",
     seeds: str = "0,1,2,3,4",
     out: Path = Path("runs/strategies"),
 ) -> Iterator[Table]:
     """Accuracies of derived cells, and how they came to be."""
     rows = []
-    for variant, ops in VARIANTS.items():
+    for variant in variants.split(","):
+        ops = VARIANTS[variant]
         searched = load_listed_space(space + ops)
         asked: dict[str, Any] = {"space": space + ops, "data": data, "preset": preset}
         asked |= {"benchmark": "nb201", "data_root": data_root}
-        for strategy in strategies.split(","):
+        for each in strategies.split(","):
+            strategy, *settings = each.split(":")
             folders = {s: out / f"{strategy}-{variant}-s{s}" for s in harness.numbers(seeds)}
             found = [
-                finished(folder, "search", result="front.json", strategy=strategy, seed=s, **asked)
-                for s, folder in folders.items()
+                finished(
+                    folder,
+                    "search",
+                    result="front.json",
+                    strategy=strategy,
+                    seed=seed,
+                    set=settings,
+                    **inherited(strategy, asked, out / f"darts-{variant}-s{seed}"),
+                )
+                for seed, folder in folders.items()
             ]
-            rows.append({"strategy": strategy, "none": variant} | row(found, [*folders.values()]))
+            rows.append({"strategy": each, "none": variant} | row(found, [*folders.values()]))
         truths = read_nb201(data_root, searched)
         within = truths.within(searched)  # type: ignore[arg-type]
         rivals: dict[str, Any] = {"strategy": "a random cell", "none": variant}
@@ -59,6 +75,13 @@ def main(
         rivals["median"] = float(np.median(100 * truths.truths["cifar10"].accuracy[within]))
         rows.append(rivals)
     yield Table(rows, {"median": ".2f", "regret": ".2f", "params": ",.0f", "passes": ".1f"})
+
+
+def inherited(strategy: str, asked: dict[str, Any], parent: Path) -> dict[str, Any]:
+    """What a search asks for; one that goes on from another has its space and data from there."""
+    if not METHODS[strategy].strategy.inherits:
+        return asked
+    return {key: asked[key] for key in asked if key not in ("space", "data")} | {"from": parent}
 
 
 def row(found: list[Any], folders: list[Path]) -> dict[str, Any]:
