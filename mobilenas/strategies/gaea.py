@@ -8,15 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
-from mobilenas.nn import EdgeCellSupernet
 from mobilenas.nn.views import Views
-from mobilenas.space import EdgeCellSpace
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
-from mobilenas.strategies.gdas import gumbel_views
+from mobilenas.strategies.gdas import GdasConfig, gumbel_views
 from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.pc_darts import PcDarts, PcDartsConfig
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.config import AboveZero, NotNegative, Positive
@@ -27,12 +25,12 @@ _REACH = 2000.0  # eta times steps: 0.1 in 25 epochs of 50,000 images, 64 a batc
 log = logging.getLogger(__name__)
 
 
-class GaeaConfig(SearchConfig):
+class GaeaConfig(GdasConfig, PcDartsConfig):
     """backbone: which forward the probabilities are learnt through; parts: of pc-darts the share of
     the channels that ops take, one part. level: `single` learns the architecture from training
     images too, of another batch than the weights, so that a batch of images is all that is held out
     unless validate_images says otherwise. eta: rate of the exponentiated gradient, by default 2000
-    over the number of steps that learn it. entropy_weight: of the sum of p log(n p). tau: of gdas.
+    over the number of steps that learn it. entropy_weight: of the sum of p log(n p).
     """
 
     backbone: Literal["darts", "pc-darts", "gdas"] = "darts"
@@ -40,8 +38,6 @@ class GaeaConfig(SearchConfig):
     level: Literal["bilevel", "single"] = "bilevel"
     eta: AboveZero | None = None
     entropy_weight: NotNegative = 0.0
-    tau_start: AboveZero = 10.0
-    tau_end: AboveZero = 0.1
 
     def held_out(self, count: int) -> int:
         """No more than a batch where the architecture is learnt from training images."""
@@ -65,8 +61,7 @@ class Gaea(LearnedStrategy):
 
     def __init__(self, choices: Choices, config: GaeaConfig, seed: int) -> None:
         super().__init__(choices, config, seed)
-        edges = choices.inputs if config.backbone == "pc-darts" else ()
-        sizes = [*choices.sizes, *(len(node.candidates) for node in edges)]
+        sizes = self.sizes(choices)
         self.parameters = [torch.full((n,), 1 / n, requires_grad=True) for n in sizes]
         self.eta = config.eta or 0.1
         self._warned = False
@@ -75,11 +70,8 @@ class Gaea(LearnedStrategy):
     def check(cls, searchable: Searchable, config: SearchConfig) -> None:
         """Raises BadInput for blocks with pc-darts."""
         assert isinstance(config, GaeaConfig)
-        if config.backbone == "pc-darts" and not isinstance(searchable.space, EdgeCellSpace):
-            raise BadInput(
-                f"space {searchable.space.name}: backbone pc-darts takes cells whose edges have "
-                "ops; of blocks it must be darts or gdas"
-            )
+        if config.backbone == "pc-darts":
+            PcDarts.check(searchable, config)
 
     @classmethod
     def adds_up(cls, config: SearchConfig) -> bool:
@@ -93,9 +85,14 @@ class Gaea(LearnedStrategy):
     ) -> nn.Module:
         """Fresh weights, of edges on a part of the channels with pc-darts."""
         assert isinstance(config, GaeaConfig)
-        if config.backbone == "pc-darts" and isinstance(searchable.space, EdgeCellSpace):
-            return EdgeCellSupernet(searchable.space, parts=config.parts, generator=generator)
+        if config.backbone == "pc-darts":
+            return PcDarts.supernet(searchable, config, generator)
         return super().supernet(searchable, config, generator)
+
+    def sizes(self, choices: Choices) -> list[int]:
+        """Of each edge's ops, with pc-darts also of each node's edges."""
+        edges = choices.inputs if self.config.backbone == "pc-darts" else ()
+        return choices.sizes + [len(node.candidates) for node in edges]
 
     def probabilities(self) -> list[Tensor]:
         """The first of the parameters."""
@@ -108,10 +105,9 @@ class Gaea(LearnedStrategy):
     def views(self, step: SearchStep, stream: Stream) -> Views:
         """All candidates, and edges, by their p; or one that is drawn."""
         if self.config.backbone == "gdas":
-            fall = self.config.tau_end - self.config.tau_start
-            tau = self.config.tau_start + fall * step.progress
-            return gumbel_views([p.log() for p in self.parameters], tau, step.rng(stream))
-        return [dict(enumerate(p.unbind())) for p in self.parameters]
+            logs = [p.log() for p in self.parameters]
+            return gumbel_views(logs, self.config.tau(step.progress), step.rng(stream))
+        return super().views(step, stream)
 
     def learn(self, step: SearchStep) -> None:
         """An architecture step."""

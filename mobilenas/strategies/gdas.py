@@ -29,6 +29,10 @@ class GdasConfig(SearchConfig):
             )
         return self
 
+    def tau(self, progress: float) -> float:
+        """The temperature when that share of the search lies behind."""
+        return self.tau_start + (self.tau_end - self.tau_start) * progress
+
 
 class Gdas(LearnedStrategy):
     """With g Gumbel noise a block runs its candidate k of the largest log p + g, times
@@ -43,13 +47,9 @@ class Gdas(LearnedStrategy):
     is_dense = False
     config: GdasConfig
 
-    def tau(self, progress: float) -> float:
-        """The temperature when that share of the search lies behind."""
-        return self.config.tau_start + (self.config.tau_end - self.config.tau_start) * progress
-
     def views(self, step: SearchStep, stream: Stream) -> Views:
         """One candidate a block, times h."""
-        return gumbel_views(self.parameters, self.tau(step.progress), step.rng(stream))
+        return gumbel_views(self.parameters, self.config.tau(step.progress), step.rng(stream))
 
     def step(self, step: SearchStep) -> None:
         """The weights, then the architecture."""

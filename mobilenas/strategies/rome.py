@@ -112,7 +112,7 @@ class Rome(Gdas):
         else:
             orders = [[None] * count for _ in self.parts]
         for ops in zip(*orders, strict=True):
-            yield self._sample(rng, self.tau(step.progress), ops)
+            yield self._sample(rng, self.config.tau(step.progress), ops)
 
     def views(self, step: SearchStep, stream: Stream) -> Views:
         """The first of the samples."""

@@ -53,10 +53,10 @@ def test_gdas_draws_by_the_probabilities_whatever_the_temperature(tau: float) ->
 
 
 def test_gdas_cools_from_its_first_step_to_its_last() -> None:
-    strategy = Gdas(choices(3), configured(Gdas), seed=0)
-    assert strategy.tau(0.0) == 10
-    assert strategy.tau(1.0) == pytest.approx(0.1)
-    assert strategy.tau(0.5) == pytest.approx(5.05)
+    config = configured(Gdas)
+    assert config.tau(0.0) == 10
+    assert config.tau(1.0) == pytest.approx(0.1)
+    assert config.tau(0.5) == pytest.approx(5.05)
 
 
 def test_the_gradient_of_gdas_is_that_of_the_softmax_of_what_was_drawn() -> None:
