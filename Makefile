@@ -21,8 +21,9 @@ demo: setup
 	  runs/demo/detect/digits/val/000[1-4].jpg --min-score 0.4
 	@echo 'Worth a look: runs/demo/evolve/front.png and the four scenes in runs/demo/detect/predictions'
 
+# Two processes of one thread each: most tests are too small for more threads.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
