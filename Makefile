@@ -6,7 +6,10 @@ BIN := .venv/bin
 
 setup: .venv/installed
 
-.venv/installed: pyproject.toml
+# The installation compiles these.
+KERNELS := $(addprefix mobilenas/nn/kernels/,bottleneck.cpp build.py)
+
+.venv/installed: pyproject.toml hatch_build.py $(KERNELS)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -e '.[dev]'

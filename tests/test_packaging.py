@@ -14,6 +14,7 @@ from helpers import ROOT
 
 import mobilenas
 from mobilenas.base.resources import resource
+from mobilenas.nn.kernels.build import TARGETS, library_path
 
 FOLDERS = ("configs", "latency_tables")
 QUESTIONS = """
@@ -67,7 +68,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package_files() -> dict[str, bytes]:
     """What a wheel of this checkout has to hold, by its path there."""
     package = ROOT / "mobilenas"
-    paths = {f"mobilenas/{p.relative_to(package)}": p for p in package.rglob("*.py")}
+    sources = [p for p in package.rglob("*") if p.suffix in (".py", ".cpp")]
+    paths = {f"mobilenas/{p.relative_to(package)}": p for p in sources}
     for name in FOLDERS:
         files = [
             p for p in (ROOT / name).rglob("*") if p.suffix in (".yaml", ".json", ".md", ".py")
@@ -89,7 +91,14 @@ def test_the_wheel_holds_the_package_and_its_data(wheel: Path) -> None:
     assert {n: held.get(n) for n in wanted} == wanted
     assert [n for n in held if "__pycache__" in n] == []
     assert "licenses/LICENSE" in about
-    assert wheel.name.startswith(f"mobilenas-{mobilenas.__version__}-py3-none-any")
+    compiled = {n for n in held if n.endswith(".so")}
+    platform = "linux_x86_64" if compiled else "any"  # what a machine without a compiler makes
+    assert wheel.name == f"mobilenas-{mobilenas.__version__}-py3-none-{platform}.whl"
+    assert compiled == {
+        f"mobilenas/{path.relative_to(ROOT / 'mobilenas')}"
+        for path in map(library_path, TARGETS.values())
+        if path.exists()
+    }
 
 
 def test_an_installed_copy_reads_its_own_data(installed: Path, tmp_path: Path) -> None:

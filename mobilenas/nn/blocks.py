@@ -1,5 +1,6 @@
 """The inverted bottleneck with parallel depthwise paths; supernet and network share this code."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from typing import Self
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost.counts import squeezed_channels
+from mobilenas.nn.kernels.bottleneck import Layer, bottleneck
 from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
 from mobilenas.nn.kernels.relu6 import ReLU6
 from mobilenas.nn.sharing import Shared
@@ -183,6 +185,26 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (n, in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride))."""
+        y = None if torch.jit.is_scripting() else self._in_one(x)  # type: ignore[attr-defined]
+        if y is None:
+            y = self._one_by_one(x)
+        y = self.bns[0](y)
+        return x + self.drop_path(y) if self.residual else y
+
+    @torch.jit.unused
+    def _in_one(self, x: Tensor) -> Tensor | None:
+        """What `_one_by_one` does as one function, where there is one for it."""
+        layers = [self.expand, *self.groups[0].values()]  # type: ignore[operator]
+        others = (*self.groups[1:], *self.after_sum, self.squeeze_excite)
+        if any(not isinstance(layer, ConvBN) or len(layer) < 3 for layer in layers):
+            return None
+        if any(not isinstance(other, nn.Identity) for other in others) or _is_watched(self):
+            return None
+        expand, *paths = (Layer(layer.conv, layer.bn, layer.act) for layer in layers)
+        return bottleneck(x, expand, paths, self.project)
+
+    def _one_by_one(self, x: Tensor) -> Tensor:
+        """All up to the last batch norm."""
         hidden = self.expand(x)
         if len(self.widths) > 1:
             parts = hidden.split(self.widths, dim=1)
@@ -190,8 +212,14 @@ class InvertedBottleneck(nn.Module):
             y = torch.cat([paths(parts[i]) for i, paths in enumerate(self.groups)], dim=1)
         else:
             y = self.groups[0](hidden)
-        y = self.bns[0](self.project(self.squeeze_excite(self.after_sum[0](y))))
-        return x + self.drop_path(y) if self.residual else y
+        return self.project(self.squeeze_excite(self.after_sum[0](y)))
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether a part of a module has hooks, which must see what goes through it."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    parts = itertools.islice(module.modules(), 1, None)
+    return any(getattr(part, kind) for part in parts for kind in kinds)
 
 
 def build(block: Block, candidate: Candidate, drop_path: float = 0.0) -> nn.Module:

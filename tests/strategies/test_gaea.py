@@ -154,7 +154,7 @@ def test_the_edges_of_pc_darts_are_learnt_too() -> None:
 
 def test_what_it_does_not_suit() -> None:
     searchable = Searchable(CostModel(load_space("digits")))
-    with pytest.raises(BadInput, match="digits: pc-darts lets channels pass .* takes cells"):
+    with pytest.raises(BadInput, match=r"digits: pc-darts lets channels pass .* takes cells"):
         Gaea.check(searchable, configured(Gaea, backbone="pc-darts"))
 
 

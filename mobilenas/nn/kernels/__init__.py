@@ -1,4 +1,4 @@
-"""Faster CPU versions of depthwise convolution and ReLU6, for training.
+"""Faster CPU versions of whole blocks, depthwise convolution and ReLU6, for training.
 
 Their gradients are computed by hand and cannot be differentiated again: a backward pass with
 `create_graph=True` raises RuntimeError. What needs second derivatives, as a Hessian-vector product
@@ -17,7 +17,7 @@ _plain: ContextVar[bool] = ContextVar("plain_kernels", default=False)  # of this
 
 @contextmanager
 def plain_kernels() -> Iterator[None]:
-    """Within it, both are torch's own in this thread, so that second derivatives are right."""
+    """Within it, all are torch's own in this thread, so that second derivatives are right."""
     token = _plain.set(True)
     try:
         yield
@@ -59,6 +59,6 @@ def refuse_second_derivatives() -> None:
     """
     if torch.is_grad_enabled():  # what `create_graph=True` sets
         raise RuntimeError(
-            "the fast depthwise convolution and ReLU6 have no second derivatives: run forward and "
-            "backward within mobilenas.nn.kernels.plain_kernels()"
+            "the fast blocks, depthwise convolutions and ReLU6 have no second derivatives: run "
+            "forward and backward within mobilenas.nn.kernels.plain_kernels()"
         )
