@@ -11,11 +11,13 @@ PASSING = ("id", "skip_connect")  # candidates that pass on their input
 @dataclass(frozen=True)
 class Choices:
     """ops: of each block its candidates, of each edge of a type of cells its ops. inputs: of each
-    node of a type of cells the edges into it; blocks have none.
+    node of a type of cells the edges into it; blocks have none. alike: the blocks of each stage
+    that have one shape and the same candidates, where there are several.
     """
 
     ops: tuple[Choice, ...]
     inputs: tuple[Choice, ...] = ()
+    alike: tuple[tuple[int, ...], ...] = ()
 
     @property
     def sizes(self) -> list[int]:

@@ -14,6 +14,7 @@ from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.gdas import Gdas
 from mobilenas.strategies.idarts import Idarts
 from mobilenas.strategies.ista import Ista
+from mobilenas.strategies.lambda_darts import LambdaDarts
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.mergenas import MergeNas
 from mobilenas.strategies.parsec import Parsec
@@ -45,6 +46,7 @@ METHODS = {
         Rome, "Wang et al. 2023", "one, 14 times; two edges a node in darts, no topology in nb201"
     ),
     "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
+    "lambda-darts": Method(LambdaDarts, "Movahedi et al. 2023", "all, four times"),
     "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
     "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
     "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),

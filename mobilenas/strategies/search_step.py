@@ -1,6 +1,6 @@
 """One step of a search by gradient, as its strategy sees it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mobilenas.base.randomness import Stream, fixed_generators, generator
 from mobilenas.data import Batch, TrainingBatches
-from mobilenas.nn.views import Views
+from mobilenas.nn.views import View, Views
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.recipe import Objective, cross_entropy
@@ -49,15 +49,24 @@ class SearchStep:
         return self.steps - (self.n - self.learnt)
 
     def loss(
-        self, views: Views, part: str, *, track: bool = False, number: int | None = None
+        self,
+        views: Views,
+        part: str,
+        *,
+        track: bool = False,
+        number: int | None = None,
+        own: Mapping[int, View] | None = None,
     ) -> Tensor:
         """The loss of a mixture on a batch of a part, that of this step or of a number. Batch norms
-        take the statistics of the batch; track: whether their running ones move.
+        take the statistics of the batch; track: whether their running ones move. own: views that
+        places of the supernet have of their own.
         """
         images, target = self._batch(part, self.n if number is None else number)
         self._spend(views, images)
         self.trainer.module.train()
-        placed = self.searchable.placed(views)
+        placed = [*self.searchable.placed(views)]
+        for place, view in (own or {}).items():
+            placed[place] = view
         if track:
             logits = self.trainer.forward(images, placed)
         else:
@@ -102,16 +111,20 @@ class SearchStep:
         return filled
 
     def train(
-        self, samples: Sequence[Views], weights: Sequence[float] | None = None
+        self,
+        samples: Sequence[Views],
+        weights: Sequence[float] | None = None,
+        own: Sequence[Mapping[int, View]] | None = None,
     ) -> list[Tensor]:
         """The weight step of the trainer: the gradients of the losses of the samples are summed,
-        each times its weight. To be called once. Returns the losses, without a graph.
+        each times its weight. own: of each sample, as of `loss`. To be called once. Returns the
+        losses, without a graph.
         """
         found: list[Tensor] = []
 
         def losses() -> Iterator[Tensor]:
-            for views in samples:
-                loss = self.loss(views, "train", track=True)
+            for views, of_places in zip(samples, own or [{}] * len(samples), strict=True):
+                loss = self.loss(views, "train", track=True, own=of_places)
                 found.append(loss.detach())
                 yield loss
 

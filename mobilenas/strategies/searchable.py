@@ -1,6 +1,7 @@
 """What a strategy searches: the choices of a space, whatever it is built of."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.nn import EdgeCellSupernet, Supernet
 from mobilenas.nn.edge_cells import place_views
 from mobilenas.nn.views import Views
-from mobilenas.space import Arch, Choice, EdgeCellSpace, Genotype, Space
+from mobilenas.space import Arch, Block, Choice, EdgeCellSpace, Genotype, Space
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.derive import most_probable
 
@@ -34,7 +35,7 @@ class Searchable:
         if isinstance(self.space, Space):
             blocks = enumerate(self.space.blocks, 1)
             named = (Choice(f"block {n}", tuple(map(str, b.candidates))) for n, b in blocks)
-            self.choices = Choices(tuple(named))
+            self.choices = Choices(tuple(named), alike=_alike(self.space.blocks))
         else:
             self.choices = Choices(tuple(self.space.choices), tuple(self.space.inputs))
 
@@ -56,6 +57,19 @@ class Searchable:
             count = len(self.choices.ops)
             return place_views(self.space, views[:count], views[count:] or None)
         return views
+
+    @property
+    def layers(self) -> list[list[list[int]]]:
+        """Groups of layers that are alike: cells of a type, or blocks. Of each layer the places of
+        its ops in the supernet.
+        """
+        if isinstance(self.space, Space):
+            return [[[place] for place in group] for group in self.choices.alike]
+        edges, size = len(self.space.edges), len(self.space.edges) + len(self.space.nodes)
+        places = [[*range(n * size, n * size + edges)] for n in range(len(self.space.shapes))]
+        pairs = [*zip(self.space.shapes, places, strict=True)]
+        kinds = range(len(self.space.skeleton.types))
+        return [[layer for shape, layer in pairs if shape.kind == kind] for kind in kinds]
 
     @property
     def whole(self) -> "Searchable":
@@ -104,3 +118,10 @@ class Searchable:
             return f"arch {self.space.decode(np.array(genes))}"
         names = (c.candidates[g] for c, g in zip(self.choices.ops, genes, strict=True))
         return f"ops {' '.join(names)}"
+
+
+def _alike(blocks: Sequence[Block]) -> tuple[tuple[int, ...], ...]:
+    groups: dict[Block, list[int]] = {}
+    for place, block in enumerate(blocks):
+        groups.setdefault(replace(block, name=""), []).append(place)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
