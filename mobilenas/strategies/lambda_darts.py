@@ -98,7 +98,7 @@ class LambdaDarts(LearnedStrategy):
         gradients = {place: g.detach().requires_grad_() for place, g in found.items()}
         groups = _groups(step.searchable)
         layers = ([torch.cat([gradients[p] for p in layer]) for layer in group] for group in groups)
-        mean = sum(agreement(each, self.config.agreement) for each in layers) / len(groups)
+        mean = torch.stack([agreement(each, self.config.agreement) for each in layers]).mean()
         return dict(zip(gradients, torch.autograd.grad(mean, [*gradients.values()]), strict=True))
 
 
