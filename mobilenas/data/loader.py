@@ -4,6 +4,7 @@ Nothing lives between two batches, so a killed run that continues at step s sees
 of an unbroken one, nothing about the data is saved, and worker processes change only the time.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -196,6 +197,7 @@ def _load(
             num_workers=workers,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # else it would draw from the global one
+            worker_init_fn=_hush,
         )
         made: Iterator[Batch | BadInput] = iter(loader)
     else:
@@ -205,3 +207,10 @@ def _load(
             raise batch
         images, labels = batch
         yield send(images, device), send(labels, device)
+
+
+def _hush(_: int) -> None:
+    """Let a worker end without a word when who takes its batches was interrupted: the thread that
+    hands them over calls this hook alone, and would print a page of traceback behind the last line.
+    """
+    sys.excepthook = lambda *_: None

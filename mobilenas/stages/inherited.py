@@ -16,12 +16,11 @@ from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS, method
-from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.trainer import CHECKPOINT
 
-INHERITED, SCORES = "inherited.pt", "projections.jsonl"
+INHERITED = "inherited.pt"
 
 
 class Inherited(Record):
@@ -42,12 +41,8 @@ class Inherited(Record):
         path.mkdir(parents=True, exist_ok=True)
         save_checkpoint(path / INHERITED, kept)
 
-    def give(
-        self, path: Path, module: nn.Module, strategy: LearnedStrategy, seed: int, writes: bool
-    ) -> None:
-        """Put what a run folder holds into a supernet and a strategy. writes: whether this process
-        adds to the log of scores. Raises BadInput.
-        """
+    def give(self, path: Path, module: nn.Module, strategy: LearnedStrategy, seed: int) -> None:
+        """Put what a run folder holds into a supernet and a strategy. Raises BadInput."""
         assert isinstance(strategy, DartsPt)
         file = path / INHERITED
         state = load_checkpoint(file, "module", "strategy")
@@ -58,7 +53,6 @@ class Inherited(Record):
         except Exception:  # they check little of what they are given
             raise BadInput(f"{file} does not fit what {path / 'run.json'} says") from None
         strategy.inherit(base)
-        strategy.scores = ScoreLog(path / SCORES, writes)
 
     @property
     def _kind(self) -> type[LearnedStrategy]:

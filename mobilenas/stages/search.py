@@ -10,7 +10,7 @@ front.json      the derived arch and its costs, as a front of one
 stage-1/, ...   where a search has several trainings, those before the last: log, checkpoint, and
                 kept.json, the candidates that went on, which is written last
 inherited.pt    where it goes on from another search: the weights and parameters of that
-projections.jsonl   the scores that projections decided by, synced after each
+projections.jsonl, contributions.jsonl   the scores that a strategy decided by, synced after each
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +45,7 @@ from mobilenas.stages.inherited import Inherited, check_parent
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import method
+from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.device import pick_device
@@ -276,7 +277,9 @@ def _stage(
         module = _supernet(settings, config, searchable, seed)
         strategy = kind(searchable.choices, config, seed)
         if settings.inherits is not None:
-            settings.inherits.give(folder.path, module, strategy, seed, processes.is_main)
+            settings.inherits.give(folder.path, module, strategy, seed)
+        if kind.score_file is not None:
+            strategy.scores = ScoreLog(folder.path / kind.score_file, processes.is_main)
         trainer = Trainer(
             module,
             config,

@@ -1,5 +1,6 @@
 """DARTS-PT (Wang et al. 2021): of a trained supernet what it would miss the most is kept."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -14,9 +15,11 @@ from mobilenas.space import Choice, EdgeCellSpace
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.score_log import ScoreLog, Scores
+from mobilenas.strategies.score_log import Scores
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import Positive
+
+log = logging.getLogger(__name__)
 
 
 class DartsPtConfig(SearchConfig):
@@ -46,11 +49,11 @@ class DartsPt(LearnedStrategy):
     Config = DartsPtConfig
     config: DartsPtConfig
     inherits = True
+    score_file = "projections.jsonl"
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
         super().__init__(choices, config, seed)
         self.inherit(LearnedStrategy(choices, config, seed))
-        self.scores = ScoreLog()
         self.decided = [0 if size == 1 else None for size in choices.sizes]
         self.edges = [list(range(len(node.candidates))) for node in choices.inputs]
         rng = generator(seed, Stream.PROJECTION)
@@ -205,7 +208,11 @@ class DartsPt(LearnedStrategy):
         """What mixtures are worth, from the log if it is there."""
         images, size = self.config.score_images, self.config.batch_size
         count = math.ceil(images / size if images else step.held.steps_per_epoch)
-        return self.scores.take(choice, names, lambda: step.scores(several, count))
+        found = self.scores.take(step, choice, names, several, range(count))
+        each = zip(names, found.loss, found.accuracy, strict=True)
+        text = ", ".join(f"{name} {x:.3f} ({100 * y:.1f} %)" for name, x, y in each)
+        log.info("%s: loss (accuracy) without %s", choice, text)
+        return found
 
     def state(self) -> dict[str, Any]:
         """That of the other strategy, and what is decided."""

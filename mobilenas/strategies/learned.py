@@ -13,6 +13,7 @@ from mobilenas.nn.views import Views, without_graph
 from mobilenas.space import Arch, Genotype
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.stage import Kept
@@ -33,10 +34,12 @@ class LearnedStrategy:
     # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
     is_dense: ClassVar[bool] = True
     inherits: ClassVar[bool] = False  # starts from the supernet of another strategy
+    score_file: ClassVar[str | None] = None  # in the run folder: what it measured
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
         self.choices = choices
         self.config = config
+        self.scores = ScoreLog()
         rng = generator(seed, Stream.ARCH_START)
         drawn = (rng.normal(0, 1e-3, size) for size in self.sizes(choices))
         self.parameters = [torch.tensor(x, dtype=torch.float32, requires_grad=True) for x in drawn]

@@ -22,6 +22,8 @@ from mobilenas.strategies.pc_darts import PcDarts
 from mobilenas.strategies.pdarts import Pdarts
 from mobilenas.strategies.proxyless import Proxyless
 from mobilenas.strategies.rome import Rome
+from mobilenas.strategies.shapley import Shapley
+from mobilenas.strategies.zarts import Zarts
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ METHODS = {
     ),
     "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
     "lambda-darts": Method(LambdaDarts, "Movahedi et al. 2023", "all, four times"),
+    "shapley": Method(Shapley, "Xiao et al. 2022", "all, once; forward, half of them, many times"),
+    "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 43 times more every tenth step"),
     "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
     "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
     "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),

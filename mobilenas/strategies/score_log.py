@@ -1,23 +1,25 @@
-"""What a supernet was measured to be worth without each of some candidates, on disk."""
+"""What a supernet was measured to be worth without some candidates, on disk."""
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.base.settings import Record
-
-log = logging.getLogger(__name__)
+from mobilenas.nn.views import Views
+from mobilenas.strategies.search_step import SearchStep
 
 
 class Scores(Record):
-    """A line: mean loss and accuracy without each of some candidates of a choice."""
+    """A line: mean loss and accuracy without each of some candidates of a choice, or without more
+    and more of an order. spent: as of a step.
+    """
 
     choice: str
     without: list[str]
     loss: list[float]
     accuracy: list[float]
+    spent: float
 
 
 class ScoreLog:
@@ -34,21 +36,32 @@ class ScoreLog:
         self.taken = 0
 
     def take(
-        self, choice: str, names: list[str], measure: Callable[[], Sequence[tuple[float, float]]]
+        self,
+        step: SearchStep,
+        choice: str,
+        names: list[str],
+        several: Sequence[Views],
+        batches: range,
     ) -> Scores:
-        """The next scores. measure: loss and accuracy without each of some candidates. Raises
-        BadInput where the file has others.
+        """The next scores: those of several mixtures, each without what a name says, as
+        `SearchStep.scores` measures them. Raises BadInput where the file has others.
         """
+        before = step.spent
         if self.taken == len(self.rows):
-            pairs = measure()
-            loss, accuracy = (list(values) for values in zip(*pairs, strict=True))
-            self.rows.append(Scores(choice=choice, without=names, loss=loss, accuracy=accuracy))
+            step.spent = 0.0
+            loss, accuracy = zip(*step.scores(several, batches), strict=True)
+            row = Scores(
+                choice=choice,
+                without=names,
+                loss=[*loss],
+                accuracy=[*accuracy],
+                spent=step.spent,
+            )
+            self.rows.append(row)
             if self.path is not None and self.writes:
-                append_jsonl(self.path, [self.rows[-1].model_dump()])
-            each = zip(names, pairs, strict=True)
-            text = ", ".join(f"{name} {x:.3f} ({100 * y:.1f} %)" for name, (x, y) in each)
-            log.info("%s: loss (accuracy) without %s", choice, text)
+                append_jsonl(self.path, [row.model_dump()])
         row = self.rows[self.taken]
+        step.spent = before + row.spent
         self.taken += 1
         if (row.choice, row.without) != (choice, names):
             raise BadInput(

@@ -1,7 +1,9 @@
 """One step of a search by gradient, as its strategy sees it."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,16 +79,16 @@ class SearchStep:
         return cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
 
     @torch.no_grad()
-    def scores(self, several: Sequence[Views], count: int) -> list[tuple[float, float]]:
-        """Loss and accuracy of several mixtures on the first batches of the held-out images, by the
-        statistics of each batch. Running ones do not move. All have the same dropout, which no
-        other draw hangs on.
+    def scores(self, several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+        """Loss and accuracy of several mixtures on some batches of the held-out images, by number,
+        by the statistics of each batch. Running ones do not move. All have the same dropout, which
+        no other draw hangs on.
         """
         device, seed, rank = self.trainer.device, self.trainer.seed, self.trainer.processes.rank
         sums = torch.zeros(len(several), 3, dtype=torch.float64, device=device)
         self.trainer.module.train()
         with statistics_kept(self.trainer.module):
-            for number in range(count):
+            for number in batches:
                 images, target = self.held(number)
                 for row, views in zip(sums, several, strict=True):
                     self._spend(views, images)
@@ -150,6 +152,30 @@ class SearchStep:
             with torch.no_grad():
                 for weight, old in zip(weights, before, strict=True):
                     weight.copy_(old)
+
+    @contextmanager
+    def put_back(self) -> Iterator[None]:
+        """Within the block weights can be trained; then they, batch norms and the optimizer are put
+        back to the bit.
+        """
+        module, optimizer = self.trainer.module, self.trainer.optimizer
+        before = {name: value.clone() for name, value in module.state_dict().items()}
+        steps = deepcopy(optimizer.state_dict())
+        try:
+            yield
+        finally:
+            module.load_state_dict(before)
+            optimizer.load_state_dict(steps)
+
+    def try_training(self, views: Views, number: int) -> None:
+        """A weight step on the training batch of a number, to be put back; nothing is logged."""
+        loss = self.loss(views, "train", track=True, number=number)
+        weights = self.parameters
+        for weight, gradient in zip(weights, self.gradient(loss, weights), strict=True):
+            weight.grad = gradient
+        nn.utils.clip_grad_norm_(weights, self.trainer.config.clip or math.inf)
+        self.trainer.optimizer.step()
+        self.trainer.optimizer.zero_grad()
 
     def rng(self, stream: Stream) -> np.random.Generator:
         """The generator of this step, of the same state at each call."""

@@ -32,7 +32,11 @@ SMALL = [
     "--set=device=cpu",
 ]
 BUDGET = "--flops=0.2M"
-CHEAPER = {"rome": ["--set=samples=2"]}
+CHEAPER = {
+    "rome": ["--set=samples=2"],
+    "shapley": ["--set=arch_every=3", "--set=orders=2", "--set=score_images=16"],
+    "zarts": ["--set=arch_every=5", "--set=samples=2", "--set=inner_steps=2"],
+}
 
 
 def lasting(folder: Path) -> dict[str, bytes]:
@@ -92,7 +96,7 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
     asked = asked_for(name, tmp_path, call)
     assert call(*asked, f"--out={whole}").code == 0
     # In the first part of a step, before the weights move, and among several samples or terms.
-    several = [("loss", 4)] if name in ("rome", "idarts") else []
+    several = [("loss", 4)] if name in ("rome", "idarts", "zarts") else []
     for place, call_number in [("loss", 1), ("train", 1), *several]:
         killed = tmp_path / f"{place}-{call_number}"
         with monkeypatch.context() as patch:
@@ -141,10 +145,13 @@ def test_a_search_of_stages_goes_on_in_the_right_one(
     assert not torch.equal(weights[0][key], weights[1][key])
 
 
-def test_a_projection_goes_on_with_what_was_measured(
-    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name, file", [("darts-pt", "projections.jsonl"), ("shapley", "contributions.jsonl")]
+)
+def test_a_killed_search_goes_on_with_what_was_measured(
+    name: str, file: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = asked_for("darts-pt", tmp_path, call)
+    asked = asked_for(name, tmp_path, call)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert call(*asked, f"--out={whole}").code == 0
     measured: list[int] = []
@@ -159,15 +166,14 @@ def test_a_projection_goes_on_with_what_was_measured(
     monkeypatch.setattr(SearchStep, "scores", counting)
     no_checkpoint = "--set=checkpoint_seconds=1000"  # all steps are made again, scores are not
     assert call(*asked, no_checkpoint, f"--out={killed}").code != 0
-    rmtree(tmp_path / "parent")  # it is not needed again
+    rmtree(tmp_path / "parent", ignore_errors=True)  # it is not needed again
     again = call("search", "--resume", f"--out={killed}")
     assert again.code == 0, again.err
-    rows = (killed / "projections.jsonl").read_bytes()
-    assert rows == (whole / "projections.jsonl").read_bytes()
+    rows = (killed / file).read_bytes()
+    assert rows == (whole / file).read_bytes()
     assert len(measured) - 1 == len(rows.splitlines())  # the one that was interrupted, twice
-    for name in ("log.jsonl", "front.json", "splits.json"):
-        if name != "front.json":
-            assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    for same in ("log.jsonl", "splits.json"):
+        assert (killed / same).read_bytes() == (whole / same).read_bytes()
     fronts = [json.loads((folder / "front.json").read_text()) for folder in (whole, killed)]
     assert fronts[0]["front"] == fronts[1]["front"]
 

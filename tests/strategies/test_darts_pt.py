@@ -34,7 +34,7 @@ def scripted(step: SearchStep, worth: Worth) -> list[Views]:
     """A step that says of each mixture what `worth` does; all that it was asked for."""
     asked: list[Views] = []
 
-    def scores(several: Sequence[Views], count: int) -> list[tuple[float, float]]:
+    def scores(several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
         asked.extend(several)
         return [(worth(views), 0.5) for views in several]
 
@@ -81,7 +81,8 @@ def test_a_choice_keeps_what_is_missed_the_most() -> None:
 
 def test_accuracy_decides_where_it_is_asked_for_and_loss_where_it_ties() -> None:
     strategy = made(choices(3), score="accuracy")
-    row = Scores(choice="", without=list("abc"), loss=[9, 1, 2], accuracy=[0.6, 0.5, 0.5])
+    measured = {"loss": [9, 1, 2], "accuracy": [0.6, 0.5, 0.5]}
+    row = Scores(choice="", without=list("abc"), **measured, spent=0)
     assert strategy._order(row) == [0, 1, 2]
     assert made(choices(3))._order(row) == [1, 2, 0]
 
@@ -218,13 +219,13 @@ def test_measuring_leaves_running_statistics_and_counts_forwards() -> None:
     steps.held = lambda n: (images, torch.arange(16) % 4)  # type: ignore[assignment]
     before = {name: value.clone() for name, value in module.state_dict().items()}
     step = steps(0)
-    first = step.scores([strategy.mixture(), strategy.mixture(without=(0, 0))], 2)
+    first = step.scores([strategy.mixture(), strategy.mixture(without=(0, 0))], range(2))
     assert first[0] != first[1]
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     sizes = searchable.choices.sizes
     one = 2 * 16 / 3 * sum(sizes) / len(sizes)  # a third of forward and backward
     assert step.spent == pytest.approx(2 * one - 2 * 16 / 3 / len(sizes))
-    assert step.scores([strategy.mixture()], 2)[0] == first[0]
+    assert step.scores([strategy.mixture()], range(2))[0] == first[0]
 
 
 def test_it_goes_on_from_the_parameters_of_another_strategy() -> None:

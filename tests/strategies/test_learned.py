@@ -36,7 +36,11 @@ from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
 
 # DropNAS's decay moves the architecture in any step.
-SETTINGS: dict[str, dict[str, Any]] = {"dropnas": {"arch_weight_decay": 0.0}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "dropnas": {"arch_weight_decay": 0.0},
+    "shapley": {"arch_every": 10, "orders": 1, "score_images": 32},
+    "zarts": {"arch_every": 5, "sigma": 0.3, "samples": 4, "inner_steps": 2},
+}
 TOGETHER = ["dropnas"]  # one step for weights and architecture
 ALL = [pytest.param(name, SETTINGS.get(name, {}), id=name) for name in METHODS]
 ALL.append(pytest.param("darts", {"order": 2}, id="darts of second order"))

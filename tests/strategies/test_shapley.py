@@ -1,0 +1,210 @@
+"""Shapley-NAS: its estimate against enumeration of all orders, and what the method makes of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import permutations
+from math import factorial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_learned import in_space
+from torch.nn.functional import one_hot
+from toys import Steps, Toy, cells, choices, configured
+
+from mobilenas.base.errors import BadInput
+from mobilenas.nn.views import Views
+from mobilenas.strategies.methods import load_search_config
+from mobilenas.strategies.score_log import ScoreLog
+from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.shapley import Shapley, marginals, removed
+
+Game = Callable[[frozenset[int]], float]
+PLAYERS = 6
+
+
+def game(seed: int) -> Game:
+    """Every set of players is worth something that is drawn."""
+    drawn = np.random.default_rng(seed).random(1 << PLAYERS)
+    return lambda players: float(drawn[sum(1 << i for i in players)])
+
+
+def estimate(worth: Game, orders: Iterable[Sequence[int]], truncate: float = 0.0) -> np.ndarray:
+    """Of each player the mean over orders, (players,)."""
+    found = []
+    for order in orders:
+        left = [frozenset(order[k:]) for k in range(len(order) + 1)]
+        lost = marginals([worth(players) for players in left], truncate)
+        found.append(lost[np.argsort(order)])
+    return np.mean(found, axis=0)
+
+
+def exact(worth: Game) -> np.ndarray:
+    """Shapley values by their definition over sets."""
+    found = np.zeros(PLAYERS)
+    for mask in range(1 << PLAYERS):
+        players = frozenset(i for i in range(PLAYERS) if mask >> i & 1)
+        size = len(players)
+        for i in set(range(PLAYERS)) - players:
+            weight = factorial(size) * factorial(PLAYERS - size - 1) / factorial(PLAYERS)
+            found[i] += weight * (worth(players | {i}) - worth(players))
+    return found
+
+
+ALL_ORDERS = [*permutations(range(PLAYERS))]
+EVERYBODY = frozenset(range(PLAYERS))
+
+
+def test_all_orders_are_the_exact_values() -> None:
+    worth = game(0)
+    found = estimate(worth, ALL_ORDERS)
+    np.testing.assert_allclose(found, exact(worth), atol=1e-12)
+    assert found.sum() == pytest.approx(worth(EVERYBODY) - worth(frozenset()))
+
+
+def test_symmetric_players_null_players_and_sums_of_games() -> None:
+    one, two = game(1), game(2)
+
+    def alike(players: frozenset[int]) -> float:  # 0 and 1 count alike, 5 does nothing
+        return one(frozenset(players & {2, 3, 4}) | frozenset(range(len(players & {0, 1}))))
+
+    found = estimate(alike, ALL_ORDERS)
+    assert found[0] == pytest.approx(found[1]) and found[5] == 0
+    both = estimate(lambda players: 9 + 2 * one(players) - two(players), ALL_ORDERS)
+    parts = 2 * estimate(one, ALL_ORDERS) - estimate(two, ALL_ORDERS)
+    np.testing.assert_allclose(both, parts, atol=1e-12)
+
+
+def test_one_order_is_enough_where_players_only_add() -> None:
+    addends = np.random.default_rng(0).random(PLAYERS)
+    for order in ALL_ORDERS[:5]:
+        found = estimate(lambda players: float(sum(addends[i] for i in players)), [order])
+        np.testing.assert_allclose(found, addends, atol=1e-12)
+    # A pair that is worth something together only: half to each.
+    pair = estimate(lambda players: float({0, 1} <= players), ALL_ORDERS)
+    np.testing.assert_allclose(pair, [0.5, 0.5, 0, 0, 0, 0], atol=1e-12)
+
+
+def test_an_order_is_over_where_too_little_is_left() -> None:
+    lost = marginals([0.8, 0.7, 0.3, 0.35, 0.1], 0.5)
+    np.testing.assert_allclose(lost, [0.1, 0.4, 0, 0])
+    assert lost.sum() == pytest.approx(0.8 - 0.3)  # to where it stopped
+    np.testing.assert_allclose(marginals([0.8, 0.7, 0.3], 0.0), [0.1, 0.4])
+
+
+def test_the_last_candidate_of_a_choice_stays() -> None:
+    order = [(0, 1), (1, 0), (0, 0), (0, 2), (2, 0), (1, 1)]
+    assert removed(order, [3, 2, 1]) == [(0, 1), (1, 0), (0, 0)]
+
+
+def additive(step: SearchStep, worth: Sequence[Sequence[float]]) -> list[range]:
+    """A step whose mixtures are worth the sum of their candidates; the batches asked for."""
+    asked: list[range] = []
+
+    def scores(several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+        asked.append(batches)
+        return [
+            (0.0, 10 + sum(own[i] for own, view in zip(worth, views, strict=True) for i in view))  # type: ignore[union-attr]
+            for views in several
+        ]
+
+    step.scores = scores  # type: ignore[method-assign,assignment]
+    return asked
+
+
+WORTH = [[0.3, -0.2, 0.5], [0.1, 0.4, 0.0]]
+
+
+def test_parameters_move_by_standardised_contributions_with_momentum() -> None:
+    strategy = Shapley(choices(3, 3), configured(Shapley, orders=400, arch_every=1), seed=0)
+    before = [a.detach().clone() for a in strategy.parameters]
+    steps = Steps(Toy(2), strategy.config)
+    for n in range(2):
+        step = steps(n)
+        additive(step, WORTH)
+        strategy.learn(step)
+    worth = torch.tensor(WORTH) * 2 / 3  # of three candidates one is not removed
+    expected = (worth - worth.mean()) / worth.std(correction=0)
+    moved = torch.stack([a.detach() - b for a, b in zip(strategy.parameters, before, strict=True)])
+    # 0.1 times what is 0.2, then 0.8 * 0.2 + 0.2 of it
+    torch.testing.assert_close(moved, 0.1 * 0.56 * expected, atol=6e-3, rtol=0)
+
+
+def test_orders_and_passes_have_other_images_and_steps_of_an_order_the_same() -> None:
+    config = configured(Shapley, orders=2, arch_every=5, score_images=65)
+    strategy = Shapley(choices(3, 3), config, seed=0)
+    steps, asked = Steps(Toy(2), config), []
+    for n in (0, 5):
+        step = steps(n)
+        asked.append(additive(step, WORTH))
+        strategy.learn(step)
+    assert asked == [[range(3), range(3, 6)], [range(6, 9), range(9, 12)]]
+
+
+def test_the_mean_less_the_deviation_is_no_division_of_the_whole() -> None:
+    found = [[torch.tensor([0.2, 0.0])], [torch.tensor([0.0, 0.4])]]
+    mean = Shapley(choices(2), configured(Shapley), seed=0)._estimated(found)
+    less = Shapley(choices(2), configured(Shapley, estimate="mean-std"), seed=0)._estimated(found)
+    torch.testing.assert_close(mean[0], torch.tensor([0.1, 0.2]))
+    torch.testing.assert_close(less[0], torch.tensor([0.0, 0.0]))
+    assert configured(Shapley).estimate == "mean"  # type: ignore[attr-defined]
+
+
+def test_costs_have_exact_contributions() -> None:
+    strategy, steps = in_space("shapley", {"cost_weight": 2.0})
+    space = steps.searchable.space
+    cost = Steps(Toy(1), strategy.config, limits={"flops": 1000.0}, space=space).cost
+    steps.cost = cost
+    found = strategy._of_costs(steps(0))  # type: ignore[attr-defined]
+    p = [x.detach() for x in strategy.probabilities()]
+    whole = float(cost.excess(p))
+    for place, size in enumerate(strategy.choices.sizes):
+        for i in range(size):
+            less = [*p]
+            less[place] = p[place] * (1 - one_hot(torch.tensor(i), size))
+            share = 2 * (whole - float(cost.excess(less)))
+            assert float(found[place][i]) == pytest.approx(share, rel=1e-4)
+
+
+def test_types_of_cells_are_standardised_apart() -> None:
+    settings = {"orders": 1, "contribution_momentum": 0.0}
+    strategy, steps = in_space("shapley", settings, cells("darts"))
+    step = steps(0)
+    edges = len(strategy.choices.ops) // 2
+    sizes = strategy.choices.sizes
+    additive(step, [[(k < edges) + 0.01 * i for i in range(n)] for k, n in enumerate(sizes)])
+    strategy.learn(step)
+    for part in (slice(0, edges), slice(edges, None)):
+        own = torch.cat(strategy.contributions[part])  # type: ignore[attr-defined]
+        assert float(own.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(own.std(correction=0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
+    settings = {"orders": 2, "score_images": 32}
+    found = []
+    for _ in range(2):
+        strategy, steps = in_space("shapley", settings)
+        strategy.scores = ScoreLog(tmp_path / "contributions.jsonl")
+        step = steps(0)
+        if found:
+            step.scores = lambda *_: pytest.fail("measured again")  # type: ignore[method-assign]
+        strategy.learn(step)
+        found.append((strategy.parameters, step.spent))
+    assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
+    assert found[0][1] == found[1][1] > 0  # it was spent all the same
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("score_images=16", "score_images 16 must be at least batch_size 32"),
+        ("orders=0", "orders"),
+        ("truncate=1", "truncate"),
+        ("cost_form=power", "cost_form"),
+        ("contribution_momentum=1", "contribution_momentum"),
+    ],
+)
+def test_settings_that_it_cannot_have(setting: str, words: str) -> None:
+    with pytest.raises(BadInput, match=words):
+        load_search_config("shapley", "cpu", [setting])
