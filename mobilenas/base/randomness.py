@@ -43,6 +43,7 @@ class Stream(IntEnum):
     ARCH_DROP = 71  # step, rank: dropout in forwards that an architecture is learnt from
     STAGE = 72  # number: the seed of a later stage of a search
     PROJECTION = 73  # the order in which the choices of a supernet are decided
+    GRAPHS = 74  # step: a model of graphs that archs are searched in
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

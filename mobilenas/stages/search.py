@@ -10,7 +10,8 @@ front.json      the derived arch and its costs, as a front of one
 stage-1/, ...   where a search has several trainings, those before the last: log, checkpoint, and
                 kept.json, the candidates that went on, which is written last
 inherited.pt    where it goes on from another search: the weights and parameters of that
-projections.jsonl, contributions.jsonl   the scores that a strategy decided by, synced after each
+projections.jsonl, contributions.jsonl, labels.jsonl   the scores that a strategy decided by, synced
+                  after each
 """
 
 from collections.abc import Mapping, Sequence

@@ -23,6 +23,7 @@ from mobilenas.strategies.pdarts import Pdarts
 from mobilenas.strategies.proxyless import Proxyless
 from mobilenas.strategies.rome import Rome
 from mobilenas.strategies.shapley import Shapley
+from mobilenas.strategies.svge import Svge
 from mobilenas.strategies.zarts import Zarts
 
 
@@ -53,6 +54,7 @@ METHODS = {
     "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 43 times more every tenth step"),
     "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
     "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
+    "svge": Method(Svge, "Lukasik et al. 2021", "one, once; forward, at the end, of 150 archs"),
     "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),
     "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
 }

@@ -1,4 +1,4 @@
-"""What a supernet was measured to be worth without some candidates, on disk."""
+"""What mixtures and archs were measured to be worth in a supernet, on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from mobilenas.strategies.search_step import SearchStep
 
 
 class Scores(Record):
-    """A line: mean loss and accuracy without each of some candidates of a choice, or without more
-    and more of an order. spent: as of a step.
+    """A line: mean loss and accuracy without each of some candidates of a choice, without more and
+    more of an order, or of some archs. spent: as of a step.
     """
 
     choice: str

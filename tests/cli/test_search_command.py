@@ -36,6 +36,7 @@ CHEAPER = {
     "rome": ["--set=samples=2"],
     "shapley": ["--set=arch_every=3", "--set=orders=2", "--set=score_images=16"],
     "zarts": ["--set=arch_every=5", "--set=samples=2", "--set=inner_steps=2"],
+    "svge": ["--set=labels=10", "--set=rounds=3", "--set=round_archs=3", "--set=vae_steps=20"],
 }
 
 
@@ -146,7 +147,12 @@ def test_a_search_of_stages_goes_on_in_the_right_one(
 
 
 @pytest.mark.parametrize(
-    "name, file", [("darts-pt", "projections.jsonl"), ("shapley", "contributions.jsonl")]
+    "name, file",
+    [
+        ("darts-pt", "projections.jsonl"),
+        ("shapley", "contributions.jsonl"),
+        ("svge", "labels.jsonl"),
+    ],
 )
 def test_a_killed_search_goes_on_with_what_was_measured(
     name: str, file: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dropnas": {"arch_weight_decay": 0.0},
     "shapley": {"arch_every": 10, "orders": 1, "score_images": 32},
     "zarts": {"arch_every": 5, "sigma": 0.3, "samples": 4, "inner_steps": 2},
+    "svge": {"labels": 20, "rounds": 1, "score_images": 32, "vae_steps": 5},
 }
 TOGETHER = ["dropnas"]  # one step for weights and architecture
 ALL = [pytest.param(name, SETTINGS.get(name, {}), id=name) for name in METHODS]
@@ -108,7 +109,7 @@ def test_architecture_and_weights_are_moved_by_their_own_steps_only(
     assert not own & {id(alpha) for alpha in strategy.parameters}
 
 
-@pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec", "rome", "ista"])
+@pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec", "rome", "ista", "svge"])
 def test_weights_that_were_not_drawn_do_not_move(name: str) -> None:
     strategy, steps = in_space(name, {"weight_decay": 0.01})
     for n in range(3):  # momentum of what was drawn before
