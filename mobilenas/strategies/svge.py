@@ -20,6 +20,7 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.config import Positive
 
+_GROUP = 10  # archs that are measured together: what a kill can lose
 _TRIES = 20  # archs that are drawn for each that is needed
 _CLIMBS, _SIZE = 20, 0.05  # steps up the prediction, and their size
 _SPREAD = 1.0  # of the points around the best that they start from, over that of the best
@@ -119,16 +120,16 @@ class Svge(LearnedStrategy):
         self.scores.taken = state["measured"]
 
     def _measure(self, step: SearchStep, archs: Sequence[tuple[int, ...]]) -> None:
-        """What archs are worth, through the supernet."""
-        if not archs:
-            return
+        """What archs are worth, through the supernet; each group is on disk once it is measured."""
         batches = range(math.ceil(self.config.score_images / self.config.batch_size))
-        names = [step.searchable.name(genes) for genes in archs]
-        found = self.scores.take(step, "archs", names, archs, batches)
-        for genes, accuracy in zip(archs, found.accuracy, strict=True):
-            certain = [torch.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]
-            over = float(step.cost.excess(certain))
-            self.worth[genes] = accuracy - self.config.cost_weight * over
+        for start in range(0, len(archs), _GROUP):
+            group = archs[start : start + _GROUP]
+            names = [step.searchable.name(genes) for genes in group]
+            found = self.scores.take(step, "archs", names, group, batches)
+            for genes, accuracy in zip(group, found.accuracy, strict=True):
+                certain = [torch.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]
+                over = float(step.cost.excess(certain))
+                self.worth[genes] = accuracy - self.config.cost_weight * over
 
     def _labelled(self) -> tuple[Tensor, Tensor]:
         """Genes (n, choices) and standardised worth (n,) of all that was measured."""
