@@ -1,5 +1,6 @@
 """SVGe (Lukasik et al. 2021): a search in the latent space of an autoencoder of archs."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,8 @@ _CLIMBS, _SIZE = 20, 0.05  # steps up the prediction, and their size
 _SPREAD = 1.0  # of the points around the best that they start from, over that of the best
 _SHARPNESS = 3.0  # of the probabilities: by how many deviations an arch is better
 
+log = logging.getLogger(__name__)
+
 
 class SvgeConfig(SearchConfig):
     """labels: archs that are measured first; rounds: searches in the latent space after that, of
@@ -37,7 +40,7 @@ class SvgeConfig(SearchConfig):
     rounds: Positive = 5
     round_archs: Positive = 10
     score_images: Positive = 256
-    vae_steps: Positive = 1000
+    vae_steps: Positive = 500
 
 
 class Svge(LearnedStrategy):
@@ -93,10 +96,12 @@ class Svge(LearnedStrategy):
                 lambda n: torch.from_numpy(rng.integers(0, sizes, (n, len(sizes)))),
                 config.vae_steps,
             )
-            for _ in range(config.rounds):
+            for number in range(config.rounds):
                 genes, labels = self._labelled()
                 train_predictor(vae, genes, labels, config.vae_steps // 5)
                 self._measure(step, self._promising(vae, genes, labels))
+                best, count = max(self.worth.values()), len(self.worth)
+                log.info("round %d: %d archs, the best is worth %.4f", number + 1, count, best)
         self._remember()
 
     def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
