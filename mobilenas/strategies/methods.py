@@ -51,7 +51,7 @@ METHODS = {
     "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
     "lambda-darts": Method(LambdaDarts, "Movahedi et al. 2023", "all, four times"),
     "shapley": Method(Shapley, "Xiao et al. 2022", "all, once; forward, half of them, many times"),
-    "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 43 times more every tenth step"),
+    "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 42 times more every tenth step"),
     "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
     "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
     "svge": Method(Svge, "Lukasik et al. 2021", "one, once; forward, at the end, of 150 archs"),

@@ -1,5 +1,6 @@
 """SVGe (Lukasik et al. 2021): a search in the latent space of an autoencoder of archs."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,10 +21,13 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.config import Positive
 
+_GROUP = 10  # archs that are measured together: what a kill can lose
 _TRIES = 20  # archs that are drawn for each that is needed
 _CLIMBS, _SIZE = 20, 0.05  # steps up the prediction, and their size
 _SPREAD = 1.0  # of the points around the best that they start from, over that of the best
 _SHARPNESS = 3.0  # of the probabilities: by how many deviations an arch is better
+
+log = logging.getLogger(__name__)
 
 
 class SvgeConfig(SearchConfig):
@@ -36,7 +40,7 @@ class SvgeConfig(SearchConfig):
     rounds: Positive = 5
     round_archs: Positive = 10
     score_images: Positive = 256
-    vae_steps: Positive = 1000
+    vae_steps: Positive = 500
 
 
 class Svge(LearnedStrategy):
@@ -92,10 +96,12 @@ class Svge(LearnedStrategy):
                 lambda n: torch.from_numpy(rng.integers(0, sizes, (n, len(sizes)))),
                 config.vae_steps,
             )
-            for _ in range(config.rounds):
+            for number in range(config.rounds):
                 genes, labels = self._labelled()
                 train_predictor(vae, genes, labels, config.vae_steps // 5)
                 self._measure(step, self._promising(vae, genes, labels))
+                best, count = max(self.worth.values()), len(self.worth)
+                log.info("round %d: %d archs, the best is worth %.4f", number + 1, count, best)
         self._remember()
 
     def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
@@ -119,16 +125,16 @@ class Svge(LearnedStrategy):
         self.scores.taken = state["measured"]
 
     def _measure(self, step: SearchStep, archs: Sequence[tuple[int, ...]]) -> None:
-        """What archs are worth, through the supernet."""
-        if not archs:
-            return
+        """What archs are worth, through the supernet; each group is on disk once it is measured."""
         batches = range(math.ceil(self.config.score_images / self.config.batch_size))
-        names = [step.searchable.name(genes) for genes in archs]
-        found = self.scores.take(step, "archs", names, archs, batches)
-        for genes, accuracy in zip(archs, found.accuracy, strict=True):
-            certain = [torch.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]
-            over = float(step.cost.excess(certain))
-            self.worth[genes] = accuracy - self.config.cost_weight * over
+        for start in range(0, len(archs), _GROUP):
+            group = archs[start : start + _GROUP]
+            names = [step.searchable.name(genes) for genes in group]
+            found = self.scores.take(step, "archs", names, group, batches)
+            for genes, accuracy in zip(group, found.accuracy, strict=True):
+                certain = [torch.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]
+                over = float(step.cost.excess(certain))
+                self.worth[genes] = accuracy - self.config.cost_weight * over
 
     def _labelled(self) -> tuple[Tensor, Tensor]:
         """Genes (n, choices) and standardised worth (n,) of all that was measured."""
