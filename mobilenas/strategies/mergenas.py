@@ -41,6 +41,7 @@ class MergeNas(LearnedStrategy):
     """
 
     Config = MergeNasConfig
+    is_dense = False  # kernels are added up, so that no candidate could be taken out (darts-pt)
     config: MergeNasConfig
 
     def __init__(self, choices: Choices, config: MergeNasConfig, seed: int) -> None:

@@ -197,6 +197,9 @@ def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
         check_refused(call(*asked, out, f"--from={folders[name]}"), name, "adds up all")
     given = f"--from={folders['darts']}"
     check_refused(call("search", "--strategy=gdas", *SMALL, given, out), "--from", "darts-pt")
+    merged = f"--out={tmp_path / 'merged'}"
+    assert call("search", "--strategy=mergenas", *SMALL, f"--space={CELLS}", merged).code == 0
+    check_refused(call(*asked, out, f"--from={tmp_path / 'merged'}"), "mergenas", "adds up all")
     check_refused(call(*asked, given, "--space=digits", out), "digits", "left out")
     assert not (tmp_path / "search").exists()
     alone = [flag for flag in SMALL if not flag.startswith("--space")]

@@ -18,7 +18,8 @@ linux = pytest.mark.skipif(
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of a small source, apart from the installed one."""
     path = tmp_path / "bottleneck.cpp"
-    path.write_text('extern "C" int lanes() { return 7; }\n')
+    path.write_text('#include "loops.h"\nextern "C" int lanes() { return LANES; }\n')
+    path.with_name("loops.h").write_text("#define LANES 7\n")
     monkeypatch.setattr(build, "SOURCE", path)
     return path
 
@@ -36,11 +37,15 @@ def test_a_library_belongs_to_its_source(source: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert build.build() == made  # there is nothing to do
     monkeypatch.delenv("CXX")
-    source.write_text('extern "C" int lanes() { return 8; }\n')
-    assert not build.library_path("x86-64-v3").exists()
-    assert libraries(source) == set(made)
-    again = build.build()
-    assert libraries(source) == set(again) and set(again).isdisjoint(made)
+    for file, text in (("bottleneck.cpp", "\n"), ("loops.h", "#undef LANES\n#define LANES 8\n")):
+        with source.with_name(file).open("a") as stream:
+            stream.write(text)
+        assert not build.library_path("x86-64-v3").exists()
+        assert libraries(source) == set(made)
+        again = build.build()
+        assert libraries(source) == set(again) and set(again).isdisjoint(made)
+        made = again
+    assert ctypes.CDLL(str(build.library_path("x86-64-v3"))).lanes() == 8
 
 
 @linux
@@ -56,7 +61,7 @@ def test_a_compiler_that_fails_leaves_nothing(source: Path) -> None:
     source.write_text("this is no C++")
     with pytest.raises(build.NotBuilt, match=r"failed: .*error"):
         build.build()
-    assert list(source.parent.iterdir()) == [source]
+    assert set(source.parent.iterdir()) == {source, source.with_name("loops.h")}
 
 
 def test_other_systems_get_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
