@@ -1,7 +1,7 @@
 """Lambda-DARTS (Movahedi et al. 2023): layers that share an architecture are made to agree."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,7 @@ class LambdaDarts(LearnedStrategy):
         self.owners = sorted(set(of))
         self.parameter_of = [self.owners.index(place) for place in of]
         super().__init__(choices, config, seed)
+        self.agreement: float | None = None  # Lambda of the last weight step, where it was measured
 
     @classmethod
     def check(cls, searchable: Searchable, config: SearchConfig) -> None:
@@ -69,6 +70,19 @@ class LambdaDarts(LearnedStrategy):
         """Of each block or edge, those of the layers that are alike the same."""
         own = [alpha.softmax(0) for alpha in self.parameters]
         return [own[index] for index in self.parameter_of]
+
+    def figures(self) -> dict[str, float]:
+        """Lambda, once it counts."""
+        return {} if self.agreement is None else {"agreement": self.agreement}
+
+    def state(self) -> dict[str, Any]:
+        """With the last Lambda."""
+        return super().state() | {"agreement": self.agreement}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        super().load_state(state)
+        self.agreement = state["agreement"]
 
     def fit(self, step: SearchStep) -> None:
         """A weight step."""
@@ -99,6 +113,7 @@ class LambdaDarts(LearnedStrategy):
         groups = _groups(step.searchable)
         layers = ([torch.cat([gradients[p] for p in layer]) for layer in group] for group in groups)
         mean = torch.stack([agreement(each, self.config.agreement) for each in layers]).mean()
+        self.agreement = float(mean)
         return dict(zip(gradients, torch.autograd.grad(mean, [*gradients.values()]), strict=True))
 
 

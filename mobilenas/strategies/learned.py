@@ -107,6 +107,10 @@ class LearnedStrategy:
         arrays = [[normalised(p) for p in each] for each in (self.probabilities(), self.inputs())]
         return searchable.derive(arrays[0], limits, arrays[1])
 
+    def figures(self) -> dict[str, float]:
+        """What the log says of this strategy beside what it says of all."""
+        return {}
+
     def views(self, step: SearchStep, stream: Stream) -> Views:
         """What one forward runs: a view of each block or edge, maybe one of each node's inputs.
         stream: of its draws.

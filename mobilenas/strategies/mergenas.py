@@ -1,5 +1,6 @@
 """MergeNAS (Wang et al. 2020): the convolutions of a choice are one, with the sum of kernels."""
 
+import logging
 import re
 from collections.abc import Sequence
 from itertools import combinations
@@ -12,12 +13,14 @@ from mobilenas.base.randomness import Stream
 from mobilenas.nn import EdgeCellSupernet, Supernet
 from mobilenas.nn.merged import is_convolution
 from mobilenas.nn.views import Views
-from mobilenas.space import Block, Candidate, EdgeCellSpace
+from mobilenas.space import Block, Candidate, EdgeCellSpace, Space
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
+
+log = logging.getLogger(__name__)
 
 _PATHS = re.compile(r"(e\d+k)(\d+)")  # of a candidate of a block: e6k35
 
@@ -70,6 +73,12 @@ class MergeNas(LearnedStrategy):
             several = any(_merges(block) for block in space.blocks)
         if not several:
             raise BadInput(f"space {space.name}: no choice has kernels that could be merged")
+        if isinstance(space, Space) and (lacking := _lacking(space)):
+            log.warning(
+                "%s: no candidate %s; mergenas learns what paths are worth, and takes the best of "
+                "the subsets that are there",
+                *lacking,
+            )
 
     @classmethod
     def supernet(
@@ -123,15 +132,25 @@ def _check_block(space: str, block: Block) -> None:
             "path_activation=after_sum, or candidates.max_paths=1"
         )
     for expansion, kernels in _kernels(block).items():
-        most = max(c.num_paths for c in block.candidates if c.expansion == expansion)
-        subsets = (s for n in range(1, most + 1) for s in combinations(kernels, n))
-        for subset in subsets:
-            candidate = Candidate(expansion, (subset,))
+        for kernel in kernels:
+            candidate = Candidate(expansion, ((kernel,),))
             if candidate not in block.candidates:
                 raise BadInput(
-                    f"{where}: there is no candidate {candidate}; mergenas learns paths, so all "
-                    f"subsets of up to {most} must be there"
+                    f"{where}: there is no candidate {candidate}; mergenas learns paths, so each "
+                    "must be a candidate of its own"
                 )
+
+
+def _lacking(space: Space) -> tuple[str, Candidate] | None:
+    """A block, and a subset of as many of its paths as others have that is no candidate."""
+    for block in space.blocks:
+        for expansion, kernels in _kernels(block).items():
+            most = max(c.num_paths for c in block.candidates if c.expansion == expansion)
+            for subset in (s for n in range(2, most + 1) for s in combinations(kernels, n)):
+                candidate = Candidate(expansion, (subset,))
+                if candidate not in block.candidates:
+                    return f"{space.name}, {block.name}", candidate
+    return None
 
 
 def _kernels(block: Block) -> dict[int, list[int]]:

@@ -72,6 +72,13 @@ def test_its_gradient_is_that_of_the_second_derivatives(radius: float, error: fl
     assert torch.cat([x.flatten() for x in away]).norm() < error * norm
 
 
+def test_the_log_has_lambda() -> None:
+    strategy, steps = toy()
+    expected = exact(steps, strategy)[0]
+    strategy.fit(in_double(steps(0, progress=1.0)))
+    assert strategy.figures() == {"agreement": pytest.approx(float(expected), rel=1e-6)}
+
+
 def test_a_small_step_makes_layers_agree_more() -> None:
     found = []
     for harmony in (0.0, 5.0):
@@ -160,4 +167,5 @@ def test_the_regulariser_grows_from_nothing() -> None:
         step = steps(0, progress=progress)
         strategy.fit(step)
         assert step.spent == pytest.approx(passes * 32 * 4)
+        assert len(strategy.figures()) == (passes > 1)
     assert strategy.views(steps(0), Stream.WEIGHT_STEP)

@@ -132,3 +132,10 @@ def test_what_a_merged_edge_of_darts_keeps_for_backward() -> None:
 def test_what_has_no_kernels_to_merge_is_refused(reference: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         made(reference)
+
+
+def test_a_space_that_lacks_subsets_is_taken_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    made("digits:candidates=[e3k3,e3k5,e3k7,e3k37],path_activation=after_sum")
+    assert "no candidate e3k35; mergenas learns what paths are worth" in caplog.text
