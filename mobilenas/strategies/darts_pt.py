@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.score_log import Scores
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.subsets import Parts
 from mobilenas.train.config import Positive
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class DartsPt(LearnedStrategy):
     are, and decides for the one that is missed the most. Choices come in an order that is drawn,
     then, where a node keeps some edges, nodes, whose edges that are missed the least go. In between
     weights and parameters learn on, with a lower rate.
+
+    Blocks of several paths decide for an expansion first, by the mixture without all candidates of
+    each. Then paths go one after another, the one that is missed the least, with all candidates
+    that have it, until there are as many as a candidate may have; of the rest one is kept.
 
     Cells of all types are projected at once. Where there are limits, candidates that none of the
     archs that are left within them has are not offered.
@@ -112,15 +117,15 @@ class DartsPt(LearnedStrategy):
         ]
 
     def mixture(
-        self, without: tuple[int, int] | None = None, edge: tuple[int, int] | None = None
+        self, left: tuple[int, Sequence[int]] | None = None, edge: tuple[int, int] | None = None
     ) -> list[View]:
-        """All that is left by its probability, without a candidate of a choice, or an edge into a
-        node. The others keep their weights.
+        """All candidates by their probability, of a choice those that are left, or all without an
+        edge into a node. What stays keeps its weight.
         """
         views: list[View] = []
         for place, (p, decided) in enumerate(zip(self.probabilities(), self.decided, strict=True)):
-            left = {i: w for i, w in enumerate(p.detach().unbind()) if (place, i) != without}
-            views.append(left if decided is None else decided)
+            indices = left[1] if left and place == left[0] else range(len(p))
+            views.append({i: p[i].detach() for i in indices} if decided is None else decided)
         for place, (node, kept) in enumerate(zip(self.inputs(), self.edges, strict=True)):
             views.append({i: node[i].detach() for i in kept if (place, i) != edge})
         return views
@@ -150,17 +155,51 @@ class DartsPt(LearnedStrategy):
         super().step(step)
 
     def _decide(self, step: SearchStep, place: int) -> None:
-        """Of a choice the candidate that is missed the most."""
-        choice = self.choices.ops[place]
-        offered = [i for i in range(len(choice.candidates)) if self._is_offered(step, place, i)]
-        best = 0
-        if len(offered) > 1:
-            names = [choice.candidates[i] for i in offered]
-            scores = self._measured(
-                step, choice.name, names, [self.mixture(without=(place, i)) for i in offered]
-            )
-            best = self._order(scores)[-1]
-        self.decided[place] = offered[best]
+        """Of a choice the candidate that is missed the most; of several paths of what is left when
+        an expansion is decided, and paths are gone.
+        """
+        candidates = self.choices.ops[place].candidates
+        left = [*range(len(candidates))]
+        offered = {i for i in left if self._is_offered(step, place, i)}
+        parts = Parts.of(self.choices.ops[place])
+        if parts.paths:
+            of_op = {name: parts.of_op(op) for op, name in enumerate(parts.ops)}
+            groups = {name: group for name, group in of_op.items() if offered & {*group}}
+            left = groups[self._by_need(step, place, left, groups)[-1]]
+            left = self._without_paths(step, place, left, offered & {*left})
+        names = {candidates[i]: [i] for i in left if i in offered}
+        (self.decided[place],) = names[self._by_need(step, place, left, names)[-1]]
+
+    def _without_paths(
+        self, step: SearchStep, place: int, left: list[int], offered: set[int]
+    ) -> list[int]:
+        """What is left of some candidates when those paths are gone that are missed the least. All
+        stay that are in all offered candidates.
+        """
+        parts = Parts.of(self.choices.ops[place])
+        while len(paths := parts.paths_of(left)) > parts.numbers[-1]:
+            having = {f"path {p + 1}": parts.with_path(left, p) for p in paths}
+            groups = {name: group for name, group in having.items() if offered - {*group}}
+            if not groups:
+                break
+            gone = groups[self._by_need(step, place, left, groups)[0]]
+            left = [i for i in left if i not in gone]
+            offered = offered - {*gone}
+        return left
+
+    def _by_need(
+        self, step: SearchStep, place: int, left: Sequence[int], groups: Mapping[str, Sequence[int]]
+    ) -> list[str]:
+        """Groups of candidates, by name, from what is missed the least on where it is taken out of
+        those that are left of a choice.
+        """
+        names = [*groups]
+        if len(names) > 1:
+            rest = ([i for i in left if i not in group] for group in groups.values())
+            several = [self.mixture(left=(place, each)) for each in rest]
+            scores = self._measured(step, self.choices.ops[place].name, names, several)
+            names = [names[i] for i in self._order(scores)]
+        return names
 
     def _remove_edges(self, step: SearchStep, place: int) -> None:
         """Of a node those edges that are missed the least, until it has as many as an arch."""

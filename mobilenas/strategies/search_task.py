@@ -107,9 +107,8 @@ class SearchTask:
             occurrences = self.strategy.occurrences()
             for cost in {"flops": None, **self.cost.limits}:
                 row[f"expected_{cost}"] = float(self.cost.of(cost, occurrences))
-        return (
-            row | self.strategy.figures() | {"arch": str(self.strategy.derive(self.searchable, {}))}
-        )
+        row |= self.strategy.figures()
+        return row | {"arch": str(self.strategy.derive(self.searchable, {}))}
 
     def derive(self) -> Arch | Genotype | None:
         """The most probable arch within the limits, None where no arch is."""

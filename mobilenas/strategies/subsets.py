@@ -1,5 +1,6 @@
 """Candidates that are made of an op and a subset: which they are, draws and exact probabilities."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import combinations, permutations
@@ -59,6 +60,18 @@ class Parts:
     def index(self) -> dict[tuple[int | None, Subset], int]:
         """The candidate of an op and its paths."""
         return {pair: index for index, pair in enumerate(self.pairs)}
+
+    def of_op(self, op: int) -> list[int]:
+        """The candidates that have an op."""
+        return [index for index, (own, _) in enumerate(self.pairs) if own == op]
+
+    def paths_of(self, candidates: Sequence[int]) -> list[int]:
+        """The paths that some of them have."""
+        return sorted({path for index in candidates for path in self.pairs[index][1]})
+
+    def with_path(self, candidates: Sequence[int], path: int) -> list[int]:
+        """Those that have a path."""
+        return [index for index in candidates if path in self.pairs[index][1]]
 
     def _has_all_subsets(self) -> bool:
         every = [s for m in self.numbers for s in combinations(range(self.paths), m)]

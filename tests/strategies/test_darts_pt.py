@@ -164,10 +164,11 @@ def test_projections_are_at_equal_distances() -> None:
     assert None not in short.decided
 
 
+@pytest.mark.parametrize("name", ["macro:width=0.25,resolution=8", "digits"])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
-def test_a_budget_is_within_reach_at_every_step(share: float) -> None:
+def test_a_budget_is_within_reach_at_every_step(name: str, share: float) -> None:
     """The dearest candidates are missed the most."""
-    space = load_space("macro:width=0.25,resolution=8")
+    space = load_space(name)
     costs = CostModel(space)
     whole, flops = costs.range("flops"), costs.parts("flops")[1]
     limit = whole.minimum + share * (whole.maximum - whole.minimum)
@@ -180,7 +181,8 @@ def test_a_budget_is_within_reach_at_every_step(share: float) -> None:
     steps.cost = Steps(Toy(1), strategy.config, limits=limits, space=space).cost
 
     def worth(views: Views) -> float:
-        gone = [(p, i) for p, v in enumerate(views) for i in missing(v, 3)]
+        sizes = searchable.choices.sizes
+        gone = [(p, i) for p, v in enumerate(views) for i in missing(v, sizes[p])]
         return float(sum(flops[place][index] for place, index in gone))
 
     step = steps(0)
@@ -191,6 +193,23 @@ def test_a_budget_is_within_reach_at_every_step(share: float) -> None:
         assert arch is not None and costs.flops(arch) <= limit  # type: ignore[arg-type]
         genes = space.encode(arch)  # type: ignore[arg-type]
         assert all(d is None or d == g for d, g in zip(strategy.decided, genes, strict=True))
+
+
+def test_of_several_paths_the_expansion_is_decided_first_then_paths_go() -> None:
+    """Up to two of three kernels. The loss is 4 more without expansion 6, then 1, 2, 3 more without
+    its kernels 7, 5, 3, and 0.1 more without two paths at once.
+    """
+    choice = Searchable(CostModel(load_space("digits"))).choices.ops[0]
+
+    def worth(views: Views) -> float:
+        of_6 = [name for name in map(choice.candidates.__getitem__, views[0]) if name[1] == "6"]  # type: ignore[arg-type]
+        lost = [n + 1 for n, k in enumerate("753") if not any(k in name[3:] for name in of_6)]
+        return 4.0 * (not of_6) + sum(lost) + 0.1 * ("e6k35" not in of_6)
+
+    strategy = made(Choices((choice,)))
+    asked = projected(strategy, worth)
+    assert len(asked) == 2 + 3 + 3  # expansions, paths, what is left of two of them
+    assert choice.candidates[strategy.decided[0]] == "e6k35"  # type: ignore[index]
 
 
 def test_scores_of_a_killed_search_are_not_measured_again(tmp_path: Path) -> None:
@@ -219,10 +238,11 @@ def test_measuring_leaves_running_statistics_and_counts_forwards() -> None:
     steps.held = lambda n: (images, torch.arange(16) % 4)  # type: ignore[assignment]
     before = {name: value.clone() for name, value in module.state_dict().items()}
     step = steps(0)
-    first = step.scores([strategy.mixture(), strategy.mixture(without=(0, 0))], range(2))
+    sizes = searchable.choices.sizes
+    less = strategy.mixture(left=(0, range(1, sizes[0])))
+    first = step.scores([strategy.mixture(), less], range(2))
     assert first[0] != first[1]
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-    sizes = searchable.choices.sizes
     one = 2 * 16 / 3 * sum(sizes) / len(sizes)  # a third of forward and backward
     assert step.spent == pytest.approx(2 * one - 2 * 16 / 3 / len(sizes))
     assert step.scores([strategy.mixture()], range(2))[0] == first[0]
