@@ -10,31 +10,37 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View
-from mobilenas.space import EdgeCellSpace
+from mobilenas.space import Choice, EdgeCellSpace
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
+from mobilenas.strategies.subsets import Parts
 from mobilenas.train.config import NotNegative, Positive, Share
 
-_Player = tuple[int, int]  # a choice, and the index of a candidate
+_Player = tuple[int, int]  # a choice, and the index of one of its groups
+_Groups = Sequence[Sequence[Sequence[int]]]  # of each choice, candidates that are removed together
 
 
 class ShapleyConfig(SearchConfig):
     """arch_every: weight steps between architecture steps, of which each removes all candidates in
     as many orders, by the accuracy on score_images held-out images each. truncate: an order is over
-    where accuracy falls below this share of that of the whole. estimate: of a contribution over the
-    orders. contribution_momentum: share of the contributions of before. contribution_step: how far
-    the parameters move. Expected costs are sums, so only form `add` has contributions.
+    where accuracy falls below this share of that of the whole. players: what is removed at once, a
+    candidate, or a path of an expansion with all candidates that have it. estimate: of a
+    contribution over the orders. contribution_momentum: share of the contributions of before.
+    contribution_step: how far the parameters move. Expected costs are sums, so only form `add` has
+    contributions.
     """
 
     arch_every: Positive = 100
     orders: Positive = 10
     score_images: Positive = 256
     truncate: Share = 0.5
+    players: Literal["candidates", "paths"] = "candidates"
     estimate: Literal["mean", "mean-std"] = "mean"
     contribution_momentum: Share = 0.8
     contribution_step: NotNegative = 0.1
@@ -55,6 +61,8 @@ class Shapley(LearnedStrategy):
     is averaged over the orders: an estimate of Shapley values. No gradient moves the parameters,
     but the contributions, standardised over a type of cells or all blocks, with momentum.
 
+    Where paths are removed in place of candidates, a candidate is worth the sum of its paths.
+
     The last candidate of a choice is never removed. All steps of an order see the same images, by
     their own statistics. What a candidate adds to the expected costs beyond the limits is its
     exact Shapley value of them, and is taken off with cost_weight.
@@ -64,9 +72,22 @@ class Shapley(LearnedStrategy):
     config: ShapleyConfig
     score_file = "contributions.jsonl"
 
-    def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
+    def __init__(self, choices: Choices, config: ShapleyConfig, seed: int) -> None:
         super().__init__(choices, config, seed)
         self.contributions = [torch.zeros(size) for size in choices.sizes]
+        self.players = [_players(choice, config.players == "paths") for choice in choices.ops]
+        self.groups = [[*players.values()] for players in self.players]
+
+    @classmethod
+    def check(cls, searchable: Searchable, config: SearchConfig) -> None:
+        """Raises BadInput where paths are to be removed and no block has several."""
+        assert isinstance(config, ShapleyConfig)
+        has_paths = any(Parts.of(choice).paths for choice in searchable.choices.ops)
+        if config.players == "paths" and not has_paths:
+            raise BadInput(
+                f"players=paths: no block of space {searchable.space.name} has candidates of "
+                "several paths with all their subsets; it must be players=candidates"
+            )
 
     def learn(self, step: SearchStep) -> None:
         """All orders, and the move that follows from them."""
@@ -103,12 +124,9 @@ class Shapley(LearnedStrategy):
         """What each candidate is worth in one order, (candidates,) a choice; 0 what is not
         removed.
         """
-        sizes = self.choices.sizes
-        players = [(place, i) for place, size in enumerate(sizes) for i in range(size)]
-        order = removed([players[i] for i in rng.permutation(len(players))], sizes)
-        names = [
-            f"{self.choices.ops[c].name}: {self.choices.ops[c].candidates[i]}" for c, i in order
-        ]
+        players = [(place, i) for place, own in enumerate(self.groups) for i in range(len(own))]
+        order = removed([players[i] for i in rng.permutation(len(players))], self.groups)
+        names = [f"{self.choices.ops[c].name}: {[*self.players[c]][i]}" for c, i in order]
         scores = self.scores.take(
             step,
             f"step {step.n}, order {number + 1}",
@@ -116,11 +134,11 @@ class Shapley(LearnedStrategy):
             self._ever_less(order),
             self._batches(step, number),
         )
-        found = [torch.zeros(size) for size in sizes]
+        found = [torch.zeros(size) for size in self.choices.sizes]
         for (place, i), worth in zip(
             order, marginals(scores.accuracy, self.config.truncate), strict=True
         ):
-            found[place][i] = worth
+            found[place][self.groups[place][i]] += worth
         return found
 
     def _batches(self, step: SearchStep, order: int) -> range:
@@ -134,7 +152,8 @@ class Shapley(LearnedStrategy):
         left = [dict(enumerate(p.detach().unbind())) for p in self.probabilities()]
         mixtures: list[list[View]] = [[*left]]
         for place, i in order:
-            left[place] = {index: w for index, w in left[place].items() if index != i}
+            gone = self.groups[place][i]
+            left[place] = {index: w for index, w in left[place].items() if index not in gone}
             mixtures.append([*left])
         return mixtures
 
@@ -158,13 +177,27 @@ class Shapley(LearnedStrategy):
         ]
 
 
-def removed(players: Sequence[_Player], sizes: Sequence[int]) -> list[_Player]:
-    """Those of an order that can be removed: all but the last candidate of each choice."""
-    left = [*sizes]
+def _players(choice: Choice, are_paths: bool) -> dict[str, list[int]]:
+    """The candidates that are removed together, by the name of what is removed."""
+    parts = Parts.of(choice)
+    found: dict[str, list[int]] = {}
+    for index, (name, (op, paths)) in enumerate(zip(choice.candidates, parts.pairs, strict=True)):
+        if are_paths and op is not None and paths:
+            for path in paths:
+                found.setdefault(f"{parts.ops[op]} path {path + 1}", []).append(index)
+        else:
+            found[name] = [index]
+    return found
+
+
+def removed(players: Sequence[_Player], groups: _Groups) -> list[_Player]:
+    """Those of an order that can be removed: all but what has the last candidate of a choice."""
+    left = [{index for group in own for index in group} for own in groups]
     order = []
     for place, i in players:
-        if left[place] > 1:
-            left[place] -= 1
+        rest = left[place].difference(groups[place][i])
+        if rest:
+            left[place] = rest
             order.append((place, i))
     return order
 

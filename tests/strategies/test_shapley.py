@@ -13,10 +13,14 @@ from torch.nn.functional import one_hot
 from toys import Steps, Toy, cells, choices, configured
 
 from mobilenas.base.errors import BadInput
+from mobilenas.cost import CostModel
 from mobilenas.nn.views import Views
+from mobilenas.space import load_space
+from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.shapley import Shapley, marginals, removed
 
 Game = Callable[[frozenset[int]], float]
@@ -94,7 +98,33 @@ def test_an_order_is_over_where_too_little_is_left() -> None:
 
 def test_the_last_candidate_of_a_choice_stays() -> None:
     order = [(0, 1), (1, 0), (0, 0), (0, 2), (2, 0), (1, 1)]
-    assert removed(order, [3, 2, 1]) == [(0, 1), (1, 0), (0, 0)]
+    alone = [[[i] for i in range(size)] for size in (3, 2, 1)]
+    assert removed(order, alone) == [(0, 1), (1, 0), (0, 0)]
+    pairs = [[[0, 3, 4], [1, 3, 5], [2, 4, 5]]]  # paths of three, two at once at most
+    assert removed([(0, 2), (0, 0), (0, 1)], pairs) == [(0, 2), (0, 0)]
+
+
+def test_a_path_goes_with_all_that_have_it_and_a_candidate_is_worth_its_paths() -> None:
+    choice = Searchable(CostModel(load_space("digits"))).choices.ops[0]
+    strategy = Shapley(Choices((choice,)), configured(Shapley, players="paths"), seed=0)
+    (paths,) = strategy.players
+    assert [choice.candidates[i] for i in paths["e6 path 2"]] == ["e6k5", "e6k35", "e6k57"]
+    step = Steps(Toy(1), strategy.config)(0)
+
+    def scores(several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+        left = [
+            [n for n, (alone, *_) in enumerate(paths.values()) if alone in v[0]] for v in several
+        ]  # type: ignore[operator]
+        return [(0.0, 100.0 + sum(2**n for n in each)) for each in left]
+
+    step.scores = scores  # type: ignore[method-assign]
+    (found,) = strategy._order(step, 0, np.random.default_rng(0))
+    of_paths = [float(found[alone]) for alone, *_ in paths.values()]
+    stays = of_paths.index(0)  # the last one
+    assert of_paths == [2**n * (n != stays) for n in range(6)]
+    for index, worth in enumerate(found.tolist()):
+        own = [n for n, group in enumerate(paths.values()) if index in group]
+        assert worth == sum(of_paths[n] for n in own)
 
 
 def additive(step: SearchStep, worth: Sequence[Sequence[float]]) -> list[range]:
@@ -193,6 +223,12 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
         found.append((strategy.parameters, step.spent))
     assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))
     assert found[0][1] == found[1][1] > 0  # it was spent all the same
+
+
+def test_paths_are_refused_where_there_are_none() -> None:
+    searchable = Searchable(CostModel(load_space("macro")))
+    with pytest.raises(BadInput, match="players=paths: no block of space macro"):
+        Shapley.check(searchable, configured(Shapley, players="paths"))
 
 
 @pytest.mark.parametrize(
