@@ -1,4 +1,9 @@
-"""The MixPath supernet as released, rewritten from a description of it: stock modules only."""
+"""The MixPath supernet as released: rewritten from a description of it, stock modules only, or the
+released modules themselves.
+"""
+
+import importlib.util
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -51,3 +56,41 @@ class PlainSupernet(nn.Module):
         for branches, candidate in zip(self.blocks, arch.blocks, strict=True):
             x = branches[str(candidate.expansion)](x, candidate.kernels[0])
         return self.classifier(nn.functional.adaptive_avg_pool2d(self.head(x), 1).flatten(1))
+
+
+class ReleasedSupernet(nn.Module):
+    """The released modules, with the weights of a PlainSupernet of `s1` at full width. checkout: of
+    https://github.com/xiaomi-automl/MixPath.
+    """
+
+    def __init__(self, checkout: Path, plain: PlainSupernet) -> None:
+        super().__init__()
+        spec = importlib.util.spec_from_file_location("released", checkout / "S1/model_search.py")
+        assert spec is not None and spec.loader is not None
+        code = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(code)
+        self.module = code.SuperNetwork(shadow_bn=True)
+        copied: list[tuple[nn.Module, nn.Module]] = [
+            (self.module.stem, plain.stem),
+            (self.module.last_conv, plain.head),
+            (self.module.classifier, plain.classifier),
+        ]
+        for block, branches in zip(self.module.Inverted_Block, plain.blocks, strict=True):
+            for i, branch in enumerate(branches.values()):  # type: ignore[operator]
+                paths = nn.ModuleList(branch.paths.values())
+                copied += [(block.pw[i], branch.expand), (block.mix_conv[i], paths)]
+                copied += [(block.pw_linear[i], branch.project), (block.mix_bn[i], branch.bns)]
+        for released, own in copied:
+            released.load_state_dict(own.state_dict())
+
+    def forward(self, x: Tensor, arch: Arch) -> Tensor:
+        blocks = self.module.Inverted_Block
+        choices = [
+            {
+                "rate": block.expansion_rate.index(candidate.expansion),
+                "conv": [block.kernel_list.index(k) for k in candidate.kernels[0]],
+            }
+            for block, candidate in zip(blocks, arch.blocks, strict=True)
+        ]
+        logits: Tensor = self.module(x, choices)
+        return logits

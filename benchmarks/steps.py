@@ -1,8 +1,9 @@
 """How fast is a training step? This project against plain PyTorch, timm, and between backbones.
 
 supernet  one arch of `s1` on one batch: the MixPath supernet and loop as released (stock modules,
-          contiguous tensors, default environment), the same in channels_last, and mobilenas. All
-          have the same weights, archs and batches; before anything is timed their logits must agree
+          contiguous tensors, default environment; rewritten here, or the modules of a checkout),
+          the same in channels_last, and mobilenas. All have the same weights, archs and batches;
+          before anything is timed their logits must agree
 kernels   the same step of mobilenas with the kernels that its installation compiled, and by torch's
           operators alone: CPU time of step after step in turn in one process, what autograd keeps
           for the backward pass, and where the time goes
@@ -18,14 +19,16 @@ detector  forward, training step and inference with NMS of a whole detector on a
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 from unittest.mock import patch
 
 import harness
 import numpy as np
 import torch
+import typer
 from harness import Case, Table
-from plain_supernet import PlainSupernet
+from plain_supernet import PlainSupernet, ReleasedSupernet
 from torch import Tensor, nn
 from trainings import network_steps, supernet_steps
 
@@ -43,7 +46,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 def supernet(
-    width: float = 1.0, batch: int = 48, rounds: int = 3, steps: int = 2, paths: str = "1,2,4"
+    width: float = 1.0,
+    batch: int = 48,
+    rounds: int = 3,
+    steps: int = 2,
+    paths: str = "1,2,4",
+    released: Annotated[
+        Path | None, typer.Option(help="A checkout of the released code, whose modules are timed.")
+    ] = None,
 ) -> Iterator[Table]:
     """A step of a supernet, against the released code's way.
 
@@ -51,11 +61,13 @@ def supernet(
     alternate. All rounds repeat the same steps.
     """
     counts = harness.numbers(paths)
-    worst = largest_difference(load_space(f"s1:width={width}"), counts)
+    ways = {"baseline": "baseline"} if released is None else {"released": str(released)}
+    ways |= {way: way for way in ("channels_last", "mobilenas")}
+    worst = largest_difference(load_space(f"s1:width={width}"), counts, next(iter(ways.values())))
     asked = {"width": width, "batch": batch, "steps": steps, "counts": counts}
     cases = [
-        Case(way, supernet_rates, asked | {"way": way}, tuned=way == "mobilenas")
-        for way in ("baseline", "channels_last", "mobilenas")
+        Case(name, supernet_rates, asked | {"way": way}, tuned=way == "mobilenas")
+        for name, way in ways.items()
     ]
     table = harness.compare(cases, rounds)
     title = f"Logits differ by {worst:.0e} at most; {steps} steps a round after one to warm up."
@@ -87,7 +99,7 @@ def seconds(step: Callable[[int], None], warm_up: int, steps: int) -> float:
 
 
 def build(space: Space, way: str) -> nn.Module:
-    """The supernet, with the same weights in each way."""
+    """The supernet, with the same weights in each way; one is a checkout of the released code."""
     generator = torch.Generator().manual_seed(0)
     ours, plain = Supernet(space, generator=generator), PlainSupernet(space)
     for module in ours.modules():  # initial zeros would hide whole branches from the check
@@ -95,8 +107,11 @@ def build(space: Space, way: str) -> nn.Module:
             nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
     weights = ours.state_dict().values()  # the modules of both come in the same order
     plain.load_state_dict(dict(zip(plain.state_dict(), weights, strict=True)))
-    layout = torch.contiguous_format if way == "baseline" else torch.channels_last
-    return (ours if way == "mobilenas" else plain).to(memory_format=layout)
+    if way == "mobilenas":
+        return ours.to(memory_format=torch.channels_last)
+    if way == "channels_last":
+        return plain.to(memory_format=torch.channels_last)
+    return plain if way == "baseline" else ReleasedSupernet(Path(way), plain)
 
 
 def draw_steps(space: Space, paths: int, batch: int, n: int) -> tuple[list[Batch], list[Arch]]:
@@ -132,13 +147,13 @@ def plain_step(
     optimizer.step()
 
 
-def largest_difference(space: Space, counts: tuple[int, ...]) -> float:
-    """The largest difference of logits, at most 1e-4. After an update at most 0.05: gradients are
-    1 % from those in float64 by rounding alone, whoever computes them.
+def largest_difference(space: Space, counts: tuple[int, ...], way: str) -> float:
+    """The largest difference of logits to those of another way, at most 1e-4. After an update at
+    most 0.05: gradients are 1 % from those in float64 by rounding alone, whoever computes them.
     """
     worst = 0.0
     for paths in counts:
-        plain, ours = build(space, "baseline"), build(space, "mobilenas")
+        plain, ours = build(space, way), build(space, "mobilenas")
         batches, archs = draw_steps(space, paths, 8, 1)
         for limit in (1e-4, 0.05):
             logits = [model(batches[0][0], archs[0]) for model in (ours, plain)]
