@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mobilenas.cost import CostModel
-from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.edge_model import Costs
 from mobilenas.space import Arch, Genotype
 
 Floats = NDArray[np.float64]
@@ -26,7 +25,7 @@ class _Place:
 
 
 def most_probable(
-    costs: CostModel | EdgeCellCosts,
+    costs: Costs,
     probabilities: Sequence[Floats],
     limits: Mapping[str, float],
 ) -> Arch | Genotype | None:
