@@ -20,7 +20,7 @@ from mobilenas.export.deployable import Calibration, Pixels, deployable, fed, no
 from mobilenas.export.int8 import check_int8
 from mobilenas.export.simulate import divergence_limit
 from mobilenas.export.verify import BATCH_SIZES, MAX_DIVERGENCE, Verification, probe_images, verify
-from mobilenas.nn import AnyNetwork
+from mobilenas.nn import AnyNetwork, EdgeCellNetwork
 from mobilenas.nn.saved import NetworkInfo, own_space
 from mobilenas.runtimes.base import Dtype, Files, Form, Labels, Runtime, beside, run_all
 from mobilenas.runtimes.onnx import with_metadata
@@ -91,6 +91,8 @@ def export_network(
     dtype: Dtype = runtime.dtypes[0] if calibration is None else "int8"
     check_target(path, runtime.suffix)
     _check_arguments(network, images, labels, info.classes)
+    if isinstance(network, EdgeCellNetwork):
+        _check_cells(network, calibration)
     start = time.perf_counter()
     module, example = deployable(network, info, form)
     feed = None if calibration is None else calibration.feed(info, form.preprocess)
@@ -259,3 +261,10 @@ def _check_arguments(
         raise BadInput(f"labels are {labels.shape} for {len(images)} images")
     if len(classes) != network.num_classes:
         raise BadInput(f"{len(classes)} class names; the network has {network.num_classes} classes")
+
+
+def _check_cells(network: EdgeCellNetwork, calibration: Calibration | None) -> None:
+    if calibration is not None:
+        raise BadInput("int8: a network of cells is exported in float; leave --int8 out")
+    if network.is_constant:
+        raise BadInput(f"{network.arch}: no path leads from the image to the logits")

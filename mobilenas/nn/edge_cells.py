@@ -163,20 +163,27 @@ class PlainCell(_Cell):
             states.append(reduce(torch.add, edges) if edges else states[0])  # nothing takes it
         return self.output(states)
 
+    def used(self) -> set[int]:
+        """The nodes that the output hangs on, inputs counted."""
+        first, last = len(self.enter), len(self.enter) + len(self.nodes)
+        used = set(range(last - self.num_outputs, last))
+        for number in reversed(range(first, last)):
+            node = self.nodes[number - first]
+            assert isinstance(node, nn.ModuleDict)
+            if number in used:
+                used |= {int(start) for start, op in node.items() if not isinstance(op, Zero)}
+        return used
+
     def drop_unused_(self) -> None:
-        """Take away what the output does not hang on: edges that put out zeros, where others enter
-        their node, and all edges into a node that nothing takes.
+        """Take away what the output does not hang on: all edges into a node that is not used, and
+        those that put out zeros where others enter their node.
         """
-        states = len(self.enter) + len(self.nodes)
-        taken = set(range(states - self.num_outputs, states))
-        for place in reversed(range(len(self.nodes))):
-            node = self.nodes[place]
+        used = self.used()
+        for number, node in enumerate(self.nodes, len(self.enter)):
             assert isinstance(node, nn.ModuleDict)
             for start, op in list(node.items()):
-                unused = len(self.enter) + place not in taken
-                if unused or (isinstance(op, Zero) and len(node) > 1):
+                if number not in used or (isinstance(op, Zero) and len(node) > 1):
                     del node[start]
-            taken |= {int(start) for start, op in node.items() if not isinstance(op, Zero)}
 
     def load_from(self, cell: ChoiceCell, genes: list[int]) -> None:
         """Copy the weights of all that it has from a cell of a supernet. genes: (edges,)."""
@@ -241,6 +248,12 @@ class EdgeCellNetwork(_EdgeCells):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._logits(x, lambda cell, inputs: cell(inputs))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the logits do not hang on the image, as where all ops are `none`."""
+        cells = [cell for cell in self.cells if isinstance(cell, PlainCell)]
+        return any(cell.used().isdisjoint(range(len(cell.enter))) for cell in cells)
 
 
 class EdgeCellSupernet(_EdgeCells):

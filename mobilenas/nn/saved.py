@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, Json, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
@@ -268,6 +268,7 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 def _timm_config(network: AnyNetwork, space: NetworkSpace, info: NetworkInfo) -> dict[str, Any]:
     """As timm's `save_for_hf` lays it out."""
+    names = (name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
     return {
         "architecture": "mobilenas",
         "num_classes": network.num_classes,
@@ -282,7 +283,7 @@ def _timm_config(network: AnyNetwork, space: NetworkSpace, info: NetworkInfo) ->
             "mean": info.mean,
             "std": info.std,
             "label_names": info.classes,
-            "first_conv": "stem.conv",
+            "first_conv": next(names),
             "classifier": "classifier",
         },
     }
