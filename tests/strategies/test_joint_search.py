@@ -10,6 +10,7 @@ from torch import Tensor
 from toys import STEPS, ImageBatches
 from two_processes import in_two_processes
 
+from mobilenas.strategies.methods import METHODS
 from mobilenas.train.distributed import SINGLE, Processes, joined
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -17,7 +18,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 LAST = 2  # steps
 # By the usual 0.0001 a difference is divided, which rounding in float32 changes by a thousandth.
-SETTINGS = {"lambda-darts": {"harmony_radius": 0.1}, "svge": {"labels": 4}}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "lambda-darts": {"harmony_radius": 0.1},
+    "svge": {"labels": 4},
+    "zarts": {"samples": 2, "inner_steps": 1},
+}
 Found = dict[str, Any]
 
 
@@ -36,13 +41,10 @@ class Rows(ImageBatches):
 def searched(case: str, processes: Processes) -> Found:
     """What the last steps of a search leave."""
     name, settings = CASES[case]
-    every = {"arch_every": 1} if "arch_every" in settings else {}
-    strategy, steps = in_space(
-        name,
-        settings | every | SETTINGS.get(case, {}),
-        batches=partial(Rows, processes=processes),
-        processes=processes,
-    )
+    every = "arch_every" in METHODS[name].strategy.Config.model_fields
+    settings = settings | SETTINGS.get(case, {}) | ({"arch_every": 1} if every else {})
+    batches = partial(Rows, processes=processes)
+    strategy, steps = in_space(name, settings, batches=batches, processes=processes)
     module = steps.trainer.module.double()  # some methods divide by small differences
     processes.join_batch_norms(module)
     spent = 0.0
