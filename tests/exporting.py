@@ -13,7 +13,7 @@ from torch.nn import functional
 from mobilenas.data import Images
 from mobilenas.export import Calibration, Form, Verification, export_network, make_runtime, verify
 from mobilenas.export.deployable import deployable, normalise
-from mobilenas.nn import Network, fold_batch_norm
+from mobilenas.nn import AnyNetwork, Network, fold_batch_norm
 from mobilenas.nn.saved import Accuracy, NetworkInfo
 from mobilenas.runtimes.base import Dtype
 from mobilenas.runtimes.onnx import to_onnx
@@ -34,22 +34,27 @@ def make_images(resolution: int, count: int = 20) -> np.ndarray:
 
 
 def build(reference: str) -> Network:
-    """A random network whose batch norms all do something, or else folding errors do not show."""
+    """A random network whose batch norms all do something."""
     space, generator = load_space(reference), torch.Generator().manual_seed(0)
     network = Network(space, space.sample(np.random.default_rng(0)), generator=generator)
+    change_norms(network, generator)
+    return network
+
+
+def change_norms(network: AnyNetwork, generator: torch.Generator) -> None:
+    """Let all batch norms do something, or else folding errors do not show."""
     norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
         nn.init.normal_(norm.bias, 0, 0.3, generator=generator)
         norm.momentum = 1.0
     with torch.no_grad():
-        network(torch.from_numpy(normalise(make_images(space.resolution), MEAN, STD)))
+        network(torch.from_numpy(normalise(make_images(network.space.resolution), MEAN, STD)))
         for norm in norms:
             assert norm.running_mean is not None
             assert norm.running_var is not None
             norm.running_mean += 0.1 * torch.randn(norm.num_features, generator=generator)
             norm.running_var *= 0.8 + 0.4 * torch.rand(norm.num_features, generator=generator)
-    return network
 
 
 def plain(network: Network) -> bytes:

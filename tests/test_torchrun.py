@@ -13,7 +13,9 @@ import torch
 from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, untimed
 
 from mobilenas.base.files import read_json, read_jsonl
+from mobilenas.cost.budget import Budget
 from mobilenas.space import load_space
+from mobilenas.stages.search import create_search_run, run_search
 from mobilenas.stages.supernet_train import create_supernet_run, score_supernet, train_supernet
 from mobilenas.stages.train import (
     Asked,
@@ -22,6 +24,7 @@ from mobilenas.stages.train import (
     train_network,
     training_settings,
 )
+from mobilenas.strategies.methods import load_search_config
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.config import load_supernet_config
 from mobilenas.train.supernets import open_supernet_run
@@ -169,6 +172,36 @@ def test_two_processes_train_a_network_alone_as_one_does(tmp_path: Path) -> None
     ours, theirs = (untimed(folder) for folder in (two, one))
     assert all(ours[name] == theirs[name] for name in ("run.json", "splits.json"))
     assert read_json(two / "timing.json")["processes"] == 2
+
+
+def test_two_processes_search_by_gradient_as_one_does(tmp_path: Path) -> None:
+    """The same draws in both, and architecture and weights learnt from the joint batches."""
+    settings = [*("epochs=0.6", "weights_first=0.25", "batch_size=16", "limit=200"), "lr=0.002"]
+    settings += ["validate_images=60", "warmup_epochs=0", "sync_bn=true", "device=cpu"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    search = ("search", "--strategy=gdas", f"--space={TINY_SPACE}", "--preset=cpu", "--seed=3")
+    done = run(*search, "--flops=1M", *(f"--set={item}" for item in settings), f"--out={two}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: mobilenas train") == 1
+
+    config = load_search_config("gdas", "cpu", settings)
+    budget = Budget({"flops": 1_000_000})
+    space = load_space(TINY_SPACE)
+    single = create_search_run(one, "gdas", space, "digits", 3, config, budget)
+    run_search(single)
+    check_weights(two, one)
+    logs = [read_jsonl(folder / "log.jsonl") for folder in (two, one)]
+    for row, expected in zip(*logs, strict=True):
+        assert row.pop("arch", None) == expected.pop("arch", None)
+        assert row == pytest.approx(expected, rel=1e-3)
+    ours, theirs = (untimed(folder) for folder in (two, one))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] == theirs[name] for name in ("run.json", "splits.json"))
+    fronts = [read_json(folder / "front.json") for folder in (two, one)]
+    for name in ("front", "most_probable", "passes", "settings"):
+        assert fronts[0][name] == fronts[1][name]
+    for found, expected in zip(*(front["probabilities"] for front in fronts), strict=True):
+        assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_bad_input_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:

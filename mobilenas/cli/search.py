@@ -97,7 +97,7 @@ def search(
     from mobilenas.base.errors import BadInput
     from mobilenas.evaluate.truth import Truth
     from mobilenas.runs.lock import held
-    from mobilenas.space import ListedSpace, Space, load_listed_space
+    from mobilenas.space import NetworkSpace, load_network_space
     from mobilenas.stages.search import (
         GradientRun,
         create_search_run,
@@ -119,7 +119,7 @@ def search(
             config = load_search_config(strategy, preset, overrides)
             processes.share(config.batch_size)
             parent = open_search_run(from_run, data=moved) if from_run else None
-            chosen: ListedSpace = load_listed_space(space)
+            chosen: NetworkSpace = load_network_space(space)
             if parent and not is_given(context, "space"):
                 chosen = parent.searchable.space
             source = data_place(parent.folder) if parent else data
@@ -134,7 +134,7 @@ def search(
             out,
             {
                 "strategy": named,
-                "space": load_listed_space(space) if is_given(context, "space") else None,
+                "space": load_network_space(space) if is_given(context, "space") else None,
                 "data": moved,
                 "seed": seed if is_given(context, "seed") else None,
                 "config": load_search_config(strategy, preset, overrides) if again else None,
@@ -159,5 +159,4 @@ def search(
     print(f"the most probable arch within the budget, after {result['passes']:.1f} passes")
     for line in standing_lines(result["standing"]):
         print(line)
-    blocks = isinstance(run.searchable.space, Space)
-    print(f"search in {out}" + (f"; next: mobilenas train --search {out}" if blocks else ""))
+    print(f"search in {out}; next: mobilenas train --search {out}")

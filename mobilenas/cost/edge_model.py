@@ -1,5 +1,6 @@
 """All costs of the genotypes of a space of cells whose edges have ops, as `CostModel` has them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,9 @@ from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cost.edge_cells import edge_cell_costs, edge_cell_counts, edge_cell_fixed
-from mobilenas.cost.model import CostRange
-from mobilenas.space import EdgeCellSpace, Genes, Genotype
+from mobilenas.cost.latency import LatencyTable
+from mobilenas.cost.model import CostModel, CostRange
+from mobilenas.space import EdgeCellSpace, Genes, Genotype, NetworkSpace
 
 _DRAWN = 2000
 
@@ -61,3 +63,11 @@ class EdgeCellCosts:
         """Genes of some genotypes (n, choices), drawn uniformly, always the same."""
         rng = np.random.default_rng(0)
         return np.stack([self.space.encode(self.space.sample(rng)) for _ in range(_DRAWN)])
+
+
+Costs = CostModel | EdgeCellCosts
+
+
+def costs_of(space: NetworkSpace, tables: Sequence[LatencyTable] = ()) -> Costs:
+    """The costs of the archs of a space; latency tables are of blocks. Raises BadInput."""
+    return EdgeCellCosts(space) if isinstance(space, EdgeCellSpace) else CostModel(space, tables)

@@ -13,7 +13,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import user_path
 from mobilenas.detect.checkpoint import is_saved_network
 from mobilenas.nn import Network
-from mobilenas.nn.saved import load_network
+from mobilenas.nn.saved import load_block_network
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 # Keys of a space that do not change what its backbones compute.
@@ -87,7 +87,7 @@ class MobileNASBackbone(BaseModule):
         if saved is None:
             super().init_weights()
             return
-        source, _ = load_network(saved)
+        source, _ = load_block_network(saved)
         if source.arch != self.network.arch or _computed(source.space) != _computed(
             self.network.space
         ):
@@ -118,7 +118,7 @@ def _resolve(
     space: str | dict[str, Any] | None, arch: str | None, saved: Path | None
 ) -> tuple[Space, Arch]:
     if space is None and arch is None and saved is not None:
-        network, _ = load_network(saved)
+        network, _ = load_block_network(saved)
         return network.space, network.arch
     if space is None or arch is None:
         raise BadInput(

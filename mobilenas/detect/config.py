@@ -13,7 +13,7 @@ from mobilenas.base.resources import resource
 from mobilenas.data.coco import CocoData
 from mobilenas.detect.stored import DATA, read_data_config
 from mobilenas.nn.network import feature_info
-from mobilenas.nn.saved import NetworkInfo, load_network
+from mobilenas.nn.saved import NetworkInfo, load_block_network
 from mobilenas.space import Arch, Space, load_space
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def load_config(
     if weights is not None:
         if space is not None or arch is not None:
             raise BadInput(f"{weights} says space and arch itself: give weights, or space and arch")
-        network, info = load_network(weights)
+        network, info = load_block_network(weights)
         set_backbone(config, network.space, network.arch)
         _set_weights(config, weights, info)
     elif space is not None and arch is not None:

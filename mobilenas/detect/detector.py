@@ -24,7 +24,7 @@ from mobilenas.data.scenes import make_scenes
 from mobilenas.detect.build import PlainConfig, check_config, describe_data
 from mobilenas.detect.config import load_config, set_data, set_options
 from mobilenas.detect.stored import read_stored
-from mobilenas.nn.saved import load_network
+from mobilenas.nn.saved import load_block_network
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.train.checkpoint import fingerprint
@@ -171,5 +171,5 @@ def _checksum(train: CocoPart, val: CocoPart) -> int:
 def _weights_checksum(weights: str | None) -> int | None:
     if weights is None:
         return None
-    network, _ = load_network(Path(weights))
+    network, _ = load_block_network(Path(weights))
     return fingerprint(network)

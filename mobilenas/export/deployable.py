@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.data import Images
-from mobilenas.nn import Network, fold_for_export
+from mobilenas.nn import AnyNetwork, fold_for_export
 from mobilenas.nn.saved import Channels, NetworkInfo
 from mobilenas.runtimes.base import Choice, Feed, Floats, Form, Inputs
 
@@ -51,7 +51,7 @@ class Preprocessed(nn.Module):
         return logits
 
 
-def deployable(network: Network, info: NetworkInfo, form: Form) -> tuple[nn.Module, Tensor]:
+def deployable(network: AnyNetwork, info: NetworkInfo, form: Form) -> tuple[nn.Module, Tensor]:
     """A copy on the CPU as it is deployed, and zeros in the shape of its input.
 
     Batch norms are folded, preprocessing is as `form` has it.

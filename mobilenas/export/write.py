@@ -13,14 +13,14 @@ import numpy as np
 import mobilenas
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
 from mobilenas.base.files import check_replaceable, write_atomic, write_together
-from mobilenas.cost import CostModel
+from mobilenas.cost.model import flops_and_params
 from mobilenas.data.pixels import short_side
 from mobilenas.export.classifier import METADATA, classifier_of
 from mobilenas.export.deployable import Calibration, Pixels, deployable, fed, normalise
 from mobilenas.export.int8 import check_int8
 from mobilenas.export.simulate import divergence_limit
 from mobilenas.export.verify import BATCH_SIZES, MAX_DIVERGENCE, Verification, probe_images, verify
-from mobilenas.nn import Network
+from mobilenas.nn import AnyNetwork, EdgeCellNetwork
 from mobilenas.nn.saved import NetworkInfo, own_space
 from mobilenas.runtimes.base import Dtype, Files, Form, Labels, Runtime, beside, run_all
 from mobilenas.runtimes.onnx import with_metadata
@@ -59,7 +59,7 @@ class Report:
 
 
 def export_network(
-    network: Network,
+    network: AnyNetwork,
     info: NetworkInfo,
     path: Path,
     images: Pixels,
@@ -91,6 +91,8 @@ def export_network(
     dtype: Dtype = runtime.dtypes[0] if calibration is None else "int8"
     check_target(path, runtime.suffix)
     _check_arguments(network, images, labels, info.classes)
+    if isinstance(network, EdgeCellNetwork):
+        _check_cells(network, calibration)
     start = time.perf_counter()
     module, example = deployable(network, info, form)
     feed = None if calibration is None else calibration.feed(info, form.preprocess)
@@ -142,15 +144,16 @@ def export_network(
     )
 
 
-def metadata_of(network: Network, info: NetworkInfo, form: Form, dtype: Dtype) -> dict[str, str]:
+def metadata_of(network: AnyNetwork, info: NetworkInfo, form: Form, dtype: Dtype) -> dict[str, str]:
     """The metadata of an exported file, free of time stamps; export/README.md lists the keys."""
     resolution = network.space.resolution
     short = short_side(resolution, info.crop)
+    flops = flops_and_params(own_space(network), [network.arch])["flops"][0]
     metadata = {
         "mobilenas_version": mobilenas.__version__,
         "space": network.space.name,
         "arch": str(network.arch),
-        "flops_multiply_adds": str(CostModel(own_space(network)).flops(network.arch)),
+        "flops_multiply_adds": str(flops),
         "input_resolution": str(resolution),
         "input_short_side": str(short),
         "input_layout": form.layout,
@@ -244,7 +247,7 @@ def check_target(path: Path, suffix: str = ".onnx") -> None:
 
 
 def _check_arguments(
-    network: Network, images: Pixels, labels: Labels | None, classes: tuple[str, ...]
+    network: AnyNetwork, images: Pixels, labels: Labels | None, classes: tuple[str, ...]
 ) -> None:
     size, channels = network.space.resolution, network.space.spec.in_channels
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, channels):
@@ -258,3 +261,10 @@ def _check_arguments(
         raise BadInput(f"labels are {labels.shape} for {len(images)} images")
     if len(classes) != network.num_classes:
         raise BadInput(f"{len(classes)} class names; the network has {network.num_classes} classes")
+
+
+def _check_cells(network: EdgeCellNetwork, calibration: Calibration | None) -> None:
+    if calibration is not None:
+        raise BadInput("int8: a network of cells is exported in float; leave --int8 out")
+    if network.is_constant:
+        raise BadInput(f"{network.arch}: no path leads from the image to the logits")

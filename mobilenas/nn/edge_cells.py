@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import init_weights
-from mobilenas.nn.edge_ops import build_enter, build_head, build_op, build_stem
+from mobilenas.nn.edge_ops import Zero, build_enter, build_head, build_op, build_stem
 from mobilenas.nn.fused_edges import can_fuse, mix_together
 from mobilenas.nn.merged import MergedEdge
 from mobilenas.nn.pool import global_average
@@ -160,8 +160,30 @@ class PlainCell(_Cell):
         states = self.entered(inputs)
         for node in self.nodes:
             edges = [op(states[int(start)]) for start, op in node.items()]  # type: ignore[operator]
-            states.append(reduce(torch.add, edges))
+            states.append(reduce(torch.add, edges) if edges else states[0])  # nothing takes it
         return self.output(states)
+
+    def used(self) -> set[int]:
+        """The nodes that the output hangs on, inputs counted."""
+        first, last = len(self.enter), len(self.enter) + len(self.nodes)
+        used = set(range(last - self.num_outputs, last))
+        for number in reversed(range(first, last)):
+            node = self.nodes[number - first]
+            assert isinstance(node, nn.ModuleDict)
+            if number in used:
+                used |= {int(start) for start, op in node.items() if not isinstance(op, Zero)}
+        return used
+
+    def drop_unused_(self) -> None:
+        """Take away what the output does not hang on: all edges into a node that is not used, and
+        those that put out zeros where others enter their node.
+        """
+        used = self.used()
+        for number, node in enumerate(self.nodes, len(self.enter)):
+            assert isinstance(node, nn.ModuleDict)
+            for start, op in list(node.items()):
+                if number not in used or (isinstance(op, Zero) and len(node) > 1):
+                    del node[start]
 
     def load_from(self, cell: ChoiceCell, genes: list[int]) -> None:
         """Copy the weights of all that it has from a cell of a supernet. genes: (edges,)."""
@@ -186,6 +208,7 @@ class _EdgeCells(nn.Module):
         self.stem = build_stem(space)
         self.cells = nn.ModuleList(cells)
         self.head = build_head(space)
+        self.dropout: nn.Module = nn.Identity()
         self.classifier = nn.Linear(space.shapes[-1].output.channels, space.num_classes)
         init_weights(self, generator)
 
@@ -194,14 +217,15 @@ class _EdgeCells(nn.Module):
         outputs = list(accumulate(self.stem, lambda x, part: part(x), initial=x))[1:]
         for cell in self.cells:
             outputs = [*outputs[1:], run(cell, outputs)]
-        return self.classifier(global_average(self.head(outputs[-1])))
+        return self.classifier(self.dropout(global_average(self.head(outputs[-1]))))
 
 
 class EdgeCellNetwork(_EdgeCells):
     """`network(x)`: logits (n, classes) of images (n, channels, h, w), of one genotype.
 
     affine: whether the batch norms of ops have weights and biases, as in stand-alone training.
-    Those of a supernet have none (see `EdgeCellSupernet`).
+    Those of a supernet have none (see `EdgeCellSupernet`). drop_rate: of the dropout before the
+    classifier.
     Raises BadInput for a genotype of another space.
     """
 
@@ -211,15 +235,25 @@ class EdgeCellNetwork(_EdgeCells):
         genotype: Genotype,
         *,
         affine: bool = True,
+        drop_rate: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         space.encode(genotype)
         cells = [PlainCell(space, shape, genotype, affine) for shape in space.shapes]
         super().__init__(space, cells, generator)
-        self.genotype = genotype
+        self.arch = genotype
+        self.num_classes, self.in_chans = space.num_classes, space.spec.in_channels
+        self.num_features = space.shapes[-1].output.channels
+        self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._logits(x, lambda cell, inputs: cell(inputs))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether the logits do not hang on the image, as where all ops are `none`."""
+        cells = [cell for cell in self.cells if isinstance(cell, PlainCell)]
+        return any(cell.used().isdisjoint(range(len(cell.enter))) for cell in cells)
 
 
 class EdgeCellSupernet(_EdgeCells):

@@ -31,6 +31,13 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
+class NormReLU(nn.Sequential):
+    """Batch norm of a sum, and ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
 class HalvedSize(nn.Module):
     """ReLU, two 1x1 convolutions of stride 2 to half the channels each, batch norm. The second one
     takes the pixels between those of the first (DARTS's factorized reduction).
@@ -132,4 +139,4 @@ def build_head(space: EdgeCellSpace) -> nn.Module:
     """What stands before the pooling: in NAS-Bench-201 a batch norm and a ReLU."""
     if space.spec.skeleton != "nb201":
         return nn.Identity()
-    return nn.Sequential(nn.BatchNorm2d(space.shapes[-1].output.channels), nn.ReLU(inplace=True))
+    return NormReLU(space.shapes[-1].output.channels)

@@ -7,9 +7,12 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils import skip_init
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 from mobilenas.nn.blocks import ConvBN, InvertedBottleneck, NormAct, Paths
+from mobilenas.nn.edge_cells import PlainCell
+from mobilenas.nn.edge_ops import HalvedSize, NormReLU, ReLUConvBN
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -17,7 +20,8 @@ Module = TypeVar("Module", bound=nn.Module)
 def fold_batch_norm(module: Module) -> Module:
     """A copy of a network, or of a part of one, in eval mode with every batch norm folded into the
     convolution before it, and the linear paths of a block (`path_activation: after_sum`) into one
-    depthwise convolution of the largest kernel, in each channel group.
+    depthwise convolution of the largest kernel, in each channel group. A batch norm of a sum of
+    edges becomes a 1x1 depthwise convolution; what the output of a cell does not hang on is gone.
     """
     return fold_batch_norm_(copy.deepcopy(module).eval())
 
@@ -49,7 +53,45 @@ def fold_batch_norm_(module: Module) -> Module:
             part.bns[0] = nn.Identity()
             if isinstance(after_sum, NormAct):
                 _merge_paths_(part, after_sum)
+        elif isinstance(part, ReLUConvBN):
+            part[-2], part[-1] = _folded(part[-2], part[-1]), nn.Identity()
+        elif isinstance(part, NormReLU):
+            part[0] = _folded(_identity(part[0]), part[0])
+        elif isinstance(part, HalvedSize):
+            _fold_halves_(part)
+        elif isinstance(part, PlainCell):
+            part.drop_unused_()
     return module
+
+
+def _folded(conv: nn.Module, norm: nn.Module) -> nn.Conv2d:
+    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    return fuse_conv_bn_eval(conv, norm)
+
+
+def _identity(norm: nn.Module) -> nn.Conv2d:
+    """A depthwise convolution that passes on what a batch norm takes."""
+    assert isinstance(norm, nn.BatchNorm2d)
+    channels = norm.num_features
+    conv = skip_init(nn.Conv2d, channels, channels, 1, groups=channels, bias=False)
+    nn.init.ones_(conv.weight)
+    return conv.to(norm.running_mean).eval()
+
+
+def _fold_halves_(part: HalvedSize) -> None:
+    """The batch norm of the channels of two convolutions into both."""
+    norm = part.bn
+    assert isinstance(norm, nn.BatchNorm2d)
+    values = (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    halves = zip(*(2 * [None] if v is None else v.chunk(2) for v in values), strict=True)
+    for place, (mean, var, weight, bias) in enumerate(halves):
+        conv = copy.deepcopy(part.halves[place])
+        assert isinstance(conv, nn.Conv2d)
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight, None, mean, var, norm.eps, weight, bias
+        )
+        part.halves[place] = conv
+    part.bn = nn.Identity()  # type: ignore[assignment]
 
 
 def _merge_paths_(block: InvertedBottleneck, after_sum: NormAct) -> None:

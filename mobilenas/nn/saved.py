@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, Json, ValidationError
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
@@ -27,7 +27,8 @@ from mobilenas.base.settings import Record, first_error, validated
 from mobilenas.cost.memory import check_fits
 from mobilenas.cost.model import flops_and_params
 from mobilenas.nn.network import Network
-from mobilenas.space import Space, load_space, space_from_dict
+from mobilenas.nn.plain_network import AnyNetwork, plain_network
+from mobilenas.space import NetworkSpace, load_network_space, network_space_from_dict
 from mobilenas.space.published import PUBLISHED
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class _TimmConfig(BaseModel):
     label_names: tuple[str, ...] | None = None
 
 
-def own_space(network: Network) -> Space:
+def own_space(network: AnyNetwork) -> NetworkSpace:
     """The space of a network with the network's numbers of classes and of channels of the images.
 
     Raises BadInput for less than two classes.
@@ -124,10 +125,10 @@ def own_space(network: Network) -> Space:
         "in_channels": network.space.spec.in_channels,
     }:
         return network.space
-    return space_from_dict(network.space.to_dict() | own)
+    return network_space_from_dict(network.space.to_dict() | own)
 
 
-def save_network(network: Network, folder: Path, info: NetworkInfo) -> None:
+def save_network(network: AnyNetwork, folder: Path, info: NetworkInfo) -> None:
     """Write folder/model.safetensors and folder/config.json; equal networks give equal bytes.
 
     A kill at any instant leaves the old network, the new one, or one of them without config.json,
@@ -146,7 +147,7 @@ def save_network(network: Network, folder: Path, info: NetworkInfo) -> None:
     write_together({folder / WEIGHTS: weights, folder / CONFIG: config.encode()})
 
 
-def load_network(path: Path) -> tuple[Network, NetworkInfo]:
+def load_network(path: Path) -> tuple[AnyNetwork, NetworkInfo]:
     """The network of a folder of `save_network`, or of its .safetensors file alone, in eval mode.
 
     Raises BadInput naming the file when it is missing, damaged, of another program, or when its
@@ -158,16 +159,24 @@ def load_network(path: Path) -> tuple[Network, NetworkInfo]:
         file = path / (_PICKLED if only_pickled else WEIGHTS)
     header, tensors = _read(file)
     try:
-        space = space_from_dict(header.space)
+        space = network_space_from_dict(header.space)
         _check_fits(space, header.info)
         arch = space.parse(header.arch)
         check_fits(f"arch {arch}", 4 * int(flops_and_params(space, [arch])["params"][0]))
-        network = Network(space, arch)
+        network = plain_network(space, arch)
         check_tensors(network.state_dict(), tensors)
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from None
     network.load_state_dict(tensors)
     return network.eval(), header.info
+
+
+def load_block_network(path: Path) -> tuple[Network, NetworkInfo]:
+    """As `load_network`, but a network of cells is BadInput."""
+    network, info = load_network(path)
+    if not isinstance(network, Network):
+        raise BadInput(f"{path} is a network of cells; it must be one of a space of blocks")
+    return network, info
 
 
 def _read(file: Path) -> tuple[_Header, dict[str, Tensor]]:
@@ -212,7 +221,9 @@ def _header_of_timm(path: Path) -> _Header:
             *(path, prepared.interpolation, prepared.crop_mode),
         )
     try:
-        built = space_from_dict(space) if isinstance(space, dict) else load_space(space)
+        built = (
+            network_space_from_dict(space) if isinstance(space, dict) else load_network_space(space)
+        )
         channels, height, width = prepared.input_size
         if height != width:
             raise BadInput(f"input_size {height} x {width}: must be square")
@@ -232,7 +243,7 @@ def _numbers(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _check_fits(space: Space, info: NetworkInfo) -> None:
+def _check_fits(space: NetworkSpace, info: NetworkInfo) -> None:
     if len(info.classes) != space.num_classes:
         raise BadInput(
             f"{len(info.classes)} class names; the network has {space.num_classes} classes"
@@ -255,8 +266,9 @@ def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
             raise BadInput(f"tensor {name} is {shapes[0]}; the network has {shapes[1]}")
 
 
-def _timm_config(network: Network, space: Space, info: NetworkInfo) -> dict[str, Any]:
+def _timm_config(network: AnyNetwork, space: NetworkSpace, info: NetworkInfo) -> dict[str, Any]:
     """As timm's `save_for_hf` lays it out."""
+    names = (name for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
     return {
         "architecture": "mobilenas",
         "num_classes": network.num_classes,
@@ -271,7 +283,7 @@ def _timm_config(network: Network, space: Space, info: NetworkInfo) -> dict[str,
             "mean": info.mean,
             "std": info.std,
             "label_names": info.classes,
-            "first_conv": "stem.conv",
+            "first_conv": next(names),
             "classifier": "classifier",
         },
     }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import LatencyLimit
-from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.edge_model import Costs
 from mobilenas.cost.titles import cost_title, format_cost, latency_cost
 from mobilenas.space import Genes
 
@@ -101,7 +101,7 @@ class Problem:
         return total
 
 
-def check_feasible(cost_model: CostModel | EdgeCellCosts, limits: Mapping[str, float]) -> float:
+def check_feasible(cost_model: Costs, limits: Mapping[str, float]) -> float:
     """The share of uniformly drawn archs that meet every limit {cost: largest value}.
 
     Raises InfeasibleBudget, with the range of the space, when a limit is below the cheapest arch

@@ -2,8 +2,8 @@
 
 Spaces of blocks are what every command takes. Of cells there are two kinds: those whose nodes have
 ops, which a supernet run takes too (`AnySpace`), and those whose edges have them, which a search
-by gradient takes. `ListedSpace` is
-any of the three.
+by gradient, stand-alone training and export take (`NetworkSpace`). `ListedSpace` is any of the
+three.
 """
 
 import re
@@ -21,6 +21,7 @@ from mobilenas.space.space import Space
 from mobilenas.space.spec import SpaceSpec
 
 AnySpace = Space | CellSpace
+NetworkSpace = Space | EdgeCellSpace
 ListedSpace = AnySpace | EdgeCellSpace
 _COMMA = re.compile(r",(?![^\[]*\])")  # one that is not inside a list
 
@@ -43,6 +44,11 @@ def load_space(reference: str) -> Space:
 def load_any_space(reference: str) -> AnySpace:
     """As `load_listed_space`, but a space of cells whose edges have ops is BadInput."""
     return _no_edges(load_listed_space(reference))
+
+
+def load_network_space(reference: str) -> NetworkSpace:
+    """As `load_listed_space`, but a space of cells whose nodes have ops is BadInput."""
+    return _no_nodes(load_listed_space(reference))
 
 
 def load_listed_space(reference: str) -> ListedSpace:
@@ -71,6 +77,11 @@ def space_from_dict(data: dict[str, Any]) -> Space:
 def any_space_from_dict(data: dict[str, Any]) -> AnySpace:
     """As `listed_space_from_dict`, but a space of cells whose edges have ops is BadInput."""
     return _no_edges(listed_space_from_dict(data))
+
+
+def network_space_from_dict(data: dict[str, Any]) -> NetworkSpace:
+    """As `listed_space_from_dict`, but a space of cells whose nodes have ops is BadInput."""
+    return _no_nodes(listed_space_from_dict(data))
 
 
 def listed_space_from_dict(data: dict[str, Any]) -> ListedSpace:
@@ -105,20 +116,24 @@ def with_defaults(data: object, path: Path) -> dict[str, Any]:
 
 
 def _blocks_only(space: ListedSpace) -> Space:
+    blocks = _no_edges(_no_nodes(space))
+    assert isinstance(blocks, Space)
+    return blocks
+
+
+def _no_nodes(space: ListedSpace) -> NetworkSpace:
     if isinstance(space, CellSpace):
         raise BadInput(
             f"{space.name} is a space of cells: only supernet-train, rank, space and arch take it"
         )
-    blocks = _no_edges(space)
-    assert isinstance(blocks, Space)
-    return blocks
+    return space
 
 
 def _no_edges(space: ListedSpace) -> AnySpace:
     if isinstance(space, EdgeCellSpace):
         raise BadInput(
-            f"{space.name} is a space of cells whose edges have ops: only search, space and arch "
-            "take it"
+            f"{space.name} is a space of cells whose edges have ops: only search, train, export, "
+            "space and arch take it"
         )
     return space
 

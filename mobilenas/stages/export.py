@@ -25,7 +25,7 @@ from mobilenas.export import (
     load_images,
 )
 from mobilenas.export.write import MIN_IMAGES, check_target
-from mobilenas.nn import Network
+from mobilenas.nn import AnyNetwork
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
@@ -92,7 +92,7 @@ class Source:
     no training images. folder: where its files go by default.
     """
 
-    network: Network
+    network: AnyNetwork
     info: NetworkInfo
     folder: Path
     proof: Some
@@ -192,7 +192,7 @@ def run_export_saved(path: Path, data: str, target: Target, out: Path | None) ->
 
 
 def _of_run(
-    network: Network,
+    network: AnyNetwork,
     info: NetworkInfo,
     folder: Path,
     data: ImageData,

@@ -14,7 +14,7 @@ projections.jsonl, contributions.jsonl, labels.jsonl   the scores that a strateg
                   after each
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os.path import realpath
 from pathlib import Path
@@ -27,11 +27,10 @@ from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record, validated
-from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.counts import supernet_params
-from mobilenas.cost.edge_model import EdgeCellCosts
-from mobilenas.cost.latency import LatencyTable, find_table
+from mobilenas.cost.edge_model import costs_of
+from mobilenas.cost.latency import find_table
 from mobilenas.cost.memory import check_fits
 from mobilenas.cost.titles import format_limits
 from mobilenas.evaluate.nb201 import read_nb201
@@ -41,7 +40,7 @@ from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search import check_feasible
-from mobilenas.space import EdgeCellSpace, ListedSpace, Space, listed_space_from_dict
+from mobilenas.space import NetworkSpace, Space, network_space_from_dict
 from mobilenas.stages.inherited import Inherited, check_parent
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
@@ -105,7 +104,7 @@ class GradientRun:
 def create_search_run(
     path: Path,
     strategy: str,
-    space: ListedSpace,
+    space: NetworkSpace,
     data: str,
     seed: int,
     config: SearchConfig,
@@ -132,14 +131,14 @@ def create_search_run(
     else:
         images = replace(parent.images, config=config, seed=seed)
         inherits = Inherited(strategy=parent.settings.strategy, config=parent.settings.config)
-    own = listed_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
+    own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
     if parent is not None and own.to_dict() != parent.settings.space:
         raise BadInput(
             f"space {space.name} is not that of {parent.folder.path}, "
             f"{parent.searchable.space.name}: it must be left out with --from"
         )
     tables = getattr(searchable.costs, "tables", ())
-    named = Searchable(_costs(own, tables))
+    named = Searchable(costs_of(own, tables))
     method(strategy).strategy.check(named, config)
     settings = GradientSettings(
         strategy=strategy,
@@ -201,7 +200,7 @@ def open_search_run(path: Path, data: str | None = None) -> GradientRun:
     strategy = method(settings.strategy).strategy
     where = f"{path / 'run.json'}: config"
     config = validated(strategy.Config, settings.config, where, "the config")
-    space = listed_space_from_dict(settings.space)
+    space = network_space_from_dict(settings.space)
     roles = [role for role in folder.parents if role.startswith(TABLE)]
     tables = [find_table(folder.parents[role], space) for role in roles]  # type: ignore[arg-type]
     for table in tables:
@@ -210,7 +209,7 @@ def open_search_run(path: Path, data: str | None = None) -> GradientRun:
                 f"latency table {table.name} is not the one that {path} was started with"
             )
     images = stored_images(folder, space.resolution, config, settings.seed)
-    return GradientRun(folder, settings, config, images, Searchable(_costs(space, tables)))
+    return GradientRun(folder, settings, config, images, Searchable(costs_of(space, tables)))
 
 
 def run_search(
@@ -303,7 +302,7 @@ def _stage(
     return task
 
 
-def read_truths(benchmark: str, data_root: Path | None, space: ListedSpace) -> dict[str, Truth]:
+def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> dict[str, Truth]:
     """The published accuracies of a benchmark, by data set. Raises BadInput."""
     if benchmark == "nb201":
         return read_nb201(data_root, space).truths
@@ -325,28 +324,17 @@ def check_limits(searchable: Searchable, limits: Mapping[str, float]) -> None:
         )
 
 
-def _searchable(space: ListedSpace, budget: Budget) -> tuple[Searchable, dict[str, float]]:
+def _searchable(space: NetworkSpace, budget: Budget) -> tuple[Searchable, dict[str, float]]:
     """The space with its costs, and the limits of a budget. Raises BadInput."""
     if isinstance(space, Space):
         cost_model, limits = budget.look_up(space)
         return Searchable(cost_model), limits
-    searchable = Searchable(_costs(space, ()))
+    searchable = Searchable(costs_of(space))
     if budget.latencies:
         raise BadInput(f"space {space.name}: latency tables have blocks, not cells")
     for cost in budget.limits:
         searchable.costs.check(cost)
     return searchable, budget.limits
-
-
-def _costs(space: ListedSpace, tables: Sequence[LatencyTable]) -> CostModel | EdgeCellCosts:
-    if isinstance(space, EdgeCellSpace):
-        return EdgeCellCosts(space)
-    if not isinstance(space, Space):
-        raise BadInput(
-            f"{space.name} is a space of cells whose nodes have ops; search takes blocks, and "
-            "cells whose edges have them"
-        )
-    return CostModel(space, tables)
 
 
 def _supernet(

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cost import CostModel
 from mobilenas.cost.budget import known_tables
+from mobilenas.cost.edge_model import costs_of
 from mobilenas.cost.titles import latency_cost
 from mobilenas.data import Part
 from mobilenas.nn.saved import load_network
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search.front import read_search
-from mobilenas.space import load_space, space_from_dict
+from mobilenas.space import Space, load_network_space, network_space_from_dict
 from mobilenas.stages.searched import find_supernet, is_by_gradient
 from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import fingerprint
@@ -107,13 +107,13 @@ def training_settings(asked: Asked) -> NetworkSettings:
     if arch is None:
         raise BadInput("which network? give --arch (of --space), --search or --weights")
     if space is not None:
-        known = load_space(space).to_dict()
+        known = load_network_space(space).to_dict()
     elif known is None:
         raise BadInput(f"arch {arch}: give its --space")
     if asked.resolution is not None:
         known = known | {"resolution": asked.resolution}
     return NetworkSettings(
-        space=space_from_dict(known).to_dict(),
+        space=network_space_from_dict(known).to_dict(),
         arch=arch,
         data=data or "digits",
         seed=asked.seed or 0,
@@ -135,7 +135,7 @@ def create_network_run(
     """
     check_free(path)
     config, seed = settings.config, settings.seed
-    resolution = space_from_dict(settings.space).resolution
+    resolution = network_space_from_dict(settings.space).resolution
     if images is None:
         images = choose_images(settings.data, resolution, config, seed, calibrate=0)
     if settings.weights is not None:  # which were trained with a mean and std of their own
@@ -146,7 +146,7 @@ def create_network_run(
     data = images.data
     named = settings.space | {"num_classes": len(data.classes)}
     settings = settings.model_copy(update={"space": named})
-    space = space_from_dict(named)
+    space = network_space_from_dict(named)
     arch = space.parse(settings.arch)
     places = {"supernet": settings.inherit, "network": settings.weights}
     parents = {role: place for role, place in places.items() if place}
@@ -196,7 +196,7 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
         given = {"num_classes": run.space.num_classes}
         if asked.resolution is not None:
             given["resolution"] = asked.resolution
-        space = load_space(asked.space).to_dict() | given
+        space = load_network_space(asked.space).to_dict() | given
     run.folder.check_unchanged(
         {
             "arch": _arch(asked),
@@ -249,8 +249,8 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
 
 def finish_train(run: NetworkRun) -> dict[str, Any]:
     """Measure the best network of a finished training on the test images; stores the result."""
-    tables = known_tables(run.space)
-    costs = CostModel(run.space, tables).of(run.arch)
+    tables = known_tables(run.space) if isinstance(run.space, Space) else []
+    costs = costs_of(run.space, tables).of(run.arch)  # type: ignore[arg-type]
     latency = {table.name: costs.pop(latency_cost(table.name)) for table in tables}
     test = run.images.data.test
     result = {

@@ -7,8 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mobilenas.cost import CostModel
-from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.edge_model import Costs
 
 
 class ExpectedCost:
@@ -29,7 +28,7 @@ class ExpectedCost:
 
     def __init__(
         self,
-        costs: CostModel | EdgeCellCosts,
+        costs: Costs,
         limits: Mapping[str, float],
         form: str = "add",
         weight: float = 0.1,

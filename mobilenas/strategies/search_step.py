@@ -24,7 +24,8 @@ class SearchStep:
     """Batches, losses and gradients of step n.
 
     Losses take a part: `train`, whose images the weights are learnt from, or `held`, the other
-    images, for the architecture. With several processes gradients are those of the joint batch.
+    images, for the architecture. With several processes each has its rows of a batch, draws are the
+    same in all, and gradients, scores and what was spent are those of the joint batch.
     searchable: what views choose from. learnt: steps that learnt the architecture before this one;
     below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. steps: of
     the whole search; learning_steps: those that learn the architecture. spent: images that ran
@@ -194,7 +195,8 @@ class SearchStep:
 
     def _spend(self, views: Views, images: Tensor) -> None:
         share = 1.0 if torch.is_grad_enabled() else 1 / 3
-        self.spent += share * len(images) * self.searchable.executed(views)
+        joint = len(images) * self.trainer.processes.world
+        self.spent += share * joint * self.searchable.executed(views)
 
     def _name(self, views: Views) -> str:
         views = views[: len(self.searchable.choices.ops)]

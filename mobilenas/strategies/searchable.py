@@ -8,16 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cost import CostModel
-from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.edge_model import Costs
 from mobilenas.nn import EdgeCellSupernet, Supernet
 from mobilenas.nn.edge_cells import place_views
 from mobilenas.nn.views import Views
-from mobilenas.space import Arch, Block, Choice, EdgeCellSpace, Genotype, Space
+from mobilenas.space import Arch, Block, Choice, EdgeCellSpace, Genotype, NetworkSpace, Space
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.derive import most_probable
-
-Costs = CostModel | EdgeCellCosts
 
 
 class Searchable:
@@ -31,7 +28,7 @@ class Searchable:
 
     def __init__(self, costs: Costs) -> None:
         self.costs = costs
-        self.space: Space | EdgeCellSpace = costs.space
+        self.space: NetworkSpace = costs.space
         if isinstance(self.space, Space):
             blocks = enumerate(self.space.blocks, 1)
             named = (Choice(f"block {n}", tuple(map(str, b.candidates))) for n, b in blocks)

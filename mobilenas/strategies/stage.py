@@ -13,9 +13,8 @@ from mobilenas.space import (
     Choice,
     EdgeCellSpace,
     Genotype,
-    ListedSpace,
-    Space,
-    listed_space_from_dict,
+    NetworkSpace,
+    network_space_from_dict,
 )
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.searchable import Searchable
@@ -82,11 +81,11 @@ class Stage(Searchable):
         return super().name([kept[gene] for kept, gene in zip(self._kept, genes, strict=True)])
 
 
-def _shallower(space: Space | EdgeCellSpace, depth: int) -> tuple[Space | EdgeCellSpace, list[int]]:
+def _shallower(space: NetworkSpace, depth: int) -> tuple[NetworkSpace, list[int]]:
     """The space with less depth; of each choice of the given one its place among those of it."""
     data = space.to_dict()
     if isinstance(space, EdgeCellSpace):
-        return _searched(data | {"cells": depth}), [*range(len(space.choices))]
+        return network_space_from_dict(data | {"cells": depth}), [*range(len(space.choices))]
     place, start = [], 0
     for stage in data["stages"]:
         blocks = stage["blocks"]
@@ -94,10 +93,4 @@ def _shallower(space: Space | EdgeCellSpace, depth: int) -> tuple[Space | EdgeCe
             stage["blocks"] = min(blocks, depth)
             place += [start + min(block, stage["blocks"] - 1) for block in range(blocks)]
             start += stage["blocks"]
-    return _searched(data), place
-
-
-def _searched(data: dict[str, object]) -> Space | EdgeCellSpace:
-    space: ListedSpace = listed_space_from_dict(data)
-    assert isinstance(space, Space | EdgeCellSpace)
-    return space
+    return network_space_from_dict(data), place

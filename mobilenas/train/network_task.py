@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mobilenas.nn import Network
+from mobilenas.nn import AnyNetwork
 from mobilenas.nn.saved import save_network
 from mobilenas.train.calibrate import count_right
 from mobilenas.train.networks import NetworkRun
@@ -81,6 +81,6 @@ class NetworkTask:
         self.last_accuracy = state["last_accuracy"]
 
 
-def _network(trainer: Trainer) -> Network:
-    assert isinstance(trainer.kept, Network)
+def _network(trainer: Trainer) -> AnyNetwork:
+    assert isinstance(trainer.kept, AnyNetwork)
     return trainer.kept

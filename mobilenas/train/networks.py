@@ -22,10 +22,10 @@ from mobilenas.base.settings import Count, Record, Seed, Share
 from mobilenas.cost.memory import check_fits
 from mobilenas.cost.model import flops_and_params
 from mobilenas.data.images import Channels
-from mobilenas.nn import Network, Supernet
+from mobilenas.nn import AnyNetwork, Network, Supernet, plain_network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runs import RunFolder
-from mobilenas.space import Arch, Space, space_from_dict
+from mobilenas.space import Arch, Genotype, NetworkSpace, network_space_from_dict
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig
 from mobilenas.train.distill import Teacher, load_teacher, teacher_name
@@ -70,8 +70,8 @@ class NetworkRun:
 
     folder: RunFolder
     settings: NetworkSettings
-    space: Space
-    arch: Arch
+    space: NetworkSpace
+    arch: Arch | Genotype
     images: TrainingImages
 
     @property
@@ -125,19 +125,19 @@ def open_network_run(path: Path, **moved: Path | str | None) -> NetworkRun:
     """
     run = RunFolder.open(path, "train").at(**moved)
     settings = run.read(NetworkSettings)
-    space = space_from_dict(settings.space)
+    space = network_space_from_dict(settings.space)
     config, seed = settings.config, settings.seed
     images = stored_images(run, space.resolution, config, seed)
     images = images.normalised_by(run.fact("mean", Channels), run.fact("std", Channels))
     return NetworkRun(run.as_read(settings), settings, space, space.parse(settings.arch), images)
 
 
-def fresh_network(run: NetworkRun) -> Network:
+def fresh_network(run: NetworkRun) -> AnyNetwork:
     """The network of a run, initialised from the seed."""
     config = run.settings.config
     params = int(flops_and_params(run.space, [run.arch])["params"][0])
     check_fits(f"the training of {run.arch}", 3 * 4 * params)
-    return Network(
+    return plain_network(
         run.space,
         run.arch,
         drop_rate=config.drop_rate,
@@ -146,7 +146,7 @@ def fresh_network(run: NetworkRun) -> Network:
     )
 
 
-def new_network(run: NetworkRun) -> Network:
+def new_network(run: NetworkRun) -> AnyNetwork:
     """The network as training starts, with the weights that the settings name.
 
     Raises BadInput for weights that do not fit, or are others than the run was started with.
@@ -154,6 +154,7 @@ def new_network(run: NetworkRun) -> Network:
     network = fresh_network(run)
     supernet = run.supernet()
     if supernet is not None:
+        assert isinstance(network, Network), "it is of the supernet's space"
         network.load_from(supernet)
     if run.settings.weights is not None:
         _start_from(network, run.folder.parent("network", "--weights"), run.images.data.classes)
@@ -174,7 +175,7 @@ def make_teacher(run: NetworkRun) -> Teacher | None:
     return load_teacher(name, data.classes, (data.mean, data.std), supernet)
 
 
-def _start_from(network: Network, path: Path, classes: tuple[str, ...]) -> None:
+def _start_from(network: AnyNetwork, path: Path, classes: tuple[str, ...]) -> None:
     saved, info = load_network(path)
     if saved.arch != network.arch:
         raise BadInput(f"{path} holds {saved.arch}, another arch than {network.arch}")

@@ -51,7 +51,7 @@ def test_arch_sample_and_cost(call: Call) -> None:
     [
         "supernet-train",
         "supernet-train --strategy fair",
-        "train --arch x",
+        "truth -n 2",
         "latency build --device here",
     ],
 )

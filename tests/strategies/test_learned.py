@@ -1,5 +1,6 @@
 """What holds for every strategy that learns an architecture."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -11,6 +12,7 @@ from toys import (
     PLANTED,
     SPACE,
     STEPS,
+    Batches,
     ImageBatches,
     Steps,
     Toy,
@@ -34,6 +36,7 @@ from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
+from mobilenas.train.distributed import SINGLE, Processes
 
 # DropNAS's decay moves the architecture in any step.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -66,14 +69,19 @@ def made(name: str, of: Choices, settings: dict[str, Any]) -> LearnedStrategy:
 
 
 def in_space(
-    name: str, settings: dict[str, Any], space: Space | EdgeCellSpace | None = None
+    name: str,
+    settings: dict[str, Any],
+    space: Space | EdgeCellSpace | None = None,
+    batches: Callable[[int], Batches] = ImageBatches,
+    processes: Processes = SINGLE,
 ) -> tuple[LearnedStrategy, Steps]:
     space = space or space_for(name)
     searchable = Searchable(costs_of(space))
     strategy = made(name, searchable.choices, settings)
     generator = torch.Generator().manual_seed(0)
     supernet = strategy.supernet(searchable, strategy.config, generator)
-    return strategy, Steps(supernet, strategy.config, ImageBatches, space=space)
+    steps = Steps(supernet, strategy.config, batches, space=space, processes=processes)
+    return strategy, steps
 
 
 @pytest.mark.parametrize("name, settings", ALL)

@@ -1,6 +1,6 @@
 """A supernet of which the right arch is known, and steps of a search through it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -22,6 +22,7 @@ from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
+from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Trainer
 
@@ -115,12 +116,13 @@ class Steps:
         self,
         module: nn.Module,
         config: SearchConfig,
-        batches: type[Batches] = Batches,
+        batches: Callable[[int], Batches] = Batches,
         limits: dict[str, float] | None = None,
         space: Space | EdgeCellSpace | None = None,
+        processes: Processes = SINGLE,
     ) -> None:
         self.config = config
-        self.trainer = Trainer(module, config, cast(Any, batches(1)))
+        self.trainer = Trainer(module, config, cast(Any, batches(1)), processes=processes)
         self.held = cast(Any, batches(2))
         self.searchable = searched(space or two_blocks())
         self.cost = ExpectedCost(

@@ -6,10 +6,7 @@ in this process with SINGLE, the same functions give what has to come out.
 
 import copy
 import math
-import os
-import socket
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +17,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from two_processes import in_two_processes
 
 from mobilenas.base.errors import BadInput, Diverged, ProcessesDiffer
 from mobilenas.nn import Network, Supernet
@@ -221,11 +219,7 @@ JOINT = [
 ]
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}
-    os.environ |= {name: str(value) for name, value in names.items()}
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    torch.set_num_threads(1)
+def work() -> Results:
     distributed._GRACE_SECONDS = 0
     results: Results = {}
     try:
@@ -237,18 +231,13 @@ def work(rank: int, port: int, folder: Path) -> None:
                     raise BadInput("only here")
     except (BadInput, SystemExit) as error:
         results["end"] = {"read": read, "error": repr(error)}
-    torch.save(results, folder / f"{rank}.pt")
+    return results
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
     """What each of the two workers found."""
-    folder = tmp_path_factory.mktemp("workers")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, folder), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return in_two_processes(work, tmp_path_factory.mktemp("workers"))
 
 
 def check_close(found: Any, expected: Any, tolerance: float, name: str = "") -> None:
