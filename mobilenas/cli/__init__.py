@@ -11,6 +11,7 @@ import typer
 from mobilenas import __version__
 from mobilenas.base.errors import (
     BadInput,
+    DevicesFailed,
     Diverged,
     InfeasibleBudget,
     ProcessesDiffer,
@@ -95,7 +96,7 @@ def _run() -> None:
         _fail(error, 2)
     except OSError as error:
         _fail(error, 2 if error.errno in _NO_PATH else 1)
-    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
+    except (DevicesFailed, Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:
