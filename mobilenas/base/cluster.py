@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.process import closed_when_told_to_end
 
 _SECONDS = 5.0  # to find out whether anything listens at an address
 _STORE_BYTES = 100 << 20  # of Ray's object store, of which little is used here
@@ -48,7 +49,8 @@ def connected(address: str | None) -> Iterator[Any]:
         except (RuntimeError, ConnectionError, ValueError, ImportError) as error:
             raise BadInput(f"no connection to Ray at {address}: {one_line(error)}") from None
         try:
-            yield ray
+            with closed_when_told_to_end():  # Ray has put a handler of its own
+                yield ray
         finally:
             ray.shutdown()
 

@@ -89,11 +89,11 @@ def check_on_devices(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Check the table of each device of a file on networks of the space that it is of.
+    """Check the table that each device of a file has of a space.
 
     Raises BadInput, and DevicesFailed when the others are done.
     """
-    from mobilenas.cost.latency import FOLDER, find_table, write_table
+    from mobilenas.cost.latency import FOLDER, LatencyTable, find_table, write_table
     from mobilenas.latency.build import table_name
     from mobilenas.latency.check import check_table, is_same_device
     from mobilenas.latency.devices import read_devices
@@ -102,10 +102,19 @@ def check_on_devices(
     from mobilenas.runs.lock import held
 
     address, devices = read_devices(file)
-    settings = [device.of(space, seed) for device in devices]
-    tables = {its.device: find_table(table_name(its), space) for its in settings}
-    for table in tables.values():
-        table.column(space)  # or it is refused before anything is timed
+    tables: dict[str, LatencyTable] = {}
+    without: dict[str, str] = {}
+    for device in devices:
+        try:
+            table = find_table(table_name(device.of(space, seed)), None)
+            table.column(space)
+            tables[device.name] = table
+        except BadInput as error:
+            without[device.name] = str(error)
+    if not tables:
+        raise BadInput(next(iter(without.values())))
+    there = [device for device in devices if device.name in tables]
+    settings = [device.of(space, seed) for device in there]
     runs = {name: (out or RUNS) / f"{table.name}-check" for name, table in tables.items()}
 
     def check(its: "BuildSettings", device: "FarDevice") -> tuple[Any, ...]:
@@ -129,7 +138,8 @@ def check_on_devices(
             file_of = Path(FOLDER) / f"{table.name}.json"
             locks.enter_context(held(file_of, "latency check", is_file=True))
             locks.enter_context(held(runs[name], "latency check"))
-        checked, failed = on_devices(address, devices, settings, check)
+        checked, failed = on_devices(address, there, settings, check)
+        failed = without | failed
         for name, (_, predicted, measured, _) in checked.items():
             plot_check(runs[name] / "check.png", tables[name].name, predicted, measured)
     if as_json:
@@ -142,7 +152,7 @@ def check_on_devices(
         for name, (found, _, _, path) in checked.items():
             print(check_lines(tables[name].name, found, tables[name].control_ms if path else None))
             print(f"stored in {path}" if path else "not stored: another device than the table's")
-    _raise_failed(failed, len(tables))
+    _raise_failed(failed, len(devices))
 
 
 def _raise_failed(failed: dict[str, str], number: int) -> None:

@@ -213,4 +213,5 @@ def _reason(error: Exception) -> str:
         return one_line(cause)
     if type(error).__name__ == "GetTimeoutError":
         return "it does not answer"
-    return shortened(f"its process or host is gone: {one_line(error)}")
+    last = str(error).strip().splitlines()[-1]  # above it is the traceback
+    return shortened(f"its process or host is gone: {last}")
