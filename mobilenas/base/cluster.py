@@ -3,9 +3,10 @@
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from typing import Any
 
 from mobilenas.base.errors import BadInput, one_line
@@ -49,7 +50,8 @@ def connected(address: str | None) -> Iterator[Any]:
         except (RuntimeError, ConnectionError, ValueError, ImportError) as error:
             raise BadInput(f"no connection to Ray at {address}: {one_line(error)}") from None
         try:
-            with closed_when_told_to_end():  # Ray has put a handler of its own
+            # Ray has put a handler of its own, and prints that a worker has died.
+            with closed_when_told_to_end(), redirect_stdout(sys.stderr):
                 yield ray
         finally:
             ray.shutdown()

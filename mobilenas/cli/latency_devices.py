@@ -39,10 +39,9 @@ def build_on_devices(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """A table for each device of a file, in `tables`; its run folder is in `out`. space_name: as the
-    user has named the space.
+    """A table for each device of a file, in `tables`; its run folder is in `out`.
 
-    Raises BadInput, and DevicesFailed when the others are done.
+    space_name: as the user has named the space. Raises BadInput, and DevicesFailed when the others are done.
     """
     from mobilenas.cost.latency import write_table
     from mobilenas.latency.build import build_table, table_name

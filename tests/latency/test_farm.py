@@ -72,7 +72,9 @@ def build(its: BuildSettings, far: FarDevice | None, folder: str) -> LatencyTabl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its actor in /proc")
-def test_devices_of_many_faults_have_the_tables_that_each_has_alone() -> None:
+def test_devices_of_many_faults_have_the_tables_that_each_has_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     devices = [
         device("quick", 1),
         device("slow", 7),
@@ -84,20 +86,21 @@ def test_devices_of_many_faults_have_the_tables_that_each_has_alone() -> None:
     space = space_from_dict(SPACE)
     settings = [each.of(space, seed=0) for each in devices]
     built, failed = on_devices(None, devices, settings, lambda its, far: build(its, far, "farm"))
+    assert capfd.readouterr().out == ""
     assert set(built) == {"quick", "slow", "loose", "lost"}
     assert failed["dead"].endswith("no such device") and "longer than 1 s" in failed["stuck"]
     kept = {name: visits(name) for name in ("dead", "stuck")}
     assert len(kept["dead"]) == 5
 
     Path("mended").touch()
-    devices, settings = devices[-2:], settings[-2:]
-    again, failed = on_devices(None, devices, settings, lambda its, far: build(its, far, "farm"))
+    again, failed = on_devices(
+        None, devices[-2:], settings[-2:], lambda its, far: build(its, far, "farm")
+    )
     assert failed == {} and set(again) == {"dead", "stuck"}
     for name, lines in kept.items():
         assert visits(name)[: len(lines)] == lines
-    for name, table in (built | again).items():
-        each = device(name, float(table.control_ms or 0) / float(built["quick"].control_ms or 1))
-        assert table == build(each.of(space, seed=0), None, "alone")
+    for its in settings:
+        assert (built | again)[its.device] == build(its, None, "alone"), its.device
 
 
 def visits(name: str) -> list[str]:
