@@ -41,7 +41,8 @@ def build_on_devices(
 ) -> None:
     """A table for each device of a file, in `tables`; its run folder is in `out`.
 
-    space_name: as the user has named the space. Raises BadInput, and DevicesFailed when the others are done.
+    space_name: as the user has named the space. Raises BadInput, and DevicesFailed when the others
+    are done.
     """
     from mobilenas.cost.latency import write_table
     from mobilenas.latency.build import build_table, table_name

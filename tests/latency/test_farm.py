@@ -71,6 +71,7 @@ def build(its: BuildSettings, far: FarDevice | None, folder: str) -> LatencyTabl
     return build_table(its, run, budget=600, resume=True, device=far)
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(sys.platform != "linux", reason="finds its actor in /proc")
 def test_devices_of_many_faults_have_the_tables_that_each_has_alone(
     capfd: pytest.CaptureFixture[str],

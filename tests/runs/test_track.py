@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "evolve"
-    settings = {"seed": 3, "space": {"name": "s1", "kernels": [3, 5]}, "long": "x" * 1000}
+    settings = {"seed": 3, "recipe": {"name": "s1", "kernels": [3, 5]}, "long": "x" * 1000}
     run = RunFolder.create(path, "evolve", settings, parents={"supernet": "/runs/supernet"})
     run.store_timing(12.5, {"machine": "x86_64"})
     front = [{"arch": "a", "accuracy": 0.5, "feasible": True}, {"arch": "b", "accuracy": 0.75}]
@@ -41,7 +41,7 @@ def test_settings_figures_curves_and_files_are_there(folder: Path, tmp_path: Pat
     client = MlflowClient(uri)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED" and run.info.run_name == "evolve evolve"
-    assert run.data.params == {"seed": "3", "space.name": "s1", "space.kernels": "[3, 5]"}
+    assert run.data.params == {"seed": "3", "recipe.name": "s1", "recipe.kernels": "[3, 5]"}
     tags = run.data.tags
     assert tags["kind"] == "evolve" and tags["folder"] == str(folder)
     assert tags["parent.supernet"] == "/runs/supernet" and tags["timing.machine"] == "x86_64"
