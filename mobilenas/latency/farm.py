@@ -8,7 +8,7 @@ them; of a job it gets the key. A device that fails is tried again, then put asi
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cached_property
 from pathlib import Path
 from threading import Event
@@ -84,7 +84,7 @@ class DeviceActor:
 class FarDevice:
     """A `Device` behind its actor, which is started anew when it or its host is gone.
 
-    stopping: set when nothing is to be tried again. Raises DeviceLost, here and where it times.
+    stopping: set when nothing is to be asked any more. Raises DeviceLost wherever it is asked.
     """
 
     def __init__(
@@ -95,10 +95,15 @@ class FarDevice:
         self._settings = settings
         self._stopping = stopping
         self.runtime: str = device.runtime
+        self.version = self.processor = ""
+        self._actor: Any = None
+
+    def open(self) -> None:
+        """Wait until its host has the cores that it asks for, and learn what is there."""
         self._actor = self._start()
         try:
-            about = ray.get(self._actor.about.remote())  # waits for the cores that it asks for
-        except ray.exceptions.RayError as error:
+            about = self._ray.get(self._actor.about.remote())
+        except self._ray.exceptions.RayError as error:
             raise DeviceLost(_reason(error)) from None
         if about["mobilenas"] != __version__:
             raise DeviceLost(f"its host has mobilenas {about['mobilenas']}, here is {__version__}")
@@ -119,24 +124,29 @@ class FarDevice:
 
     def close(self) -> None:
         """End the actor, whatever it does; what is asked of it now raises DeviceLost."""
-        self._ray.kill(self._actor)
+        if self._actor is not None:
+            self._ray.kill(self._actor)
+            self._actor = None
 
     def _call(self, method: str, *arguments: object) -> Any:
         errors, limit = self._ray.exceptions, self._device.time_limit + _SLACK
-        for pause in (*PAUSES, None):
+        reason = ""
+        for pause in (0.0, *PAUSES):
+            if reason:
+                name = self._device.name
+                log.warning("%s: %s; it is tried again in %g s", name, reason, pause)
+            if self._stopping.wait(pause):
+                break
             try:
-                return self._ray.get(getattr(self._actor, method).remote(*arguments), timeout=limit)
+                self._actor = self._actor or self._start()
+                asked = getattr(self._actor, method).remote(*arguments)
+                return self._ray.get(asked, timeout=limit)
+            except DeviceLost as error:
+                reason = str(error)
             except errors.RayError as error:
                 reason = _reason(error)
-                gone = not isinstance(error, errors.RayTaskError)
-            if pause is None or self._stopping.is_set():
-                break
-            name = self._device.name
-            log.warning("%s: %s; it is tried again in %g s", name, reason, pause)
-            self._stopping.wait(pause)
-            if gone:
-                self.close()
-                self._actor = self._start()
+                if not isinstance(error, errors.RayTaskError):  # its actor failed, not the device
+                    self.close()
         raise DeviceLost(reason)
 
     def _start(self) -> Any:
@@ -173,22 +183,22 @@ def on_devices(
     stopping = Event()
 
     def one(ray: Any, device: DeviceSettings, its: BuildSettings) -> None:
+        far = FarDevice(ray, device, its, stopping)
+        started.append(far)
         try:
-            far = FarDevice(ray, device, its, stopping)
-            started.append(far)
-            try:
-                results[device.name] = work(its, far)
-            finally:
-                far.close()
+            far.open()
+            results[device.name] = work(its, far)
         except (BadInput, DeviceLost) as error:
             if not stopping.is_set():
                 failed[device.name] = str(error)
                 log.warning("%s is put aside: %s", device.name, error)
+        finally:
+            far.close()
 
     with connected(address) as ray, ThreadPoolExecutor(len(devices)) as pool:
         futures = [pool.submit(one, ray, *both) for both in zip(devices, settings, strict=True)]
         try:
-            for future in futures:
+            for future in as_completed(futures):
                 future.result()
         except BaseException:
             stopping.set()
