@@ -71,7 +71,7 @@ def time_networks(
     """
     timed = TimingLog(run / TIMINGS)
     jobs = [network_job(space, arch, batch) for arch in archs]
-    with ProgressBar("networks", steps(jobs, timed, CHECK_ROUNDS)) as bar:
+    with ProgressBar(f"{run.name}: networks", steps(jobs, timed, CHECK_ROUNDS)) as bar:
         for first in range(0, len(jobs), CHUNK):
             chunk = jobs[first : first + CHUNK]
             measure(

@@ -205,7 +205,8 @@ def on_devices(
             for far in started:
                 far.close()
             raise
-    return results, failed
+    in_order = {x.name: results[x.name] for x in devices if x.name in results}
+    return in_order, failed
 
 
 def _has(node: dict[str, Any], device: DeviceSettings) -> bool:
