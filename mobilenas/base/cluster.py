@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from mobilenas.base.errors import BadInput, one_line
@@ -20,9 +21,8 @@ _STORE_BYTES = 100 << 20  # of Ray's object store, of which little is used here
 def connected(address: str | None) -> Iterator[Any]:
     """The module `ray`, connected for the length of the block.
 
-    address: `HOST:PORT` of a cluster that this host is part of, or `ray://HOST:PORT` of any; None
-    starts one of this host alone, on loopback and without a dashboard. Raises BadInput where there
-    is no Ray: not installed, or not at the address.
+    address: `ray://HOST:PORT` of a cluster; None starts one of this host alone, on loopback and
+    without a dashboard. Raises BadInput where Ray is not installed, or not at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send figures of its use
     if address is None:
@@ -34,7 +34,9 @@ def connected(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError:
         raise BadInput("ray is not installed: pip install 'mobilenas[dist]'") from None
-    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+    # Names of its sockets may have 107 characters; to its last processes the folder is still there.
+    short = "/tmp" if Path("/tmp").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="ray", dir=short, ignore_cleanup_errors=True) as folder:
         own = {
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES,
@@ -47,8 +49,12 @@ def connected(address: str | None) -> Iterator[Any]:
                 logging_level=logging.ERROR,
                 **(own if address is None else {}),
             )
-        except (RuntimeError, ConnectionError, ValueError, ImportError) as error:
-            raise BadInput(f"no connection to Ray at {address}: {one_line(error)}") from None
+        except Exception as error:  # of many kinds, of Ray and of gRPC
+            where = address or "on this host"
+            raise BadInput(
+                f"no connection to Ray, {where}: {one_line(error)} (where a cluster asks for a "
+                "token, RAY_AUTH_MODE=token shows yours)"
+            ) from None
         try:
             # Ray has put a handler of its own, and prints that a worker has died.
             with closed_when_told_to_end(), redirect_stdout(sys.stderr):
@@ -61,12 +67,12 @@ def _check_listens(address: str) -> None:
     """Raise BadInput unless something listens there: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        if not host:
+        if not host or not address.startswith("ray://"):
             raise ValueError
         with closing(socket.create_connection((host, int(port)), _SECONDS)):
             return
     except (ValueError, OverflowError):
-        why = "must be HOST:PORT or ray://HOST:PORT"
+        why = "must be ray://HOST:PORT"
     except OSError as error:
         why = f"no Ray is there ({error.strerror or error})"
     raise BadInput(f"address {address}: {why}")

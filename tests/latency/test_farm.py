@@ -189,7 +189,13 @@ def test_bad_files_are_refused(content: dict[str, Any], message: str) -> None:
         read_devices(Path("farm.yaml"))
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere", "a:b", "h:1e9"])
+@pytest.mark.parametrize("address", ["ray://127.0.0.1:9", "127.0.0.1:9", "ray://x", "ray://a:1e9"])
 def test_an_address_without_ray_is_one_line(address: str) -> None:
     with pytest.raises(BadInput, match=f"address {address}: "), connected(address):
+        pass
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BadInput, match=r"pip install 'mobilenas\[dist\]'"), connected(None):
         pass
