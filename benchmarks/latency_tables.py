@@ -34,7 +34,7 @@ from mobilenas.cost.titles import latency_cost
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.latency import build, check
 from mobilenas.latency.measure import TimingLog
-from mobilenas.latency.timer import make_timer
+from mobilenas.latency.timer import Host, make_timer
 from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
 from mobilenas.search import Evaluation, Measured, NSGA2Search, Problem
 from mobilenas.space import Arch, load_space
@@ -149,7 +149,8 @@ def search(
     found["latency"] = front(latency, limit, "latency")
     archs: list[Arch] = list(dict.fromkeys(x.arch for front in found.values() for x in front))
     timer = make_timer(made.runtime, dtype=made.dtype, threads=1, command=None)
-    times, _ = check.time_networks(whole, archs, timer, out / "timings", batch=1)
+    host = Host(timer, out / "timings/graphs")
+    times, _ = check.time_networks(whole, archs, host, out / "timings", batch=1)
     measured = dict(zip(archs, times.tolist(), strict=True))
     rows = [
         {

@@ -28,8 +28,8 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.rows import rows_of
 from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import Job, network_job, row_jobs
-from mobilenas.latency.measure import TimingLog, discard, measure, steps
-from mobilenas.latency.timer import make_timer
+from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.timer import Host, make_timer
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 
 VARIANTS = ("each", "after_sum")
@@ -107,10 +107,10 @@ def time_all(name: str, jobs: list[Job], control: Job, rounds: int, out: Path) -
     """Milliseconds by key."""
     kind, dtype = name.split("-")
     timer = make_timer(kind, dtype=dtype, threads=1, command=None)
-    log, graphs = TimingLog(out / f"{name}.jsonl"), out / "graphs"
+    log, host = TimingLog(out / f"{name}.jsonl"), Host(timer, out / "graphs")
     with ProgressBar(name, steps(jobs, log, rounds)) as bar:
-        measure(jobs, timer, log, control=control, rounds=rounds, graphs=graphs, bar=bar)
-    discard([*jobs, control], timer, graphs)
+        measure(jobs, host, log, control=control, rounds=rounds, bar=bar)
+    host.discard([*jobs, control])
     return {key: timing.median_ms for key, timing in log.timings().items()}
 
 

@@ -31,6 +31,14 @@ class TrainingsFailed(RuntimeError):
     """Some of several trainings came to no result, the others did; the message names them."""
 
 
+class DevicesFailed(RuntimeError):
+    """Some of several devices came to no result, the others did; the message names them."""
+
+
+class NotTracked(RuntimeError):
+    """A run is done, and could not be written to mlflow; the message is one line."""
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error of another library, on one line."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -25,7 +26,8 @@ class ProgressBar:
         self._deadline = deadline
         self._start = self._last_line = time.monotonic()
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        # Work in other threads goes side by side, and live bars would overwrite each other.
+        if sys.stderr.isatty() and threading.current_thread() is threading.main_thread():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

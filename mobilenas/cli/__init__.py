@@ -11,8 +11,10 @@ import typer
 from mobilenas import __version__
 from mobilenas.base.errors import (
     BadInput,
+    DevicesFailed,
     Diverged,
     InfeasibleBudget,
+    NotTracked,
     ProcessesDiffer,
     ProcessLost,
     TrainingsFailed,
@@ -32,6 +34,7 @@ from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
 from mobilenas.cli.search import search
 from mobilenas.cli.supernet_train import supernet_train
+from mobilenas.cli.track import tracked
 from mobilenas.cli.train import train
 from mobilenas.cli.truth import truth
 
@@ -48,13 +51,13 @@ app.add_typer(spaces.space_app, name="space")
 app.add_typer(spaces.arch_app, name="arch")
 app.add_typer(latency.latency_app, name="latency")
 app.add_typer(detect.detect_app, name="detect")
-app.command("supernet-train")(supernet_train)
+app.command("supernet-train")(tracked(supernet_train))
 app.command()(quickstart)
-app.command()(truth)
-app.command()(rank)
-app.command()(evolve)
-app.command()(search)
-app.command()(train)
+app.command()(tracked(truth))
+app.command()(tracked(rank))
+app.command()(tracked(evolve))
+app.command()(tracked(search))
+app.command()(tracked(train))
 app.command()(export)
 app.command("eval")(networks.evaluate)
 app.command()(networks.convert)
@@ -95,7 +98,9 @@ def _run() -> None:
         _fail(error, 2)
     except OSError as error:
         _fail(error, 2 if error.errno in _NO_PATH else 1)
-    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
+    except (DevicesFailed, Diverged, NotTracked, ProcessesDiffer) as error:
+        _fail(error, 1)
+    except (ProcessLost, TrainingsFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:

@@ -8,6 +8,7 @@ import typer
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import Json, is_given, print_json
+from mobilenas.cli.track import tracked
 
 detect_app = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +22,7 @@ _LARGEST_SEED = 2**31 - 1  # numpy takes 32 bits, and mmengine counts on from it
 
 
 @detect_app.command("train")
+@tracked
 def detect_train(
     context: typer.Context,
     config: Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from mobilenas.base.errors import BadInput
+from mobilenas.cli.latency_devices import RUNS, build_on_devices, check_alone, check_on_devices
 from mobilenas.cli.latency_import import latency_import, latency_transfer
 from mobilenas.cli.options import Json, Seed, print_json
 
@@ -22,10 +23,15 @@ Command = Annotated[
         "(ExecuTorch) and prints milliseconds."
     ),
 ]
+Devices = Annotated[
+    Path | None,
+    typer.Option(help="YAML file of many devices, timed all at once (docs/latency_farm.md)."),
+]
 
 
 @latency_app.command("build")
 def latency_build(
+    context: typer.Context,
     space: Annotated[
         str | None, typer.Option(help="Shipped space or YAML file, with overrides.")
     ] = None,
@@ -43,10 +49,15 @@ def latency_build(
         typer.Option(min=1, max=1 << 13, help="Side of the images in pixels, else the space's."),
     ] = None,
     command: Command = None,
+    devices: Devices = None,
     budget: Annotated[str, typer.Option(help="Time to measure for: 90s, 10m, 2h.")] = "15m",
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder; runs/latency/<name of the table> by default.")
+        Path | None,
+        typer.Option(
+            help="Run folder; runs/latency/<name of the table> by default. With --devices the "
+            "folder of the run folders."
+        ),
     ] = None,
     tables: Annotated[Path, typer.Option(help="Folder that the table is written to.")] = Path(
         "latency_tables"
@@ -62,6 +73,8 @@ def latency_build(
     the rows to them so that their sums predict networks.
 
     Example: mobilenas latency build --space s2 --device laptop --budget 5m
+
+    Example: mobilenas latency build --space s2 --devices farm.yaml --budget 2h
     """
     from mobilenas.base.units import parse_seconds
     from mobilenas.cost.latency import FOLDER, write_table
@@ -69,12 +82,27 @@ def latency_build(
     from mobilenas.runs.lock import held
     from mobilenas.space import load_space
 
-    if space is None or device is None:
+    if space is None or (device is None and devices is None):
         raise BadInput("--space and --device say what to measure and what to call it")
     loaded = load_space(space)
     if resolution is not None and resolution != loaded.resolution:
         joint = "," if ":" in space else ":"
         loaded = load_space(f"{space}{joint}resolution={resolution}")
+    if devices is not None:
+        check_alone(context)
+        build_on_devices(
+            devices,
+            loaded,
+            space_name=space,
+            budget=parse_seconds(budget),
+            seed=seed,
+            out=out,
+            tables=tables,
+            resume=resume,
+            as_json=as_json,
+        )
+        return
+    assert device is not None
     settings = BuildSettings(
         space=loaded.to_dict(),
         device=device,
@@ -86,7 +114,7 @@ def latency_build(
         command=command,
     )
     name = table_name(settings)
-    run = out or Path("runs/latency") / name
+    run = out or RUNS / name
     with held(tables / f"{name}.json", _BUILD, is_file=True), held(run, _BUILD):
         table = build_table(settings, run, budget=parse_seconds(budget), resume=resume)
         path = write_table(tables, table)
@@ -105,18 +133,24 @@ def latency_build(
 
 @latency_app.command("check")
 def latency_check(
+    context: typer.Context,
     table: Annotated[
-        str, typer.Argument(metavar="TABLE", help="Name or file of a table, or a device.")
-    ],
+        str | None,
+        typer.Argument(metavar="TABLE", help="Name or file of a table, or a device."),
+    ] = None,
     space: Annotated[
         str | None, typer.Option(help="Space to draw networks of, else the table's own.")
     ] = None,
     n: Annotated[int, typer.Option("-n", min=5, max=10_000, help="Networks to time.")] = 60,
     command: Command = None,
+    devices: Devices = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="Run folder; runs/latency/<table>-check by default."),
+        typer.Option(
+            help="Run folder; runs/latency/<table>-check by default. With --devices the folder of "
+            "the run folders."
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what the run folder has and continue.")
@@ -128,14 +162,27 @@ def latency_check(
     The figures are stored in the table if they are of its own space and device.
 
     Example: mobilenas latency check laptop-onnxruntime-fp32-s2
+
+    Example: mobilenas latency check --devices farm.yaml --space s2
     """
     from mobilenas.cost.latency import FOLDER, find_table, write_table
+    from mobilenas.latency.build import GRAPHS
     from mobilenas.latency.check import check_table, is_same_device
-    from mobilenas.latency.timer import make_timer
+    from mobilenas.latency.timer import Host, make_timer
     from mobilenas.report.latency import check_lines, plot_check
     from mobilenas.runs.lock import held
     from mobilenas.space import load_space
 
+    if devices is not None:
+        check_alone(context)
+        if space is None:
+            raise BadInput("--devices needs --space, whose tables are to be checked")
+        check_on_devices(
+            devices, load_space(space), n=n, seed=seed, out=out, resume=resume, as_json=as_json
+        )
+        return
+    if table is None:
+        raise BadInput("TABLE says what to check, or --devices of which devices")
     folder = Path(table).parent if table.endswith(".json") else Path(FOLDER)
     found = find_table(table, load_space(space) if space else None)
     drawn_from = load_space(space or found.space)
@@ -146,16 +193,17 @@ def latency_check(
         found.runtime, dtype=found.dtype or "fp32", threads=found.threads or 1, command=command
     )
     is_its_own = drawn_from.name == found.space
-    stored = is_same_device(found, timer) and is_its_own
     name = found.name if is_its_own else f"{found.name}-on-{drawn_from.name}"
-    run = out or Path("runs/latency") / f"{name}-check"
+    run = out or RUNS / f"{name}-check"
+    host = Host(timer, run / GRAPHS)
+    stored = is_same_device(found, host) and is_its_own
     picture = run / "check.png"
     with ExitStack() as locks:
         if stored:
             locks.enter_context(held(folder / f"{found.name}.json", _CHECK, is_file=True))
         locks.enter_context(held(run, _CHECK))
         check, predicted, measured = check_table(
-            drawn_from, found, timer, run, n=n, seed=seed, command=command, resume=resume
+            drawn_from, found, host, run, n=n, seed=seed, command=command, resume=resume
         )
         plot_check(picture, name, predicted, measured)
         path = write_table(folder, found.model_copy(update={"check": check})) if stored else None

@@ -19,10 +19,11 @@ from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
 from mobilenas.latency.graphs import Job, network_job, row_jobs
-from mobilenas.latency.host import processor, today
-from mobilenas.latency.measure import Timing, TimingLog, discard, measure, steps
-from mobilenas.latency.timer import Timer, make_timer
+from mobilenas.latency.host import today
+from mobilenas.latency.measure import Timing, TimingLog, measure, steps
+from mobilenas.latency.timer import Device, Host, make_timer
 from mobilenas.runs.folder import RunFolder
+from mobilenas.runtimes.command import TIME_LIMIT
 from mobilenas.space import Arch, Genes, Space, space_from_dict
 
 TIMINGS, GRAPHS = "timings.jsonl", "graphs"
@@ -50,46 +51,65 @@ class BuildSettings(Record):
     seed: int
     command: str | None
 
-    def make_timer(self) -> Timer:
-        """The timer of its runtime. Raises BadInput."""
-        return make_timer(
-            self.runtime, dtype=self.dtype, threads=self.threads, command=self.command
+    def host(self, graphs: Path, time_limit: float = TIME_LIMIT) -> Host:
+        """This host with its runtime. graphs: folder of the files. time_limit: seconds of one call
+        of the command. Raises BadInput.
+        """
+        timer = make_timer(
+            self.runtime,
+            dtype=self.dtype,
+            threads=self.threads,
+            command=self.command,
+            time_limit=time_limit,
         )
+        return Host(timer, graphs)
 
 
-def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bool) -> LatencyTable:
+def check_name(device: str, where: str) -> None:
+    """Raise BadInput, naming `where`, unless a device can be called so."""
+    if not re.fullmatch(NAME, device) or device.endswith(".json"):
+        raise BadInput(f"{where} {device!r}: must be letters, digits, '.', '_' and '-'")
+
+
+def build_table(
+    settings: BuildSettings,
+    run: Path,
+    *,
+    budget: float,
+    resume: bool,
+    device: Device | None = None,
+) -> LatencyTable:
     """Time the rows of a space and as many of its networks as `budget` seconds allow, and fit.
 
-    run: the run folder. resume: keep the timings that it has. Raises BadInput for
-    a folder that holds other settings, and for a budget that the rows alone do not fit
-    into; what was timed is kept.
+    run: the run folder. resume: keep the timings that it has. device: where it is timed, this host
+    by default. Raises BadInput for a folder that holds other settings, and for a budget that the
+    rows alone do not fit into; what was timed is kept.
     """
     start = monotonic()
-    if not re.fullmatch(NAME, settings.device) or settings.device.endswith(".json"):
-        raise BadInput(f"--device {settings.device!r}: must be letters, digits, '.', '_' and '-'")
-    timer = settings.make_timer()
+    check_name(settings.device, "--device")
+    device = device or settings.host(run / GRAPHS)
     about = settings.model_dump(mode="json")
-    about |= {"runtime_version": timer.runtime.version, "processor": processor()}
+    about |= {"runtime_version": device.version, "processor": device.processor}
     RunFolder.start_or_resume(run, "latency", about, resume=resume)
     space = space_from_dict(settings.space)
-    timings = TimingLog(run / TIMINGS)
+    timings, name = TimingLog(run / TIMINGS), settings.device
     control = network_job(space, control_arch(space), settings.batch)
     jobs = row_jobs(space, settings.batch)
 
     def time_all(what: list[Job], rounds: int, deadline: float, bar: ProgressBar) -> bool:
         return measure(
             what,
-            timer,
+            device,
             timings,
             control=control,
             rounds=rounds,
-            graphs=run / GRAPHS,
             bar=bar,
             deadline=deadline,
         )
 
     end = start + ROWS_SHARE * budget
-    with ProgressBar("rows", steps(jobs, timings, ROW_ROUNDS), deadline=start + budget) as bar:
+    needed = steps(jobs, timings, ROW_ROUNDS)
+    with ProgressBar(f"{name}: rows", needed, deadline=start + budget) as bar:
         time_all(jobs, 1, start + budget, bar)  # without one time of each there is no table
         time_all(jobs, ROW_ROUNDS, end, bar)
     missing = [job for job in jobs if timings.count(job.key) == 0]
@@ -102,28 +122,28 @@ def build_table(settings: BuildSettings, run: Path, *, budget: float, resume: bo
     wide = [job for job in jobs if _is_wide(found[job.key])]
     end += WIDE_SHARE * budget
     again = steps(wide, timings, 2 * ROW_ROUNDS)
-    with ProgressBar("rows with a wide spread", again, deadline=end) as bar:
+    with ProgressBar(f"{name}: rows with a wide spread", again, deadline=end) as bar:
         time_all(wide, 2 * ROW_ROUNDS, end, bar)
-    discard(jobs, timer, run / GRAPHS)
+    device.discard(jobs)
 
     archs = design(space, len(jobs), settings.seed)
     networks = [network_job(space, arch, settings.batch) for arch in archs]
     end, needed = start + budget, steps(networks, timings, NETWORK_ROUNDS)
-    with ProgressBar("networks", needed, deadline=end) as bar:
+    with ProgressBar(f"{name}: networks", needed, deadline=end) as bar:
         done, chunk = 0, FIRST_CHUNK
         while networks[done:]:
             begun = monotonic()
             some = networks[done : done + chunk]
             if not time_all(some, NETWORK_ROUNDS, end, bar):
                 break
-            discard(some, timer, run / GRAPHS)
+            device.discard(some)
             done += chunk
             each = max(1e-3, (monotonic() - begun) / chunk)
             chunk = min(CHUNK, int((end - monotonic()) / each))
             if chunk < 1:
                 break
-    shutil.rmtree(run / GRAPHS)
-    return _table(settings, space, timer.runtime.version, timings, archs)
+    shutil.rmtree(run / GRAPHS, ignore_errors=True)  # there is none of a device elsewhere
+    return _table(settings, space, device, timings, archs)
 
 
 def table_name(settings: BuildSettings) -> str:
@@ -159,22 +179,24 @@ def _is_wide(timing: Timing) -> bool:
 def _table(
     settings: BuildSettings,
     space: Space,
-    runtime_version: str,
+    device: Device,
     visits: TimingLog,
     archs: list[Arch],
 ) -> LatencyTable:
-    timings, control = visits.timings(), visits.control()
+    timings, control, name = visits.timings(), visits.control(), settings.device
     assert control is not None
     keys = list(rows_of(space).distinct)
     alone = np.array([timings[key].median_ms for key in keys])
     used = [arch for arch in archs if visits.count(str(arch)) >= NETWORK_ROUNDS]
     if len(used) < len(archs):
-        log.info("the time budget is used: %d of %d networks", len(used), len(archs))
+        log.info("%s: the time budget is used: %d of %d networks", name, len(used), len(archs))
     if len(used) >= MIN_NETWORKS:
         fit = _fit(space, keys, alone, used, timings)
         method = "fitted to networks"
     else:
-        log.warning("time for %d networks only: the rows are those of blocks alone", len(used))
+        log.warning(
+            "%s: time for %d networks only: the rows are those of blocks alone", name, len(used)
+        )
         fit, method, used = Fit(0.0, alone, float("nan")), "blocks alone", []
     rows = {}
     for key, ms in zip(keys, fit.ms, strict=True):
@@ -182,13 +204,13 @@ def _table(
         flags += [FEW] if visits.count(key) < ROW_ROUNDS else []
         rows[key] = Row(ms=float(ms), **asdict(timings[key]), flags=tuple(flags))
     for flag, number in Counter(flag for row in rows.values() for flag in row.flags).items():
-        log.warning("%d of %d rows are flagged: %s", number, len(rows), flag)
+        log.warning("%s: %d of %d rows are flagged: %s", name, number, len(rows), flag)
     return LatencyTable(
         name=table_name(settings),
         device=settings.device,
-        processor="reached by a command" if settings.command else processor(),
+        processor="reached by a command" if settings.command else device.processor,
         runtime=settings.runtime,
-        runtime_version=runtime_version,
+        runtime_version=device.version,
         threads=settings.threads,
         dtype=settings.dtype,  # type: ignore[arg-type]
         batch=settings.batch,

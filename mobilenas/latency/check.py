@@ -15,11 +15,11 @@ from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Check, Figures, LatencyTable
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.build import CHUNK, GRAPHS, control_arch
+from mobilenas.latency.build import CHUNK, control_arch
 from mobilenas.latency.graphs import network_job
-from mobilenas.latency.host import processor, today
-from mobilenas.latency.measure import TimingLog, discard, measure, steps
-from mobilenas.latency.timer import Timer
+from mobilenas.latency.host import today
+from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.timer import Device
 from mobilenas.runs.folder import RunFolder
 from mobilenas.space import Arch, Space
 
@@ -32,16 +32,15 @@ Floats = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
 
-def is_same_device(table: LatencyTable, timer: Timer) -> bool:
-    """Whether this host has the processor of the table and its version of the runtime; else what
+def is_same_device(table: LatencyTable, device: Device) -> bool:
+    """Whether a device has the processor of the table and its version of the runtime; else what
     differs is logged.
     """
-    runtime = timer.runtime
-    here = table.processor if runtime.name == "command" else processor()
+    here = table.processor if device.runtime == "command" else device.processor
     same = True
     for what, there, now in (
         ("processor", table.processor, here),
-        (f"version of {runtime.name}", table.runtime_version, runtime.version),
+        (f"version of {device.runtime}", table.runtime_version, device.version),
     ):
         if there != now:
             log.warning("the %s is %s; the table was measured with %s", what, now, there)
@@ -64,7 +63,7 @@ def held_out(space: Space, table: LatencyTable, n: int, seed: int) -> list[Arch]
 
 
 def time_networks(
-    space: Space, archs: Sequence[Arch], timer: Timer, run: Path, batch: int
+    space: Space, archs: Sequence[Arch], device: Device, run: Path, batch: int
 ) -> tuple[Floats, float]:
     """Milliseconds (n,) of whole networks, and of the control network that was timed in turns.
 
@@ -72,19 +71,18 @@ def time_networks(
     """
     timed = TimingLog(run / TIMINGS)
     jobs = [network_job(space, arch, batch) for arch in archs]
-    with ProgressBar("networks", steps(jobs, timed, CHECK_ROUNDS)) as bar:
+    with ProgressBar(f"{run.name}: networks", steps(jobs, timed, CHECK_ROUNDS)) as bar:
         for first in range(0, len(jobs), CHUNK):
             chunk = jobs[first : first + CHUNK]
             measure(
                 chunk,
-                timer,
+                device,
                 timed,
                 control=network_job(space, control_arch(space), batch),
                 rounds=CHECK_ROUNDS,
-                graphs=run / GRAPHS,
                 bar=bar,
             )
-            discard(chunk, timer, run / GRAPHS)
+            device.discard(chunk)
     timings, control = timed.timings(), timed.control()
     assert control is not None
     return np.array([timings[str(arch)].median_ms for arch in archs]), control.median_ms
@@ -134,7 +132,7 @@ def _rank(statistic: Callable[..., Any], predicted: Floats, measured: Floats) ->
 def check_table(
     space: Space,
     table: LatencyTable,
-    timer: Timer,
+    device: Device,
     run: Path,
     *,
     n: int,
@@ -152,9 +150,9 @@ def check_table(
     about = {
         "space": space.to_dict(),
         "table": table.name,
-        "runtime": timer.runtime.name,
-        "runtime_version": timer.runtime.version,
-        "processor": processor(),
+        "runtime": device.runtime,
+        "runtime_version": device.version,
+        "processor": device.processor,
         "dtype": table.dtype,
         "threads": table.threads,
         "batch": table.batch,
@@ -162,7 +160,7 @@ def check_table(
     }
     RunFolder.start_or_resume(run, "latency-check", about, resume=resume)
     predicted = predictions(space, table, archs)
-    measured, control_ms = time_networks(space, archs, timer, run, table.batch)
+    measured, control_ms = time_networks(space, archs, device, run, table.batch)
     predictors = compare(predicted, measured)
     if table.control_ms and space.name == table.space:
         at_that_speed = measured * table.control_ms / control_ms

@@ -6,7 +6,6 @@ network is timed; a visit is divided by how slow the control was around it. A gr
 median of its visits. Each visit is a line of a log, so a killed measurement continues where it was.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -24,7 +23,7 @@ from mobilenas.base.files import read_jsonl
 from mobilenas.base.progress import ProgressBar
 from mobilenas.base.settings import Record
 from mobilenas.latency.graphs import Job
-from mobilenas.latency.timer import Timer
+from mobilenas.latency.timer import Device
 
 CONTROL = "control"
 VISIT_SECONDS = 0.015
@@ -112,37 +111,32 @@ class TimingLog:
 
 def measure(
     jobs: Sequence[Job],
-    timer: Timer,
+    device: Device,
     log: TimingLog,
     *,
     control: Job,
     rounds: int,
-    graphs: Path,
     bar: ProgressBar,
     deadline: float = math.inf,
 ) -> bool:
     """Time every job until the log has `rounds` visits of each; False if the deadline came first.
 
-    graphs: folder for the files of the jobs; one that is there is not written again, and `discard`
-    takes them away. deadline: monotonic(). The bar advances by one a visit, and one for the
-    file of a job without visits (`steps`).
+    The files of the jobs stay until `Device.discard` takes them away. deadline: monotonic(). The
+    bar advances by one a visit, and one for the file of a job without visits (`steps`).
     """
-    graphs.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs if log.count(job.key) < rounds]
     if not todo:
         return True
-    files: dict[str, Path] = {}
     for job in [control, *todo]:
         if monotonic() > deadline:
             return False
-        files[job.key] = _prepared(job, timer, graphs)
+        device.prepare(job)
         if job is not control and not log.count(job.key):
             bar.advance(1, "writing graphs")
-    files[CONTROL] = files[control.key]
     by_key = {job.key: job for job in todo} | {CONTROL: control}
     return take_turns(
         [job.key for job in todo],
-        lambda key: timer.time(by_key[key], files[key], VISIT_SECONDS),
+        lambda key: device.time(by_key[key], VISIT_SECONDS),
         log,
         rounds=rounds,
         bar=bar,
@@ -182,25 +176,7 @@ def take_turns(
     return True
 
 
-def discard(jobs: Sequence[Job], timer: Timer, graphs: Path) -> None:
-    """Take away the files of jobs that need no more timing."""
-    for job in jobs:
-        _path(job, timer, graphs).unlink(missing_ok=True)
-
-
 def steps(jobs: Sequence[Job], log: TimingLog, rounds: int) -> int:
     """What `measure` advances its bar by for these jobs."""
     counts = (log.count(job.key) for job in jobs)
     return sum((count == 0) + rounds - count for count in counts if count < rounds)
-
-
-def _prepared(job: Job, timer: Timer, graphs: Path) -> Path:
-    """The file of a job, made unless it is there."""
-    path = _path(job, timer, graphs)
-    if not path.exists():
-        timer.write(job, path)
-    return path
-
-
-def _path(job: Job, timer: Timer, graphs: Path) -> Path:
-    return graphs / f"{hashlib.sha256(job.key.encode()).hexdigest()[:16]}{timer.runtime.suffix}"

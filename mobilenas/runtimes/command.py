@@ -30,6 +30,7 @@ from mobilenas.runtimes.base import (
 from mobilenas.runtimes.executorch import ExecuTorch
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 
+TIME_LIMIT = 120.0  # seconds of one call
 SHOWN = 80  # characters of what a command printed that go into a message
 
 
@@ -47,12 +48,8 @@ class Command(Runtime):
     batches: Batches = "fixed"
     takes_bytes = False
 
-    def __init__(self, template: str, threads: int, time_limit: float = 120.0) -> None:
-        if ("{model}" in template) == ("{pte}" in template):
-            raise BadInput(
-                f"--command {_shown(template)} needs one of {{model}} (the path of an ONNX file)"
-                " and {pte} (of an ExecuTorch file)"
-            )
+    def __init__(self, template: str, threads: int, time_limit: float = TIME_LIMIT) -> None:
+        check_template(template)
         self._template = template
         self._threads = threads
         self._time_limit = time_limit
@@ -80,6 +77,15 @@ class Command(Runtime):
         command = self._template.replace("{threads}", str(self._threads))
         return _milliseconds(
             _run(command.replace("{model}", file).replace("{pte}", file), self._time_limit)
+        )
+
+
+def check_template(template: str) -> None:
+    """Raise BadInput for a template without a file, or with both."""
+    if ("{model}" in template) == ("{pte}" in template):
+        raise BadInput(
+            f"--command {_shown(template)} needs one of {{model}} (the path of an ONNX file)"
+            " and {pte} (of an ExecuTorch file)"
         )
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.graphs import Job
-from mobilenas.latency.measure import CONTROL, Timing, TimingLog, discard, measure, steps
-from mobilenas.latency.timer import Timer
+from mobilenas.latency.measure import CONTROL, Timing, TimingLog, measure, steps
+from mobilenas.latency.timer import Host, Timer
 from mobilenas.runtimes.base import Converted, Feed, Form, Inputs, Runtime
 
 
@@ -55,11 +55,10 @@ def run(
     log = TimingLog(folder / "timings.jsonl")
     done = measure(
         JOBS,
-        Timer(runtime, "fp32"),
+        Host(Timer(runtime, "fp32"), folder / "graphs"),
         log,
         control=job(CONTROL, 2.0),
         rounds=rounds,
-        graphs=folder / "graphs",
         bar=ProgressBar("", steps(JOBS, log, rounds)),
         deadline=deadline,
     )
@@ -126,5 +125,5 @@ def test_files_are_kept_until_they_are_discarded(tmp_path: Path) -> None:
     later = Clockwork()
     run(tmp_path, later, rounds=2)
     assert later.prepared == []
-    discard(JOBS, Timer(later, "fp32"), tmp_path / "graphs")
+    Host(Timer(later, "fp32"), tmp_path / "graphs").discard(JOBS)
     assert len(list((tmp_path / "graphs").iterdir())) == 1  # the control's, needed by what follows

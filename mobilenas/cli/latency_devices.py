@@ -1,0 +1,163 @@
+"""`latency build` and `latency check` on many devices at once."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mobilenas.base.errors import BadInput, DevicesFailed
+from mobilenas.cli.options import is_given, print_json
+
+if TYPE_CHECKING:
+    from mobilenas.latency.build import BuildSettings
+    from mobilenas.latency.farm import FarDevice
+    from mobilenas.space import Space
+
+RUNS = Path("runs/latency")
+# What the file says of each device.
+_OF_A_DEVICE = ("device", "runtime", "dtype", "threads", "batch", "command", "table")
+
+
+def check_alone(context: typer.Context) -> None:
+    """Raise BadInput for options beside --devices that the file says of each device."""
+    for name in _OF_A_DEVICE:
+        if is_given(context, name):
+            option = "TABLE" if name == "table" else f"--{name}"
+            raise BadInput(f"{option}: leave it out beside --devices, whose file says it of each")
+
+
+def build_on_devices(
+    file: Path,
+    space: "Space",
+    *,
+    space_name: str,
+    budget: float,
+    seed: int,
+    out: Path | None,
+    tables: Path,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """A table for each device of a file, in `tables`; its run folder is in `out`.
+
+    space_name: as the user has named the space. Raises BadInput, and DevicesFailed when the others
+    are done.
+    """
+    from mobilenas.cost.latency import write_table
+    from mobilenas.latency.build import build_table, table_name
+    from mobilenas.latency.devices import read_devices
+    from mobilenas.latency.farm import on_devices
+    from mobilenas.runs.folder import check_free
+    from mobilenas.runs.lock import held
+
+    address, devices = read_devices(file)
+    settings = [device.of(space, seed) for device in devices]
+    runs = out or RUNS
+
+    def build(its: "BuildSettings", device: "FarDevice") -> dict[str, Any]:
+        run = runs / table_name(its)
+        table = build_table(its, run, budget=budget, resume=resume, device=device)
+        path = write_table(tables, table)
+        networks = len(table.calibration.archs)
+        return {"table": str(path), "rows": len(table.rows), "networks": networks}
+
+    with ExitStack() as locks:
+        for name in map(table_name, settings):
+            if not resume:
+                check_free(runs / name)
+            locks.enter_context(held(tables / f"{name}.json", "latency build", is_file=True))
+            locks.enter_context(held(runs / name, "latency build"))
+        built, failed = on_devices(address, devices, settings, build)
+    if as_json:
+        print_json({"tables": built, "unfinished": failed})
+    else:
+        for found in built.values():
+            print(f"{found['table']}: {found['rows']} rows, fitted to {found['networks']} networks")
+        if built:
+            print(f"next: mobilenas latency check --devices {file} --space {space_name}")
+    _raise_failed(failed, len(devices))
+
+
+def check_on_devices(
+    file: Path,
+    space: "Space",
+    *,
+    n: int,
+    seed: int,
+    out: Path | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Check the table that each device of a file has of a space.
+
+    Raises BadInput, and DevicesFailed when the others are done.
+    """
+    from mobilenas.cost.latency import FOLDER, LatencyTable, find_table, write_table
+    from mobilenas.latency.build import table_name
+    from mobilenas.latency.check import check_table, is_same_device
+    from mobilenas.latency.devices import read_devices
+    from mobilenas.latency.farm import on_devices
+    from mobilenas.report.latency import check_lines, plot_check
+    from mobilenas.runs.lock import held
+
+    address, devices = read_devices(file)
+    tables: dict[str, LatencyTable] = {}
+    without: dict[str, str] = {}
+    for device in devices:
+        try:
+            table = find_table(table_name(device.of(space, seed)), None)
+            table.column(space)
+            tables[device.name] = table
+        except BadInput as error:
+            without[device.name] = str(error)
+    if not tables:
+        raise BadInput(next(iter(without.values())))
+    there = [device for device in devices if device.name in tables]
+    settings = [device.of(space, seed) for device in there]
+    runs = {name: (out or RUNS) / f"{table.name}-check" for name, table in tables.items()}
+
+    def check(its: "BuildSettings", device: "FarDevice") -> tuple[Any, ...]:
+        table = tables[its.device]
+        found, predicted, measured = check_table(
+            space,
+            table,
+            device,
+            runs[its.device],
+            n=n,
+            seed=seed,
+            command=its.command,
+            resume=resume,
+        )
+        table = table.model_copy(update={"check": found})
+        path = write_table(Path(FOLDER), table) if is_same_device(table, device) else None
+        return found, predicted, measured, path
+
+    with ExitStack() as locks:
+        for name, table in tables.items():
+            file_of = Path(FOLDER) / f"{table.name}.json"
+            locks.enter_context(held(file_of, "latency check", is_file=True))
+            locks.enter_context(held(runs[name], "latency check"))
+        checked, failed = on_devices(address, there, settings, check)
+        failed = without | failed
+        for name, (_, predicted, measured, _) in checked.items():
+            plot_check(runs[name] / "check.png", tables[name].name, predicted, measured)
+    if as_json:
+        checks = {
+            name: {"table": path and str(path), "check": found.model_dump(mode="json")}
+            for name, (found, _, _, path) in checked.items()
+        }
+        print_json({"checks": checks, "unfinished": failed})
+    else:
+        for name, (found, _, _, path) in checked.items():
+            print(check_lines(tables[name].name, found, tables[name].control_ms if path else None))
+            print(f"stored in {path}" if path else "not stored: another device than the table's")
+    _raise_failed(failed, len(devices))
+
+
+def _raise_failed(failed: dict[str, str], number: int) -> None:
+    if failed:
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
+        raise DevicesFailed(
+            f"{len(failed)} of {number} devices unfinished, --resume continues: {reasons}"
+        )
