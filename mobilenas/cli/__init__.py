@@ -15,8 +15,8 @@ from mobilenas.base.errors import (
     InfeasibleBudget,
     ProcessesDiffer,
     ProcessLost,
-    TrainingsFailed,
     VerificationFailed,
+    WorkFailed,
 )
 from mobilenas.base.process import (
     closed_when_told_to_end,
@@ -95,7 +95,7 @@ def _run() -> None:
         _fail(error, 2)
     except OSError as error:
         _fail(error, 2 if error.errno in _NO_PATH else 1)
-    except (Diverged, ProcessesDiffer, ProcessLost, TrainingsFailed) as error:
+    except (Diverged, ProcessesDiffer, ProcessLost, WorkFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:

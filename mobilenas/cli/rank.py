@@ -6,7 +6,15 @@ from typing import Annotated
 import typer
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cli.options import Json, MovedData, Seed, print_json
+from mobilenas.cli.options import (
+    Json,
+    MovedData,
+    Seed,
+    Workers,
+    WorkerTimeout,
+    check_left_out,
+    print_json,
+)
 
 
 def rank(
@@ -41,6 +49,8 @@ def rank(
     zero_cost: Annotated[
         bool, typer.Option(help="Score untrained networks too: NASWOT and SynFlow.")
     ] = True,
+    workers: Workers = "1",
+    worker_timeout: WorkerTimeout = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/rank"),
     resume: Annotated[
@@ -58,16 +68,22 @@ def rank(
     from mobilenas.report.rank import describe_ranking
     from mobilenas.runs.lock import held
     from mobilenas.stages.rank import Ranking, run_rank
+    from mobilenas.workers import WorkersAsked
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
     asked = Ranking(n, seed, recalibrate, zero_cost)
+    who = WorkersAsked.parse(workers, worker_timeout)
     with held(out, "rank"):
         result = run_rank(
-            supernet, truth, benchmark, data_root, asked, out, resume=resume, data=data
+            *(supernet, truth, benchmark, data_root, asked, out),
+            resume=resume,
+            data=data,
+            workers=who,
         )
     if as_json:
         print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
-        return
-    print(describe_ranking(result))
-    print(f"every arch in {out / 'rank.json'}; picture: {out / 'rank.png'}")
+    else:
+        print(describe_ranking(result))
+        print(f"every arch in {out / 'rank.json'}; picture: {out / 'rank.png'}")
+    check_left_out(result)
