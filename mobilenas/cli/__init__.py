@@ -32,6 +32,7 @@ from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
 from mobilenas.cli.search import search
 from mobilenas.cli.supernet_train import supernet_train
+from mobilenas.cli.sweep import sweep
 from mobilenas.cli.train import train
 from mobilenas.cli.truth import truth
 
@@ -53,6 +54,7 @@ app.command()(quickstart)
 app.command()(truth)
 app.command()(rank)
 app.command()(evolve)
+app.command()(sweep)
 app.command()(search)
 app.command()(train)
 app.command()(export)

@@ -21,6 +21,7 @@ from mobilenas.cli.options import (
     check_left_out,
     is_given,
     parse_budget,
+    parse_workers,
     print_json,
 )
 
@@ -119,9 +120,8 @@ def evolve(
     from mobilenas.runs.lock import held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
     from mobilenas.stages.rounds import RoundsAsked, run_rounds
-    from mobilenas.workers import WorkersAsked
 
-    who = WorkersAsked.parse(workers, worker_timeout)
+    who = parse_workers(workers, worker_timeout)
     size = None if resolution is None else parse_image_size(resolution)
     search = Search(
         supernet, budget, objectives, population, generations, seed, size, data, truth, who

@@ -11,6 +11,7 @@ from mobilenas.base.errors import WorkFailed
 
 if TYPE_CHECKING:
     from mobilenas.cost.budget import Budget
+    from mobilenas.workers import WorkersAsked
 
 DATA_HELP = (
     "Folder of class folders, parquet or WebDataset files, cifar10:DIR, cifar100:DIR, or digits "
@@ -79,6 +80,15 @@ Latency = Annotated[
         "latency table, or a JSON file; @DEVICE alone sets no limit. May be given several times.",
     ),
 ]
+
+
+def parse_workers(text: str, timeout: float | None = None) -> "WorkersAsked":
+    """What was given of the options Workers and WorkerTimeout. Raises BadInput."""
+    from mobilenas.workers import WorkersAsked
+
+    asked = WorkersAsked.parse(text, timeout)
+    asked.check()
+    return asked
 
 
 def check_left_out(result: Mapping[str, Any]) -> None:

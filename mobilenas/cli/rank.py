@@ -13,6 +13,7 @@ from mobilenas.cli.options import (
     Workers,
     WorkerTimeout,
     check_left_out,
+    parse_workers,
     print_json,
 )
 
@@ -68,12 +69,11 @@ def rank(
     from mobilenas.report.rank import describe_ranking
     from mobilenas.runs.lock import held
     from mobilenas.stages.rank import Ranking, run_rank
-    from mobilenas.workers import WorkersAsked
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
     asked = Ranking(n, seed, recalibrate, zero_cost)
-    who = WorkersAsked.parse(workers, worker_timeout)
+    who = parse_workers(workers, worker_timeout)
     with held(out, "rank"):
         result = run_rank(
             *(supernet, truth, benchmark, data_root, asked, out),

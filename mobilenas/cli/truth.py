@@ -15,6 +15,7 @@ from mobilenas.cli.options import (
     Resume,
     TrainingData,
     is_given,
+    parse_workers,
     print_json,
 )
 
@@ -79,7 +80,6 @@ def truth(
     from mobilenas.runs.lock import held
     from mobilenas.stages.trainings import TRUTH_FILE
     from mobilenas.stages.truth import TruthAsked, run_truth
-    from mobilenas.workers import WorkersAsked
 
     asked = TruthAsked(
         space=space,
@@ -91,7 +91,7 @@ def truth(
         seed=seed if is_given(context, "seed") else None,
         preset=preset,
         overrides=tuple(settings or ()),
-        workers=WorkersAsked.parse(workers),
+        workers=parse_workers(workers),
     )
     with held(out, "truth"):
         trained = run_truth(asked, out, resume=resume)

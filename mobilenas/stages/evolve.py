@@ -122,11 +122,20 @@ class Prepared:
     threads: int | None = None
 
     @classmethod
-    def of(cls, search: Search, out: Path, *, by_truth: bool, resume: bool) -> "Prepared":
+    def of(
+        cls,
+        search: Search,
+        out: Path,
+        *,
+        by_truth: bool,
+        resume: bool,
+        evaluator: SupernetEvaluator | None = None,
+    ) -> "Prepared":
         """Raises BadInput and InfeasibleBudget, before any work.
 
         by_truth: whether stand-alone accuracies are known, or will be. out: where the search is to
-        be; if it is resumed, its objectives and limits must be these.
+        be; if it is resumed, its objectives and limits must be these. evaluator: of the supernet,
+        where it is open already.
         """
         trained = RunFolder.open(search.supernet, "supernet")
         space = space_from_dict(trained.read(SupernetSettings).space)
@@ -153,8 +162,9 @@ class Prepared:
             check_feasible(cost_model, limits)
         problem = Problem(cost_model, objectives, limits)
         trained.check_finished()
-        run = open_supernet_run(search.supernet, data=search.data)
-        return cls(search, SupernetEvaluator(run), problem, threads)
+        if evaluator is None:
+            evaluator = SupernetEvaluator(open_supernet_run(search.supernet, data=search.data))
+        return cls(search, evaluator, problem, threads)
 
     def truth(self) -> Truth | None:
         """The stand-alone accuracies in the truth file, if there is one. Raises BadInput."""

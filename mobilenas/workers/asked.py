@@ -1,9 +1,11 @@
 """What `--workers` and `--worker-timeout` ask for, and such workers."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from mobilenas.base.errors import BadInput, shortened
 from mobilenas.workers.here import Work
@@ -11,6 +13,7 @@ from mobilenas.workers.processes import Processes
 from mobilenas.workers.schedule import Backend, Workers
 
 _MOST = 512  # processes
+_CONNECT_SECONDS = 5
 RAY = "ray"
 
 
@@ -40,6 +43,22 @@ class WorkersAsked:
                 "ray://HOST:PORT"
             )
         return cls(int(text), None, timeout)
+
+    def check(self) -> None:
+        """Raise BadInput where there is no Ray that could be used: not installed, or not at the
+        address, where Ray itself would try for half a minute.
+        """
+        if self.count is not None:
+            return
+        if find_spec("ray") is None:
+            raise BadInput("--workers ray: install Ray, pip install 'mobilenas[dist]'")
+        if self.address is not None:
+            host, _, port = self.address.removeprefix(f"{RAY}://").rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+            except OSError as error:
+                why = error.strerror or error
+                raise BadInput(f"--workers {self.address}: no Ray there ({why})") from None
 
     def threads_each(self, all_threads: int) -> int:
         """Threads of each worker: what OMP_NUM_THREADS says, which all_threads then is too; else a

@@ -7,7 +7,6 @@ not: each worker reads them by their paths, which must be the same on all machin
 
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +17,6 @@ from mobilenas.base.errors import BadInput, one_line
 from mobilenas.workers.here import Work, attempt
 from mobilenas.workers.schedule import Event, Kind
 
-_CONNECT_SECONDS = 5
 _STORE_BYTES = 80 * 2**20  # the least that Ray takes: hardly anything goes through its store
 
 
@@ -42,8 +40,7 @@ class RayActors:
     """A `Backend` on a Ray cluster: on that at `address`, ray://HOST:PORT, or on one of its own.
 
     As many actors as the cluster has cores for, `threads` each, when it is connected to. Raises
-    BadInput where Ray is not installed or not there, or its machines have another version of
-    mobilenas.
+    BadInput where Ray does not answer, or its machines have another version of mobilenas.
     """
 
     def __init__(self, make: Callable[[], Work], threads: int, address: str | None) -> None:
@@ -108,19 +105,15 @@ class RayActors:
 
 def connect(address: str | None) -> Any:
     """The module ray, connected to a cluster: the one at ray://HOST:PORT, or a new one on this
-    machine. Raises BadInput where Ray is not installed, or not at the address.
+    machine. Raises BadInput where Ray does not start or does not answer.
     """
     # Ray reads these when it is imported and when it starts its processes.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is None:
         # Ray's own switch for "no other machines": it then listens on 127.0.0.1 alone.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    else:
-        _check_there(address)
-    try:
-        import ray
-    except ImportError:
-        raise BadInput("--workers ray: install Ray, pip install 'mobilenas[dist]'") from None
+    import ray
+
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -134,17 +127,11 @@ def connect(address: str | None) -> Any:
             ray.init(address, **quiet)
     except Exception as error:  # many kinds, of Ray and of gRPC
         where = address or "a local Ray cluster"
-        raise BadInput(f"--workers: cannot use {where}: {one_line(error)[:200]}") from None
+        raise BadInput(
+            f"--workers: cannot use {where}: {one_line(error)[:200]} (where a cluster asks for a "
+            "token, RAY_AUTH_MODE=token shows yours)"
+        ) from None
     return ray
-
-
-def _check_there(address: str) -> None:
-    """Raises BadInput where nothing answers; Ray would try for half a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-    except OSError as error:
-        raise BadInput(f"--workers {address}: no Ray there ({error.strerror or error})") from None
 
 
 def _first(error: BaseException) -> str:

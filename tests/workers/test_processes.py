@@ -48,7 +48,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
 def test_workers_that_cannot_start_say_why() -> None:
     with (
         open_workers(WorkersAsked(2), refuses, 1) as workers,
-        pytest.raises(BadInput, match="^no such supernet$"),
+        pytest.raises(BadInput, match=r"^no such supernet$"),
     ):
         list(workers("measure", GROUPS))
     with (

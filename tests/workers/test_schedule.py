@@ -9,7 +9,7 @@ from mobilenas.base.errors import BadInput, WorkFailed
 from mobilenas.workers import Workers, WorkersAsked, even_groups
 from mobilenas.workers.schedule import TRIES, Event, Kind
 
-# What happens to a group, whose worker and items are given: how it ends, and after how many seconds.
+# What happens to items that a worker has: how that ends, and after how many seconds.
 Fate = Callable[[int, Sequence[str]], tuple[Kind, float]]
 
 
@@ -143,8 +143,14 @@ def test_what_the_user_must_correct_ends_all() -> None:
 
 @pytest.mark.parametrize(
     ("items", "at_most", "workers", "sizes"),
-    [(0, 10, 1, []), (10, 10, 1, [10]), (25, 10, 1, [8, 9, 8]), (20, 10, 4, [2, 3] * 4)]
-    + [(3, 10, 4, [1, 1, 1]), (300, 10, 4, [10] * 30)],
+    [
+        (0, 10, 1, []),
+        (10, 10, 1, [10]),
+        (25, 10, 1, [8, 9, 8]),
+        (20, 10, 4, [2, 3] * 4),
+        (3, 10, 4, [1, 1, 1]),
+        (300, 10, 4, [10] * 30),
+    ],
 )
 def test_groups_are_even(items: int, at_most: int, workers: int, sizes: list[int]) -> None:
     names = [f"{i}" for i in range(items)]
@@ -155,6 +161,7 @@ def test_groups_are_even(items: int, at_most: int, workers: int, sizes: list[int
 
 def test_workers_as_users_write_them() -> None:
     assert WorkersAsked.parse("4") == WorkersAsked(4)
+    WorkersAsked.parse("4").check()
     assert WorkersAsked.parse("ray", 60) == WorkersAsked(None, None, 60)
     address = "ray://10.0.0.1:10001"
     assert WorkersAsked.parse(address) == WorkersAsked(None, address)
