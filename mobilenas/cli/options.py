@@ -54,7 +54,6 @@ WorkerTimeout = Annotated[
     float | None,
     typer.Option(
         "--worker-timeout",
-        min=1,
         help="Seconds that a worker may take for a group of archs; then it is ended, and another "
         "one does the group again.",
     ),

@@ -3,17 +3,20 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from mobilenas.base.cluster import connected
 from mobilenas.base.errors import BadInput, shortened
+from mobilenas.workers.cluster import RayActors
 from mobilenas.workers.here import Work
 from mobilenas.workers.processes import Processes
 from mobilenas.workers.schedule import Backend, Workers
 
 _MOST = 512  # processes
 _CONNECT_SECONDS = 5
+_LONGEST = 10**6  # seconds
 RAY = "ray"
 
 
@@ -30,6 +33,8 @@ class WorkersAsked:
     @classmethod
     def parse(cls, text: str, timeout: float | None = None) -> "WorkersAsked":
         """Read N, ray or ray://HOST:PORT. Raises BadInput."""
+        if timeout is not None and not 1 <= timeout <= _LONGEST:
+            raise BadInput(f"--worker-timeout {timeout:g}: must be from 1 to {_LONGEST:,} seconds")
         if text == RAY:
             return cls(None, None, timeout)
         if text.startswith(f"{RAY}://"):
@@ -79,14 +84,11 @@ def open_workers(asked: WorkersAsked, make: Callable[[], Work], threads: int) ->
     make: sent to each worker and called there once; what it gives does the work, with so many
     threads. Raises BadInput.
     """
-    backend: Backend
-    if asked.count is None:
-        from mobilenas.workers.cluster import RayActors
-
-        backend = RayActors(make, threads, asked.address)
-    else:
-        backend = Processes(make, asked.count)
-    try:
+    with ExitStack() as stack:
+        backend: Backend
+        if asked.count is None:
+            backend = RayActors(stack.enter_context(connected(asked.address)), make, threads)
+        else:
+            backend = Processes(make, asked.count)
+        stack.callback(backend.close)
         yield Workers(backend, asked.timeout)
-    finally:
-        backend.close()

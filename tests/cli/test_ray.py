@@ -22,12 +22,12 @@ pytest.importorskip("ray", reason="pip install 'mobilenas[dist]'")
 
 CLUSTER = """
 import sys
-from mobilenas.workers.cluster import connect
-connect(None)
-from ray.util.client.server.server import serve
-server = serve("127.0.0.1", int(sys.argv[1]))
-print("ready", flush=True)
-sys.stdin.read()
+from mobilenas.base.cluster import connected
+with connected(None):
+    from ray.util.client.server.server import serve
+    server = serve("127.0.0.1", int(sys.argv[1]))
+    print("ready", file=sys.__stdout__, flush=True)
+    sys.stdin.read()
 """
 LISTENING = "0A"  # in /proc/net/tcp
 
