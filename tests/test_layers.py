@@ -10,8 +10,9 @@ import mobilenas
 PACKAGE = Path(mobilenas.__file__).parent
 # A package imports only from itself and from those above it.
 LAYERS = [
-    *("base", "space", "cost", "data", "nn", "runs", "train", "strategies", "evaluate", "search"),
-    *("rank", "runtimes", "export", "latency", "detect", "report", "stages", "timm", "cli"),
+    *("base", "space", "cost", "data", "nn", "runs", "workers", "train", "strategies", "evaluate"),
+    *("search", "rank", "runtimes", "export", "latency", "detect", "report", "stages", "timm"),
+    "cli",
 ]
 FILES = sorted(PACKAGE.rglob("*.py"))
 MODULES = {

@@ -27,8 +27,8 @@ class ProcessLost(RuntimeError):
     """Another process of the same training has ended, which then cannot go on."""
 
 
-class TrainingsFailed(RuntimeError):
-    """Some of several trainings came to no result, the others did; the message names them."""
+class WorkFailed(RuntimeError):
+    """Work on some of several archs came to no result; the message names them."""
 
 
 class DevicesFailed(RuntimeError):

@@ -17,8 +17,8 @@ from mobilenas.base.errors import (
     NotTracked,
     ProcessesDiffer,
     ProcessLost,
-    TrainingsFailed,
     VerificationFailed,
+    WorkFailed,
 )
 from mobilenas.base.process import (
     closed_when_told_to_end,
@@ -34,6 +34,7 @@ from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
 from mobilenas.cli.search import search
 from mobilenas.cli.supernet_train import supernet_train
+from mobilenas.cli.sweep import sweep
 from mobilenas.cli.track import tracked
 from mobilenas.cli.train import train
 from mobilenas.cli.truth import truth
@@ -56,6 +57,7 @@ app.command()(quickstart)
 app.command()(tracked(truth))
 app.command()(tracked(rank))
 app.command()(tracked(evolve))
+app.command()(sweep)
 app.command()(tracked(search))
 app.command()(tracked(train))
 app.command()(export)
@@ -98,9 +100,7 @@ def _run() -> None:
         _fail(error, 2)
     except OSError as error:
         _fail(error, 2 if error.errno in _NO_PATH else 1)
-    except (DevicesFailed, Diverged, NotTracked, ProcessesDiffer) as error:
-        _fail(error, 1)
-    except (ProcessLost, TrainingsFailed) as error:
+    except (DevicesFailed, Diverged, NotTracked, ProcessesDiffer, ProcessLost, WorkFailed) as error:
         _fail(error, 1)
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:

@@ -16,8 +16,12 @@ from mobilenas.cli.options import (
     Params,
     Resume,
     Seed,
+    Workers,
+    WorkerTimeout,
+    check_left_out,
     is_given,
     parse_budget,
+    parse_workers,
     print_json,
 )
 
@@ -77,7 +81,8 @@ def evolve(
         bool,
         typer.Option("--inherit", help="They start from the weights that the supernet has."),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, max=512, help="Trainings at once.")] = 1,
+    workers: Workers = "1",
+    worker_timeout: WorkerTimeout = None,
     resolution: Annotated[
         str | None,
         typer.Option(
@@ -116,15 +121,17 @@ def evolve(
     from mobilenas.stages.evolve import Search, resumed, run_evolve
     from mobilenas.stages.rounds import RoundsAsked, run_rounds
 
+    who = parse_workers(workers, worker_timeout)
     size = None if resolution is None else parse_image_size(resolution)
-    search = Search(supernet, budget, objectives, population, generations, seed, size, data, truth)
+    search = Search(
+        supernet, budget, objectives, population, generations, seed, size, data, truth, who
+    )
     asked = RoundsAsked(
         rounds,
         per_round if is_given(context, "per_round") else None,
         preset,
         tuple(settings or ()),
         inherit,
-        workers,
     )
     with held(out, "evolve"):
         if resume:
@@ -134,16 +141,17 @@ def evolve(
         if training is None:
             result = run_evolve(search, out, resume=resume)
         else:
-            result = run_rounds(search, training, out, workers=workers, resume=resume)
+            result = run_rounds(search, training, out, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     run = RunFolder.open(out, "evolve")
     found: dict[str, Any] = run.result()
     truths: dict[str, Any] = found.get("truth", {})
     if as_json:
         about = {"data": run.facts.get("data"), "evaluations": len(result.evaluations)}
-        about |= {key: found[key] for key in ("truth", "prediction") if key in found}
+        about |= {key: found[key] for key in ("truth", "prediction", "left_out") if key in found}
         print_json({"run": str(out), **about, "front": front})
-        return
-    print(front_table(front, truths.get("accuracy")))
-    print(selected_on(found))
-    print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")
+    else:
+        print(front_table(front, truths.get("accuracy")))
+        print(selected_on(found))
+        print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")
+    check_left_out(found)

@@ -1,13 +1,17 @@
 """What the commands share: options, and how a result is printed."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mobilenas.base.errors import WorkFailed
+
 if TYPE_CHECKING:
     from mobilenas.cost.budget import Budget
+    from mobilenas.workers import WorkersAsked
 
 DATA_HELP = (
     "Folder of class folders, parquet or WebDataset files, cifar10:DIR, cifar100:DIR, or digits "
@@ -36,6 +40,24 @@ MovedData = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", help="Replace a key of the preset: lr=0.05.")
 ]
+WORKERS_TEXT = "N|ray|ray://HOST:PORT"
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        metavar=WORKERS_TEXT,
+        help="Who measures archs: N processes of this machine, a Ray cluster that is started on "
+        "it (ray), or one that is there. OMP_NUM_THREADS is of each.",
+    ),
+]
+WorkerTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--worker-timeout",
+        help="Seconds that a worker may take for a group of archs; then it is ended, and another "
+        "one does the group again.",
+    ),
+]
 SpaceName = Annotated[
     str,
     typer.Argument(
@@ -57,6 +79,25 @@ Latency = Annotated[
         "latency table, or a JSON file; @DEVICE alone sets no limit. May be given several times.",
     ),
 ]
+
+
+def parse_workers(text: str, timeout: float | None = None) -> "WorkersAsked":
+    """What was given of the options Workers and WorkerTimeout. Raises BadInput."""
+    from mobilenas.workers import WorkersAsked
+
+    asked = WorkersAsked.parse(text, timeout)
+    asked.check()
+    return asked
+
+
+def check_left_out(result: Mapping[str, Any]) -> None:
+    """Raise WorkFailed where archs could not be measured, with the exit code 1 of a command that
+    has done the rest.
+    """
+    left_out = result.get("left_out", {})
+    if left_out:
+        ends = ", ".join(f"{arch} ({why})" for arch, why in left_out.items())
+        raise WorkFailed(f"{len(left_out)} of the archs could not be measured: {ends}")
 
 
 def print_json(value: object) -> None:

@@ -6,7 +6,16 @@ from typing import Annotated
 import typer
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cli.options import Json, MovedData, Seed, print_json
+from mobilenas.cli.options import (
+    Json,
+    MovedData,
+    Seed,
+    Workers,
+    WorkerTimeout,
+    check_left_out,
+    parse_workers,
+    print_json,
+)
 
 
 def rank(
@@ -41,6 +50,8 @@ def rank(
     zero_cost: Annotated[
         bool, typer.Option(help="Score untrained networks too: NASWOT and SynFlow.")
     ] = True,
+    workers: Workers = "1",
+    worker_timeout: WorkerTimeout = None,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/rank"),
     resume: Annotated[
@@ -62,12 +73,17 @@ def rank(
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
     asked = Ranking(n, seed, recalibrate, zero_cost)
+    who = parse_workers(workers, worker_timeout)
     with held(out, "rank"):
         result = run_rank(
-            supernet, truth, benchmark, data_root, asked, out, resume=resume, data=data
+            *(supernet, truth, benchmark, data_root, asked, out),
+            resume=resume,
+            data=data,
+            workers=who,
         )
     if as_json:
         print_json({"run": str(out)} | {k: v for k, v in result.items() if k != "archs"})
-        return
-    print(describe_ranking(result))
-    print(f"every arch in {out / 'rank.json'}; picture: {out / 'rank.png'}")
+    else:
+        print(describe_ranking(result))
+        print(f"every arch in {out / 'rank.json'}; picture: {out / 'rank.png'}")
+    check_left_out(result)

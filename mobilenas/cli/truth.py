@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from mobilenas.base.errors import TrainingsFailed
+from mobilenas.base.errors import WorkFailed
 from mobilenas.cli.options import (
+    WORKERS_TEXT,
     ChosenSpace,
     Inherit,
     Json,
@@ -14,6 +15,7 @@ from mobilenas.cli.options import (
     Resume,
     TrainingData,
     is_given,
+    parse_workers,
     print_json,
 )
 
@@ -45,13 +47,13 @@ def truth(
     settings: Overrides = None,
     inherit: Inherit = None,
     workers: Annotated[
-        int,
+        str,
         typer.Option(
-            min=1,
-            max=512,
-            help="Trainings at once, which share the cores; OMP_NUM_THREADS is of each.",
+            metavar=WORKERS_TEXT,
+            help="Trainings at once, which share the cores, or a Ray cluster that does them; "
+            "OMP_NUM_THREADS is of each.",
         ),
-    ] = 1,
+    ] = "1",
     seed: Annotated[
         int,
         typer.Option(
@@ -89,7 +91,7 @@ def truth(
         seed=seed if is_given(context, "seed") else None,
         preset=preset,
         overrides=tuple(settings or ()),
-        workers=workers,
+        workers=parse_workers(workers),
     )
     with held(out, "truth"):
         trained = run_truth(asked, out, resume=resume)
@@ -104,7 +106,7 @@ def truth(
     if trained.failed:
         plural = "s" if len(trained.failed) > 1 else ""
         ends = ", ".join(f"{name} ({end})" for name, end in trained.failed.items())
-        raise TrainingsFailed(
+        raise WorkFailed(
             f"{len(trained.failed)} training{plural} failed: {ends}; output.txt in the folder of "
             "each says more, and --resume tries again"
         )

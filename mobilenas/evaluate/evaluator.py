@@ -1,6 +1,7 @@
 """Accuracy of archs through the weights of a trained supernet."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from mobilenas.space import AnyArch, AnySpace, Arch, CellSpace
 from mobilenas.train.calibrate import accuracy, inherit, recalibrate
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.device import pick_device
+from mobilenas.train.images import data_place
 from mobilenas.train.supernets import SupernetRun
 
 _ZERO_COST_IMAGES = 64
@@ -76,9 +78,9 @@ class SupernetEvaluator:
 
     def naswot(self, archs: Sequence[AnyArch], seed: int) -> list[float]:
         """The NASWOT score of each, untrained with weights from a seed."""
-        images = self.zero_cost_images()
-        return [naswot(self.untrained(arch, seed), images) for arch in archs]
+        return [naswot(self.untrained(arch, seed), self.zero_cost_images) for arch in archs]
 
+    @cached_property
     def zero_cost_images(self) -> Tensor:
         """The images (64, channels, h, w) of zero-cost scores, of those for recalibration.
 
@@ -90,6 +92,15 @@ class SupernetEvaluator:
             if len(images) >= _ZERO_COST_IMAGES:
                 break
         return torch.unique(torch.stack(images[:_ZERO_COST_IMAGES]), dim=0)
+
+    @property
+    def place(self) -> tuple[str, str | None]:
+        """The paths of the supernet and of its images (None: as its folder says), by which another
+        process opens the same.
+        """
+        folder = self.run.folder
+        data = data_place(folder) if "data" in folder.parents else None
+        return str(folder.path.resolve()), data
 
     def describe(self) -> dict[str, Any]:
         """What is measured, as plain data: enough to tell two evaluators apart."""

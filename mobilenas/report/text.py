@@ -138,6 +138,22 @@ def front_table(front: list[dict[str, Any]], trained: Mapping[str, float] | None
     return table(rows, columns | costs | {"arch": "arch", "flops": "FLOPs"})
 
 
+def sweep_table(found: Mapping[str, Any]) -> str:
+    """The best arch under each budget of a sweep, and how much the searches have shared."""
+    rows = [row["best"] | {k: row[k] for k in ("budget", "front")} for row in found["budgets"]]
+    lines = front_table(rows).splitlines()
+    names = table(rows, {"budget": "budget", "front": "front"}).splitlines()
+    width = max(map(len, names))
+    shared = found["evaluations"] - found["measured"]
+    return "\n".join(
+        [f"{name.ljust(width)}  {line}" for name, line in zip(names, lines, strict=True)]
+        + [
+            f"{found['evaluations']:,} evaluations, of {found['measured']:,} archs: {shared:,} "
+            "were known from another budget"
+        ]
+    )
+
+
 def describe_export(report: dict[str, Any]) -> str:
     """What was written and how it was proved, from `Report.to_dict()`."""
     check, about = report["verification"], report["metadata"]

@@ -4,7 +4,8 @@ run.json      kind, settings (what the user chose), parents (the runs, files and
               from), the same relative to the folder, and facts (what was found when it started:
               classes, checksums, versions)
 timing.json   seconds of work so far, hardware
-result.json   what came out, written last (evolve: front.json, rank: rank.json)
+result.json   what came out, written last (evolve: front.json, rank: rank.json,
+              sweep: sweep.json)
 
 Everything else in a folder belongs to the command. run.json is written once, when all that it says
 has been checked, and never changed: a run that is resumed has the settings that it started with.
@@ -28,7 +29,7 @@ from mobilenas.runs.places import absolute, has_paths, is_there, relative_to, se
 from mobilenas.space import with_defaults
 
 Kind = (
-    Literal["supernet", "truth", "rank", "evolve", "search"]
+    Literal["supernet", "truth", "rank", "evolve", "sweep", "search"]
     | Literal["train", "detect", "latency", "latency-check"]
 )
 Settings = TypeVar("Settings", bound=Record)
@@ -39,6 +40,7 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "truth": ("the trainings of a ground truth", "truth"),
     "rank": ("the ranking of a supernet", "rank"),
     "evolve": ("a search", "evolve"),
+    "sweep": ("searches under several budgets", "sweep"),
     "search": ("a search by gradient", "search"),
     "train": ("the training of a network", "train"),
     "detect": ("the training of a detector", "detect train"),
@@ -46,7 +48,12 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "latency-check": ("the timings of a latency table's check", "latency check"),
 }
 _RUN, _TIMING = "run.json", "timing.json"
-_RESULTS: dict[Kind, str] = {"rank": "rank.json", "evolve": "front.json", "search": "front.json"}
+_RESULTS: dict[Kind, str] = {
+    "rank": "rank.json",
+    "evolve": "front.json",
+    "sweep": "sweep.json",
+    "search": "front.json",
+}
 _LARGE = 60  # characters of a value from which on messages leave it out
 
 log = logging.getLogger(__name__)

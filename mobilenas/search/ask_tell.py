@@ -99,6 +99,7 @@ class Search(ABC):
         # with their costs as far as nothing was told of them.
         self._feasible: NDArray[np.int64] = np.array([], dtype=np.int64)
         self._open: list[tuple[Arch, dict[str, float]]] = []
+        self._missing: list[int] = []  # of the generation: those that were left out
 
     @abstractmethod
     def _propose(self) -> Genes | None:
@@ -121,6 +122,7 @@ class Search(ABC):
             return None
         self.generation += 1
         self.proposed.update(map(tuple, genes.tolist()))
+        self._missing = []
         self._feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
         if self.max_evaluations is not None:
             self._feasible = self._feasible[: self.max_evaluations - found]
@@ -155,6 +157,24 @@ class Search(ABC):
         self._open = self._open[len(told) :]
         self.evaluations += evaluations
         return evaluations
+
+    def has_proposed(self, arch: str) -> bool:
+        """Whether the arch of a text form was proposed, within the limits or not."""
+        space = self.problem.cost_model.space
+        return tuple(space.encode(space.parse(arch)).tolist()) in self.proposed
+
+    def leave_out(self, arch: Arch) -> None:
+        """Go on without an arch that was asked for, of which nothing is told: it was proposed, and
+        is never asked for again. Raises ValueError for another.
+        """
+        archs = [asked for asked, _ in self._open]
+        if arch not in archs:
+            raise ValueError(f"{arch} was not asked for")
+        place = archs.index(arch)
+        del self._open[place]
+        of_generation = len(self._feasible) - len(archs) + place
+        self._missing.append(int(self._feasible[of_generation]))
+        self._feasible = np.delete(self._feasible, of_generation)
 
     def qualities(self, start: int = 0) -> NDArray[np.float64]:
         """What the search maximises, of the evaluations from `start` on: (evaluations - start,)."""

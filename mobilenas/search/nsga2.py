@@ -70,4 +70,5 @@ class NSGA2Search(Search):
         quality[self._feasible] = self.qualities(len(self.evaluations) - len(self._feasible))
         points = self.problem.points({self.problem.quality: quality, **self._costs(genes)})
         self._asked.set("F", points, "G", self.problem.violations(genes))
-        self._algorithm.tell(infills=self._asked)
+        known = np.delete(np.arange(len(genes)), self._missing)
+        self._algorithm.tell(infills=self._asked[known])

@@ -5,7 +5,7 @@ measured, so a resumed one starts at the beginning and reads what it knows from 
 no other state, hence none that a kill could tear.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mobilenas.search.ask_tell import Measured, Search
 from mobilenas.search.problem import ACCURACY, QUALITIES
 from mobilenas.space import Arch
 
-Measure = Callable[[list[Arch]], Sequence[Measured]]
+Measure = Callable[[list[Arch]], Sequence[Measured | None]]
 
 GROUP = 10  # archs that are measured together: what a kill can lose
 
@@ -37,24 +37,36 @@ def explore(
     path: Path,
     measure: Measure,
     on_progress: Callable[[Search], None] = lambda search: None,
+    *,
+    left_out: Collection[str] = (),
+    at_once: int | None = GROUP,
 ) -> None:
     """Run a search to its end; what `path` holds is not measured again, the rest is added to it.
 
     measure: what the search's quality needs, of each of some archs that no group before had; their
-    company must not matter. on_progress: called after the evaluations of a
-    generation that are on disk, and after each group that is measured.
+    company must not matter; None for one that cannot be measured, which the search leaves out.
+    left_out: the text forms of those that are known to be. at_once: archs of a group, None for a
+    generation. on_progress: called after the evaluations of a generation that are on disk, and
+    after each group that is measured.
     Raises InfeasibleBudget where no arch that was proposed meets the limits, and BadInput for
     evaluations on disk that this search would not have made.
     """
     replay = [row.model_dump() for row in read_jsonl(path, _Row)]
     while (archs := search.ask()) is not None:
+        for arch in archs:
+            if str(arch) in left_out:
+                search.leave_out(arch)
+        archs = [arch for arch in archs if str(arch) not in left_out]
         start = len(search.evaluations)
         known = replay[start : start + len(archs)]
         for line, (arch, row) in enumerate(zip(archs, known, strict=False), start + 1):
             _replay(search, arch, row, f"{path} line {line}")
         on_progress(search)
-        for group in _even_groups(archs[len(known) :]):
-            evaluations = search.tell(dict(zip(group, measure(group), strict=True)))
+        for group in _even_groups(archs[len(known) :], at_once):
+            measured = dict(zip(group, measure(group), strict=True))
+            for arch in [arch for arch, values in measured.items() if values is None]:
+                search.leave_out(arch)
+            evaluations = search.tell({arch: x for arch, x in measured.items() if x is not None})
             append_jsonl(path, (evaluation.row() for evaluation in evaluations))
             on_progress(search)
     if len(search.evaluations) < len(replay):
@@ -67,9 +79,9 @@ def explore(
         )
 
 
-def _even_groups(archs: list[Arch]) -> list[list[Arch]]:
-    """Of at most GROUP archs each, in order: archs measured together share work."""
-    count = -(-len(archs) // GROUP)
+def _even_groups(archs: list[Arch], at_once: int | None) -> list[list[Arch]]:
+    """Of at most so many archs each, in order: archs measured together share work."""
+    count = -(-len(archs) // (at_once or max(1, len(archs))))
     ends = np.linspace(0, len(archs), count + 1).round().astype(int)
     return [archs[a:b] for a, b in pairwise(ends)]
 

@@ -1,10 +1,13 @@
 """The search for archs under a budget: `mobilenas evolve`."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from os.path import realpath
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cost.budget import Budget, LatencyLimit
@@ -12,11 +15,11 @@ from mobilenas.cost.titles import latency_cost
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.predictor import check_enough
 from mobilenas.evaluate.truth import Truth, read_truth
+from mobilenas.evaluate.workers import THREADS, arch_workers, stored_threads
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
 from mobilenas.search import (
     AgingSearch,
-    Measured,
     NSGA2Search,
     Problem,
     Result,
@@ -30,9 +33,11 @@ from mobilenas.search.problem import (
     parse_objectives,
 )
 from mobilenas.space import Arch, space_from_dict
-from mobilenas.stages.predicted import MEASURED, Measurements, PredictedAccuracy, about_truth
+from mobilenas.stages.measurements import MEASURED, Measurements
+from mobilenas.stages.predicted import PredictedAccuracy, about_truth
 from mobilenas.stages.search_run import TABLE, SearchRun, SearchSettings
 from mobilenas.train.supernets import SupernetSettings, open_supernet_run
+from mobilenas.workers import ONE_WORKER, Workers, WorkersAsked
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Search:
     `search.problem.parse_objectives` reads them, None for those of `default_objectives`; without a
     cost among them the best arch is looked for, not a front.
     resolution: height and width of a detector's images; costs are then those of backbones on these.
+    workers: who measures archs; not on it, but on the number of their threads the result depends.
     """
 
     supernet: Path
@@ -55,6 +61,7 @@ class Search:
     resolution: tuple[int, int] | None = None
     data: str | None = None
     truth: Path | None = None
+    workers: WorkersAsked = ONE_WORKER
 
 
 def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
@@ -95,26 +102,40 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
     about = {} if truth is None else about_truth(truth)
     run = prepared.start(out, about, resume=resume)
     run.announce()
-    if truth is None:
-        return run.explore(prepared.measure)
-    measurements = Measurements(prepared.evaluator, search.seed, out / MEASURED)
-    return prepared.by_prediction(out, truth, measurements, about, resume=True)
+    with prepared.workers() as workers:
+        measurements = Measurements(workers, prepared.measured_quality, out / MEASURED)
+        if truth is None:
+            return prepared.explore(run, measurements)
+        return prepared.by_prediction(out, truth, measurements, about, resume=True)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A search that can start: its supernet is open, its budget within the space."""
+    """A search that can start: its supernet is open, its budget within the space.
+
+    threads: of each worker, None for a search that was started before they were noted.
+    """
 
     asked: Search
     evaluator: SupernetEvaluator
     problem: Problem
+    threads: int | None = None
 
     @classmethod
-    def of(cls, search: Search, out: Path, *, by_truth: bool, resume: bool) -> "Prepared":
+    def of(
+        cls,
+        search: Search,
+        out: Path,
+        *,
+        by_truth: bool,
+        resume: bool,
+        evaluator: SupernetEvaluator | None = None,
+    ) -> "Prepared":
         """Raises BadInput and InfeasibleBudget, before any work.
 
         by_truth: whether stand-alone accuracies are known, or will be. out: where the search is to
-        be; if it is resumed, its objectives and limits must be these.
+        be; if it is resumed, its objectives and limits must be these. evaluator: of the supernet,
+        where it is open already.
         """
         trained = RunFolder.open(search.supernet, "supernet")
         space = space_from_dict(trained.read(SupernetSettings).space)
@@ -131,15 +152,19 @@ class Prepared:
                 f"objectives {','.join(objectives)}: {PREDICTION} goes with --truth or --rounds,"
                 f" and these with {PREDICTION}"
             )
+        threads: int | None = search.workers.threads_each(torch.get_num_threads())
         if resume and is_run(out, "evolve"):  # first of all it has to be the search of that folder
             goal = {"objectives": objectives, "limits": limits}
-            RunFolder.open(out, "evolve").check_same(goal)
+            there = RunFolder.open(out, "evolve")
+            there.check_same(goal)
+            threads = stored_threads(there)
         else:
             check_feasible(cost_model, limits)
         problem = Problem(cost_model, objectives, limits)
         trained.check_finished()
-        run = open_supernet_run(search.supernet, data=search.data)
-        return cls(search, SupernetEvaluator(run), problem)
+        if evaluator is None:
+            evaluator = SupernetEvaluator(open_supernet_run(search.supernet, data=search.data))
+        return cls(search, evaluator, problem, threads)
 
     def truth(self) -> Truth | None:
         """The stand-alone accuracies in the truth file, if there is one. Raises BadInput."""
@@ -161,22 +186,30 @@ class Prepared:
         """
         asked = self.asked
         settings = {name: getattr(asked, name) for name in ("population", "generations", "seed")}
+        threads = {} if self.threads is None else {THREADS: self.threads}
         strategy = NSGA2Search if self.problem.cost_objectives else AgingSearch
         return SearchRun.start(
             strategy(self.problem, first=first, **settings),
             out,
-            evaluator={**self.evaluator.describe(), **about},
+            evaluator={**self.evaluator.describe(), **threads, **about},
             parents=self._parents(),
             facts={"data": self.evaluator.run.images.data.found.to_dict()},
             resume=resume,
         )
 
-    def measure(self, archs: list[Arch]) -> list[Measured]:
-        """What a search by accuracy or by score needs."""
-        naswots: Sequence[float | None] = [None] * len(archs)
-        if self.problem.quality == SCORE:
-            naswots = self.evaluator.naswot(archs, self.asked.seed)
-        return [Measured(*pair) for pair in zip(self.evaluator(archs), naswots, strict=True)]
+    def workers(self) -> AbstractContextManager[Workers]:
+        """Who measures archs."""
+        return arch_workers(self.asked.workers, self.evaluator, self.asked.seed, self.threads)
+
+    @property
+    def measured_quality(self) -> str:
+        """What is measured of an arch: a prediction rests on what a score does."""
+        return ACCURACY if self.problem.quality == ACCURACY else SCORE
+
+    def explore(self, run: SearchRun, measurements: Measurements) -> Result:
+        """The search by accuracy or by score."""
+        left_out, at_once = measurements.left_out, measurements.at_once
+        return run.explore(measurements, left_out=left_out, at_once=at_once)
 
     def by_prediction(
         self,
@@ -190,7 +223,12 @@ class Prepared:
         """The search by what `truth` predicts, which begins with the archs of the truth."""
         predicted = PredictedAccuracy(measurements, self.problem.cost_model, truth)
         known: Sequence[Any] = truth.archs
-        return self.start(out, about, known, resume=resume).explore(predicted, predicted.about)
+        return self.start(out, about, known, resume=resume).explore(
+            predicted,
+            predicted.about,
+            left_out=measurements.left_out,
+            at_once=measurements.at_once,
+        )
 
     def _parents(self) -> dict[str, str]:
         asked = self.asked

@@ -7,12 +7,13 @@ rank.json           the figures, and what they rest on, arch by arch
 rank.png            predicted against true accuracy
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
@@ -23,14 +24,23 @@ from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.evaluate.trie import AT_ONCE
 from mobilenas.evaluate.truth import Truth, read_truth
-from mobilenas.evaluate.zero_cost import zero_cost_scores
+from mobilenas.evaluate.workers import (
+    ACCURACY,
+    INHERITED,
+    THREADS,
+    ZERO_COST_SCORES,
+    arch_workers,
+    stored_threads,
+)
 from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, regrets
 from mobilenas.rank.strata import stratified
 from mobilenas.report.rank import plot_ranking
 from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import is_run
 from mobilenas.search.problem import score
 from mobilenas.space import AnyArch, any_space_from_dict
 from mobilenas.train.supernets import SupernetSettings, open_supernet_run
+from mobilenas.workers import ONE_WORKER, Workers, WorkersAsked, even_groups
 
 PREDICTIONS, ZERO_COST = "predictions.jsonl", "zero_cost.jsonl"
 SUPERNET, NASWOT = "supernet", "naswot"  # names of predictors in rank.json
@@ -76,10 +86,11 @@ def run_rank(
     *,
     resume: bool,
     data: str | None = None,
+    workers: WorkersAsked = ONE_WORKER,
 ) -> dict[str, Any]:
     """Rank a trained supernet against a file of accuracies, or else against a benchmark.
 
-    data: the images of the supernet, where they have moved.
+    data: the images of the supernet, where they have moved. workers: who measures archs.
     """
     trained = RunFolder.open(supernet, "supernet")
     space = any_space_from_dict(trained.read(SupernetSettings).space)
@@ -89,7 +100,7 @@ def run_rank(
         known = read_benchmark(benchmark or "", data_root, space)
     trained.check_finished()
     evaluator = SupernetEvaluator(open_supernet_run(supernet, data=data))
-    return rank(evaluator, known, asked, out, resume=resume)
+    return rank(evaluator, known, asked, out, resume=resume, workers=workers)
 
 
 def rank(
@@ -99,23 +110,29 @@ def rank(
     out: Path,
     *,
     resume: bool,
+    workers: WorkersAsked = ONE_WORKER,
 ) -> dict[str, Any]:
     """Compare a supernet's accuracies with true ones; the figures are also written to `out`.
 
     The archs are drawn from those of the truth, stratified over FLOPs, whatever their accuracy.
     FLOPs and params are predictors beside the supernet; if asked for, also two zero-cost scores and
-    the score that a search can go by, of the supernet and NASWOT.
+    the score that a search can go by, of the supernet and NASWOT. An arch that cannot be measured
+    is left out, which the figures say; a resume tries it again.
     Raises BadInput for a folder that holds another ranking.
     """
     folder = evaluator.run.folder.path.resolve()
     found = evaluator.run.images.data.found.to_dict()
     rows = stratified(truth.costs["flops"], asked.n, asked.seed)
+    threads: int | None = workers.threads_each(torch.get_num_threads())
+    if resume and is_run(out, "rank"):
+        threads = stored_threads(RunFolder.open(out, "rank"))
+    measured_by = evaluator.describe() | ({} if threads is None else {THREADS: threads})
     settings = {
         "n": asked.n,
         "seed": asked.seed,
         "recalibrated": asked.recalibrated,
         "truth": truth.source,
-        "evaluator": evaluator.describe(),
+        "evaluator": measured_by,
     }
     run = RunFolder.start_or_resume(
         out,
@@ -133,24 +150,22 @@ def rank(
         raise BadInput(f"{truth.source} lacks archs that {out} was started with")
     archs = [truth.archs[i] for i in rows]
 
-    def predict(group: list[AnyArch]) -> list[dict[str, float]]:
-        found = evaluator(group, recalibrated=asked.recalibrated)
-        return [{"accuracy": accuracy} for accuracy in found]
-
-    columns = _stored(out / PREDICTIONS, archs, _Prediction, predict, "rank", AT_ONCE)
-    predicted = columns["accuracy"]
+    with arch_workers(workers, evaluator, asked.seed, threads) as found_by:
+        what = ACCURACY if asked.recalibrated else INHERITED
+        ranked = _Measured(out / PREDICTIONS, archs, _Prediction)
+        ranked.complete(found_by, what, "rank", AT_ONCE)
+        scored = _Measured(out / ZERO_COST, archs, _Scores)
+        if asked.zero_cost:
+            scored.complete(found_by, ZERO_COST_SCORES, "zero-cost scores", 1)
+    left_out = ranked.left_out | scored.left_out
+    kept = [i for i, arch in enumerate(archs) if str(arch) not in left_out]
+    rows, archs = rows[kept], [archs[i] for i in kept]
+    predicted = ranked.columns(archs)["accuracy"]
     actual = truth.accuracy[rows]
     costs = {name: values[rows].astype(float) for name, values in truth.costs.items()}
     predictors = {SUPERNET: predicted, **costs}
     if asked.zero_cost:
-        images = evaluator.zero_cost_images()
-
-        def score_untrained(group: list[AnyArch]) -> list[dict[str, float]]:
-            networks = (evaluator.untrained(arch, asked.seed) for arch in group)
-            return [zero_cost_scores(network, images) for network in networks]
-
-        title = "zero-cost scores"
-        scores = _stored(out / ZERO_COST, archs, _Scores, score_untrained, title, 1)
+        scores = scored.columns(archs)
         both = np.column_stack([predicted, scores[NASWOT]])
         predictors |= scores | {f"{SUPERNET}+{NASWOT}": score(both, both)}
     flops = costs["flops"]
@@ -166,7 +181,7 @@ def rank(
         **asdict(asked),
         "n": len(archs),  # all there are, where more were asked for
         "min_evidence": MIN_EVIDENCE,
-        "evaluator": evaluator.describe(),
+        "evaluator": measured_by,
         "data": found,
         "predictors": {
             name: rank_metrics(values, actual, flops, seed=asked.seed).to_dict()
@@ -181,30 +196,44 @@ def rank(
             | {name: float(values[i]) for name, values in predictors.items()}
             for i, arch in enumerate(archs)
         ],
+        **({"left_out": left_out} if left_out else {}),
     }
     run.store_result(result)
     plot_ranking(out / "rank.png", result)
     return result
 
 
-def _stored(
-    path: Path,
-    archs: Sequence[AnyArch],
-    shape: type[_Prediction | _Scores],
-    measure: Callable[[list[AnyArch]], list[dict[str, float]]],
-    title: str,
-    at_once: int,
-) -> dict[str, Floats]:
-    """What is measured of each arch, (archs,) by name; what `path` has is not measured again."""
-    known = {row.arch: row.model_dump(exclude={"arch"}) for row in read_jsonl(path, shape)}
-    # Neighbours in this order share most of their work.
-    left = sorted((arch for arch in archs if str(arch) not in known), key=str)
-    with ProgressBar(title, len(archs), len(known)) as bar:
-        for start in range(0, len(left), at_once):
-            group = left[start : start + at_once]
-            found = dict(zip(map(str, group), measure(group), strict=True))
-            append_jsonl(path, ({"arch": arch, **values} for arch, values in found.items()))
-            known |= found
-            bar.advance(len(group), f"{len(known)} archs")
-    names = shape.model_fields.keys() - {"arch"}
-    return {name: np.array([known[str(arch)][name] for arch in archs]) for name in names}
+class _Measured:
+    """What is measured of archs and written to a file; what the file has is not measured again.
+
+    left_out: the archs that could not be measured, and why.
+    """
+
+    def __init__(
+        self, path: Path, archs: Sequence[AnyArch], shape: type[_Prediction | _Scores]
+    ) -> None:
+        self._path, self._archs = path, archs
+        self._names = sorted(shape.model_fields.keys() - {"arch"})
+        rows = read_jsonl(path, shape)
+        self._known = {row.arch: row.model_dump(exclude={"arch"}) for row in rows}
+        self.left_out: dict[str, str] = {}
+
+    def complete(self, workers: Workers, what: str, title: str, at_once: int) -> None:
+        """Measure the archs that the file lacks, at most so many together."""
+        # Neighbours in this order share most of their work.
+        left = sorted(str(arch) for arch in self._archs if str(arch) not in self._known)
+        with ProgressBar(title, len(self._archs), len(self._known)) as bar:
+            for outcome in workers(what, even_groups(left, at_once, workers.count)):
+                if outcome.results is None:
+                    self.left_out |= dict.fromkeys(outcome.items, outcome.why)
+                else:
+                    found = dict(zip(outcome.items, outcome.results, strict=True))
+                    append_jsonl(self._path, ({"arch": a, **x} for a, x in found.items()))
+                    self._known |= found
+                bar.advance(len(outcome.items), f"{len(self._known)} archs")
+
+    def columns(self, archs: Sequence[AnyArch]) -> dict[str, Floats]:
+        """Of archs that have been measured: (archs,) by name."""
+        return {
+            name: np.array([self._known[str(arch)][name] for arch in archs]) for name in self._names
+        }

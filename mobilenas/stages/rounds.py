@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import torch
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
@@ -27,14 +28,15 @@ from mobilenas.evaluate.predictor import FEWEST, check_enough
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
-from mobilenas.search import Measured, Result
+from mobilenas.search import Result
 from mobilenas.search.choose import choose_archs
 from mobilenas.search.problem import PREDICTION, SCORE
 from mobilenas.space import Arch
 from mobilenas.stages.evolve import Prepared, Search
-from mobilenas.stages.predicted import MEASURED, Measurements, about_truth
+from mobilenas.stages.measurements import MEASURED, Measurements
+from mobilenas.stages.predicted import about_truth
 from mobilenas.stages.train import Asked
-from mobilenas.stages.trainings import create_trainings, threads_each, train_archs
+from mobilenas.stages.trainings import create_trainings, train_archs
 from mobilenas.train.config import NetworkConfig
 from mobilenas.train.images import data_place
 from mobilenas.train.networks import NetworkSettings
@@ -63,7 +65,7 @@ class RoundSettings(Record):
 @dataclass(frozen=True)
 class RoundsAsked:
     """What the user asks of rounds; None where it is left out. preset, overrides: of
-    `configs/train`. workers: trainings at once.
+    `configs/train`.
     """
 
     rounds: int | None = None
@@ -71,7 +73,6 @@ class RoundsAsked:
     preset: str | None = None
     overrides: tuple[str, ...] = ()
     inherit: bool = False
-    workers: int = 1
 
     def settings(self, search: Search, out: Path, *, resume: bool) -> RoundSettings | None:
         """All settings, those left out from the run in `out` if it is resumed; None without rounds.
@@ -85,9 +86,7 @@ class RoundsAsked:
             stored = None if known is None else validated(RoundSettings, known, run.path)
         if stored is None and self.rounds is None:
             if self != RoundsAsked():
-                raise BadInput(
-                    "--per-round, --preset, --set, --inherit and --workers go with --rounds"
-                )
+                raise BadInput("--per-round, --preset, --set and --inherit go with --rounds")
             return None
         given: dict[str, Any] = {"rounds": self.rounds, "per_round": self.per_round}
         given = {name: value for name, value in given.items() if value is not None}
@@ -102,15 +101,13 @@ class RoundsAsked:
         usual = {
             "per_round": FEWEST,
             "inherit": self.inherit,
-            "threads": threads_each(self.workers),
+            "threads": search.workers.threads_each(torch.get_num_threads()),
         }
         return RoundSettings(**(usual | given))
 
 
-def run_rounds(
-    search: Search, asked: RoundSettings, out: Path, *, workers: int, resume: bool
-) -> Result:
-    """Search, train, and search on. workers: trainings at once. Raises BadInput.
+def run_rounds(search: Search, asked: RoundSettings, out: Path, *, resume: bool) -> Result:
+    """Search, train, and search on; the trainings too are the workers'. Raises BadInput.
 
     search: by prediction, from what its truth file already has, if there is one.
     """
@@ -135,7 +132,7 @@ def run_rounds(
 
     def train(archs: list[Arch]) -> dict[str, float | None]:
         names = list(map(str, archs))
-        found = train_archs(folder, names, plan, workers=workers, threads=asked.threads)
+        found = train_archs(folder, names, plan, workers=search.workers, threads=asked.threads)
         for name, end in found.failed.items():
             log.warning("%s is left out: its training failed twice (%s)", name, end)
         accuracy = {row["arch"]: row["accuracy"] for row in found.rows}
@@ -151,12 +148,25 @@ def search_in_rounds(
 
     train: the accuracy (0..1) of each of some archs by its text form, None where there is none.
     """
+    with prepared.workers() as workers:
+        measurements = Measurements(workers, SCORE, out / MEASURED)
+        return _search_in_rounds(prepared, asked, train, measurements, out, resume=resume)
+
+
+def _search_in_rounds(
+    prepared: Prepared,
+    asked: RoundSettings,
+    train: Train,
+    measurements: Measurements,
+    out: Path,
+    *,
+    resume: bool,
+) -> Result:
     truth = prepared.truth()
     about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
     # The last search is started first: another one in this folder is refused before any work.
     prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
-    measurements = Measurements(prepared.evaluator, prepared.asked.seed, out / MEASURED)
     tried = set(truth.archs) if truth else set()  # those too whose training failed
     for number in range(1, asked.rounds + 1):
         folder = out / f"round-{number}"
@@ -165,9 +175,7 @@ def search_in_rounds(
         if truth is None:
             objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
             scored = replace(prepared, problem=replace(problem, objectives=objectives))
-            found = scored.start(folder, {}, resume=there).explore(
-                lambda archs: [Measured(*row) for row in measurements(archs).tolist()]
-            )
+            found = scored.explore(scored.start(folder, {}, resume=there), measurements)
             count = max(FEWEST, asked.per_round)
             chosen = choose_archs(scored.problem, found.evaluations, count, tried)
         else:

@@ -30,7 +30,7 @@ from mobilenas.runs.folder import check_free, is_run
 from mobilenas.search import Problem, Result, check_feasible, explore
 from mobilenas.search.ask_tell import Search
 from mobilenas.search.problem import SCORE
-from mobilenas.search.replay import Measure
+from mobilenas.search.replay import GROUP, Measure
 
 EVALUATIONS = "evaluations.jsonl"
 TABLE = "latency table "  # of the role of such a parent, before its name
@@ -129,17 +129,32 @@ class SearchRun:
         if self.search.problem.limits:
             log.info("within the budget: %.1f %% of the space", 100 * self.feasible_share)
 
-    def explore(self, measure: Measure, more: Callable[[], Mapping[str, Any]] = dict) -> Result:
+    def explore(
+        self,
+        measure: Measure,
+        more: Callable[[], Mapping[str, Any]] = dict,
+        *,
+        left_out: Mapping[str, str] | None = None,
+        at_once: int | None = GROUP,
+    ) -> Result:
         """Run the search to its end, with what `measure` says of archs (see `search.replay`).
 
-        more: what front.json says besides, asked for at the end. Raises BadInput for evaluations
-        that this search would not have made.
+        more: what front.json says besides, asked for at the end. left_out: the archs that cannot be
+        measured, and why; `measure` may add to it. Raises BadInput for evaluations that this search
+        would not have made.
         """
         search = self.search
         more_at_first = max(len(search.first) - search.population, 0)
         most = search.population * search.generations + more_at_first
         with ProgressBar("evolve", most) as bar:
-            explore(search, self.folder.path / EVALUATIONS, measure, _Shown(bar))
+            explore(
+                search,
+                self.folder.path / EVALUATIONS,
+                measure,
+                _Shown(bar),
+                left_out={} if left_out is None else left_out,
+                at_once=at_once,
+            )
         result = search.result()
         about = {
             "settings": self.settings | {"places": _places(self.parents)},
@@ -147,6 +162,10 @@ class SearchRun:
             "ranges": self._ranges(),
             **more(),
         }
+        if left_out:
+            about["left_out"] = {
+                arch: why for arch, why in sorted(left_out.items()) if search.has_proposed(arch)
+            }
         _write_result(self.folder, search.problem, result, about)
         return result
 

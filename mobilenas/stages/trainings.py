@@ -14,10 +14,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import file_name, write_text
@@ -28,6 +27,8 @@ from mobilenas.runs.folder import is_run
 from mobilenas.space import space_from_dict
 from mobilenas.stages.train import create_network_run
 from mobilenas.train.networks import NetworkResult, NetworkSettings
+from mobilenas.workers import WorkersAsked, open_workers
+from mobilenas.workers.here import Work
 
 TRUTH_FILE = "truth.csv"
 COLUMNS = ("arch", "accuracy", "validation_images", "data_checksum")
@@ -83,21 +84,16 @@ def _started(path: Path, plan: NetworkSettings) -> RunFolder:
     return run
 
 
-def threads_each(workers: int) -> int:
-    """Threads of each of the trainings at once: what OMP_NUM_THREADS says, else a share of all."""
-    threads = torch.get_num_threads()
-    return threads if "OMP_NUM_THREADS" in os.environ else max(1, threads // workers)
-
-
 def train_archs(
     folder: Path,
     archs: Sequence[str],
     plan: NetworkSettings,
     *,
-    workers: int,
+    workers: WorkersAsked,
     threads: int,
 ) -> Trainings:
-    """Train archs, `workers` at once with so many threads each, and note all in the truth file.
+    """Train archs, as many at once as there are workers, with so many threads each, and note all in
+    the truth file. On Ray the folder must be in the same place on all machines.
 
     What the folder has is kept and continued, trainings of other archs too. plan: as
     `create_trainings` takes it; its data and inherit are where these are now. A process that dies
@@ -114,7 +110,10 @@ def train_archs(
             accuracy = RunFolder.open(path, "train").result(NetworkResult).last_accuracy
             bar.advance(1, f"{path.name} {100 * accuracy:.2f} %")
 
-        failed = _run_all(left, options, workers, threads, note)
+        if workers.count is None:
+            failed = _run_on_ray(left, _Training(tuple(options), threads), workers, note)
+        else:
+            failed = _run_all(left, options, workers.count, threads, note)
     return Trainings(_write_truth(folder), {path.name: end for path, end in failed.items()})
 
 
@@ -173,6 +172,41 @@ def _run_all(
             process.kill()  # a training may be killed at any time
         for process in running.values():
             process.wait()
+    return failed
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a worker on Ray does: it finishes the trainings in run folders."""
+
+    options: tuple[str, ...]
+    threads: int
+
+    def __call__(self) -> Work:
+        return self.run
+
+    def run(self, what: str, paths: Sequence[str]) -> list[None]:
+        for path in map(Path, paths):
+            code = _start(path, self.options, self.threads).wait()
+            if code == 2:
+                raise BadInput(_last_line(path).removeprefix("mobilenas: "))
+            if code:
+                raise RuntimeError(_end(path, code))
+        return [None] * len(paths)
+
+
+def _run_on_ray(
+    paths: Sequence[Path], training: _Training, asked: WorkersAsked, done: Callable[[Path], None]
+) -> dict[Path, str]:
+    """The same by workers on Ray."""
+    failed = {}
+    with open_workers(asked, training, training.threads) as workers:
+        for outcome in workers("train", [[str(path.resolve())] for path in paths]):
+            path = Path(outcome.items[0])
+            if outcome.results is None:
+                failed[path] = outcome.why
+            else:
+                done(path)
     return failed
 
 

@@ -12,6 +12,8 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import Record
 from mobilenas.rank.strata import varied_archs
@@ -20,10 +22,11 @@ from mobilenas.runs.folder import check_free, is_run
 from mobilenas.search.front import read_search, spread_archs
 from mobilenas.space import Space, load_space, space_from_dict
 from mobilenas.stages.train import Asked, training_settings
-from mobilenas.stages.trainings import Trainings, create_trainings, threads_each, train_archs
+from mobilenas.stages.trainings import Trainings, create_trainings, train_archs
 from mobilenas.train.config import NetworkConfig
 from mobilenas.train.images import check_same_data, data_parent, data_place
 from mobilenas.train.networks import NetworkSettings
+from mobilenas.workers import ONE_WORKER, WorkersAsked
 
 ARCHS = 32  # where their number is not given
 SEED = 1  # another than that of most supernets, whose validation images would be the same
@@ -50,7 +53,7 @@ class TruthAsked:
     seed: int | None = None
     preset: str | None = None
     overrides: tuple[str, ...] = ()
-    workers: int = 1
+    workers: WorkersAsked = ONE_WORKER
 
     def training(self) -> Asked:
         """The same of one of the trainings, whose arch is any."""
@@ -122,7 +125,7 @@ def _started(out: Path, asked: TruthAsked) -> RunFolder:
     settings = TruthSettings(
         space=first.settings["space"],
         **plan.model_dump(include={"data", "seed", "config", "inherit"}),
-        threads=threads_each(asked.workers),
+        threads=asked.workers.threads_each(torch.get_num_threads()),
     )
     return RunFolder.create(
         out,

@@ -12,9 +12,9 @@ from scipy.stats import kendalltau, zscore
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
+from mobilenas.evaluate import workers
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.space import Arch, Space
-from mobilenas.stages import rank as stage
 from mobilenas.train.supernets import open_supernet_run
 
 
@@ -139,7 +139,7 @@ def test_zero_cost_scores_are_on_disk_as_soon_as_they_are_measured(
 ) -> None:
     truth = write_truth(tmp_path / "truth.csv", job, n=6)
     asked = ["rank", "--supernet", job.supernet, "--truth", truth, "--out", tmp_path / "rank"]
-    measure, counted = stage.zero_cost_scores, []
+    measure, counted = workers.zero_cost_scores, []
 
     def count(*given: Any) -> dict[str, float]:
         counted.append(given)
@@ -147,7 +147,7 @@ def test_zero_cost_scores_are_on_disk_as_soon_as_they_are_measured(
             raise BadInput("stopped")
         return measure(*given)
 
-    monkeypatch.setattr(stage, "zero_cost_scores", count)
+    monkeypatch.setattr(workers, "zero_cost_scores", count)
     assert call(*asked).code == 2
     assert len((tmp_path / "rank" / "zero_cost.jsonl").read_text().splitlines()) == 3
     assert call(*asked, "--resume").code == 0

@@ -77,9 +77,8 @@ def test_a_round_trains_what_was_found(job: Job, truth: Path, tmp_path: Path, ca
     [
         (
             ["--per-round=4"],
-            "--per-round, --preset, --set, --inherit and --workers go with --rounds",
+            "--per-round, --preset, --set and --inherit go with --rounds",
         ),
-        (["--workers=2"], "go with --rounds"),
         (["--inherit"], "go with --rounds"),
         (["--objectives=prediction"], "prediction goes with --truth or --rounds"),
         (["--objectives=score", "--rounds=1"], "prediction goes with --truth or --rounds"),
