@@ -26,6 +26,7 @@ from mobilenas.base.process import (
 )
 from mobilenas.cli import detect, latency, networks, spaces
 from mobilenas.cli.bench import bench
+from mobilenas.cli.doctor import doctor
 from mobilenas.cli.evolve import evolve
 from mobilenas.cli.export import export
 from mobilenas.cli.quickstart import quickstart
@@ -59,6 +60,7 @@ app.command()(export)
 app.command("eval")(networks.evaluate)
 app.command()(networks.convert)
 app.command()(bench)
+app.command()(doctor)
 
 
 # Of a name that no file can have: it is too long, or goes in a circle.
