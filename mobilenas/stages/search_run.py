@@ -42,7 +42,8 @@ class SearchSettings(Record):
     """What may not change on resume, in the words of run.json and front.json.
 
     space, evaluator: what is searched and what is measured (which weights, which images), as plain
-    data. resolution: of a backbone's images. latency_tables: SHA-256 of the content by name.
+    data. resolution: of a backbone's images. latency_tables, own_costs: SHA-256 of the content by
+    name; without costs of the user's own None.
     """
 
     space: dict[str, Any]
@@ -55,6 +56,7 @@ class SearchSettings(Record):
     evaluator: dict[str, Any]
     resolution: tuple[int, int] | None = None
     latency_tables: dict[str, str]
+    own_costs: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class SearchRun:
             evaluator=dict(evaluator or {}),
             resolution=space.image_size if space.is_backbone else None,
             latency_tables={table.name: digest(table) for table in cost_model.tables},
+            own_costs={costs.name: sha256_of(costs.to_dict()) for costs in cost_model.own} or None,
         ).model_dump(mode="json")
         there = resume and is_run(out, "evolve")
         if there:
@@ -193,8 +196,12 @@ def _places(parents: Mapping[str, str]) -> dict[str, Any]:
 
 def digest(table: LatencyTable) -> str:
     """SHA-256 of the content of a table, whatever the layout of its file."""
-    content = json.dumps(table.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return sha256_of(table.model_dump(mode="json"))
+
+
+def sha256_of(data: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[str, Any]) -> None:
