@@ -41,7 +41,7 @@ def main(out: Path) -> None:
     space = load_space("digits:candidates.max_paths=1,resolution=16")
     energy = read_energy(Path(__file__).with_name("energy.csv"), space)
 
-    recipe = load_supernet_config("quick", ["passes=12", "lr=0.1", "limit=600"])
+    recipe = load_supernet_config("quick", ["strategy=uniform", "passes=12", "lr=0.1", "limit=600"])
     supernet = create_supernet_run(out / "supernet", space, "digits", seed=0, config=recipe)
     train_supernet(supernet)
     score_supernet(supernet)  # of a few archs; with that the run is finished

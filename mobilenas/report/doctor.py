@@ -27,7 +27,9 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "kernels", *_kernels(facts["kernels"])
     yield "libraries", *_packages(facts["libraries"])
     for name, packages in facts["extras"].items():
-        yield f"extra {name}", *_packages(packages)
+        state, details = _packages(packages)
+        how = f": pip install 'mobilenas[{name}]'" if state == "no" else ""
+        yield f"extra {name}", state, details + how
     for name, each in facts["runtimes"].items():
         yield f"runtime {name}", _state(each), _runtime(each)
     if facts["detection"] is not None:
