@@ -47,7 +47,7 @@ site:
 	mkdir -p build/pages
 	cp -r README.md CHANGELOG.md LICENSE docs export examples latency_tables build/pages
 	$(BIN)/zensical build --strict --clean
-	@echo 'Worth a look: build/site/index.html'
+	@echo 'To read, with search: $(BIN)/python -m http.server --directory build/site'
 
 clean:
 	rm -rf .venv build dist runs

@@ -48,7 +48,7 @@ def main(out: Path) -> None:
 
     # It is a limit here as well as an objective; either alone works too.
     budget = Budget({ENERGY: 12.0}, own=(energy,))
-    search = Search(out / "supernet", budget, f"accuracy,{ENERGY}", population=8, generations=4)
+    search = Search(out / "supernet", budget, f"accuracy,{ENERGY}", population=8, generations=8)
     for found in run_evolve(search, out / "evolve", resume=False).front:
         print(f"{100 * found.accuracy:5.1f} %  {found.costs[ENERGY]:5.2f} mJ  {found.arch}")
 

@@ -66,7 +66,7 @@ def test_an_objective_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[
     other = example.BlockCosts(example.ENERGY, energy.blocks, energy.fixed + 1)
     budget = Budget({example.ENERGY: 12.0}, own=(other,))
     search = Search(
-        tmp_path / "supernet", budget, f"accuracy,{example.ENERGY}", population=8, generations=4
+        tmp_path / "supernet", budget, f"accuracy,{example.ENERGY}", population=8, generations=8
     )
     with pytest.raises(BadInput, match="own_costs"):
         run_evolve(search, tmp_path / "evolve", resume=True)

@@ -52,7 +52,7 @@ def test_the_site_builds_without_a_warning() -> None:
     assert 'id="mobilenas.cost.CostModel.batch"' in reference
     assert "What each candidate of each block costs." in reference
     assert "load_search_config" not in reference
-    # It opens from disk, and fetches nothing from elsewhere.
+    # Pages fetch nothing from elsewhere.
     loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?:[^"]*)"', reference)
     assert loaded == []
 
