@@ -27,9 +27,9 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "kernels", *_kernels(facts["kernels"])
     yield "libraries", *_packages(facts["libraries"])
     for name, packages in facts["extras"].items():
-        state, details = _packages(packages)
-        how = f": pip install 'mobilenas[{name}]'" if state == "no" else ""
-        yield f"extra {name}", state, details + how
+        whole, details = _packages(packages)
+        how = f": pip install 'mobilenas[{name}]'" if whole == "no" else ""
+        yield f"extra {name}", whole, details + how
     for name, each in facts["runtimes"].items():
         yield f"runtime {name}", _state(each), _runtime(each)
     if facts["detection"] is not None:
@@ -40,8 +40,8 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     if root["path"] is None:
         yield "MOBILENAS_DATA", "no", "not set: benchmarks' files are found by --data-root"
     else:
-        state = ("yes", "a folder") if root["is_folder"] else ("broken", "no folder")
-        yield "MOBILENAS_DATA", state[0], f"{root['path']}, {state[1]}"
+        state, what = ("yes", "a folder") if root["is_folder"] else ("broken", "no folder")
+        yield "MOBILENAS_DATA", state, f"{root['path']}, {what}"
 
 
 def _state(part: dict[str, Any]) -> str:

@@ -93,6 +93,25 @@ def test_a_damaged_latency_table_is_named(call: Call, tmp_path: Path, monkeypatc
     assert "mine.json" in row(done.out, "latency tables")
 
 
+def test_an_accelerator_is_used_before_it_is_named(
+    facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*, check_available: bool) -> torch.device:
+        return torch.device("cpu")
+
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", found)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    (works,) = doctor._accelerators()
+    assert works == {"device": "cpu:0", "name": "cpu", "ran": True}
+    failed = works | {"ran": False, "problem": "no kernel image"}
+    for each, words in (
+        (works, ["yes", "cpu, a sum ran on it"]),
+        (failed, ["broken", "no kernel"]),
+    ):
+        line = row(describe_doctor(facts | {"accelerators": [each]}), "cpu:0")
+        assert all(word in line for word in words)
+
+
 def test_the_folder_of_data_is_looked_at(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(doctor.DATA_ROOT, str(tmp_path))
     assert doctor._data_root() == {"path": str(tmp_path), "is_folder": True}
