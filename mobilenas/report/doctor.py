@@ -72,7 +72,7 @@ def _packages(packages: dict[str, dict[str, Any]]) -> tuple[str, str]:
 
 
 def _runtime(runtime: dict[str, Any]) -> str:
-    if not runtime["installed"]:
+    if "version" not in runtime:
         return str(runtime["problem"])
     words = [f"{runtime['version']}, {'/'.join(runtime['dtypes'])}"]
     if runtime["stand_in"]:

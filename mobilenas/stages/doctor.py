@@ -116,6 +116,8 @@ def _runtime(name: str, try_out: bool) -> dict[str, Any]:
         runtime = runtime_class(name)(1)
     except BadInput as error:
         return {"installed": False, "problem": str(error)}
+    except Exception as error:  # whatever a package that is broken raises when it is imported
+        return {"installed": True, "ran": False, "problem": one_line(error)}
     facts = {
         "installed": True,
         "version": runtime.version,

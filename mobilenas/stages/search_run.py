@@ -16,7 +16,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from mobilenas.base.files import write_text
 from mobilenas.base.progress import ProgressBar
@@ -43,7 +45,7 @@ class SearchSettings(Record):
 
     space, evaluator: what is searched and what is measured (which weights, which images), as plain
     data. resolution: of a backbone's images. latency_tables, own_costs: SHA-256 of the content by
-    name; without costs of the user's own None.
+    name; the latter are left out where there are none.
     """
 
     space: dict[str, Any]
@@ -56,7 +58,7 @@ class SearchSettings(Record):
     evaluator: dict[str, Any]
     resolution: tuple[int, int] | None = None
     latency_tables: dict[str, str]
-    own_costs: dict[str, str] | None = None
+    own_costs: Annotated[dict[str, str], Field(default_factory=dict)]
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ class SearchRun:
             evaluator=dict(evaluator or {}),
             resolution=space.image_size if space.is_backbone else None,
             latency_tables={table.name: digest(table) for table in cost_model.tables},
-            own_costs={costs.name: sha256_of(costs.to_dict()) for costs in cost_model.own} or None,
-        ).model_dump(mode="json")
+            own_costs={costs.name: sha256_of(costs.to_dict()) for costs in cost_model.own},
+        ).model_dump(mode="json", exclude=None if cost_model.own else {"own_costs"})
         there = resume and is_run(out, "evolve")
         if there:
             RunFolder.open(out, "evolve").check_same(settings)

@@ -66,6 +66,19 @@ def test_a_part_that_fails_is_broken_and_says_why(facts: dict[str, Any]) -> None
     assert "no such runtime" in line
 
 
+def test_a_package_that_cannot_be_imported_is_broken(
+    facts: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def imported(name: str) -> None:
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(doctor, "runtime_class", imported)
+    runtimes = {"onnxruntime": doctor._runtime("onnxruntime", try_out=False)}
+    line = row(describe_doctor(facts | {"runtimes": runtimes}), "runtime onnxruntime")
+    assert "broken" in line
+    assert "libgomp" in line
+
+
 def test_a_process_that_crashes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.sys, "executable", "/bin/false")
     assert doctor._trial("onnxruntime") == {
