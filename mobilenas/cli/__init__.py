@@ -42,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Find convolutional networks for a device: supernet, search under a budget, ONNX.\n\n"
-    "`mobilenas quickstart` does all of it on built-in images in a minute or two. `COMMAND --help` "
+    "`mobilenas quickstart` does all of it on built-in images in a few minutes. `COMMAND --help` "
     "has examples.\n\n"
     "FLOPs are multiply-adds of convolution and linear layers for one image. Exit codes: 0 done, "
     "1 failed, 2 bad input, 3 no network meets the budget.",
