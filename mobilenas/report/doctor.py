@@ -6,6 +6,7 @@ from typing import Any
 from mobilenas.report.text import table
 
 _SHOWN = 6  # packages that a row names
+_DEVELOPERS = "dev"  # the extra of those who change mobilenas
 
 
 def describe_doctor(facts: dict[str, Any]) -> str:
@@ -27,6 +28,8 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "kernels", *_kernels(facts["kernels"])
     yield "libraries", *_packages(facts["libraries"])
     for name, packages in facts["extras"].items():
+        if name == _DEVELOPERS:
+            continue
         whole, details = _packages(packages)
         how = f": pip install 'mobilenas[{name}]'" if whole == "no" else ""
         yield f"extra {name}", whole, details + how
