@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs commands site clean
 
 setup: .venv/installed
 
@@ -32,6 +32,22 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The command reference, and the site in build/site.
+docs: setup commands site
+
+commands:
+	$(BIN)/python -m typer mobilenas.cli utils docs --name mobilenas --title Commands \
+	  --output docs/reference/commands.md
+
+# Pages link to files outside of docs/, so the site is built of a copy in which these lie as here.
+# Every warning is an error: a link or a heading that is not there, a name that the code has not.
+site:
+	rm -rf build/pages build/site
+	mkdir -p build/pages
+	cp -r README.md CHANGELOG.md LICENSE docs export examples latency_tables build/pages
+	$(BIN)/zensical build --strict --clean
+	@echo 'To read, with search: $(BIN)/python -m http.server --directory build/site'
 
 clean:
 	rm -rf .venv build dist runs

@@ -9,7 +9,7 @@ from mobilenas.strategies.methods import METHODS
 from mobilenas.train.config import NetworkConfig, SupernetConfig, TrainingConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("export/**/*.md")]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("export/**/*.md")]
 
 
 def prose(page: Path) -> str:

@@ -28,6 +28,7 @@ from mobilenas.base.process import (
 )
 from mobilenas.cli import detect, latency, networks, spaces
 from mobilenas.cli.bench import bench
+from mobilenas.cli.doctor import doctor
 from mobilenas.cli.evolve import evolve
 from mobilenas.cli.export import export
 from mobilenas.cli.quickstart import quickstart
@@ -42,28 +43,33 @@ from mobilenas.cli.truth import truth
 app = typer.Typer(
     name="mobilenas",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Find convolutional networks for a device: supernet, search under a budget, ONNX.\n\n"
-    "FLOPs are multiply-adds of convolution and linear layers for one image.",
+    "`mobilenas quickstart` does all of it on built-in images in a few minutes. `COMMAND --help` "
+    "has examples.\n\n"
+    "FLOPs are multiply-adds of convolution and linear layers for one image. Exit codes: 0 done, "
+    "1 failed, 2 bad input, 3 no network meets the budget.",
 )
-app.add_typer(spaces.space_app, name="space")
-app.add_typer(spaces.arch_app, name="arch")
-app.add_typer(latency.latency_app, name="latency")
-app.add_typer(detect.detect_app, name="detect")
-app.command("supernet-train")(tracked(supernet_train))
-app.command()(quickstart)
-app.command()(tracked(truth))
-app.command()(tracked(rank))
-app.command()(tracked(evolve))
-app.command()(sweep)
-app.command()(tracked(search))
-app.command()(tracked(train))
-app.command()(export)
-app.command("eval")(networks.evaluate)
-app.command()(networks.convert)
-app.command()(bench)
+# In the order of the work.
+START, FIND, MEASURE, DEPLOY = "To start", "Find a network", "Measure", "Use a network"
+app.command(rich_help_panel=START)(quickstart)
+app.command(rich_help_panel=START)(doctor)
+app.add_typer(spaces.space_app, name="space", rich_help_panel=START)
+app.add_typer(spaces.arch_app, name="arch", rich_help_panel=START)
+app.command("supernet-train", rich_help_panel=FIND)(tracked(supernet_train))
+app.command(rich_help_panel=FIND)(tracked(evolve))
+app.command(rich_help_panel=FIND)(sweep)
+app.command(rich_help_panel=FIND)(tracked(search))
+app.command(rich_help_panel=FIND)(tracked(train))
+app.command(rich_help_panel=MEASURE)(tracked(truth))
+app.command(rich_help_panel=MEASURE)(tracked(rank))
+app.add_typer(latency.latency_app, name="latency", rich_help_panel=MEASURE)
+app.command(rich_help_panel=MEASURE)(bench)
+app.command(rich_help_panel=DEPLOY)(export)
+app.command("eval", rich_help_panel=DEPLOY)(networks.evaluate)
+app.add_typer(detect.detect_app, name="detect", rich_help_panel=DEPLOY)
+app.command(rich_help_panel=DEPLOY)(networks.convert)
 
 
 # Of a name that no file can have: it is too long, or goes in a circle.

@@ -59,8 +59,8 @@ def evolve(
         typer.Option(
             min=1,
             max=1000,
-            help="Search, train archs that were found stand-alone, and search on by what they "
-            "reached, so many times.",
+            help="Rounds of: search, train some of what was found stand-alone, search on by what "
+            "these reached.",
         ),
     ] = None,
     per_round: Annotated[
@@ -79,7 +79,7 @@ def evolve(
     settings: Overrides = None,
     inherit: Annotated[
         bool,
-        typer.Option("--inherit", help="They start from the weights that the supernet has."),
+        typer.Option("--inherit", help="Trainings of --rounds start from the supernet's weights."),
     ] = False,
     workers: Workers = "1",
     worker_timeout: WorkerTimeout = None,
@@ -93,7 +93,7 @@ def evolve(
     ] = None,
     population: Annotated[int, typer.Option(min=2, max=10**5, help="Archs a generation.")] = 20,
     generations: Annotated[
-        int, typer.Option(min=1, max=10**6, help="The first population counts.")
+        int, typer.Option(min=1, max=10**6, help="Generations, the first population counted.")
     ] = 20,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/evolve"),

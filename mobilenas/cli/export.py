@@ -96,8 +96,9 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a trained network, a searched one with its inherited weights, or a saved one;
-    verified in its own runtime, or nothing is written.
+    """Export a network as ONNX or for another runtime, proved there or not written.
+
+    It is a trained one, the one that a search found, with the supernet's weights, or a saved one.
 
     Example: mobilenas export --onnx --run runs/train
 

@@ -14,7 +14,8 @@ def evaluate(
     network: Annotated[
         Path,
         typer.Argument(
-            help="Saved network (its folder or .safetensors file), or exported .onnx, .pte ..."
+            metavar="NETWORK",
+            help="Saved network (its folder or .safetensors file), or exported .onnx, .pte ...",
         ),
     ],
     data: Annotated[

@@ -38,7 +38,8 @@ MovedData = Annotated[
     str | None, typer.Option("--data", help="Where the images of the run are now, if they moved.")
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="Replace a key of the preset: lr=0.05.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a key of the preset: lr=0.05."),
 ]
 WORKERS_TEXT = "N|ray|ray://HOST:PORT"
 Workers = Annotated[

@@ -100,7 +100,9 @@ def arch_sample(
 @arch_app.command("cost")
 def arch_cost(
     space: SpaceName,
-    arch: Annotated[str, typer.Argument(help="Text form, as `arch sample` prints it.")],
+    arch: Annotated[
+        str, typer.Argument(metavar="ARCH", help="Text form, as `arch sample` prints it.")
+    ],
     as_json: Json = False,
 ) -> None:
     """What one arch costs: FLOPs (multiply-adds), parameters, peak activation memory, latency.

@@ -27,7 +27,9 @@ def supernet_train(
             "--strategy", "--sampler", help="Which archs a step trains: fair, uniform or sandwich."
         ),
     ] = None,
-    bn: Annotated[str | None, typer.Option(help="shadow or shared.")] = None,
+    bn: Annotated[
+        str | None, typer.Option(help="Batch norms: shadow, one a number of paths, or shared.")
+    ] = None,
     passes: Annotated[
         float | None, typer.Option(help="Budget in passes over the training images.")
     ] = None,
@@ -36,7 +38,9 @@ def supernet_train(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train a supernet. Kill it at any time; --resume continues to the same result.
+    """Train a supernet: the weights that all networks of a space share.
+
+    Kill it at any time; --resume continues to the same result. Then evolve searches through it.
 
     Several processes: torchrun --nproc-per-node N -m mobilenas supernet-train ...
 

@@ -54,10 +54,11 @@ def train(
     resume: Resume = False,
     as_json: Json = False,
 ) -> None:
-    """Train one network, stand-alone. Kill it at any time; --resume continues to the same result.
+    """Train one network, stand-alone.
 
-    The network of the best validation accuracy is in RUN/network, which timm loads too. Several
-    processes: torchrun --nproc-per-node N -m mobilenas train ...
+    The network of the best validation accuracy is in RUN/network, which timm loads too. Kill it at
+    any time; --resume continues to the same result. Several processes:
+    torchrun --nproc-per-node N -m mobilenas train ...
 
     Example: mobilenas train --search runs/evolve --preset cifar10-quick --inherit runs/supernet
     """

@@ -2,5 +2,6 @@
 
 from mobilenas.cost.counts import supernet_params
 from mobilenas.cost.model import CostModel, CostRange
+from mobilenas.cost.own import BlockCosts
 
-__all__ = ["CostModel", "CostRange", "supernet_params"]
+__all__ = ["BlockCosts", "CostModel", "CostRange", "supernet_params"]

@@ -7,6 +7,7 @@ from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.units import parse_duration
 from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table
 from mobilenas.cost.model import CostModel
+from mobilenas.cost.own import BlockCosts
 from mobilenas.cost.titles import latency_cost
 from mobilenas.space import Space
 
@@ -39,20 +40,24 @@ class LatencyLimit:
 
 @dataclass(frozen=True)
 class Budget:
-    """limits: {cost: largest value} of all costs but latency, whose devices are in `latencies`."""
+    """limits: {cost: largest value} of all costs but latency, whose devices are in `latencies`.
+    own: costs of one's own, known beside the others.
+    """
 
     limits: dict[str, float] = field(default_factory=dict)
     latencies: tuple[LatencyLimit, ...] = ()
+    own: tuple[BlockCosts, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.limits or self.latencies)
+        return bool(self.limits or self.latencies or self.own)
 
     def look_up(self, space: Space) -> tuple[CostModel, dict[str, float]]:
         """The cost model with a table for each of `latencies`, in order, and all limits.
 
-        Raises BadInput for an unknown device, a table of another space, or one given twice.
+        Raises BadInput for an unknown device, costs of another space, or one given twice.
         """
-        cost_model = CostModel(space, [find_table(x.device, space) for x in self.latencies])
+        tables = [find_table(x.device, space) for x in self.latencies]
+        cost_model = CostModel(space, tables, self.own)
         limits = {
             latency_cost(table.name): latency.ms
             for table, latency in zip(cost_model.tables, self.latencies, strict=True)

@@ -14,6 +14,7 @@ from mobilenas.cost.counts import candidate_count, fixed_count
 from mobilenas.cost.edge_cells import edge_cell_costs
 from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.memory import memory_column
+from mobilenas.cost.own import BlockCosts
 from mobilenas.cost.titles import latency_cost
 from mobilenas.space import AnyArch, Arch, CellSpace, EdgeCellSpace, Genes, ListedSpace, Space
 
@@ -49,16 +50,23 @@ class CostModel:
 
     costs: their names. "flops" and "params" are explained in `counts`, "memory" in `memory` (bytes,
     one float32 image); each latency table adds "latency_ms@TABLE" (ms, one batch of the table).
+    own: further costs.
     folded: whether linear paths are counted as the one convolution that they fold into at
     inference, or, False, as all that are trained. Latencies are those of the folded network anyway.
-    Raises BadInput for two tables of one name, or a table that does not cover the space.
+    Raises BadInput for two costs of one name, or one that does not cover the space.
     """
 
     def __init__(
-        self, space: Space, tables: Sequence[LatencyTable] = (), *, folded: bool = True
+        self,
+        space: Space,
+        tables: Sequence[LatencyTable] = (),
+        own: Sequence[BlockCosts] = (),
+        *,
+        folded: bool = True,
     ) -> None:
         self.space = space
         self.tables = tuple(tables)
+        self.own = tuple(own)
         fixed = fixed_count(space, folded)
         counts = [[candidate_count(b, c, folded) for c in b.candidates] for b in space.blocks]
         fixed_peak, peaks = memory_column(space, folded)
@@ -73,6 +81,11 @@ class CostModel:
                 raise BadInput(f"latency table {table.name} is given twice")
             fixed_ms, blocks = table.column(space)
             self._columns[name] = _Column(fixed_ms, [np.array(ms) for ms in blocks])
+        for costs in self.own:
+            if costs.name in self._columns:
+                raise BadInput(f"cost {costs.name} is given twice")
+            fixed_cost, blocks = costs.column(space)
+            self._columns[costs.name] = _Column(fixed_cost, [np.array(row) for row in blocks])
 
     @property
     def costs(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """The names of costs, and how their values are written.
 
-flops, params, memory (bytes) and, for each latency table, `latency_ms@TABLE`.
+flops, params, memory (bytes), `latency_ms@TABLE` for each latency table, and costs of a user's own,
+`QUANTITY_UNIT@DEVICE`.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def is_latency(cost: str) -> bool:
 
 def is_cost(name: str) -> bool:
     """Whether a key of a row names a cost."""
-    return name in COUNTED or is_latency(name)
+    return name in COUNTED or "@" in name
 
 
 def cost_title(cost: str) -> str:
@@ -32,9 +33,13 @@ def cost_title(cost: str) -> str:
 
 
 def format_cost(cost: str, value: float) -> str:
-    """A value with its unit: 388.1M (FLOPs, params), 1.204MB (memory), 12.34 ms."""
+    """A value with its unit: 388.1M (FLOPs, params), 1.204MB (memory), 12.34 ms; of a user's own
+    costs the number alone.
+    """
     if is_latency(cost):
         return format_ms(value)
+    if cost not in COUNTED:
+        return f"{value:.4g}"
     return format_size(value) + ("B" if cost == "memory" else "")
 
 

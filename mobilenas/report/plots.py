@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mobilenas.base.errors import one_line
 from mobilenas.base.files import write_atomic
-from mobilenas.cost.titles import cost_title, format_cost, format_limits
+from mobilenas.cost.titles import cost_title, format_cost, format_limits, is_latency
 
 # Label of an axis, and what one unit of it is in the cost's own numbers.
 AXES = {
@@ -66,7 +66,7 @@ def plot_front(
     """
     scale = 1 if quality == "score" else 100
     figure, axes = new_figure()
-    label, unit = AXES.get(cost, (f"{cost_title(cost)} (ms)", 1))
+    label, unit = AXES.get(cost, (cost_title(cost) + " (ms)" * is_latency(cost), 1))
     dots = axes.scatter(
         [row[cost] / unit for row in evaluated],
         [scale * row[quality] for row in evaluated],

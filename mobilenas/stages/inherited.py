@@ -15,7 +15,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.methods import METHODS, method
+from mobilenas.strategies.methods import METHODS, method, strategy_name
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.trainer import CHECKPOINT
@@ -63,13 +63,16 @@ class Inherited(Record):
         return validated(self._kind.Config, self.config, "inherits", "the config")
 
 
-def check_parent(strategy: str, parent: RunFolder | None, config: SearchConfig | None) -> None:
+def check_parent(
+    kind: type[LearnedStrategy], parent: RunFolder | None, config: SearchConfig | None
+) -> None:
     """Raises BadInput where a strategy needs another search, takes none, or not this one. config:
     of the other search.
     """
-    takes = [name for name, x in METHODS.items() if x.strategy.inherits]
-    if strategy not in takes:
+    strategy = strategy_name(kind)
+    if not kind.inherits:
         if parent is not None:
+            takes = [name for name, x in METHODS.items() if x.strategy.inherits]
             raise BadInput(
                 f"--from: strategy {strategy} starts from fresh weights; it is for "
                 f"{' and '.join(takes)}"
@@ -82,8 +85,8 @@ def check_parent(strategy: str, parent: RunFolder | None, config: SearchConfig |
         )
     parent.check_finished()
     other = parent.settings["strategy"]
-    kind = method(other).strategy
-    if not kind.adds_up(config) or kind.stages(config) > 1 or kind.inherits:
+    base = method(other).strategy
+    if not base.adds_up(config) or base.stages(config) > 1 or base.inherits:
         raise BadInput(
             f"{parent.path} is a search by {other}: --from needs one whose supernet adds up all "
             "candidates of the whole space, such as darts"

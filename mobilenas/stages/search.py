@@ -44,7 +44,8 @@ from mobilenas.space import NetworkSpace, Space, network_space_from_dict
 from mobilenas.stages.inherited import Inherited, check_parent
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
-from mobilenas.strategies.methods import method
+from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.methods import strategy_class, strategy_name
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
@@ -92,10 +93,11 @@ class GradientSettings(Record):
 
 @dataclass(frozen=True, eq=False)
 class GradientRun:
-    """A search by gradient in its run folder, its images, and what it searches."""
+    """A search by gradient in its run folder, its images, how it searches, and what."""
 
     folder: RunFolder
     settings: GradientSettings
+    kind: type[LearnedStrategy]
     config: SearchConfig
     images: TrainingImages
     searchable: Searchable
@@ -103,7 +105,7 @@ class GradientRun:
 
 def create_search_run(
     path: Path,
-    strategy: str,
+    strategy: str | type[LearnedStrategy],
     space: NetworkSpace,
     data: str,
     seed: int,
@@ -111,15 +113,17 @@ def create_search_run(
     budget: Budget,
     parent: "GradientRun | None" = None,
 ) -> GradientRun:
-    """Load the data, draw the splits and write splits.json and, last, run.json. parent: a finished
-    search in the same space, whose supernet, images and splits this one goes on with.
+    """Load the data, draw the splits and write splits.json and, last, run.json. strategy: by its
+    name, or a class of one's own, which the run is opened with again. parent: a finished search in
+    the same space, whose supernet, images and splits this one goes on with.
 
     The classes of the space become those of the data. Raises BadInput when the folder already holds
     a run, and, before anything is written, what does not fit; InfeasibleBudget where no arch meets
     the budget.
     """
     check_free(path)
-    check_parent(strategy, parent.folder if parent else None, parent.config if parent else None)
+    kind = strategy_class(strategy)
+    check_parent(kind, parent.folder if parent else None, parent.config if parent else None)
     searchable, limits = _searchable(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
@@ -139,9 +143,9 @@ def create_search_run(
         )
     tables = getattr(searchable.costs, "tables", ())
     named = Searchable(costs_of(own, tables))
-    method(strategy).strategy.check(named, config)
+    kind.check(named, config)
     settings = GradientSettings(
-        strategy=strategy,
+        strategy=strategy_name(kind),
         space=own.to_dict(),
         data=data,
         seed=seed,
@@ -153,7 +157,7 @@ def create_search_run(
     device = pick_device(config.device)
     images.training(device)
     images.held(device)
-    make_optimizer(config, _supernet(settings, config, named, seed))
+    make_optimizer(config, _supernet(kind, settings, config, named, seed))
     if parent is not None and inherits is not None:
         inherits.store(path, parent.folder)
     images.store_splits(path)
@@ -168,7 +172,7 @@ def create_search_run(
         data_parent(data) | places | ({"search": realpath(parent.folder.path)} if parent else {})
     )
     folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
-    return GradientRun(folder, settings, config, images, named)
+    return GradientRun(folder, settings, kind, config, images, named)
 
 
 def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
@@ -177,8 +181,11 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     """
     folder = RunFolder.open(path, "search")
     check_same_data(folder, given.get("data"))
-    run = open_search_run(path, data=given.get("data"))
-    same: dict[str, Any] = {name: given.get(name) for name in ("strategy", "seed")}
+    strategy = given.get("strategy")
+    own = strategy if isinstance(strategy, type) else None
+    run = open_search_run(path, data=given.get("data"), strategy=own)
+    named = strategy and strategy_name(strategy_class(strategy))
+    same: dict[str, Any] = {"strategy": named, "seed": given.get("seed")}
     space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
     if space is not None:
         same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
@@ -190,16 +197,19 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     return run
 
 
-def open_search_run(path: Path, data: str | None = None) -> GradientRun:
+def open_search_run(
+    path: Path, data: str | None = None, strategy: type[LearnedStrategy] | None = None
+) -> GradientRun:
     """The run in a folder, its data and latency tables. data: where they are now, if they moved.
+    strategy: the class, where it is one of one's own.
 
     Raises BadInput naming what is missing or changed.
     """
     folder = RunFolder.open(path, "search").at(data=data)
     settings = folder.read(GradientSettings)
-    strategy = method(settings.strategy).strategy
+    kind = strategy or strategy_class(settings.strategy)
     where = f"{path / 'run.json'}: config"
-    config = validated(strategy.Config, settings.config, where, "the config")
+    config = validated(kind.Config, settings.config, where, "the config")
     space = network_space_from_dict(settings.space)
     roles = [role for role in folder.parents if role.startswith(TABLE)]
     tables = [find_table(folder.parents[role], space) for role in roles]  # type: ignore[arg-type]
@@ -209,7 +219,7 @@ def open_search_run(path: Path, data: str | None = None) -> GradientRun:
                 f"latency table {table.name} is not the one that {path} was started with"
             )
     images = stored_images(folder, space.resolution, config, settings.seed)
-    return GradientRun(folder, settings, config, images, Searchable(costs_of(space, tables)))
+    return GradientRun(folder, settings, kind, config, images, Searchable(costs_of(space, tables)))
 
 
 def run_search(
@@ -242,7 +252,7 @@ def _trained(run: GradientRun, processes: Processes) -> SearchTask:
     """All trainings that a search is made of, up to their ends; the last one, in the run folder.
     Those before have folders within it, and are over once they have said what they kept.
     """
-    kind, config = method(run.settings.strategy).strategy, run.config
+    kind, config = run.kind, run.config
     before, last = StageResult(kept={}, spent=0, seconds=0), kind.stages(config) - 1
     for number in range(last):
         folder = replace(run.folder, path=run.folder.path / f"stage-{number + 1}")
@@ -270,11 +280,11 @@ def _stage(
     if number:
         seed = int(generator(seed, Stream.STAGE, number).integers(1 << 32))
     images = replace(run.images, seed=seed)
-    kind = method(settings.strategy).strategy
+    kind = run.kind
     searchable = kind.stage(run.searchable, config, number, before.kept)
     with processes.together():
         device = pick_device(config.device)
-        module = _supernet(settings, config, searchable, seed)
+        module = _supernet(kind, settings, config, searchable, seed)
         strategy = kind(searchable.choices, config, seed)
         if settings.inherits is not None:
             settings.inherits.give(folder.path, module, strategy, seed)
@@ -326,6 +336,9 @@ def check_limits(searchable: Searchable, limits: Mapping[str, float]) -> None:
 
 def _searchable(space: NetworkSpace, budget: Budget) -> tuple[Searchable, dict[str, float]]:
     """The space with its costs, and the limits of a budget. Raises BadInput."""
+    if budget.own:
+        names = ", ".join(costs.name for costs in budget.own)
+        raise BadInput(f"{names}: costs of your own are for evolve; a search by gradient has none")
     if isinstance(space, Space):
         cost_model, limits = budget.look_up(space)
         return Searchable(cost_model), limits
@@ -338,7 +351,11 @@ def _searchable(space: NetworkSpace, budget: Budget) -> tuple[Searchable, dict[s
 
 
 def _supernet(
-    settings: GradientSettings, config: SearchConfig, searchable: Searchable, seed: int
+    kind: type[LearnedStrategy],
+    settings: GradientSettings,
+    config: SearchConfig,
+    searchable: Searchable,
+    seed: int,
 ) -> torch.nn.Module:
     space = searchable.space
     if isinstance(space, Space):  # gradients and the optimizer's state are as large as the weights
@@ -346,4 +363,4 @@ def _supernet(
     if settings.inherits is not None:
         return settings.inherits.supernet(searchable, seed)
     start = torch.Generator().manual_seed(seed)
-    return method(settings.strategy).strategy.supernet(searchable, config, start)
+    return kind.supernet(searchable, config, start)

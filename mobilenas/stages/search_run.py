@@ -16,7 +16,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from mobilenas.base.files import write_text
 from mobilenas.base.progress import ProgressBar
@@ -42,7 +44,8 @@ class SearchSettings(Record):
     """What may not change on resume, in the words of run.json and front.json.
 
     space, evaluator: what is searched and what is measured (which weights, which images), as plain
-    data. resolution: of a backbone's images. latency_tables: SHA-256 of the content by name.
+    data. resolution: of a backbone's images. latency_tables, own_costs: SHA-256 of the content by
+    name; the latter are left out where there are none.
     """
 
     space: dict[str, Any]
@@ -55,6 +58,7 @@ class SearchSettings(Record):
     evaluator: dict[str, Any]
     resolution: tuple[int, int] | None = None
     latency_tables: dict[str, str]
+    own_costs: Annotated[dict[str, str], Field(default_factory=dict)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class SearchRun:
             evaluator=dict(evaluator or {}),
             resolution=space.image_size if space.is_backbone else None,
             latency_tables={table.name: digest(table) for table in cost_model.tables},
-        ).model_dump(mode="json")
+            own_costs={costs.name: sha256_of(costs.to_dict()) for costs in cost_model.own},
+        ).model_dump(mode="json", exclude=None if cost_model.own else {"own_costs"})
         there = resume and is_run(out, "evolve")
         if there:
             RunFolder.open(out, "evolve").check_same(settings)
@@ -212,8 +217,12 @@ def _places(parents: Mapping[str, str]) -> dict[str, Any]:
 
 def digest(table: LatencyTable) -> str:
     """SHA-256 of the content of a table, whatever the layout of its file."""
-    content = json.dumps(table.model_dump(mode="json"), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return sha256_of(table.model_dump(mode="json"))
+
+
+def sha256_of(data: Mapping[str, Any]) -> str:
+    """SHA-256 of plain data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[str, Any]) -> None:

@@ -69,6 +69,17 @@ def method(name: str) -> Method:
     return METHODS[name]
 
 
+def strategy_class(strategy: str | type[LearnedStrategy]) -> type[LearnedStrategy]:
+    """A strategy that is named, or a class of the user's own. Raises BadInput."""
+    return method(strategy).strategy if isinstance(strategy, str) else strategy
+
+
+def strategy_name(kind: type[LearnedStrategy]) -> str:
+    """The name in METHODS, of a class of the user's own that of the class."""
+    names = (name for name, each in METHODS.items() if each.strategy is kind)
+    return next(names, kind.__name__)
+
+
 def load_search_config(name: str, preset: str | None, overrides: list[str]) -> SearchConfig:
     """The recipe of a strategy: a preset of configs/strategies by name, by default that of the
     strategy's own name, or a YAML file, with `key=value` overrides. Raises BadInput.
