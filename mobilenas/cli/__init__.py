@@ -30,6 +30,7 @@ from mobilenas.cli.evolve import evolve
 from mobilenas.cli.export import export
 from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
+from mobilenas.cli.report import report
 from mobilenas.cli.search import search
 from mobilenas.cli.supernet_train import supernet_train
 from mobilenas.cli.train import train
@@ -59,6 +60,7 @@ app.command()(export)
 app.command("eval")(networks.evaluate)
 app.command()(networks.convert)
 app.command()(bench)
+app.command()(report)
 
 
 # Of a name that no file can have: it is too long, or goes in a circle.

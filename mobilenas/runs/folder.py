@@ -1,8 +1,8 @@
 """The run folder, one form for all commands that work long.
 
 run.json      kind, settings (what the user chose), parents (the runs, files and images it was made
-              from), the same relative to the folder, and facts (what was found when it started:
-              classes, checksums, versions)
+              from), the same relative to the folder, facts (what was found when it started:
+              classes, checksums), and provenance (command line, versions)
 timing.json   seconds of work so far, hardware
 result.json   what came out, written last (evolve: front.json, rank: rank.json)
 
@@ -25,6 +25,7 @@ from mobilenas.base.files import read_json, write_json
 from mobilenas.base.settings import Record, validated
 from mobilenas.runs.earlier import read_earlier
 from mobilenas.runs.places import absolute, has_paths, is_there, relative_to, seen_from
+from mobilenas.runs.provenance import provenance
 from mobilenas.space import with_defaults
 
 Kind = (
@@ -60,6 +61,7 @@ class _Stored(Record, extra="ignore"):
     parents: dict[str, Any]
     relative: Annotated[dict[str, Any], Field(default_factory=dict)]  # runs of before have none
     facts: dict[str, Any]
+    provenance: Annotated[dict[str, str], Field(default_factory=dict)]  # nor this
 
     @field_validator("parents", "relative")
     @classmethod
@@ -82,7 +84,7 @@ class RunFolder:
 
     parents: role -> absolute path of a run or file, or the name of a latency table; of the role
     `data` what names the images. relative: those that are places, as seen from the folder. Neither
-    is ever compared, as folders move.
+    is ever compared, as folders move, nor is provenance, which `runs.provenance` has.
     """
 
     path: Path
@@ -91,6 +93,7 @@ class RunFolder:
     parents: dict[str, str] = field(default_factory=dict)
     relative: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -117,6 +120,7 @@ class RunFolder:
                 if has_paths(place) and absolute(place) == place
             },
             "facts": dict(facts or {}),
+            "provenance": provenance(),
         }
         write_json(path / _RUN, stored)
         return cls.open(path, kind)
@@ -139,7 +143,7 @@ class RunFolder:
         settings = run.settings
         if isinstance(settings.get("space"), dict):
             settings = settings | {"space": with_defaults(settings["space"], path / _RUN)}
-        return cls(path, run.kind, settings, run.parents, run.relative, run.facts)
+        return cls(path, run.kind, settings, run.parents, run.relative, run.facts, run.provenance)
 
     @classmethod
     def start_or_resume(

@@ -51,6 +51,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
         training = open_network_run(folders["train"])
     else:
         asked = Asked(search=folders["evolve"], inherit=folders["supernet"], seed=seed)
-        training = create_network_run(folders["train"], training_settings(asked))
+        chosen = training_settings(asked)
+        training = create_network_run(folders["train"], chosen, search=folders["evolve"])
     train_network(training)
     return found, finish_train(training), run_export_trained(folders["train"], Target())

@@ -124,11 +124,15 @@ def training_settings(asked: Asked) -> NetworkSettings:
 
 
 def create_network_run(
-    path: Path, settings: NetworkSettings, images: TrainingImages | None = None
+    path: Path,
+    settings: NetworkSettings,
+    images: TrainingImages | None = None,
+    search: Path | None = None,
 ) -> NetworkRun:
     """Load the data, draw the splits and write splits.json and, last, run.json.
 
     images: those of a run of another arch with the same settings, which saves reading them again.
+    search: run folder of the search that the arch is from, which the run names as a parent.
     The classes of `settings.space` become those of the data. Raises BadInput when the folder
     already holds a run, and, before anything is written, when settings, data and weights do not
     fit.
@@ -167,6 +171,8 @@ def create_network_run(
     if settings.inherit or settings.weights:
         facts["weights_checksum"] = fingerprint(start)
     parents |= data_parent(settings.data) | teacher_parent(config)
+    if search is not None:
+        parents["search"] = realpath(search)
     folder = RunFolder.create(path, "train", settings, parents=parents, facts=facts)
     return NetworkRun(folder, settings, space, arch, images)
 

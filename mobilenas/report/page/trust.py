@@ -1,0 +1,119 @@
+"""Of rankings, latency tables and exported files what a page shows."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
+from mobilenas.cost.latency import find_table
+from mobilenas.report.page.found import FoundRun
+from mobilenas.space import space_from_dict
+
+Part = dict[str, Any]
+
+PROOF = ".proof.json"  # behind the name of an exported file: how it was proved
+_TABLE = "latency table "  # of a parent's role
+_EXPORTED = (".onnx", ".pte", ".tflite", ".xml", ".ncnn.bin", ".mlpackage")
+
+
+def read_ranking(found: FoundRun) -> Part:
+    """How a supernet, and other predictors, order archs whose stand-alone accuracy is known."""
+    assert found.run is not None
+    ranking = found.run.result()
+    kept = ("space", "n", "networks", "truth", "ceiling", "recalibrated", "predictors", "regret")
+    archs = [
+        {key: arch[key] for key in ("arch", "truth", "supernet", "flops")}
+        for arch in ranking["archs"]
+    ]
+    evidence = {"min_evidence": ranking["min_evidence"], "seed": ranking["seed"]}
+    return {key: ranking[key] for key in kept} | evidence | {"archs": archs}
+
+
+def read_check(found: FoundRun) -> Part:
+    """Networks that a latency table was not made from: what it predicts, what they took."""
+    # Heavy: the first reaches torch. A report without such a run needs neither.
+    from mobilenas.latency.check import TIMINGS, compare, predictions
+    from mobilenas.latency.measure import TimingLog
+
+    assert found.run is not None
+    settings = found.run.settings
+    space, table = space_from_dict(settings["space"]), find_table(settings["table"], None)
+    with tempfile.TemporaryDirectory() as folder:  # a log that is opened may be mended
+        copy = shutil.copy(found.path / TIMINGS, folder)
+        timings = TimingLog(Path(copy)).timings()
+    archs = [space.parse(text) for text in timings]
+    predicted = predictions(space, table, archs)
+    import numpy as np
+
+    measured = np.array([timing.median_ms for timing in timings.values()])
+    figures = compare(predicted, measured)
+    return {
+        "table": table.name,
+        "space": space.name,
+        "processor": settings["processor"],
+        "runtime": f"{settings['runtime']} {settings['runtime_version']}",
+        "n": len(archs),
+        "networks": [
+            {
+                "arch": text,
+                "predicted": float(guess),
+                "measured": timing.median_ms,
+                "spread": timing.spread_ms,
+                "visits": timing.count,
+            }
+            for (text, timing), guess in zip(timings.items(), predicted["table"], strict=True)
+        ],
+        "predictors": {name: row.model_dump() for name, row in figures.items()},
+    }
+
+
+def tables_of(runs: Iterable[FoundRun]) -> list[Part]:
+    """The latency tables that searches have costs from, each with what its check says."""
+    named: dict[str, tuple[str, str]] = {}
+    for found in runs:
+        for role, place in (found.run.parents if found.run else {}).items():
+            if role.startswith(_TABLE) and found.run is not None:
+                name = role.removeprefix(_TABLE)
+                named.setdefault(name, (found.name, found.run.find(role, "table")))
+    return [_table(name, *where) for name, where in named.items()]
+
+
+def _table(name: str, run: str, place: str) -> Part:
+    try:
+        table = find_table(place, None)
+    except (BadInput, OSError) as error:
+        return {"run": run, "table": name, "damage": str(error)}
+    check = table.check
+    return {
+        "run": run,
+        "table": table.name,
+        "device": table.device,
+        "processor": table.processor,
+        "runtime": f"{table.runtime} {table.runtime_version}",
+        "dtype": table.dtype,
+        "source": table.source,
+        "check": None if check is None else check.model_dump(mode="json"),
+        "loo_mape": table.calibration.loo_mape,
+    }
+
+
+def read_exports(found: FoundRun) -> list[Part]:
+    """The exported files in a run folder, each with its proof where that was stored."""
+    parts = []
+    for path in sorted(found.path.iterdir()):
+        if path.name.endswith(_EXPORTED):
+            proof = path.with_name(path.name + PROOF)
+            part: Part = {"run": found.name, "file": path.name, "size_bytes": _size(path)}
+            try:
+                parts.append(part | {"proof": read_json(proof) if proof.exists() else None})
+            except BadInput as error:
+                parts.append(part | {"damage": str(error)})
+    return parts
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
