@@ -72,7 +72,7 @@ class _Stored(Record, extra="ignore"):
         return places
 
 
-class _Timing(Record, extra="ignore"):
+class _Timing(Record, extra="allow"):
     """timing.json, which also has what the time was measured on."""
 
     seconds: Annotated[float, Field(ge=0)]
@@ -229,8 +229,17 @@ class RunFolder:
     @property
     def seconds(self) -> float:
         """Seconds of work so far; 0 before the first were stored."""
+        return self._timing.seconds
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """What the time was measured on, as `store_timing` was told; empty before the first."""
+        return dict(self._timing.model_extra or {})
+
+    @property
+    def _timing(self) -> _Timing:
         path = self.path / _TIMING
-        return validated(_Timing, read_json(path), path).seconds if path.exists() else 0.0
+        return validated(_Timing, read_json(path), path) if path.exists() else _Timing(seconds=0)
 
     def store_timing(self, seconds: float, about: Mapping[str, Any]) -> None:
         """Write timing.json. about: what the time was measured on."""

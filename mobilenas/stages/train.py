@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_text
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import known_tables
 from mobilenas.cost.titles import latency_cost
 from mobilenas.data import Part
 from mobilenas.nn.saved import load_network
+from mobilenas.report.card import network_card
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search.front import read_search
@@ -45,6 +47,8 @@ from mobilenas.train.networks import (
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.supernets import SupernetSettings
 from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
+
+CARD = "README.md"  # where the hub looks for it
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +258,9 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
 
 
 def finish_train(run: NetworkRun) -> dict[str, Any]:
-    """Measure the best network of a finished training on the test images; stores the result."""
+    """Measure the best network of a finished training on the test images; stores the result, and
+    the network's model card.
+    """
     tables = known_tables(run.space)
     costs = CostModel(run.space, tables).of(run.arch)
     latency = {table.name: costs.pop(latency_cost(table.name)) for table in tables}
@@ -271,6 +277,9 @@ def finish_train(run: NetworkRun) -> dict[str, Any]:
         "latency_ms": latency,
     }
     run.folder.store_result(result)
+    data = run.images.data.found.to_dict()
+    card = network_card(result, run.folder.settings, data, run.folder.seconds)
+    write_text(run.network / CARD, card)
     return result
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 from mobilenas import __version__
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.settings import validated
 from mobilenas.cost.titles import is_cost, latency_cost
 from mobilenas.report.page.drawing import draw
 from mobilenas.report.page.found import FoundRun, find_runs
 from mobilenas.report.page.searches import read_front, read_strategy
+from mobilenas.report.page.shapes import FoundData, plain
 from mobilenas.report.page.summary import figures, sentences
 from mobilenas.report.page.trainings import read_detector, read_training, read_truth
 from mobilenas.report.page.trust import read_check, read_exports, read_ranking, tables_of
@@ -76,6 +78,8 @@ def sound(parts: Iterable[Part]) -> list[Part]:
 def _title(runs: Sequence[FoundRun]) -> str:
     names = [found.run.settings.get("space") for found in runs if found.run]
     spaces = dict.fromkeys(x["name"] for x in names if isinstance(x, dict) and "name" in x)
+    if len(spaces) > 1:
+        spaces = dict.fromkeys(name.split(":")[0] for name in spaces)
     return ", ".join(spaces) or ", ".join(found.name for found in runs)
 
 
@@ -109,16 +113,19 @@ def _provenance(found: FoundRun) -> Part:
         return about | {"damage": found.damage}
     run = found.run
     try:
-        timing: Part = {"seconds": run.seconds}
+        timing: Part = {"seconds": run.seconds, "hardware": run.hardware}
     except BadInput as error:
         timing = {"damage": one_line(error)}
-    data = run.facts.get("data")
+    try:
+        data = plain(validated(FoundData, run.facts.get("data"), found.path / "run.json"))
+    except BadInput:  # of a detector, or of a run before data were described
+        data = None
     return about | {
         **timing,
         "parents": {role: place for role, place in run.parents.items() if role != "data"},
         "provenance": run.provenance,
         "seed": run.settings.get("seed"),
-        "data": data if isinstance(data, dict) and "source" in data else None,
+        "data": data,
         "data_checksum": run.facts.get("data_checksum"),
         "settings": run.settings,
     }

@@ -11,14 +11,15 @@ from textwrap import wrap
 from typing import Any
 
 from mobilenas.base.intervals import wilson
-from mobilenas.cost.titles import COUNTED, cost_title, format_cost, is_cost, is_latency
+from mobilenas.cost.titles import COUNTED, format_cost, is_cost, is_latency
+from mobilenas.report.page.summary import cost_words
 
 Part = dict[str, Any]
 Figure = dict[str, Any]
 
 _COLOURS = [f"var(--series-{number})" for number in range(1, 7)]
 _WIDE = 54  # characters of a line of a hover label
-_SMOOTH = 0.9  # weight of what was before in a smoothed loss
+_SPANS = 20  # of a smoothed loss: what it averages over is the curve's length by this
 _TITLES = {
     "accuracy": "accuracy in the supernet (%)",
     "prediction": "predicted accuracy (%)",
@@ -130,9 +131,9 @@ def _over(cost: str, rows_of: Sequence[Sequence[Part]], searches: Sequence[Part]
     ends = {"y0": 0, "y1": 1, "yref": "paper", "type": "line", "line": line}
     note = {"yref": "paper", "y": 1, "showarrow": False, "yanchor": "bottom"}
     return {
-        "name": cost_title(cost),
+        "name": cost_words(cost),
         "title": title,
-        "x": [[row.get(cost, 0) / unit if cost in row else None for row in rows] for rows in rows_of],
+        "x": [[row[cost] / unit if cost in row else None for row in rows] for rows in rows_of],
         "shapes": [ends | {"x0": limit / unit, "x1": limit / unit} for limit in limits],
         "annotations": [
             note | {"x": limit / unit, "text": f"budget {format_cost(cost, limit)}"}
@@ -144,7 +145,7 @@ def _over(cost: str, rows_of: Sequence[Sequence[Part]], searches: Sequence[Part]
 def _axis(cost: str) -> tuple[float, str]:
     """One unit of an axis in the cost's own numbers, and its title."""
     if is_latency(cost):
-        return 1, f"{escape(cost_title(cost))} (ms)"
+        return 1, f"{escape(cost_words(cost))} (ms)"
     assert cost in COUNTED
     titles = {"flops": "FLOPs (multiply-adds, M)", "params": "parameters (M)"}
     return 1e6, titles.get(cost, "peak activation memory (MB)")
@@ -172,7 +173,7 @@ def _hover(row: Part) -> str:
     shares = {"trained": "stand-alone", "accuracy": "supernet", "prediction": "predicted"}
     lines += [f"{title} {100 * row[key]:.2f} %" for key, title in shares.items() if key in row]
     lines += [f"score {row['score']:.2f}"] if "score" in row else []
-    lines += [f"{cost_title(c)} {format_cost(c, x)}" for c, x in row.items() if is_cost(c)]
+    lines += [f"{cost_words(c)} {format_cost(c, x)}" for c, x in row.items() if is_cost(c)]
     return "<br>".join(map(escape, lines))
 
 
@@ -183,11 +184,11 @@ def _curves(curves: Sequence[tuple[str, list[list[float]]]], y: str, x: str) -> 
     for (run, points), colour in zip(curves, _cycle(len(curves)), strict=True):
         name, xs = escape(run), [point[0] for point in points]
         ys = [scale * point[1] for point in points]
-        line = {"type": "scatter", "name": name, "x": xs, "legendgroup": name}
+        line: Part = {"type": "scatter", "name": name, "x": xs, "legendgroup": name}
         if is_loss:
             faint = {"mode": "lines", "showlegend": False, "hoverinfo": "skip", "opacity": 0.3}
             data.append(line | faint | {"y": ys, "line": {"color": colour, "width": 1}})
-            ys = list(accumulate(ys, lambda old, new: _SMOOTH * old + (1 - _SMOOTH) * new))
+            ys = _smoothed(ys)
         mode = "lines" if len(xs) > 40 else "lines+markers"
         data.append(
             line
@@ -198,10 +199,15 @@ def _curves(curves: Sequence[tuple[str, list[list[float]]]], y: str, x: str) -> 
     return _figure(f"{y} over {x}: {names}", data, x, y) | {"walk": int(is_loss)}
 
 
+def _smoothed(values: list[float]) -> list[float]:
+    weight = 2 / (1 + max(1, len(values) / _SPANS))
+    return list(accumulate(values, lambda old, new: old + weight * (new - old)))
+
+
 def _strategy(curves: Sequence[tuple[str, list[list[float]]]], key: str) -> Figure:
     cost = key.removeprefix("expected_")
     if cost == key:
-        titles = {"entropy": "entropy of the choices (share of its largest)"}
+        titles = {"entropy": "entropy (share of its largest)"}
         titles["skip"] = "probability of skipping"
         figure = _curves(curves, titles[key], "passes over the training images")
     else:
@@ -219,7 +225,10 @@ def _heat(strategy: Part) -> Figure:
     same = all(row["candidates"] == rows[0]["candidates"] for row in rows)
     columns = rows[0]["candidates"] if same else [str(n + 1) for n in range(widest)]
     text = [
-        [escape(f"{r['choice']}: {c} {100 * v:.1f} %") for c, v in zip(r["candidates"], r["values"], strict=True)]
+        [
+            escape(f"{r['choice']}: {c} {100 * v:.1f} %")
+            for c, v in zip(r["candidates"], r["values"], strict=True)
+        ]
         for r in rows
     ]
     data = {
@@ -239,9 +248,7 @@ def _heat(strategy: Part) -> Figure:
     height = max(280, 90 + 24 * len(rows))
     axis = {"autorange": "reversed", "automargin": True, "type": "category"}
     x = "candidate" if same else "candidate, by its place"
-    return _figure(
-        label, [data], x, "", yaxis=axis, xaxis={"type": "category"}, height=height
-    )
+    return _figure(label, [data], x, "", yaxis=axis, xaxis={"type": "category"}, height=height)
 
 
 def _ranking(ranking: Part) -> Figure:
@@ -257,7 +264,7 @@ def _ranking(ranking: Part) -> Figure:
                     *map(escape, wrap(arch["arch"], _WIDE)),
                     f"supernet {100 * arch['supernet']:.2f} %",
                     f"stand-alone {100 * arch['truth']:.2f} %",
-                    f"flops {format_cost('flops', arch['flops'])}",
+                    f"FLOPs {format_cost('flops', arch['flops'])}",
                 ]
             )
             for arch in archs
@@ -334,7 +341,7 @@ def _latency(check: Part) -> Figure:
                 "<br>".join(
                     [
                         *map(escape, wrap(row["arch"], _WIDE)),
-                        f"measured {row['measured']:.4g} ms, quartiles {row['spread']:.2g} ms apart",
+                        f"measured {row['measured']:.4g} ms, quartiles {row['spread']:.2g} apart",
                         f"predicted {row['predicted']:.4g} ms",
                     ]
                 )

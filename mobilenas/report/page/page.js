@@ -157,7 +157,8 @@
       option.value = index;
       select.append(option);
     });
-    select.value = number ? archs.length - 1 : 0;
+    const alike = archs.map((arch) => arch.space).lastIndexOf(archs[0].space);
+    select.value = number ? alike : 0;
     select.addEventListener("change", compare);
   });
   compare();

@@ -7,6 +7,7 @@ from typing import Any
 from mobilenas.base.files import read_jsonl
 from mobilenas.cost.titles import is_cost
 from mobilenas.report.page.found import FoundRun
+from mobilenas.report.page.shapes import Asked, Evaluated, Learnt, Logged, plain, plain_rows
 from mobilenas.report.text import standing_lines
 from mobilenas.runs import RunFolder
 from mobilenas.search.front import PICKS, read_search
@@ -21,14 +22,13 @@ _DRAWN = 2000  # evaluated archs that a figure has at most: more are one cloud
 def read_front(found: FoundRun) -> Part:
     """A search over a supernet, finished or not: its front, and the archs that it evaluated."""
     run = _run(found)
-    settings = run.settings
+    asked = run.read(Asked)
     evaluated = _evaluated(run)
     part: Part = {
-        "space": settings["space"]["name"],
-        "limits": settings["limits"],
-        "objectives": settings["objectives"],
-        "seed": settings["seed"],
-        "images": settings["evaluator"].get("validation_images"),
+        "space": asked.space.name,
+        "limits": asked.limits,
+        "seed": asked.seed,
+        "images": run.settings["evaluator"].get("validation_images"),
         "evaluations": len(evaluated),
         "generations": max((row["generation"] for row in evaluated), default=0),
         "evaluated": _thinned(evaluated),
@@ -42,7 +42,10 @@ def read_front(found: FoundRun) -> Part:
         "front": front,
         "quality": next(name for name in reversed(QUALITIES) if name in front[0]),
         "cost": search.cost,
-        "costs": sorted(filter(is_cost, front[0]), key=lambda name: name != search.cost),
+        "costs": sorted(
+            (name for name in front[0] if is_cost(name) and all(name in row for row in front)),
+            key=lambda name: name != search.cost,
+        ),
         "picks": {which: search.pick(which) for which in PICKS},
         "feasible_share": result.get("feasible_share"),
         "trained": result.get("truth", {}).get("accuracy", {}),
@@ -52,14 +55,15 @@ def read_front(found: FoundRun) -> Part:
 def read_strategy(found: FoundRun) -> Part:
     """A search by gradient: the arch that it derived, and entropy, skips and expected costs."""
     run = _run(found)
-    settings = run.settings
-    rows = [row for row in read_jsonl(run.path / "log.jsonl") if "entropy" in row]
+    asked = run.read(Asked)
+    log = plain_rows(read_jsonl(run.path / "log.jsonl", Logged))
+    rows = [row for row in log if "entropy" in row and "passes" in row]
     expected = [key for key in (rows[0] if rows else {}) if key.startswith("expected_")]
     part: Part = {
-        "space": settings["space"]["name"],
-        "strategy": settings["strategy"],
-        "limits": settings["limits"],
-        "seed": settings["seed"],
+        "space": asked.space.name,
+        "strategy": asked.strategy,
+        "limits": asked.limits,
+        "seed": asked.seed,
         "finished": run.is_finished,
         "curves": {
             key: [[row["passes"], row[key]] for row in rows if row.get(key) is not None]
@@ -68,7 +72,7 @@ def read_strategy(found: FoundRun) -> Part:
     }
     if not run.is_finished:
         return part
-    result = run.result()
+    result = plain(run.result(Learnt))
     (row,) = result["front"]
     return part | {
         "front": [row],
@@ -76,7 +80,7 @@ def read_strategy(found: FoundRun) -> Part:
         "passes": result["passes"],
         "standing": result["standing"],
         "standing_lines": standing_lines(result["standing"]),
-        "probabilities": _probabilities(settings["space"], result["probabilities"]),
+        "probabilities": _probabilities(run.settings["space"], result["probabilities"]),
     }
 
 
@@ -89,7 +93,7 @@ def _evaluated(run: RunFolder) -> list[Part]:
     """All evaluated archs, in order; those of a finished search with their scores."""
     history = run.path / "history.csv"
     if not (run.is_finished and history.is_file()):
-        return read_jsonl(run.path / "evaluations.jsonl")
+        return plain_rows(read_jsonl(run.path / "evaluations.jsonl", Evaluated))
     with history.open(newline="") as file:
         return [_typed(row) for row in csv.DictReader(file)]
 

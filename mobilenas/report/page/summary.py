@@ -1,10 +1,12 @@
 """The top of a report: what was asked, what was found and how it compares, in one sentence each."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mobilenas.base.intervals import wilson
 from mobilenas.base.units import format_size
-from mobilenas.cost.titles import cost_title, format_cost, format_limits, is_cost
+from mobilenas.cost.titles import cost_title, format_cost, is_cost
 
 Part = dict[str, Any]
 
@@ -25,9 +27,11 @@ def figures(content: Part) -> list[dict[str, str]]:
         n = result["test_images"] if tested else result["validation_images"]
         what = "test images" if tested else "validation images, by which its epoch was chosen"
         shown.append(_figure("top-1, stand-alone", percent(share), f"{interval(share, n)}; {what}"))
-        for key in ("flops", "params"):
-            note = {"flops": "multiply-adds, one image", "params": "weights that are trained"}[key]
-            shown.append(_figure(cost_title(key), format_cost(key, result[key]), note))
+        limits: Part = next((s["limits"] for s in content["searches"] if s.get("limits")), {})
+        for key, note in (("flops", "multiply-adds, one image"), ("params", "that are trained")):
+            if key in limits:
+                note += f"; budget {format_cost(key, limits[key])}"
+            shown.append(_figure(cost_words(key), format_cost(key, result[key]), note))
         shown += [
             _figure("latency", f"{ms:.3g} ms", f"predicted, {name}")
             for name, ms in list(result["latency_ms"].items())[:1]
@@ -38,7 +42,7 @@ def figures(content: Part) -> list[dict[str, str]]:
             note = f"of {search['images']} validation images, which the search selected on"
             shown.append(_figure("best of the front", quality(search, row), note))
             cost = search["cost"]
-            shown.append(_figure(cost_title(cost), format_cost(cost, row[cost]), "of this arch"))
+            shown.append(_figure(cost_words(cost), format_cost(cost, row[cost]), "of this arch"))
     for ranking in [r for r in content["rankings"] if "damage" not in r][:1]:
         tau = ranking["predictors"]["supernet"]["kendall"]
         if tau["value"] is not None:
@@ -60,6 +64,16 @@ def best_training(content: Part) -> Part | None:
     """The finished stand-alone training of the highest validation accuracy."""
     done = [part for part in content["trainings"] if "result" in part]
     return max(done, key=lambda part: part["result"]["accuracy"], default=None)
+
+
+def cost_words(cost: str) -> str:
+    """The name of a cost for a reader."""
+    return "FLOPs" if cost == "flops" else cost_title(cost)
+
+
+def limit_words(limits: Mapping[str, float]) -> str:
+    """Limits for a reader: FLOPs ≤ 4.717M and params ≤ 5M."""
+    return " and ".join(f"{cost_words(c)} ≤ {format_cost(c, x)}" for c, x in limits.items())
 
 
 def percent(share: float) -> str:
@@ -93,37 +107,47 @@ def _best(search: Part) -> Part:
 def _asked(content: Part) -> str:
     searches = [part for part in content["searches"] if "damage" not in part]
     strategies = [part for part in content["strategies"] if "damage" not in part]
-    wanted = _unique(part["space"] for part in searches + strategies)
-    limits = _unique(format_limits(p["limits"]) for p in searches + strategies if p["limits"])
+    spaces = dict.fromkeys(part["space"] for part in searches + strategies)
+    # Overrides tell spaces apart, but are long: each part of the report has them.
+    names = spaces if len(spaces) == 1 else dict.fromkeys(name.split(":")[0] for name in spaces)
     ways = []
     if searches:
         archs = sum(search["evaluations"] for search in searches)
-        count = "a search" if len(searches) == 1 else f"{len(searches)} searches"
-        ways.append(f"{count} of {archs:,} evaluated archs in a supernet")
+        way = f"{_count(searches, 'search')} of {archs:,} evaluated archs in a supernet"
+        ways.append(way + _within(searches))
     if strategies:
-        names = _unique(part["strategy"] for part in strategies)
-        ways.append(f"{_count(strategies, 'search')} by gradient ({names})")
+        methods = ", ".join(dict.fromkeys(part["strategy"] for part in strategies))
+        way = f"{_count(strategies, 'search')} by gradient ({methods})"
+        ways.append(way + _within(strategies))
     if ways:
-        within = f" within {limits}" if limits else " without a limit"
-        return f"Networks of the space {wanted}{_data(content)}{within}, by {' and '.join(ways)}."
-    kinds = _unique(run["title"] for run in content["runs"])
+        noun = "the space" if len(names) == 1 else "the spaces"
+        return f"Networks of {noun} {', '.join(names)}{_data(content)}, by {' and by '.join(ways)}."
+    kinds = ", ".join(dict.fromkeys(run["title"] for run in content["runs"]))
     return f"No search is among these runs, which are {kinds}{_data(content)}."
+
+
+def _within(parts: list[Part]) -> str:
+    limits = dict.fromkeys(limit_words(part["limits"]) or "no limit" for part in parts)
+    return f" within {' or '.join(limits)}" if list(limits) != ["no limit"] else " without a limit"
 
 
 def _data(content: Part) -> str:
     found = {r["data"]["source"]: r["data"] for r in content["runs"] if r.get("data")}
-    parts = [f"{name} ({data['train_images']:,} training images)" for name, data in found.items()]
-    return f" for {', '.join(parts)}" if parts else ""
+    parts = [
+        f"{Path(name).name} ({data['train_images']:,} training images)"
+        for name, data in found.items()
+    ]
+    return f" for the images of {', '.join(parts)}" if parts else ""
 
 
 def _found(content: Part) -> str:
     said = []
     for search in (s for s in content["searches"] if s.get("front")):
         front, cost = search["front"], search["cost"]
-        first, last = front[0], front[-1]
-        ends = " to ".join(f"{quality(search, row)} at {_cost(cost, row)}" for row in (first, last))
-        many = f"{len(front)} archs, {ends}" if len(front) > 1 else f"one arch, {ends[: len(ends) // 2]}"
-        said.append(f"a front of {many}" if len(front) > 1 else f"one arch, {quality(search, first)}")
+        shown = [front[0], front[-1]] if len(front) > 1 else front
+        ends = " to ".join(f"{quality(search, row)} at {_cost(cost, row)}" for row in shown)
+        many = f"a front of {len(front)} archs" if len(front) > 1 else "one arch"
+        said.append(f"{many}, {ends}")
     for strategy in (s for s in content["strategies"] if s.get("front")):
         (row,) = strategy["front"]
         said.append(f"{strategy['strategy']} derived an arch of {_cost('flops', row)}")
@@ -133,7 +157,9 @@ def _found(content: Part) -> str:
         text = f"trained stand-alone, {result['arch']} has {percent(result['accuracy'])} on"
         text += f" {result['validation_images']:,} validation images"
         if result["test_images"]:
-            text += f" and {percent(result['test_accuracy'])} on {result['test_images']:,} test images"
+            text += (
+                f" and {percent(result['test_accuracy'])} on {result['test_images']:,} test images"
+            )
         said.append(text)
     for detection in (d for d in content["detections"] if "result" in d):
         said.append(f"its detector an AP of {100 * detection['result']['AP']:.1f}")
@@ -148,8 +174,8 @@ def _compared(content: Part) -> str:
     for part in (s for s in content["strategies"] if s.get("standing")):
         name, place = next(iter(part["standing"].items()))
         said.append(
-            f"{part['strategy']}'s arch is number {place['place']:,} of {place['total']:,} on {name}"
-            f" ({percent(place['accuracy'])}; a random one {percent(place['random_mean'])})"
+            f"the arch of {part['strategy']} is number {place['place']:,} of {place['total']:,} on"
+            f" {name} ({percent(place['accuracy'])}; a random one {percent(place['random_mean'])})"
         )
     fronts = [s for s in content["searches"] if s.get("front")]
     if len(fronts) > 1:
@@ -200,7 +226,3 @@ def _cost(cost: str, row: Part) -> str:
 def _count(parts: list[Part], noun: str) -> str:
     plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
     return f"a {noun}" if len(parts) == 1 else f"{len(parts)} {plural}"
-
-
-def _unique(texts: Any) -> str:
-    return ", ".join(dict.fromkeys(texts))

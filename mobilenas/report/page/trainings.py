@@ -5,6 +5,17 @@ from typing import Any
 
 from mobilenas.base.files import read_jsonl
 from mobilenas.report.page.found import FoundRun
+from mobilenas.report.page.shapes import (
+    Asked,
+    Detected,
+    Logged,
+    Step,
+    Trained,
+    Truths,
+    Validated,
+    plain,
+    plain_rows,
+)
 
 Part = dict[str, Any]
 
@@ -14,13 +25,14 @@ _PICTURES = 8  # drawings of detections that a page has at most
 def read_training(found: FoundRun) -> Part:
     """The curves of a supernet, a search by gradient or a network; x: passes over the images."""
     assert found.run is not None
-    run, settings = found.run, found.run.settings
-    rows = read_jsonl(run.path / "log.jsonl")
+    run = found.run
+    asked = run.read(Asked)
+    rows = plain_rows(read_jsonl(run.path / "log.jsonl", Logged))
     part: Part = {
         "kind": run.kind,
-        "space": settings["space"]["name"],
-        "arch": settings.get("arch"),
-        "seed": settings["seed"],
+        "space": asked.space.name,
+        "arch": asked.arch,
+        "seed": asked.seed,
         "finished": run.is_finished,
         "seconds": run.seconds,
         "curves": {
@@ -29,16 +41,16 @@ def read_training(found: FoundRun) -> Part:
         },
     }
     if run.is_finished and run.kind == "train":
-        return part | {"result": run.result()}
+        return part | {"result": plain(run.result(Trained))}
     if run.is_finished and run.kind == "supernet":
-        return part | {"validation": run.result()["validation"], "images": _validation(found)}
+        return part | plain(run.result(Validated))
     return part
 
 
 def read_truth(found: FoundRun) -> Part:
     """Stand-alone accuracies of several archs."""
     assert found.run is not None
-    return {"archs": found.run.result()["archs"], "finished": True}
+    return {"archs": plain(found.run.result(Truths))["archs"], "finished": True}
 
 
 def read_detector(found: FoundRun) -> Part:
@@ -48,25 +60,18 @@ def read_detector(found: FoundRun) -> Part:
     rows = [
         row
         for path in sorted(run.path.glob("mmengine/*/vis_data/scalars.json"))
-        for row in read_jsonl(path)
+        for row in plain_rows(read_jsonl(path, Step))
     ]
     part: Part = {
         "finished": run.is_finished,
         "curves": {"loss": [[row["step"], row["loss"]] for row in rows if "loss" in row]},
         "pictures": [str(path) for path in _pictures(run.path / "predictions")],
     }
-    return part | {"result": run.result()} if run.is_finished else part
+    return part | {"result": plain(run.result(Detected))} if run.is_finished else part
 
 
 def _passes(row: Part) -> float:
     return float(row["passes"] if "passes" in row else row["epoch"])
-
-
-def _validation(found: FoundRun) -> int | None:
-    """How many validation images a supernet has."""
-    assert found.run is not None
-    count: int | None = found.run.settings["config"].get("validate_images")
-    return count
 
 
 def _pictures(folder: Path) -> list[Path]:

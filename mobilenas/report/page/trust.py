@@ -8,13 +8,15 @@ from typing import Any
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
+from mobilenas.base.settings import Record, validated
 from mobilenas.cost.latency import find_table
 from mobilenas.report.page.found import FoundRun
+from mobilenas.report.page.shapes import Proof, Ranking, Timed, plain
+from mobilenas.runs.beside import BENCH, PROOF
 from mobilenas.space import space_from_dict
 
 Part = dict[str, Any]
 
-PROOF = ".proof.json"  # behind the name of an exported file: how it was proved
 _TABLE = "latency table "  # of a parent's role
 _EXPORTED = (".onnx", ".pte", ".tflite", ".xml", ".ncnn.bin", ".mlpackage")
 
@@ -22,8 +24,8 @@ _EXPORTED = (".onnx", ".pte", ".tflite", ".xml", ".ncnn.bin", ".mlpackage")
 def read_ranking(found: FoundRun) -> Part:
     """How a supernet, and other predictors, order archs whose stand-alone accuracy is known."""
     assert found.run is not None
-    ranking = found.run.result()
-    kept = ("space", "n", "networks", "truth", "ceiling", "recalibrated", "predictors", "regret")
+    ranking = plain(found.run.result(Ranking))
+    kept = ("space", "n", "networks", "truth", "ceiling", "recalibrated", "predictors")
     archs = [
         {key: arch[key] for key in ("arch", "truth", "supernet", "flops")}
         for arch in ranking["archs"]
@@ -72,23 +74,26 @@ def read_check(found: FoundRun) -> Part:
 
 def tables_of(runs: Iterable[FoundRun]) -> list[Part]:
     """The latency tables that searches have costs from, each with what its check says."""
-    named: dict[str, tuple[str, str]] = {}
+    named: dict[str, FoundRun] = {}
     for found in runs:
-        for role, place in (found.run.parents if found.run else {}).items():
-            if role.startswith(_TABLE) and found.run is not None:
-                name = role.removeprefix(_TABLE)
-                named.setdefault(name, (found.name, found.run.find(role, "table")))
-    return [_table(name, *where) for name, where in named.items()]
+        for role in found.run.parents if found.run else {}:
+            if role.startswith(_TABLE):
+                named.setdefault(role, found)
+    return [_table(role, found) for role, found in named.items()]
 
 
-def _table(name: str, run: str, place: str) -> Part:
+def _table(role: str, found: FoundRun) -> Part:
+    assert found.run is not None
+    place = found.run.parents[role]
     try:
+        if place.endswith(".json"):
+            place = found.run.find(role, "--latency")
         table = find_table(place, None)
     except (BadInput, OSError) as error:
-        return {"run": run, "table": name, "damage": str(error)}
+        return {"run": found.name, "table": role.removeprefix(_TABLE), "damage": str(error)}
     check = table.check
     return {
-        "run": run,
+        "run": found.name,
         "table": table.name,
         "device": table.device,
         "processor": table.processor,
@@ -105,13 +110,21 @@ def read_exports(found: FoundRun) -> list[Part]:
     parts = []
     for path in sorted(found.path.iterdir()):
         if path.name.endswith(_EXPORTED):
-            proof = path.with_name(path.name + PROOF)
             part: Part = {"run": found.name, "file": path.name, "size_bytes": _size(path)}
             try:
-                parts.append(part | {"proof": read_json(proof) if proof.exists() else None})
+                stored = {
+                    "proof": _beside(path, PROOF, Proof),
+                    "bench": _beside(path, BENCH, Timed),
+                }
+                parts.append(part | stored)
             except BadInput as error:
                 parts.append(part | {"damage": str(error)})
     return parts
+
+
+def _beside(path: Path, ending: str, shape: type[Record]) -> Part | None:
+    file = path.with_name(path.name + ending)
+    return plain(validated(shape, read_json(file), file)) if file.exists() else None
 
 
 def _size(path: Path) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import check_replaceable, write_text
 from mobilenas.base.units import format_size
-from mobilenas.cost.titles import cost_title, format_cost, format_limits
+from mobilenas.cost.titles import format_cost
 from mobilenas.report.page.figures import draw_figures
-from mobilenas.report.page.summary import percent
+from mobilenas.report.page.summary import cost_words, limit_words, percent
 
 _HERE = Path(__file__).parent
 _LARGEST = 8_000_000  # bytes of a page: what mail and chat still take
@@ -46,9 +46,10 @@ def render(content: Mapping[str, Any]) -> str:
     )
     environment.filters |= {
         "cost": lambda value, name: format_cost(name, value),
-        "cost_title": cost_title,
-        "limits": format_limits,
+        "cost_title": cost_words,
+        "limits": limit_words,
         "percent": percent,
+        "unbroken": lambda text: text.replace(" %", "\u00a0%").replace("≤ ", "≤\u00a0"),
         "size": format_size,
         "picture": _picture,
         "duration": _duration,
