@@ -12,7 +12,7 @@ from mobilenas.report.page.drawing import draw
 from mobilenas.report.page.found import FoundRun, find_runs
 from mobilenas.report.page.searches import read_front, read_strategy
 from mobilenas.report.page.shapes import FoundData, plain
-from mobilenas.report.page.summary import figures, sentences
+from mobilenas.report.page.summary import headline, sentences
 from mobilenas.report.page.trainings import read_detector, read_training, read_truth
 from mobilenas.report.page.trust import read_check, read_exports, read_ranking, tables_of
 from mobilenas.report.page.worth import worth
@@ -51,7 +51,7 @@ def report_content(named: Sequence[Path]) -> dict[str, Any]:
         "mobilenas": __version__,
         "title": _title(runs),
         **sentences(content),
-        "figures": figures(content),
+        "headline": headline(content),
         "notes": notes + _notes(content),
         **content,
         "worth": worth(content),
@@ -70,7 +70,7 @@ def _part(found: FoundRun, read: Callable[[FoundRun], Part]) -> Part:
         return {"run": found.name, "damage": f"its files are not as expected: {one_line(error)!r}"}
 
 
-def sound(parts: Iterable[Part]) -> list[Part]:
+def _sound(parts: Iterable[Part]) -> list[Part]:
     """Those that could be read."""
     return [part for part in parts if "damage" not in part]
 
@@ -87,7 +87,7 @@ def _notes(content: Part) -> list[str]:
     """What a reader has to know of the whole: spaces that differ, parts that are missing."""
     notes = []
     fronts = content["searches"] + content["strategies"] + content["trainings"]
-    spaces = dict.fromkeys(part["space"] for part in sound(fronts))
+    spaces = dict.fromkeys(part["space"] for part in _sound(fronts))
     if len(spaces) > 1:
         notes.append(
             f"the runs are of {len(spaces)} spaces ({', '.join(spaces)}): costs compare, accuracies"
@@ -99,7 +99,7 @@ def _notes(content: Part) -> list[str]:
         notes.append(f"the runs are of several data ({', '.join(sources)})")
     notes += [f"{run['run']}: {run['damage']}" for run in content["runs"] if "damage" in run]
     for section in _SECTIONS:
-        for part in sound(content[section]):
+        for part in _sound(content[section]):
             if not part.get("finished", True):
                 notes.append(f"{part['run']} is not finished: what it has so far is shown")
     return list(dict.fromkeys(notes))
@@ -135,7 +135,7 @@ def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
     """Every arch of a front, and those that were trained: drawings, costs, accuracies."""
     spaces = {found.name: found.run.settings.get("space") for found in runs if found.run}
     archs: dict[tuple[str, str], Part] = {}
-    for part in sound(content["searches"] + content["strategies"] + content["trainings"]):
+    for part in _sound(content["searches"] + content["strategies"] + content["trainings"]):
         space = spaces[part["run"]]
         rows = part.get("front", [])
         if part.get("kind") == "train":

@@ -110,7 +110,7 @@
     row.className = kind;
     cells.forEach((text, number) => {
       const cell = element(number ? tag : "th", text);
-      cell.scope = tag === "th" ? "col" : number ? "" : "row";
+      if (cell.tagName === "TH") cell.scope = tag === "th" ? "col" : "row";
       row.append(cell);
     });
     return row;
@@ -119,6 +119,7 @@
     const [unit, name] = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => Math.abs(value) >= size) || [1, ""];
     return `${Number((value / unit).toPrecision(4))}${name}`;
   };
+  const title = (cost) => cost.replace("latency_ms@", "latency@").replace("flops", "FLOPs");
   const compare = () => {
     const [one, two] = [archs[first.value], archs[second.value]];
     const place = document.getElementById("differences");
@@ -133,7 +134,7 @@
     const costs = Object.keys(one.costs).filter((cost) => cost in two.costs);
     const said = costs.map((cost) => {
       const share = 100 * (two.costs[cost] / one.costs[cost] - 1);
-      return `${cost.replace("latency_ms@", "latency@")} ${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(1)} %`;
+      return `${title(cost)} ${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(1)} %`;
     });
     place.append(element("p", `${odd.length} of ${names.length} differ. From the first to the second: ${said.join(", ")}.`));
     const table = document.createElement("table");
@@ -142,7 +143,7 @@
     head.append(line("", ["choice", "first", "second"], "th"));
     names.forEach((name) => body.append(line(ours.get(name) === theirs.get(name) ? "same" : "differs",
       [name, ours.get(name) || "–", theirs.get(name) || "–"])));
-    costs.forEach((cost) => body.append(line("differs", [cost.replace("latency_ms@", "latency@"), short(one.costs[cost]), short(two.costs[cost])])));
+    costs.forEach((cost) => body.append(line("differs", [title(cost), short(one.costs[cost]), short(two.costs[cost])])));
     table.append(head, body);
     const scroll = element("div", "", "scroll");
     scroll.tabIndex = 0;

@@ -16,7 +16,7 @@ def sentences(content: Part) -> dict[str, str]:
     return {"asked": _asked(content), "found": _found(content), "compared": _compared(content)}
 
 
-def figures(content: Part) -> list[dict[str, str]]:
+def headline(content: Part) -> list[dict[str, str]]:
     """The few numbers that a reader looks for first: name, value, and what it is worth."""
     best = best_training(content)
     shown = []

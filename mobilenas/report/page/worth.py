@@ -99,8 +99,8 @@ def _exports(content: Part) -> Iterator[dict[str, str]]:
         proof = export["proof"]["verification"]
         worst = max(row["max_rel"] for row in proof["parity"])
         yield _row(
-            f"{export['run']}: parity of {export['file']}",
-            f"{worst:.1e} of the largest logit",
+            f"{export['run']}: parity of {export['file']}, of the largest logit",
+            f"{worst:.1e}",
             f"{proof['images']} images, in batches of "
             + ", ".join(str(row["batch_size"]) for row in proof["parity"]),
             "nothing; every image has to agree",
