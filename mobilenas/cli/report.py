@@ -19,8 +19,7 @@ def report(
     """Write one HTML file of runs and of all that they were made from: fronts, archs, curves,
     rankings, latencies, detections, exports, and what each number is worth.
 
-    It needs no network, prints well, and can be handed on. --json prints the same content as data
-    and writes nothing.
+    It needs no network, and prints well. --json prints the same content as data in its place.
 
     Example: mobilenas report runs/train
 

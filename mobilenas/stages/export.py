@@ -263,10 +263,15 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
             images_are=words,
             data=source.data,
         )
-        stored = report.to_dict()
-        write_json(path.with_name(path.name + PROOF), stored)
-        write_text(path.with_name(path.name + CARD), export_card(stored, path.name))
+        store_beside(report)
         return report
+
+
+def store_beside(report: Report) -> None:
+    """Write what was proved of an exported file, and its model card, beside it."""
+    path, stored = report.path, report.to_dict()
+    write_json(path.with_name(path.name + PROOF), stored)
+    write_text(path.with_name(path.name + CARD), export_card(stored, path.name))
 
 
 def _calibration(source: Source, int8: Int8) -> Calibration:

@@ -72,7 +72,7 @@ def test_the_sentences_say_what_was_asked_found_and_compared(job: Path) -> None:
     content = report_content([job / "train", job / "rank"])
     assert "space digits" in content["asked"]
     assert "pets (900 training images)" in content["asked"]
-    assert "a search of 12 evaluated archs" in content["asked"]
+    assert "a search that evaluated 12 archs" in content["asked"]
     assert "a front of 8 archs" in content["found"].lower()
     assert "91.00 % on 200 test images" in content["found"]
     assert (
@@ -126,7 +126,7 @@ def test_a_damaged_file_costs_one_part(job: Path, tmp_path: Path, file: str, sec
         assert damaged, content
         for other in SECTIONS - {section, "trainings", "strategies"}:
             assert found[other] == whole[other]
-        assert f"<strong>{damaged[0].get('run', '')}</strong> is damaged" in render(found) or (
+        assert f"<strong>{damaged[0].get('run', '')}</strong> is left out" in render(found) or (
             section == "exports"
         )
 
@@ -147,6 +147,7 @@ def test_runs_of_two_spaces_are_allowed_and_said(job: Path, tmp_path: Path) -> N
     other = make_runs(tmp_path / "other", space="digits:width=0.5")
     content = report_content([job / "evolve", other / "evolve"])
     assert [note for note in content["notes"] if "of 2 spaces" in note]
+    assert [note for note in content["notes"] if "over 2 supernets" in note]
     assert len({run["run"] for run in content["runs"]}) == 4
     assert content["asked"].count("2 searches") == 1
 

@@ -93,6 +93,12 @@ def _notes(content: Part) -> list[str]:
             f"the runs are of {len(spaces)} spaces ({', '.join(spaces)}): costs compare, accuracies"
             " only where the images are the same"
         )
+    supernets = {part["supernet"] for part in _sound(content["searches"])}
+    if len(supernets) > 1:
+        notes.append(
+            f"the searches are over {len(supernets)} supernets: accuracies in one do not compare "
+            "with those in another"
+        )
     sources = dict.fromkeys(run["data"]["source"] for run in content["runs"] if run.get("data"))
     kinds = {run["kind"] for run in content["runs"] if run.get("data")} - {"detect"}
     if len(sources) > 1 and kinds:

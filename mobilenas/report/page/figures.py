@@ -120,7 +120,9 @@ def _fronts(searches: Sequence[Part], content: Part) -> Figure:
         f"{len(searches)} front{'s' * (len(searches) > 1)} of accuracy over cost with "
         f"{sum(len(s['front']) for s in searches)} archs, above all archs that were evaluated"
     )
-    return _figure(label, data, "", _TITLES[quality]) | {"variants": variants, "walk": 1}
+    # Those that were trained stand-alone are no accuracies of the supernet.
+    title = "accuracy (%)" if trained else _TITLES[quality]
+    return _figure(label, data, "", title) | {"variants": variants, "walk": 1}
 
 
 def _over(cost: str, rows_of: Sequence[Sequence[Part]], searches: Sequence[Part]) -> Part:

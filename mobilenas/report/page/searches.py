@@ -28,6 +28,7 @@ def read_front(found: FoundRun) -> Part:
         "space": asked.space.name,
         "limits": asked.limits,
         "seed": asked.seed,
+        "supernet": run.parents.get("supernet"),
         "images": run.settings["evaluator"].get("validation_images"),
         "evaluations": len(evaluated),
         "generations": max((row["generation"] for row in evaluated), default=0),

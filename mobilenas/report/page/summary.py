@@ -113,7 +113,7 @@ def _asked(content: Part) -> str:
     ways = []
     if searches:
         archs = sum(search["evaluations"] for search in searches)
-        way = f"{_count(searches, 'search')} of {archs:,} evaluated archs in a supernet"
+        way = f"{_count(searches, 'search')} that evaluated {archs:,} archs"
         ways.append(way + _within(searches))
     if strategies:
         methods = ", ".join(dict.fromkeys(part["strategy"] for part in strategies))
@@ -142,12 +142,14 @@ def _data(content: Part) -> str:
 
 def _found(content: Part) -> str:
     said = []
-    for search in (s for s in content["searches"] if s.get("front")):
+    fronts = [search for search in content["searches"] if search.get("front")]
+    for search in fronts:
         front, cost = search["front"], search["cost"]
         shown = [front[0], front[-1]] if len(front) > 1 else front
         ends = " to ".join(f"{quality(search, row)} at {_cost(cost, row)}" for row in shown)
         many = f"a front of {len(front)} archs" if len(front) > 1 else "one arch"
-        said.append(f"{many}, {ends}")
+        by = f" by {search['run']}" if len(fronts) > 1 else ""
+        said.append(f"{many}{by}, {ends}")
     for strategy in (s for s in content["strategies"] if s.get("front")):
         (row,) = strategy["front"]
         said.append(f"{strategy['strategy']} derived an arch of {_cost('flops', row)}")
@@ -192,21 +194,21 @@ def _compared(content: Part) -> str:
 
 def _against_the_space(content: Part, fronts: list[Part]) -> list[str]:
     """The best arch found beside the median one of its space, both in the same supernet."""
-    for training in content["trainings"]:
-        medians = [row for row in training.get("validation", []) if row["name"] == "median"]
-        same = [s for s in fronts if s["space"] == training["space"]]
-        if medians and same and same[0]["quality"] == "accuracy":
-            search, median = same[0], medians[0]
-            row = _best(search)
-            gain = 100 * (row["accuracy"] - median["accuracy_recalibrated"])
-            flops = 100 * (row["flops"] / median["flops"] - 1)
-            return [
-                f"in the supernet the best of the front is {abs(gain):.1f} points "
-                f"{'above' if gain >= 0 else 'below'} the space's arch of median FLOPs "
-                f"({percent(median['accuracy_recalibrated'])}), with {abs(flops):.0f} % "
-                f"{'fewer' if flops < 0 else 'more'} FLOPs"
-            ]
-    return []
+    supernets = [training for training in content["trainings"] if "validation" in training]
+    if len(supernets) != 1 or not fronts or fronts[0]["quality"] != "accuracy":
+        return []
+    medians = [row for row in supernets[0]["validation"] if row["name"] == "median"]
+    if not medians or fronts[0]["space"] != supernets[0]["space"]:
+        return []
+    row, median = _best(fronts[0]), medians[0]
+    gain = 100 * (row["accuracy"] - median["accuracy_recalibrated"])
+    flops = 100 * (row["flops"] / median["flops"] - 1)
+    return [
+        f"in the supernet the best of the front is {abs(gain):.1f} points "
+        f"{'above' if gain >= 0 else 'below'} the space's arch of median FLOPs "
+        f"({percent(median['accuracy_recalibrated'])}), with {abs(flops):.0f} % "
+        f"{'fewer' if flops < 0 else 'more'} FLOPs"
+    ]
 
 
 def _tau(ranking: Part) -> str:
