@@ -1,5 +1,6 @@
 """Model cards: front matter that the hub reads, and names that stay names."""
 
+import re
 from typing import Any
 
 import yaml
@@ -26,8 +27,9 @@ HOSTILE = "a`b\n---\nlicense: mit\n<img src=x>"
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    _, about, _ = card.split("---\n", 2)
-    read: dict[str, Any] = yaml.safe_load(about)
+    found = re.match(r"---\n(.*?)\n---\n", card, flags=re.DOTALL)  # as the hub finds it
+    assert found
+    read: dict[str, Any] = yaml.safe_load(found[1])
     return read
 
 

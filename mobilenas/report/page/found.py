@@ -27,6 +27,12 @@ class FoundRun:
     damage: str | None
 
     @property
+    def opened(self) -> RunFolder:
+        """The run, of one that is not damaged."""
+        assert self.run is not None
+        return self.run
+
+    @property
     def kind(self) -> str:
         """Empty where it is not known."""
         return self.run.kind if self.run else ""

@@ -21,7 +21,7 @@ _DRAWN = 2000  # evaluated archs that a figure has at most: more are one cloud
 
 def read_front(found: FoundRun) -> Part:
     """A search over a supernet, finished or not: its front, and the archs that it evaluated."""
-    run = _run(found)
+    run = found.opened
     asked = run.read(Asked)
     evaluated = _evaluated(run)
     part: Part = {
@@ -55,7 +55,7 @@ def read_front(found: FoundRun) -> Part:
 
 def read_strategy(found: FoundRun) -> Part:
     """A search by gradient: the arch that it derived, and entropy, skips and expected costs."""
-    run = _run(found)
+    run = found.opened
     asked = run.read(Asked)
     log = plain_rows(read_jsonl(run.path / "log.jsonl", Logged))
     rows = [row for row in log if "entropy" in row and "passes" in row]
@@ -83,11 +83,6 @@ def read_strategy(found: FoundRun) -> Part:
         "standing_lines": standing_lines(result["standing"]),
         "probabilities": _probabilities(run.settings["space"], result["probabilities"]),
     }
-
-
-def _run(found: FoundRun) -> RunFolder:
-    assert found.run is not None, "a damaged run has no part that is read"
-    return found.run
 
 
 def _evaluated(run: RunFolder) -> list[Part]:

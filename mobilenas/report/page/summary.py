@@ -6,7 +6,7 @@ from typing import Any
 
 from mobilenas.base.intervals import wilson
 from mobilenas.base.units import format_size
-from mobilenas.cost.titles import cost_title, format_cost, is_cost
+from mobilenas.cost.titles import cost_title, format_cost
 
 Part = dict[str, Any]
 
@@ -220,7 +220,6 @@ def _tau(ranking: Part) -> str:
 
 
 def _cost(cost: str, row: Part) -> str:
-    assert is_cost(cost)
     unit = {"flops": " FLOPs", "params": " params"}.get(cost, "")
     return f"{format_cost(cost, row[cost])}{unit}"
 

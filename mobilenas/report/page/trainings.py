@@ -24,8 +24,7 @@ _PICTURES = 8  # drawings of detections that a page has at most
 
 def read_training(found: FoundRun) -> Part:
     """The curves of a supernet, a search by gradient or a network; x: passes over the images."""
-    assert found.run is not None
-    run = found.run
+    run = found.opened
     asked = run.read(Asked)
     rows = plain_rows(read_jsonl(run.path / "log.jsonl", Logged))
     part: Part = {
@@ -49,14 +48,12 @@ def read_training(found: FoundRun) -> Part:
 
 def read_truth(found: FoundRun) -> Part:
     """Stand-alone accuracies of several archs."""
-    assert found.run is not None
-    return {"archs": plain(found.run.result(Truths))["archs"], "finished": True}
+    return {"archs": plain(found.opened.result(Truths))["archs"], "finished": True}
 
 
 def read_detector(found: FoundRun) -> Part:
     """A detector's precisions, its losses, and the pictures that it has drawn."""
-    assert found.run is not None
-    run = found.run
+    run = found.opened
     rows = [
         row
         for path in sorted(run.path.glob("mmengine/*/vis_data/scalars.json"))

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
 from mobilenas.base.settings import Record, validated
@@ -23,8 +25,7 @@ _EXPORTED = (".onnx", ".pte", ".tflite", ".xml", ".ncnn.bin", ".mlpackage")
 
 def read_ranking(found: FoundRun) -> Part:
     """How a supernet, and other predictors, order archs whose stand-alone accuracy is known."""
-    assert found.run is not None
-    ranking = plain(found.run.result(Ranking))
+    ranking = plain(found.opened.result(Ranking))
     kept = ("space", "n", "networks", "truth", "ceiling", "recalibrated", "predictors")
     archs = [
         {key: arch[key] for key in ("arch", "truth", "supernet", "flops")}
@@ -40,16 +41,13 @@ def read_check(found: FoundRun) -> Part:
     from mobilenas.latency.check import TIMINGS, compare, predictions
     from mobilenas.latency.measure import TimingLog
 
-    assert found.run is not None
-    settings = found.run.settings
+    settings = found.opened.settings
     space, table = space_from_dict(settings["space"]), find_table(settings["table"], None)
     with tempfile.TemporaryDirectory() as folder:  # a log that is opened may be mended
         copy = shutil.copy(found.path / TIMINGS, folder)
         timings = TimingLog(Path(copy)).timings()
     archs = [space.parse(text) for text in timings]
     predicted = predictions(space, table, archs)
-    import numpy as np
-
     measured = np.array([timing.median_ms for timing in timings.values()])
     figures = compare(predicted, measured)
     return {
@@ -83,11 +81,10 @@ def tables_of(runs: Iterable[FoundRun]) -> list[Part]:
 
 
 def _table(role: str, found: FoundRun) -> Part:
-    assert found.run is not None
-    place = found.run.parents[role]
+    place = found.opened.parents[role]
     try:
         if place.endswith(".json"):
-            place = found.run.find(role, "--latency")
+            place = found.opened.find(role, "--latency")
         table = find_table(place, None)
     except (BadInput, OSError) as error:
         return {"run": found.name, "table": role.removeprefix(_TABLE), "damage": str(error)}
