@@ -6,7 +6,7 @@ plotly draws is escaped: it has a markup of its own.
 
 from collections.abc import Sequence
 from html import escape
-from itertools import accumulate
+from statistics import fmean
 from textwrap import wrap
 from typing import Any
 
@@ -19,7 +19,7 @@ Figure = dict[str, Any]
 
 _COLOURS = [f"var(--series-{number})" for number in range(1, 7)]
 _WIDE = 54  # characters of a line of a hover label
-_SPANS = 20  # of a smoothed loss: what it averages over is the curve's length by this
+_SPANS = 25  # of a smoothed loss: what it averages over is the curve's length by this
 _TITLES = {
     "accuracy": "accuracy in the supernet (%)",
     "prediction": "predicted accuracy (%)",
@@ -202,8 +202,10 @@ def _curves(curves: Sequence[tuple[str, list[list[float]]]], y: str, x: str) -> 
 
 
 def _smoothed(values: list[float]) -> list[float]:
-    weight = 2 / (1 + max(1, len(values) / _SPANS))
-    return list(accumulate(values, lambda old, new: old + weight * (new - old)))
+    """The mean of what is around each value, as far to both sides as there are values."""
+    half, last = len(values) // (2 * _SPANS), len(values) - 1
+    reach = [min(half, place, last - place) for place in range(len(values))]
+    return [fmean(values[n - far : n + far + 1]) for n, far in enumerate(reach)]
 
 
 def _strategy(curves: Sequence[tuple[str, list[list[float]]]], key: str) -> Figure:

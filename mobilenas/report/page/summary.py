@@ -90,9 +90,10 @@ def interval(share: float, n: int | None) -> str:
 
 
 def quality(search: Part, row: Part) -> str:
-    """What a search maximised, of one arch."""
-    name = search["quality"]
-    return f"score {row[name]:.2f}" if name == "score" else percent(row[name])
+    """What a search maximised, of one arch; a score with the accuracy that is in it."""
+    if search["quality"] == "score":
+        return f"{percent(row['accuracy'])} (score {row['score']:.2f})"
+    return percent(row[search["quality"]])
 
 
 def _figure(name: str, value: str, note: str) -> dict[str, str]:
@@ -148,7 +149,7 @@ def _found(content: Part) -> str:
         shown = [front[0], front[-1]] if len(front) > 1 else front
         ends = " to ".join(f"{quality(search, row)} at {_cost(cost, row)}" for row in shown)
         many = f"a front of {len(front)} archs" if len(front) > 1 else "one arch"
-        by = f" by {search['run']}" if len(fronts) > 1 else ""
+        by = f" ({search['run']})" if len(fronts) > 1 else ""
         said.append(f"{many}{by}, {ends}")
     for strategy in (s for s in content["strategies"] if s.get("front")):
         (row,) = strategy["front"]

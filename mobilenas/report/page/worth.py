@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mobilenas.cost.titles import format_cost
-from mobilenas.report.page.summary import interval, percent, quality
+from mobilenas.report.page.summary import interval, percent
 
 Part = dict[str, Any]
 
@@ -31,7 +31,9 @@ def _fronts(content: Part) -> Iterator[dict[str, str]]:
         shown = row["accuracy"]
         rests_on = interval(shown, search["images"])
         if search["quality"] != "accuracy":
-            rests_on += f"; the search maximised {search['quality']} ({quality(search, row)})"
+            found = row[search["quality"]]
+            what = f"{found:.2f}" if search["quality"] == "score" else percent(found)
+            rests_on += f"; the search maximised {search['quality']}, {what}"
         yield _row(
             f"{search['run']}: best of the front, in the supernet",
             percent(shown),
