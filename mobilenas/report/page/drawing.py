@@ -2,15 +2,8 @@
 
 from typing import Any
 
-from mobilenas.space import (
-    Arch,
-    CellSpace,
-    EdgeCellSpace,
-    Genotype,
-    ListedSpace,
-    Space,
-)
-from mobilenas.space.cells import ABSENT, Cell
+from mobilenas.base.errors import BadInput
+from mobilenas.space import Arch, EdgeCellSpace, Genotype, ListedSpace, Space
 
 Drawing = dict[str, Any]
 
@@ -27,21 +20,19 @@ _SHORT = {
     "sep_conv_5x5": "sep 5×5",
     "dil_conv_3x3": "dilated 3×3",
     "dil_conv_5x5": "dilated 5×5",
-    "c1": "conv 1×1",
-    "c3": "conv 3×3",
-    "mp": "max pool 3×3",
 }
 
 
 def draw(space: ListedSpace, text: str) -> Drawing:
     """An arch by its text form: `blocks`, or `cells` as graphs; and `parts`, (name, text) of each
-    choice, by which two archs are compared. Raises BadInput for an arch of another space.
+    choice, by which two archs are compared. Raises BadInput for an arch of another space, and for a
+    space of one cell without edges, of which no command makes a front.
     """
     if isinstance(space, Space):
         return _draw_blocks(space, space.parse(text))
     if isinstance(space, EdgeCellSpace):
         return _draw_edges(space, space.parse(text))
-    return _draw_nodes(space, space.parse(text))
+    raise BadInput(f"{space.name} has no archs that are drawn")
 
 
 def _draw_blocks(space: Space, arch: Arch) -> Drawing:
@@ -87,21 +78,14 @@ def _draw_edges(space: EdgeCellSpace, genotype: Genotype) -> Drawing:
         ]
         parts += [[f"{kind}edge {start}-{end}", _SHORT[op]] for start, end, op in edges]
         cells.append(_graph(f"{kind or 'the '}cell", names, edges))
-    return _cells(space, len(space.shapes), cells, parts)
-
-
-def _draw_nodes(space: CellSpace, cell: Cell) -> Drawing:
-    ops = [op for op in cell.ops if op != ABSENT]
-    names = ["input", *(_SHORT[op] for op in ops), "sum"]
-    last = len(ops) + 1
-    edges = [(0, n, "") for n in range(1, last)] + [(n, last, "") for n in range(1, last)]
-    parts = [[f"node {number}", _SHORT[op]] for number, op in enumerate(cell.ops, 1)]
-    return _cells(space, len(space.shapes), [_graph("the cell", names, edges)], parts)
-
-
-def _cells(space: ListedSpace, count: int, cells: list[Any], parts: list[list[str]]) -> Drawing:
-    about = {"resolution": space.resolution, "classes": space.num_classes, "count": count}
-    return {"form": "cells", **about, "cells": cells, "parts": parts}
+    return {
+        "form": "cells",
+        "resolution": space.resolution,
+        "classes": space.num_classes,
+        "count": len(space.shapes),
+        "cells": cells,
+        "parts": parts,
+    }
 
 
 def _graph(title: str, names: list[str], edges: list[tuple[int, int, str]]) -> Drawing:
@@ -119,8 +103,8 @@ def _graph(title: str, names: list[str], edges: list[tuple[int, int, str]]) -> D
         handle = ground - (ground - top) * 4 / 3
         arcs.append(
             {
-                "op": _SHORT.get(op, ""),
-                "family": op.partition("_")[0] if op else "sum",
+                "op": _SHORT[op],
+                "family": op.partition("_")[0],
                 "path": f"M{left:g},{ground:g} C{left:g},{handle:g} "
                 f"{right:g},{handle:g} {right:g},{ground:g}",
                 "x": (left + right) / 2,
