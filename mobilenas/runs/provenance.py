@@ -19,8 +19,14 @@ def provenance() -> dict[str, str]:
     packages that are installed, and the commit of the checkout that mobilenas is run from, if any.
     """
     packages = {name: found for name in _PACKAGES if (found := _version(name))}
-    about = {"command": _command(), "commit": _commit()}
-    about |= {"python": platform.python_version(), "machine": platform.machine(), **packages}
+    about = {
+        "command": _command(),
+        "commit": _commit(),
+        "machine": platform.machine(),
+        "mobilenas": mobilenas.__version__,
+        "python": platform.python_version(),
+        **packages,
+    }
     return {name: text for name, text in about.items() if text}
 
 
