@@ -18,12 +18,10 @@ def network_card(
     result: Mapping[str, Any],
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
-    seconds: float,
 ) -> str:
-    """The card of a network that was trained stand-alone.
+    """The card of a network that was trained stand-alone; nothing in it depends on the clock.
 
-    result: of its result.json; settings: of its run; data: as `Found.to_dict` has them; seconds: of
-    training.
+    result: of its result.json; settings: of its run; data: as `Found.to_dict` has them.
     """
     tested = result["test_images"] > 0
     share = result["test_accuracy"] if tested else result["accuracy"]
@@ -57,8 +55,8 @@ def network_card(
         f"{data['train_images']} training images of {len(data['classes'])} classes.",
         "",
         f"Training: {config['epochs']:g} epochs with {config['optimizer']}, batches of "
-        f"{config['batch_size']}, seed {settings['seed']}, from {start}; {seconds / 60:.1f} "
-        f"minutes. mobilenas {__version__}; the run's run.json has every setting.",
+        f"{config['batch_size']}, seed {settings['seed']}, from {start}. "
+        f"mobilenas {__version__}; the run's run.json has every setting.",
         "",
         "```python",
         "import mobilenas.timm, timm  # the first registers the models",

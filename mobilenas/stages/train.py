@@ -278,8 +278,7 @@ def finish_train(run: NetworkRun) -> dict[str, Any]:
     }
     run.folder.store_result(result)
     data = run.images.data.found.to_dict()
-    card = network_card(result, run.folder.settings, data, run.folder.seconds)
-    write_text(run.network / CARD, card)
+    write_text(run.network / CARD, network_card(result, run.folder.settings, data))
     return result
 
 

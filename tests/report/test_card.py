@@ -34,7 +34,7 @@ def front_matter(card: str) -> dict[str, Any]:
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
-    card = network_card(RESULT, SETTINGS, DATA, 90)
+    card = network_card(RESULT, SETTINGS, DATA)
     about = front_matter(card)
     assert (about["license"], about["library_name"]) == ("unknown", "timm")
     (result,) = about["model-index"][0]["results"]
@@ -46,12 +46,12 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 
 def test_without_test_images_it_says_what_chose_the_epoch() -> None:
-    card = network_card(RESULT | {"test_accuracy": None, "test_images": 0}, SETTINGS, DATA, 90)
+    card = network_card(RESULT | {"test_accuracy": None, "test_images": 0}, SETTINGS, DATA)
     assert "**97.00 %** on 300 validation images, by which its epoch was chosen" in card
 
 
 def test_names_stay_names() -> None:
-    hostile = network_card(RESULT | {"space": HOSTILE}, SETTINGS, DATA | {"source": HOSTILE}, 90)
+    hostile = network_card(RESULT | {"space": HOSTILE}, SETTINGS, DATA | {"source": HOSTILE})
     about = front_matter(hostile)
     assert about["license"] == "unknown"
     assert about["model-index"][0]["results"][0]["dataset"]["name"] == HOSTILE
