@@ -22,7 +22,8 @@ demo: setup
 	  $$(test ! -e runs/demo/detect/run.json || echo --resume)
 	$(BIN)/mobilenas detect predict runs/demo/detect \
 	  runs/demo/detect/digits/val/000[1-4].jpg --min-score 0.4
-	@echo 'Worth a look: runs/demo/evolve/front.png and the four scenes in runs/demo/detect/predictions'
+	$(BIN)/mobilenas report runs/demo --out runs/demo/report.html
+	@echo 'Worth a look: runs/demo/report.html, which has the front and the four scenes'
 
 # Two processes of one thread each: most tests are too small for more threads.
 test: setup

@@ -68,7 +68,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package_files() -> dict[str, bytes]:
     """What a wheel of this checkout has to hold, by its path there."""
     package = ROOT / "mobilenas"
-    sources = [p for p in package.rglob("*") if p.suffix in (".py", ".cpp")]
+    sources = [p for p in package.rglob("*") if p.suffix in (".py", ".cpp", ".j2", ".css", ".js")]
     paths = {f"mobilenas/{p.relative_to(package)}": p for p in sources}
     for name in FOLDERS:
         files = [

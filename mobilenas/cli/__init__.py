@@ -33,6 +33,7 @@ from mobilenas.cli.evolve import evolve
 from mobilenas.cli.export import export
 from mobilenas.cli.quickstart import quickstart
 from mobilenas.cli.rank import rank
+from mobilenas.cli.report import report
 from mobilenas.cli.search import search
 from mobilenas.cli.supernet_train import supernet_train
 from mobilenas.cli.sweep import sweep
@@ -66,6 +67,7 @@ app.command(rich_help_panel=MEASURE)(tracked(truth))
 app.command(rich_help_panel=MEASURE)(tracked(rank))
 app.add_typer(latency.latency_app, name="latency", rich_help_panel=MEASURE)
 app.command(rich_help_panel=MEASURE)(bench)
+app.command(rich_help_panel=MEASURE)(report)
 app.command(rich_help_panel=DEPLOY)(export)
 app.command("eval", rich_help_panel=DEPLOY)(networks.evaluate)
 app.add_typer(detect.detect_app, name="detect", rich_help_panel=DEPLOY)

@@ -21,6 +21,10 @@ def bench(
             min=1, max=1 << 13, help="Side of the images, for graphs that take any and name none."
         ),
     ] = None,
+    save: Annotated[
+        bool,
+        typer.Option("--save", help="Store each file's figures beside it, for `mobilenas report`."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Time exported files on this host, in turns, and measure their memory.
@@ -33,7 +37,10 @@ def bench(
     from mobilenas.latency.bench import bench_files
     from mobilenas.report.bench import describe_bench
 
-    result = bench_files(files, threads=threads, rounds=rounds, resolution=resolution).to_dict()
+    found = bench_files(files, threads=threads, rounds=rounds, resolution=resolution)
+    if save:
+        found.store()
+    result = found.to_dict()
     if as_json:
         print_json(result)
     else:

@@ -14,7 +14,7 @@ def quickstart(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The whole job, small, on the built-in digits: supernet, search, training, verified ONNX.
+    """The whole job, small, on the built-in digits: supernet, search, training, ONNX, and a report.
 
     Takes a few minutes; run it again after a kill and it continues.
 
@@ -28,7 +28,7 @@ def quickstart(
     )
     from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
-    from mobilenas.stages.quickstart import FOLDERS, run_quickstart
+    from mobilenas.stages.quickstart import FOLDERS, REPORT, run_quickstart
 
     with ExitStack() as locks:
         for name in FOLDERS:
@@ -39,6 +39,7 @@ def quickstart(
         export = report.to_dict()
         found = RunFolder.open(out / "train", "train").facts.get("data")
         results = {"front": front, "train": trained, "export": export}
+        results["report"] = str(out / REPORT)
         print_json({"run": str(out), "data": found, **results})
         return
     print(front_table(front))
@@ -49,6 +50,7 @@ def quickstart(
     print(f"network, which timm loads too: {out / 'train' / 'network'}")
     print("\nONNX:")
     print(describe_export(report.to_dict()))
+    print(f"\nreport of all of it, to open in a browser: {out / REPORT}")
     print(
         "\nnext, with your own images and budget:\n"
         "  mobilenas space list\n"

@@ -87,7 +87,7 @@ def train(
             return resume_network_run(out, asked)
         chosen = training_settings(asked)
         processes.share(chosen.config.batch_size)
-        return create_network_run(out, chosen)
+        return create_network_run(out, chosen, search=search)
 
     with ExitStack() as lock:
         with joined() as processes:

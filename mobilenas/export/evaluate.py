@@ -1,7 +1,6 @@
 """Accuracy on images of a saved network (torch) or of an exported file (its runtime), on CPUs."""
 
 import logging
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.intervals import wilson
 from mobilenas.data import ImageData, Part, Preparation, read_data
 from mobilenas.data.images import relabelled
 from mobilenas.data.pixels import short_side
@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 ClassesBy = Literal["name", "position"]
 
 _BATCH = 64
-_Z = 1.959964  # of the normal distribution, two-sided 95 %
 
 
 @dataclass(frozen=True)
@@ -145,12 +144,3 @@ def ranked_right(logits: Floats, labels: Labels) -> tuple[int, int]:
     """
     hits = np.argsort(-logits, axis=1, kind="stable")[:, :5] == labels[:, None]
     return int(hits[:, 0].sum()), int(hits.any(axis=1).sum())
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % score interval (0..1) of a share: Wilson 1927, J. Am. Stat. Assoc. 22, p. 209."""
-    share, weight = right / n, _Z**2 / n
-    centre = share + weight / 2
-    spread = _Z * math.sqrt(share * (1 - share) / n + weight / (4 * n))
-    # Exact at the ends, where rounding would give a little less than 0 or more than 1.
-    return max(0.0, (centre - spread) / (1 + weight)), min(1.0, (centre + spread) / (1 + weight))

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilenas.base.files import write_json
 from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.host import processor
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, take_turns
+from mobilenas.runs.beside import BENCH
 from mobilenas.runtimes.base import timed
 from mobilenas.runtimes.open_file import RUNTIMES, check_file, open_exported
 from mobilenas.runtimes.probe import Probe, probe
@@ -54,6 +56,12 @@ class Bench:
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data."""
         return asdict(self)
+
+    def store(self) -> None:
+        """Write what was found of each file beside it, where a report finds it."""
+        about = {"processor": self.processor, "threads": self.threads, "rounds": self.rounds}
+        for file in self.files:
+            write_json(Path(file.path + BENCH), asdict(file) | about)
 
 
 def bench_files(

@@ -1,8 +1,8 @@
 """The run folder, one form for all commands that work long.
 
 run.json      kind, settings (what the user chose), parents (the runs, files and images it was made
-              from), the same relative to the folder, and facts (what was found when it started:
-              classes, checksums, versions)
+              from), the same relative to the folder, facts (what was found when it started:
+              classes, checksums), and provenance (command line, versions)
 timing.json   seconds of work so far, hardware
 result.json   what came out, written last (evolve: front.json, rank: rank.json,
               sweep: sweep.json)
@@ -26,6 +26,7 @@ from mobilenas.base.files import read_json, write_json
 from mobilenas.base.settings import Record, validated
 from mobilenas.runs.earlier import read_earlier
 from mobilenas.runs.places import absolute, has_paths, is_there, relative_to, seen_from
+from mobilenas.runs.provenance import provenance
 from mobilenas.space import with_defaults
 
 Kind = (
@@ -67,6 +68,7 @@ class _Stored(Record, extra="ignore"):
     parents: dict[str, Any]
     relative: Annotated[dict[str, Any], Field(default_factory=dict)]  # runs of before have none
     facts: dict[str, Any]
+    provenance: Annotated[dict[str, str], Field(default_factory=dict)]  # nor this
 
     @field_validator("parents", "relative")
     @classmethod
@@ -77,7 +79,7 @@ class _Stored(Record, extra="ignore"):
         return places
 
 
-class _Timing(Record, extra="ignore"):
+class _Timing(Record, extra="allow"):
     """timing.json, which also has what the time was measured on."""
 
     seconds: Annotated[float, Field(ge=0)]
@@ -89,7 +91,7 @@ class RunFolder:
 
     parents: role -> absolute path of a run or file, or the name of a latency table; of the role
     `data` what names the images. relative: those that are places, as seen from the folder. Neither
-    is ever compared, as folders move.
+    is ever compared, as folders move, nor is provenance, which `runs.provenance` has.
     """
 
     path: Path
@@ -98,6 +100,7 @@ class RunFolder:
     parents: dict[str, str] = field(default_factory=dict)
     relative: dict[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def create(
@@ -124,6 +127,7 @@ class RunFolder:
                 if has_paths(place) and absolute(place) == place
             },
             "facts": dict(facts or {}),
+            "provenance": provenance(),
         }
         write_json(path / _RUN, stored)
         return cls.open(path, kind)
@@ -146,7 +150,7 @@ class RunFolder:
         settings = run.settings
         if isinstance(settings.get("space"), dict):
             settings = settings | {"space": with_defaults(settings["space"], path / _RUN)}
-        return cls(path, run.kind, settings, run.parents, run.relative, run.facts)
+        return cls(path, run.kind, settings, run.parents, run.relative, run.facts, run.provenance)
 
     @classmethod
     def start_or_resume(
@@ -232,8 +236,17 @@ class RunFolder:
     @property
     def seconds(self) -> float:
         """Seconds of work so far; 0 before the first were stored."""
+        return self._timing.seconds
+
+    @property
+    def hardware(self) -> dict[str, Any]:
+        """What the time was measured on, as `store_timing` was told; empty before the first."""
+        return dict(self._timing.model_extra or {})
+
+    @property
+    def _timing(self) -> _Timing:
         path = self.path / _TIMING
-        return validated(_Timing, read_json(path), path).seconds if path.exists() else 0.0
+        return validated(_Timing, read_json(path), path) if path.exists() else _Timing(seconds=0)
 
     def store_timing(self, seconds: float, about: Mapping[str, Any]) -> None:
         """Write timing.json. about: what the time was measured on."""

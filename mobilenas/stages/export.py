@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import file_name, user_path
+from mobilenas.base.files import file_name, user_path, write_json, write_text
 from mobilenas.data import ImageData, Images, Part, Preparation, read_data
 from mobilenas.data.folders import loose_images
 from mobilenas.data.found import counted
@@ -27,6 +27,8 @@ from mobilenas.export import (
 from mobilenas.export.write import MIN_IMAGES, check_target
 from mobilenas.nn import AnyNetwork
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
+from mobilenas.report.card import export_card
+from mobilenas.runs.beside import CARD, PROOF
 from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
@@ -249,7 +251,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
     with held(path, "export", is_file=True):
-        return export_network(
+        report = export_network(
             source.network,
             source.info,
             path,
@@ -261,6 +263,15 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
             images_are=words,
             data=source.data,
         )
+        store_beside(report)
+        return report
+
+
+def store_beside(report: Report) -> None:
+    """Write what was proved of an exported file, and its model card, beside it."""
+    path, stored = report.path, report.to_dict()
+    write_json(path.with_name(path.name + PROOF), stored)
+    write_text(path.with_name(path.name + CARD), export_card(stored, path.name))
 
 
 def _calibration(source: Source, int8: Int8) -> Calibration:

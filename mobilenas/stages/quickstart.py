@@ -6,6 +6,9 @@ from typing import Any
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.export import Report
+from mobilenas.latency.bench import bench_files
+from mobilenas.report.page.content import report_content
+from mobilenas.report.page.write import write_page
 from mobilenas.runs.folder import is_run
 from mobilenas.search import Result
 from mobilenas.space import load_space
@@ -27,11 +30,13 @@ from mobilenas.stages.train import (
 from mobilenas.train.config import load_supernet_config
 from mobilenas.train.networks import open_network_run
 
+REPORT = "report.html"  # in the folder of the whole job
 FOLDERS = ("supernet", "evolve", "train")  # of the runs, in that of the whole job
 
 
 def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report]:
-    """Supernet, search, training of the winner, export; what is already in `out` is continued.
+    """Supernet, search, training of the winner, export, report; what is already in `out` is
+    continued.
 
     Returns the search's result, that of the winner's training, and the report of its export.
     """
@@ -51,6 +56,11 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
         training = open_network_run(folders["train"])
     else:
         asked = Asked(search=folders["evolve"], inherit=folders["supernet"], seed=seed)
-        training = create_network_run(folders["train"], training_settings(asked))
+        chosen = training_settings(asked)
+        training = create_network_run(folders["train"], chosen, search=folders["evolve"])
     train_network(training)
-    return found, finish_train(training), run_export_trained(folders["train"], Target())
+    trained = finish_train(training)
+    exported = run_export_trained(folders["train"], Target())
+    bench_files([exported.path], threads=1, rounds=3).store()
+    write_page(report_content([out]), out / REPORT)
+    return found, trained, exported

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import write_text
 from mobilenas.cost.budget import known_tables
 from mobilenas.cost.edge_model import costs_of
 from mobilenas.cost.titles import latency_cost
 from mobilenas.data import Part
 from mobilenas.nn.saved import load_network
+from mobilenas.report.card import network_card
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search.front import read_search
@@ -45,6 +47,8 @@ from mobilenas.train.networks import (
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.supernets import SupernetSettings
 from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
+
+CARD = "README.md"  # where the hub looks for it
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +128,15 @@ def training_settings(asked: Asked) -> NetworkSettings:
 
 
 def create_network_run(
-    path: Path, settings: NetworkSettings, images: TrainingImages | None = None
+    path: Path,
+    settings: NetworkSettings,
+    images: TrainingImages | None = None,
+    search: Path | None = None,
 ) -> NetworkRun:
     """Load the data, draw the splits and write splits.json and, last, run.json.
 
     images: those of a run of another arch with the same settings, which saves reading them again.
+    search: run folder of the search that the arch is from, which the run names as a parent.
     The classes of `settings.space` become those of the data. Raises BadInput when the folder
     already holds a run, and, before anything is written, when settings, data and weights do not
     fit.
@@ -167,6 +175,8 @@ def create_network_run(
     if settings.inherit or settings.weights:
         facts["weights_checksum"] = fingerprint(start)
     parents |= data_parent(settings.data) | teacher_parent(config)
+    if search is not None:
+        parents["search"] = realpath(search)
     folder = RunFolder.create(path, "train", settings, parents=parents, facts=facts)
     return NetworkRun(folder, settings, space, arch, images)
 
@@ -248,7 +258,9 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
 
 
 def finish_train(run: NetworkRun) -> dict[str, Any]:
-    """Measure the best network of a finished training on the test images; stores the result."""
+    """Measure the best network of a finished training on the test images; stores the result, and
+    the network's model card.
+    """
     tables = known_tables(run.space) if isinstance(run.space, Space) else []
     costs = costs_of(run.space, tables).of(run.arch)  # type: ignore[arg-type]
     latency = {table.name: costs.pop(latency_cost(table.name)) for table in tables}
@@ -265,6 +277,8 @@ def finish_train(run: NetworkRun) -> dict[str, Any]:
         "latency_ms": latency,
     }
     run.folder.store_result(result)
+    data = run.images.data.found.to_dict()
+    write_text(run.network / CARD, network_card(result, run.folder.settings, data))
     return result
 
 

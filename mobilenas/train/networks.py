@@ -5,7 +5,7 @@ splits.json     indices of the train and validate images
 log.jsonl       one row now and then: step, epoch, loss, lr; with accuracy where it was validated
 tensorboard/    the same for TensorBoard
 checkpoint.pt   all that a resumed run needs (weights_only loadable)
-network/        the network of the best validation accuracy so far
+network/        the network of the best validation accuracy so far; at the end its model card
 last/           the network of the last step
 timing.json     seconds of work so far, hardware
 result.json     accuracies, costs

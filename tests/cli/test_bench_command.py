@@ -31,6 +31,14 @@ def test_files_are_compared(tmp_path: Path, call: Call) -> None:
     assert "2 threads" in " ".join(notes)
 
 
+def test_figures_are_stored_beside_each_file(tmp_path: Path, call: Call) -> None:
+    path = write_graph(tmp_path / "ours.onnx", (1, 3, 8, 8))
+    result = json.loads(call("bench", path, "--rounds=1", "--save", "--json").out)
+    stored = json.loads((tmp_path / "ours.onnx.bench.json").read_text())
+    assert stored["ms"] == result["files"][0]["ms"]
+    assert (stored["threads"], stored["processor"]) == (1, result["processor"])
+
+
 def test_what_bench_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     good = write_graph(tmp_path / "good.onnx", (1, 3, 8, 8))
     torn = tmp_path / "torn.onnx"

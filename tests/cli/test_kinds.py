@@ -37,6 +37,7 @@ def test_options_by_their_names_of_before(tmp_path: Path, call: Call) -> None:
         done = call(*start, *flags, f"--out={tmp_path / name}")
         assert done.code == 0, done.err
     now, before = (read_json(tmp_path / name / "run.json") for name in ("now", "before"))
+    assert now.pop("provenance") != before.pop("provenance")  # the command lines differ
     assert now == before
     assert now["settings"]["config"]["strategy"] == "uniform"
     assert RunFolder.open(tmp_path / "now", "supernet").is_finished

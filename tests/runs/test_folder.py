@@ -52,7 +52,7 @@ def test_a_run_is_opened_as_it_was_created(run: RunFolder, tmp_path: Path) -> No
     assert again.relative == {"supernet": "../s"}
     assert (again.fact("classes"), again.fact("checksum")) == (["a", "b"], 7)
     assert json.loads((run.path / "run.json").read_text()).keys() == {
-        *("kind", "mobilenas", "settings", "parents", "relative", "facts")
+        *("kind", "mobilenas", "settings", "parents", "relative", "facts", "provenance")
     }
 
 
@@ -224,3 +224,22 @@ def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
         assert newest_finished(kinds, *folders) == runs[newest]
     assert is_run(folders[0], "train")
     assert not is_run(folders[2], "train")
+
+
+def test_a_run_has_its_command_line_without_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["/bin/mobilenas", "train", "--out", "x", "--data", "my pets", "--out=y", "--seed=1"]
+    monkeypatch.setattr("sys.argv", command)
+    run = RunFolder.create(tmp_path / "run", "train", {})
+    assert run.provenance["command"] == "mobilenas train --data 'my pets' --seed=1"
+    assert run.provenance["torch"]
+    monkeypatch.setattr("sys.argv", ["my_script.py", "--secret"])
+    assert "command" not in RunFolder.create(tmp_path / "other", "train", {}).provenance
+
+
+def test_a_run_without_provenance_opens(run: RunFolder) -> None:
+    stored = json.loads((run.path / "run.json").read_text())
+    del stored["provenance"]
+    (run.path / "run.json").write_text(json.dumps(stored))
+    assert RunFolder.open(run.path, "train").provenance == {}

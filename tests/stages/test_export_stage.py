@@ -41,6 +41,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         given.append({"path": path, "images": images, "labels": labels, **how})
 
     monkeypatch.setattr(export, "export_network", note)
+    monkeypatch.setattr(export, "store_beside", lambda report: None)
     return given
 
 

@@ -1,0 +1,76 @@
+"""Of trainings what a page shows: curves and accuracies, and average precisions of detectors."""
+
+from pathlib import Path
+from typing import Any
+
+from mobilenas.base.files import read_jsonl
+from mobilenas.report.page.found import FoundRun
+from mobilenas.report.page.shapes import (
+    Asked,
+    Detected,
+    Logged,
+    Step,
+    Trained,
+    Truths,
+    Validated,
+    plain,
+    plain_rows,
+)
+
+Part = dict[str, Any]
+
+_PICTURES = 8  # drawings of detections that a page has at most
+
+
+def read_training(found: FoundRun) -> Part:
+    """The curves of a supernet, a search by gradient or a network; x: passes over the images."""
+    run = found.opened
+    asked = run.read(Asked)
+    rows = plain_rows(read_jsonl(run.path / "log.jsonl", Logged))
+    part: Part = {
+        "kind": run.kind,
+        "space": asked.space.name,
+        "arch": asked.arch,
+        "seed": asked.seed,
+        "finished": run.is_finished,
+        "seconds": run.seconds,
+        "curves": {
+            key: [[_passes(row), row[key]] for row in rows if row.get(key) is not None]
+            for key in ("loss", "accuracy")
+        },
+    }
+    if run.is_finished and run.kind == "train":
+        return part | {"result": plain(run.result(Trained))}
+    if run.is_finished and run.kind == "supernet":
+        return part | plain(run.result(Validated))
+    return part
+
+
+def read_truth(found: FoundRun) -> Part:
+    """Stand-alone accuracies of several archs."""
+    return {"archs": plain(found.opened.result(Truths))["archs"], "finished": True}
+
+
+def read_detector(found: FoundRun) -> Part:
+    """A detector's precisions, its losses, and the pictures that it has drawn."""
+    run = found.opened
+    rows = [
+        row
+        for path in sorted(run.path.glob("mmengine/*/vis_data/scalars.json"))
+        for row in plain_rows(read_jsonl(path, Step))
+    ]
+    part: Part = {
+        "finished": run.is_finished,
+        "curves": {"loss": [[row["step"], row["loss"]] for row in rows if "loss" in row]},
+        "pictures": [str(path) for path in _pictures(run.path / "predictions")],
+    }
+    return part | {"result": plain(run.result(Detected))} if run.is_finished else part
+
+
+def _passes(row: Part) -> float:
+    return float(row["passes"] if "passes" in row else row["epoch"])
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    return sorted(files)[:_PICTURES]
