@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from searched import CELLS, costs_of
+from searched import CELLS
 from toys import ImageBatches, Steps, configured, snapshot
 
 from mobilenas.base.randomness import Stream
+from mobilenas.cost.edge_model import costs_of
 from mobilenas.space import EdgeCellSpace, load_listed_space
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.dropnas import DropNas, groups, left

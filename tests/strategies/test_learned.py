@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from searched import CELLS, costs_of, suited
+from searched import CELLS, suited
 from toys import (
     CLASSES,
     PLANTED,
@@ -23,6 +23,7 @@ from toys import (
     two_blocks,
 )
 
+from mobilenas.cost.edge_model import costs_of
 from mobilenas.space import (
     EdgeCellSpace,
     Space,

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from searched import CELLS, costs_of
+from searched import CELLS
 from toys import ImageBatches, Steps, configured, saved_bytes
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
+from mobilenas.cost.edge_model import costs_of
 from mobilenas.nn.edge_cells import MixedEdge
 from mobilenas.nn.edge_ops import build_op
 from mobilenas.nn.merged import MergedEdge

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from searched import costs_of
 from torch import Tensor, nn
 
+from mobilenas.cost.edge_model import costs_of
 from mobilenas.nn.views import Views, mix
 from mobilenas.space import (
     Choice,
