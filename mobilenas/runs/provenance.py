@@ -31,7 +31,7 @@ def provenance() -> dict[str, str]:
 
 
 def _command() -> str:
-    """The command line without --out: the folder itself says where it is, and may have moved."""
+    """The command line, without --out, as folders move, and what says nothing of the run."""
     if Path(sys.argv[0]).name not in ("mobilenas", "__main__.py"):
         return ""
     given = iter(sys.argv[1:])
@@ -39,7 +39,7 @@ def _command() -> str:
     for word in given:
         if word == "--out":
             next(given, None)
-        elif not word.startswith("--out="):
+        elif not word.startswith("--out=") and word not in ("--json", "--resume"):
             kept.append(word)
     return shlex.join(["mobilenas", *kept])
 

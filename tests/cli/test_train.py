@@ -34,7 +34,7 @@ from mobilenas.train.supernets import open_supernet_run
 
 FILES = {
     *("run.json", "splits.json", "log.jsonl", "checkpoint.pt", "timing.json", "result.json"),
-    *("network/model.safetensors", "network/config.json"),
+    *("network/model.safetensors", "network/config.json", "network/README.md"),
     *("last/model.safetensors", "last/config.json"),
 }
 

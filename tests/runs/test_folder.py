@@ -229,7 +229,17 @@ def test_the_newest_finished_run_is_found(tmp_path: Path) -> None:
 def test_a_run_has_its_command_line_without_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["/bin/mobilenas", "train", "--out", "x", "--data", "my pets", "--out=y", "--seed=1"]
+    command = [
+        "/bin/mobilenas",
+        "train",
+        "--out",
+        "x",
+        "--data",
+        "my pets",
+        "--out=y",
+        "--json",
+        "--seed=1",
+    ]
     monkeypatch.setattr("sys.argv", command)
     run = RunFolder.create(tmp_path / "run", "train", {})
     assert run.provenance["command"] == "mobilenas train --data 'my pets' --seed=1"
