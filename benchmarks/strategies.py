@@ -51,21 +51,8 @@ def main(
         asked: dict[str, Any] = {"space": space + ops, "data": data, "preset": preset}
         asked |= {"benchmark": "nb201", "data_root": data_root}
         for each in strategies.split(","):
-            strategy, *settings = each.split(":")
-            folders = {s: out / f"{strategy}-{variant}-s{s}" for s in harness.numbers(seeds)}
-            found = [
-                finished(
-                    folder,
-                    "search",
-                    result="front.json",
-                    strategy=strategy,
-                    seed=seed,
-                    set=settings,
-                    **inherited(strategy, asked, out / f"darts-{variant}-s{seed}"),
-                )
-                for seed, folder in folders.items()
-            ]
-            rows.append({"strategy": each, "none": variant} | row(found, [*folders.values()]))
+            found = searches(each, asked, seeds, out, f"-{variant}")
+            rows.append({"strategy": each, "none": variant} | row(found))
         truths = read_nb201(data_root, searched)
         within = truths.within(searched)  # type: ignore[arg-type]
         rivals: dict[str, Any] = {"strategy": "a random cell", "none": variant}
@@ -77,24 +64,34 @@ def main(
     yield Table(rows, {"median": ".2f", "regret": ".2f", "params": ",.0f", "passes": ".1f"})
 
 
-def inherited(strategy: str, asked: dict[str, Any], parent: Path) -> dict[str, Any]:
-    """What a search asks for; one that goes on from another has its space and data from there."""
-    if not METHODS[strategy].strategy.inherits:
-        return asked
-    return {key: asked[key] for key in asked if key not in ("space", "data")} | {"from": parent}
+def searches(
+    strategy: str, asked: dict[str, Any], seeds: str, out: Path, variant: str = ""
+) -> dict[Path, Any]:
+    """What searches came to, by their folders. strategy: NAME:KEY=VALUE:KEY=VALUE. asked: options
+    of the command. One that goes on from another has its space and data from that of darts.
+    """
+    name, *settings = strategy.split(":")
+    found = {}
+    for seed in harness.numbers(seeds):
+        options = asked | {"strategy": name, "seed": seed, "set": settings}
+        if METHODS[name].strategy.inherits:
+            options["from"] = out / f"darts{variant}-s{seed}"
+            del options["space"], options["data"]
+        folder = out / f"{name}{variant}-s{seed}"
+        found[folder] = finished(folder, "search", result="front.json", **options)
+    return found
 
 
-def row(found: list[Any], folders: list[Path]) -> dict[str, Any]:
+def row(found: dict[Path, Any]) -> dict[str, Any]:
     """Of several seeds: accuracies in percent, mean ± sd; regret in points among cells with at most
     as many params, CIFAR-10; p(skip) after each quarter of the steps.
     """
-    cells = [each["front"][0] for each in found]
-    standing = [each["standing"] for each in found]
+    cells = [each["front"][0] for each in found.values()]
+    standing = [each["standing"] for each in found.values()]
     percent = {name: [100 * x[name]["accuracy"] for x in standing] for name in DATA_SETS}
     skips = [len(re.findall("skip_connect", cell["arch"])) for cell in cells]
-    logs = [architecture_log(folder) for folder in folders]
+    logs = [architecture_log(folder) for folder in found]
     share = [np.mean([at(log, quarter) for log in logs]) for quarter in QUARTERS]
-    minutes = [read_json(folder / "timing.json")["seconds"] / 60 for folder in folders]
     return {
         **{name: harness.mean_sd(values) for name, values in percent.items()},
         "median": float(np.median(percent["cifar10"])),
@@ -103,9 +100,14 @@ def row(found: list[Any], folders: list[Path]) -> dict[str, Any]:
         "p(skip)": " ".join(f"{x:.2f}" for x in share),
         "params": np.mean([cell["params"] for cell in cells]),
         "regret": 100 * np.mean([x["cifar10"]["regret"]["params"] for x in standing]),
-        "passes": np.mean([each["passes"] for each in found]),
-        "minutes": harness.mean_sd(minutes, 1),
-    }
+    } | spent(found)
+
+
+def spent(found: dict[Path, Any]) -> dict[str, Any]:
+    """Passes and minutes of searches."""
+    minutes = [read_json(folder / "timing.json")["seconds"] / 60 for folder in found]
+    passes = np.mean([each["passes"] for each in found.values()])
+    return {"passes": passes, "minutes": harness.mean_sd(minutes, 1)}
 
 
 def architecture_log(folder: Path) -> list[dict[str, Any]]:

@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import harness
-import numpy as np
 import typer
-from harness import Data, Set, Table
-from strategies import inherited
-from trainings import finished
+from harness import Data, Table
+from strategies import searches, spent
 
-from mobilenas.base.files import read_json
 from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.space import EdgeCellSpace, Genotype, load_listed_space
 from mobilenas.strategies.methods import METHODS
@@ -33,7 +30,6 @@ def main(
         str, typer.Option(help="By commas; each may have settings: NAME:KEY=VALUE:KEY=VALUE.")
     ] = ",".join(name for name in METHODS if name != "svge"),  # which cannot choose edges
     preset: str = "cpu-tiny",
-    settings: Set = None,
     seeds: str = "0,1",
     out: Path = Path("runs/strategies-darts"),
 ) -> Iterator[Table]:
@@ -44,31 +40,16 @@ def main(
     asked: dict[str, Any] = {"space": space, "data": data, "preset": preset}
     rows: list[dict[str, Any]] = []
     for each in strategies.split(","):
-        strategy, *own = each.split(":")
-        folders = {seed: out / f"{strategy}-s{seed}" for seed in harness.numbers(seeds)}
-        found = [
-            finished(
-                folder,
-                "search",
-                result="front.json",
-                strategy=strategy,
-                seed=seed,
-                set=[*(settings or []), *own],
-                **inherited(strategy, asked, out / f"darts-s{seed}"),
-            )
-            for seed, folder in folders.items()
-        ]
-        archs = [full.parse(result["front"][0]["arch"]) for result in found]
+        found = searches(each, asked, seeds, out)
+        archs = [full.parse(result["front"][0]["arch"]) for result in found.values()]
+        params = (costs.of(arch)["params"] / 1e6 for arch in archs)
         rows.append(
             {
                 "strategy": each,
                 "shortcuts, normal and reduction cell": "; ".join(map(shortcuts, archs)),
-                "params": " ".join(f"{costs.of(arch)['params'] / 1e6:.2f}M" for arch in archs),
-                "passes": np.mean([result["passes"] for result in found]),
-                "minutes": harness.mean_sd(
-                    [read_json(f / "timing.json")["seconds"] / 60 for f in folders.values()], 1
-                ),
+                "params": " ".join(f"{millions:.2f}M" for millions in params),
             }
+            | spent(found)
         )
     yield Table(rows, {"passes": ".2f"})
 
