@@ -29,14 +29,16 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.predictor import FEWEST, Predictor
+from mobilenas.evaluate.workers import arch_workers
 from mobilenas.search import Problem
-from mobilenas.search.problem import PREDICTION
+from mobilenas.search.problem import PREDICTION, SCORE
 from mobilenas.space import AnyArch, load_space
 from mobilenas.stages.evolve import Prepared, Search
-from mobilenas.stages.predicted import MEASURED, Measurements
+from mobilenas.stages.measurements import MEASURED, Measurements
 from mobilenas.stages.rounds import TRAINED, RoundSettings, search_in_rounds
 from mobilenas.train.config import load_network_config
 from mobilenas.train.supernets import open_supernet_run
+from mobilenas.workers import ONE_WORKER
 
 TRUTHS = (8, 16, 32, 50, 100)
 Floats = NDArray[np.float64]
@@ -108,8 +110,10 @@ def rounds(
     """Regret (points) of the best arch that was trained, the last one predicted to be best."""
     table = Published(data_root / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
     networks = sorted({table.space.canonical(arch) for arch in table.row}, key=str)
-    measurements = Measurements(SupernetEvaluator(open_supernet_run(supernet)), 0, out / MEASURED)
-    stand_in = Measured(table.space, list(map(str, networks)), measurements(networks))
+    evaluator = SupernetEvaluator(open_supernet_run(supernet))
+    with arch_workers(ONE_WORKER, evaluator, 0, None) as workers:
+        measured = Measurements(workers, SCORE, out / MEASURED).figures(networks)
+    stand_in = Measured(table.space, list(map(str, networks)), measured)
     trained = [FEWEST * number + 1 for number in range(1, count + 1)]
     regrets: dict[str, Floats] = {}
     for number, budget in enumerate(BUDGETS):

@@ -6,11 +6,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mobilenas.base.errors import BadInput, one_line
+from mobilenas.base.errors import BadInput, one_line, shortened
 from mobilenas.base.process import closed_when_told_to_end
 
 _SECONDS = 5.0  # to find out whether anything listens at an address
@@ -24,16 +25,13 @@ def connected(address: str | None) -> Iterator[Any]:
     address: `ray://HOST:PORT` of a cluster; None starts one of this host alone, on loopback and
     without a dashboard. Raises BadInput where Ray is not installed, or not at the address.
     """
+    check_cluster(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send figures of its use
     if address is None:
         # Read when ray is imported. Its name is that of the systems where this is the default.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    else:
-        _check_listens(address)
-    try:
-        import ray
-    except ImportError:
-        raise BadInput("ray is not installed: pip install 'mobilenas[dist]'") from None
+    import ray
+
     # Names of its sockets may have 107 characters; to its last processes the folder is still there.
     short = "/tmp" if Path("/tmp").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="ray", dir=short, ignore_cleanup_errors=True) as folder:
@@ -63,16 +61,26 @@ def connected(address: str | None) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _check_listens(address: str) -> None:
-    """Raise BadInput unless something listens there: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def check_cluster(address: str | None) -> None:
+    """Raise BadInput, in seconds, unless Ray is installed and something listens at the address:
+    Ray itself would try for minutes.
+    """
+    if find_spec("ray") is None:
+        raise BadInput("ray is not installed: pip install 'mobilenas[dist]'")
+    if address is None:
+        return
+    host_and_port = parse_address(address)
     try:
-        if not host or not address.startswith("ray://"):
-            raise ValueError
-        with closing(socket.create_connection((host, int(port)), _SECONDS)):
-            return
-    except (ValueError, OverflowError):
-        why = "must be ray://HOST:PORT"
+        socket.create_connection(host_and_port, _SECONDS).close()
     except OSError as error:
         why = f"no Ray is there ({error.strerror or error})"
-    raise BadInput(f"address {address}: {why}")
+        raise BadInput(f"address {address}: {why}") from None
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of ray://HOST:PORT. Raises BadInput."""
+    scheme, _, place = text.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme != "ray" or not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+        raise BadInput(f"address {shortened(text)}: must be ray://HOST:PORT")
+    return host.strip("[]"), int(port)

@@ -8,6 +8,7 @@ import typer
 
 from mobilenas.cli.options import (
     DATA_HELP,
+    WORKERS_TEXT,
     Flops,
     Json,
     Latency,
@@ -18,6 +19,7 @@ from mobilenas.cli.options import (
     Seed,
     is_given,
     parse_budget,
+    parse_workers,
     print_json,
 )
 
@@ -62,6 +64,20 @@ def search(
         ),
     ] = None,
     seed: Seed = 0,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            help="Search once with each of these, such as 0,1,2, in folders seed-N of --out."
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(
+            metavar=WORKERS_TEXT,
+            help="With --seeds: searches at once, which share the cores, or a Ray cluster that "
+            "does them.",
+        ),
+    ] = "1",
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/search"),
     resume: Resume = False,
     list_methods: Annotated[
@@ -78,9 +94,11 @@ def search(
 
     Example: mobilenas search --strategy darts-pt --from runs/search --out runs/projected
 
+    Example: mobilenas search --strategy gdas --seeds 0,1,2 --workers 2 --out runs/gdas
+
     Example: mobilenas search --list
     """
-    from mobilenas.report.text import front_table, standing_lines, table
+    from mobilenas.report.text import front_table, seeds_table, standing_lines, table
     from mobilenas.strategies.methods import METHODS, load_search_config
 
     if list_methods:
@@ -94,8 +112,10 @@ def search(
             print(table(rows, {key: key for key in rows[0]}))
         return
     budget = parse_budget(flops, params, memory, latency)
-    from mobilenas.base.errors import BadInput
+    from mobilenas.base.errors import BadInput, WorkFailed
+    from mobilenas.base.process import is_one_of_several
     from mobilenas.evaluate.truth import Truth
+    from mobilenas.runs.folder import is_run
     from mobilenas.runs.lock import held
     from mobilenas.space import NetworkSpace, load_network_space
     from mobilenas.stages.search import (
@@ -106,18 +126,19 @@ def search(
         resume_search_run,
         run_search,
     )
+    from mobilenas.stages.seeds import parse_seeds, search_seeds
     from mobilenas.train.distributed import joined
     from mobilenas.train.images import data_place
 
     truths: dict[str, Truth] = {}
     moved = data if is_given(context, "data") else None
 
-    def start() -> GradientRun:
-        lock.enter_context(held(out, "search"))
+    def start(path: Path, seed: int, resume: bool) -> GradientRun:
         overrides = settings or []
         if not resume:
             config = load_search_config(strategy, preset, overrides)
-            processes.share(config.batch_size)
+            if seeds is None:
+                processes.share(config.batch_size)
             parent = open_search_run(from_run, data=moved) if from_run else None
             chosen: NetworkSpace = load_network_space(space)
             if parent and not is_given(context, "space"):
@@ -125,26 +146,55 @@ def search(
             source = data_place(parent.folder) if parent else data
             if benchmark:
                 truths.update(read_truths(benchmark, data_root, chosen))
-            return create_search_run(out, strategy, chosen, source, seed, config, budget, parent)
+            return create_search_run(path, strategy, chosen, source, seed, config, budget, parent)
         if from_run:
             raise BadInput("--from: the run has what it inherits; leave it out to resume")
         named = strategy if is_given(context, "strategy") else None
         again = overrides or preset
         return resume_search_run(
-            out,
+            path,
             {
                 "strategy": named,
                 "space": load_network_space(space) if is_given(context, "space") else None,
                 "data": moved,
-                "seed": seed if is_given(context, "seed") else None,
+                "seed": seed if seeds or is_given(context, "seed") else None,
                 "config": load_search_config(strategy, preset, overrides) if again else None,
                 "budget": budget,
             },
         )
 
+    def start_one() -> GradientRun:
+        lock.enter_context(held(out, "search"))
+        return start(out, seed, resume)
+
+    if seeds is None and is_given(context, "workers"):
+        raise BadInput("--workers goes with --seeds; one search is one process")
+    if seeds is not None:
+        if is_given(context, "seed"):
+            raise BadInput("give --seed or --seeds")
+        if is_one_of_several():
+            raise BadInput("--seeds: the processes of torchrun are of one search; take --workers")
+        root = str(data_root) if benchmark and data_root else None
+        options = {"--data": moved, "--benchmark": benchmark, "--data-root": root}
+        with held(out, "search"):
+            rows, failed = search_seeds(
+                lambda path, seed: start(path, seed, resume and is_run(path, "search")),
+                out,
+                parse_seeds(seeds),
+                [f"{name}={value}" for name, value in options.items() if value],
+                parse_workers(workers),
+            )
+        if as_json:
+            print_json({"run": str(out), "seeds": rows, "failed": failed})
+        elif rows:
+            print(seeds_table(rows))
+        if failed:
+            ends = ", ".join(f"{name} ({end})" for name, end in failed.items())
+            raise WorkFailed(f"searches failed: {ends}; --resume tries again")
+        return
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start, lambda: open_search_run(out, data=moved))
+            run = processes.main_first(start_one, lambda: open_search_run(out, data=moved))
             if benchmark and not truths:
                 truths = read_truths(benchmark, data_root, run.searchable.space)
             result = run_search(run, truths, processes)

@@ -1,6 +1,7 @@
 """Plain text for the terminal: spaces, fronts, checks."""
 
 import math
+import statistics
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -152,6 +153,26 @@ def sweep_table(found: Mapping[str, Any]) -> str:
             "were known from another budget"
         ]
     )
+
+
+def seeds_table(rows: list[dict[str, Any]]) -> str:
+    """What searches found that differ in their seed, and the mean of published accuracies."""
+    sets = dict.fromkeys(name for row in rows for name in row["standing"])
+    shown = [
+        {key: row[key] for key in row if key == "arch" or is_cost(key)}
+        | {"seed": row["seed"]}
+        | {f"accuracy {name}": row["standing"][name]["accuracy"] for name in sets}
+        for row in rows
+    ]
+    costs = {key: cost_title(key) for key in shown[0] if is_cost(key)}
+    known = {f"accuracy {name}": name for name in sets}
+    lines = [table(shown, {"seed": "seed"} | known | costs | {"arch": "arch"})]
+    for name in sets:
+        values = [100 * row["standing"][name]["accuracy"] for row in rows]
+        if len(values) > 1:
+            mean, sd = statistics.fmean(values), statistics.stdev(values)
+            lines.append(f"{name}: {mean:.2f} ± {sd:.2f} % over {len(values)} seeds")
+    return "\n".join(lines)
 
 
 def describe_export(report: dict[str, Any]) -> str:

@@ -1,13 +1,11 @@
 """What `--workers` and `--worker-timeout` ask for, and such workers."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 
-from mobilenas.base.cluster import connected
+from mobilenas.base.cluster import check_cluster, connected, parse_address
 from mobilenas.base.errors import BadInput, shortened
 from mobilenas.workers.cluster import RayActors
 from mobilenas.workers.here import Work
@@ -15,7 +13,6 @@ from mobilenas.workers.processes import Processes
 from mobilenas.workers.schedule import Backend, Workers
 
 _MOST = 512  # processes
-_CONNECT_SECONDS = 5
 _LONGEST = 10**6  # seconds
 RAY = "ray"
 
@@ -38,9 +35,10 @@ class WorkersAsked:
         if text == RAY:
             return cls(None, None, timeout)
         if text.startswith(f"{RAY}://"):
-            host, _, port = text.removeprefix(f"{RAY}://").rpartition(":")
-            if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-                raise BadInput(f"--workers {shortened(text)}: write ray://HOST:PORT")
+            try:
+                parse_address(text)
+            except BadInput as error:
+                raise BadInput(f"--workers: {error}") from None
             return cls(None, text, timeout)
         if not (text.isdecimal() and len(text) < 9 and 1 <= int(text) <= _MOST):
             raise BadInput(
@@ -50,20 +48,9 @@ class WorkersAsked:
         return cls(int(text), None, timeout)
 
     def check(self) -> None:
-        """Raise BadInput where there is no Ray that could be used: not installed, or not at the
-        address, where Ray itself would try for half a minute.
-        """
-        if self.count is not None:
-            return
-        if find_spec("ray") is None:
-            raise BadInput("--workers ray: install Ray, pip install 'mobilenas[dist]'")
-        if self.address is not None:
-            host, _, port = self.address.removeprefix(f"{RAY}://").rpartition(":")
-            try:
-                socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-            except OSError as error:
-                why = error.strerror or error
-                raise BadInput(f"--workers {self.address}: no Ray there ({why})") from None
+        """Raise BadInput where Ray is asked for and there is none that could be used."""
+        if self.count is None:
+            check_cluster(self.address)
 
     def threads_each(self, all_threads: int) -> int:
         """Threads of each worker: what OMP_NUM_THREADS says, which all_threads then is too; else a

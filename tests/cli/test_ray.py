@@ -110,4 +110,4 @@ def test_where_no_ray_is(job: Job, tmp_path: Path, call: Call) -> None:
     address = f"ray://127.0.0.1:{free_port()}"
     asked = ("evolve", f"--supernet={job.supernet}", f"--out={tmp_path / 'evolve'}")
     refused = call(*asked, f"--workers={address}")
-    check_refused(refused, f"--workers {address}: no Ray there", "refused")
+    check_refused(refused, f"address {address}: no Ray is there", "refused")

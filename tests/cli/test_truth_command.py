@@ -29,6 +29,7 @@ from helpers import (
 from mobilenas.search.front import spread_archs
 from mobilenas.space import load_space
 from mobilenas.stages import trainings
+from mobilenas.stages.finish import Finish
 
 TRUTH = ["truth", f"--space={TINY_SPACE}", "-n3", *ALONE, "--seed=3"]
 Start = Callable[..., "subprocess.Popen[bytes]"]
@@ -140,15 +141,15 @@ def last(folder: Path) -> str:
 @pytest.fixture
 def deaths(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Code for the next processes, in place of trainings; all that are given have to be used."""
-    real, codes = trainings._start, list[str]()
+    real, codes = Finish.start, list[str]()
 
-    def start(path: Path, *how: Any) -> "subprocess.Popen[bytes]":
+    def start(how: Finish, path: Path) -> "subprocess.Popen[bytes]":
         if not codes:
-            return real(path, *how)
+            return real(how, path)
         with (path / "output.txt").open("ab") as output:
             return subprocess.Popen([sys.executable, "-c", codes.pop(0)], stderr=output)
 
-    monkeypatch.setattr(trainings, "_start", start)
+    monkeypatch.setattr(Finish, "start", start)
     yield codes
     assert codes == []
 
@@ -214,7 +215,7 @@ def test_trainings_end_when_the_command_is_killed(tmp_path: Path) -> None:
 @pytest.fixture
 def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run folders are made, processes are not."""
-    monkeypatch.setattr(trainings, "_run_all", lambda *_: {})
+    monkeypatch.setattr(trainings, "finish_runs", lambda *_: {})
 
 
 def test_archs_of_a_search_with_the_weights_of_the_supernet(

@@ -1,0 +1,57 @@
+"""Searches by gradient that differ in their seed alone: `mobilenas search --seeds`.
+
+seed-N/              the run folder of each, as one search makes it
+seed-N/output.txt    what its process printed (see `finish`)
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mobilenas.base.errors import BadInput
+from mobilenas.base.files import read_json
+from mobilenas.base.process import release_memory
+from mobilenas.base.progress import ProgressBar
+from mobilenas.stages.finish import Finish, finish_runs
+from mobilenas.stages.search import GradientRun
+from mobilenas.workers import WorkersAsked
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Different seeds from "0,1,2". Raises BadInput."""
+    words = text.split(",")
+    if not all(word.isdecimal() and int(word) < 2**32 for word in words):
+        raise BadInput(f"--seeds {text}: must be whole numbers below 2**32 such as 0,1,2")
+    seeds = [int(word) for word in words]
+    if len(set(seeds)) < len(seeds):
+        raise BadInput(f"--seeds {text}: a seed stands twice")
+    return seeds
+
+
+def search_seeds(
+    start: Callable[[Path, int], GradientRun],
+    out: Path,
+    seeds: Sequence[int],
+    options: Sequence[str],
+    workers: WorkersAsked,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Search with each seed, as many at once as there are workers; what each found, a row a seed,
+    and of those that failed how their processes ended.
+
+    start: makes or opens the run in a folder of `out`. options: of all processes. Raises BadInput.
+    """
+    runs = {seed: start(out / f"seed-{seed}", seed).folder for seed in seeds}
+    release_memory()  # of images that the processes read themselves
+    finish = Finish("search", tuple(options), workers.threads_each(torch.get_num_threads()))
+    left = [run.path for run in runs.values() if not run.is_finished]
+    with ProgressBar("seeds", len(runs), len(runs) - len(left)) as bar:
+        failed = finish_runs(left, finish, workers, lambda path: bar.advance(1, path.name))
+    rows = []
+    for seed, run in runs.items():
+        if run.is_finished:
+            found = read_json(run.path / "front.json")
+            kept = {key: found[key] for key in ("passes", "standing")}
+            rows.append({"seed": seed, "run": str(run.path), **found["front"][0], **kept})
+    return rows, {path.name: end for path, end in failed.items()}
