@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import re
 import secrets
 import time
 import zlib
@@ -61,11 +62,12 @@ def check_replaceable(path: Path) -> None:
 
 def file_name(text: str) -> str:
     """A text, such as an arch, as the name of a file or folder, which has 255 bytes at most: of a
-    long one the start, and a checksum.
+    long one the start, and a checksum. What a shell would take for its own is `-`.
     """
-    if len(text) <= _LONGEST_NAME:
-        return text
-    return f"{text[:_LONGEST_NAME]}-{zlib.crc32(text.encode()):08x}"
+    name = re.sub(r"""[\s|()\[\]{}<>,;:'"&$*?!`\\/]+""", "-", text).strip("-")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{zlib.crc32(text.encode()):08x}"
 
 
 def user_path(text: str) -> Path:

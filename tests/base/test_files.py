@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -162,3 +163,10 @@ def test_a_long_text_is_a_name_of_a_file_and_keeps_apart_from_others(tmp_path: P
 def test_a_home_of_nobody_is_refused() -> None:
     with pytest.raises(BadInput, match="~nosuch/x: nobody"):
         user_path("~nosuch/x")
+
+
+def test_a_name_needs_no_quotes_in_a_shell() -> None:
+    for arch in ("|nor_conv_3x3~0|+|none~0|none~1|", "Genotype(normal=[('dil_conv_5x5', 0)])"):
+        name = file_name(arch)
+        assert shlex.quote(name).strip("'") == name and not set(name) & set("|()[]' ")
+    assert file_name("e3k3_e6k3.5") == "e3k3_e6k3.5"
