@@ -77,9 +77,18 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def untimed(folder: Path) -> dict[str, bytes]:
-    """The same without the files of TensorBoard, which have times in them."""
+    """The same without the files of TensorBoard, which have times in them, and without the command
+    line and versions of run.json.
+    """
     files = contents(folder).items()
-    return {name: x for name, x in files if not name.startswith("tensorboard/")}
+    return {name: unsaid(name, x) for name, x in files if not name.startswith("tensorboard/")}
+
+
+def unsaid(name: str, content: bytes) -> bytes:
+    """A file of a run, if it is a run.json without what the run was started with."""
+    if not name.endswith("run.json"):
+        return content
+    return json.dumps({k: v for k, v in json.loads(content).items() if k != "provenance"}).encode()
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -20,7 +20,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.search.front import PICKS, read_search, spread_archs
 from mobilenas.search.replay import _Row
 from mobilenas.space import load_any_space, load_space
-from mobilenas.stages.predicted import _Measurement
+from mobilenas.stages.measurements import _Measurement
 from mobilenas.stages.rank import _Prediction, _Scores
 from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.train.networks import NetworkResult

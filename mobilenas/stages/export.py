@@ -268,8 +268,11 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
 
 
 def store_beside(report: Report) -> None:
-    """Write what was proved of an exported file, and its model card, beside it."""
+    """Write what was proved of an exported file, and its model card, beside it; nothing that would
+    differ if it were done again.
+    """
     path, stored = report.path, report.to_dict()
+    del stored["seconds"]
     write_json(path.with_name(path.name + PROOF), stored)
     write_text(path.with_name(path.name + CARD), export_card(stored, path.name))
 

@@ -9,6 +9,7 @@ from mobilenas.export import Report
 from mobilenas.latency.bench import bench_files
 from mobilenas.report.page.content import report_content
 from mobilenas.report.page.write import write_page
+from mobilenas.runs.beside import BENCH
 from mobilenas.runs.folder import is_run
 from mobilenas.search import Result
 from mobilenas.space import load_space
@@ -61,6 +62,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
     train_network(training)
     trained = finish_train(training)
     exported = run_export_trained(folders["train"], Target())
-    bench_files([exported.path], threads=1, rounds=3).store()
+    if not Path(f"{exported.path}{BENCH}").exists():
+        bench_files([exported.path], threads=1, rounds=3).store()
     write_page(report_content([out]), out / REPORT)
     return found, trained, exported

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ENVIRONMENT, ROOT, Call, Job, check_refused, mobilenas
+from listening import LOOPBACK, listened_on
 from odd_work import opened
 
 from mobilenas.base.errors import BadInput
@@ -23,13 +24,13 @@ pytest.importorskip("ray", reason="pip install 'mobilenas[dist]'")
 CLUSTER = """
 import sys
 from mobilenas.base.cluster import connected
-with connected(None):
+with connected(None) as ray:
     from ray.util.client.server.server import serve
+    ray.shutdown = lambda *_: None  # which the server calls when a client goes and it has no other
     server = serve("127.0.0.1", int(sys.argv[1]))
     print("ready", file=sys.__stdout__, flush=True)
     sys.stdin.read()
 """
-LISTENING = "0A"  # in /proc/net/tcp
 
 
 def free_port() -> int:
@@ -37,21 +38,9 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def open_to_others() -> set[str]:
-    """The sockets of this machine that listen on more than its loopback interface."""
-    loopback = ("0100007F", f"{'0' * 24}01000000", f"0000000000000000FFFF0000{'0100007F'}")
-    found = set()
-    for name in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            _, local, _, state, *_ = line.split()
-            if state == LISTENING and not local.startswith(loopback):
-                found.add(local)
-    return found
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    port, before = free_port(), open_to_others()
+    port = free_port()
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER, str(port)],
@@ -65,7 +54,8 @@ def address() -> Iterator[str]:
         assert process.stdin is not None
         lines = iter(process.stdout.readline, "")
         assert any(line == "ready\n" for line in lines)
-        assert open_to_others() <= before
+        there = listened_on(process.pid)
+        assert there and there <= LOOPBACK
         yield f"ray://127.0.0.1:{port}"
         process.stdin.close()
 

@@ -24,6 +24,7 @@ from helpers import (
     mobilenas,
     mobilenas_json,
     processes_of,
+    unsaid,
 )
 
 from mobilenas.search.front import spread_archs
@@ -50,7 +51,7 @@ def lasting(folder: Path) -> dict[str, bytes]:
     """What does not tell when or how often it was worked on, nor where."""
     passing = ("timing.json", "output.txt", "checkpoint.pt", ".lock")
     return {
-        name: content
+        name: unsaid(name, content)
         for name, content in contents(folder).items()
         if not name.endswith(passing) and "tensorboard" not in name
     }

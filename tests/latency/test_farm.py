@@ -1,6 +1,6 @@
 """Many devices at once: stand-ins of different speed and faults, each a script behind a command."""
 
-import os
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from listening import LOOPBACK, listened_on
 from test_build import TWO
 
 from mobilenas.base.cluster import connected
@@ -124,41 +125,19 @@ def test_a_runtime_of_the_host_is_timed_beside_devices_and_an_error_stops_all() 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_cluster_of_this_host_listens_on_loopback_only() -> None:
-    with connected(None) as ray:
-
-        def addresses() -> set[str]:
-            sockets = sockets_of_descendants(os.getpid())
-            rows = Path("/proc/net/tcp").read_text() + Path("/proc/net/tcp6").read_text()
-            fields = [row.split() for row in rows.splitlines()]
-            return {f[1].split(":")[0] for f in fields if f[3] == "0A" and f[9] in sockets}
-
-        there = addresses()
-        ray.get(ray.remote(lambda: None).remote())  # a worker has been started
-        there |= addresses()
-    v4, v6 = "0100007F", "0000000000000000FFFF00000100007F"
-    assert there and there <= {v4, v6}
-
-
-def sockets_of_descendants(ancestor: int) -> set[str]:
-    """Inodes of the sockets that a process and those below it have open."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found = set()
-    for pid in parents:
-        above = pid
-        while above not in (0, ancestor):
-            above = parents.get(above, 0)
-        if above == ancestor:
-            for file in Path(f"/proc/{pid}/fd").glob("*"):
-                try:
-                    found.add(str(file.readlink()).removeprefix("socket:[").rstrip("]"))
-                except OSError:
-                    continue
-    return found
+    script = (
+        "import sys; from mobilenas.base.cluster import connected\n"
+        "with connected(None) as ray:\n"
+        "    ray.get(ray.remote(lambda: None).remote())\n"  # a worker has been started
+        "    print('ready', file=sys.__stdout__, flush=True); input()"
+    )  # in a process of its own: here ray may have been imported before
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", script], **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        there = listened_on(process.pid)
+        process.communicate("\n")
+    assert there and there <= LOOPBACK
 
 
 GOOD = {"name": "a", "runtime": "command", "command": "time {model}"}

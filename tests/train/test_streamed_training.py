@@ -107,7 +107,7 @@ def test_a_stream_trains_resumes_and_does_not_depend_on_workers(
             train_network(killed)
     assert finish(open_network_run(killed.folder.path)) == result
     assert results(killed.folder.path) == results(whole.folder.path)
-    assert len(results(whole.folder.path)) == 8
+    assert len(results(whole.folder.path)) == 9
 
     report = run_export_trained(killed.folder.path, Target()).to_dict()
     assert report["verification"]["images"] == 30
