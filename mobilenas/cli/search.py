@@ -147,7 +147,7 @@ def search(
             if benchmark:
                 truths.update(read_truths(benchmark, data_root, chosen))
             return create_search_run(path, strategy, chosen, source, seed, config, budget, parent)
-        if from_run:
+        if from_run and seeds is None:
             raise BadInput("--from: the run has what it inherits; leave it out to resume")
         named = strategy if is_given(context, "strategy") else None
         again = overrides or preset

@@ -6,11 +6,8 @@ no other state, hence none that a kill could tear.
 """
 
 from collections.abc import Callable, Collection, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.files import append_jsonl, read_jsonl
@@ -19,6 +16,7 @@ from mobilenas.cost.titles import format_limits
 from mobilenas.search.ask_tell import Measured, Search
 from mobilenas.search.problem import ACCURACY, QUALITIES
 from mobilenas.space import Arch
+from mobilenas.workers import even_groups
 
 Measure = Callable[[list[Arch]], Sequence[Measured | None]]
 
@@ -62,7 +60,8 @@ def explore(
         for line, (arch, row) in enumerate(zip(archs, known, strict=False), start + 1):
             _replay(search, arch, row, f"{path} line {line}")
         on_progress(search)
-        for group in _even_groups(archs[len(known) :], at_once):
+        left = archs[len(known) :]
+        for group in even_groups(left, at_once or max(1, len(left)), 1):
             measured = dict(zip(group, measure(group), strict=True))
             for arch in [arch for arch, values in measured.items() if values is None]:
                 search.leave_out(arch)
@@ -77,13 +76,6 @@ def explore(
             f"none of {len(search.proposed)} archs of {problem.cost_model.space.name} meets "
             f"{format_limits(problem.limits)}"
         )
-
-
-def _even_groups(archs: list[Arch], at_once: int | None) -> list[list[Arch]]:
-    """Of at most so many archs each, in order: archs measured together share work."""
-    count = -(-len(archs) // (at_once or max(1, len(archs))))
-    ends = np.linspace(0, len(archs), count + 1).round().astype(int)
-    return [archs[a:b] for a, b in pairwise(ends)]
 
 
 def _replay(search: Search, arch: Arch, row: dict[str, Any], where: str) -> None:

@@ -4,6 +4,7 @@ seed-N/              the run folder of each, as one search makes it
 seed-N/output.txt    what its process printed (see `finish`)
 """
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
 from mobilenas.base.process import release_memory
 from mobilenas.base.progress import ProgressBar
+from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import is_run
 from mobilenas.stages.finish import Finish, finish_runs
 from mobilenas.stages.search import GradientRun
 from mobilenas.workers import WorkersAsked
@@ -40,18 +43,36 @@ def search_seeds(
     """Search with each seed, as many at once as there are workers; what each found, a row a seed,
     and of those that failed how their processes ended.
 
-    start: makes or opens the run in a folder of `out`. options: of all processes. Raises BadInput.
+    start: makes or opens the run in a folder of `out`. Where some are there and others are not, as
+    after a kill, these must be the same but for the seed. options: of all processes. Raises
+    BadInput.
     """
-    runs = {seed: start(out / f"seed-{seed}", seed).folder for seed in seeds}
+    runs: dict[int, RunFolder] = {}
+    for seed in sorted(seeds, key=lambda seed: not is_run(out / f"seed-{seed}", "search")):
+        path = out / f"seed-{seed}"
+        is_new = not path.exists()
+        runs[seed] = start(path, seed).folder
+        first = next(iter(runs.values()))
+        if _but_seed(runs[seed]) != _but_seed(first):
+            if is_new:
+                shutil.rmtree(path)
+            raise BadInput(
+                f"{path} would be another search than {first.path}: give the flags that it was "
+                "started with"
+            )
     release_memory()  # of images that the processes read themselves
     finish = Finish("search", tuple(options), workers.threads_each(torch.get_num_threads()))
     left = [run.path for run in runs.values() if not run.is_finished]
     with ProgressBar("seeds", len(runs), len(runs) - len(left)) as bar:
         failed = finish_runs(left, finish, workers, lambda path: bar.advance(1, path.name))
     rows = []
-    for seed, run in runs.items():
+    for seed, run in sorted(runs.items()):
         if run.is_finished:
             found = read_json(run.path / "front.json")
             kept = {key: found[key] for key in ("passes", "standing")}
             rows.append({"seed": seed, "run": str(run.path), **found["front"][0], **kept})
     return rows, {path.name: end for path, end in failed.items()}
+
+
+def _but_seed(run: RunFolder) -> dict[str, Any]:
+    return {key: value for key, value in run.settings.items() if key != "seed"}

@@ -9,10 +9,11 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from mobilenas.base.errors import BadInput, WorkFailed
 
+T = TypeVar("T")
 TRIES = 3  # of an item, and of a worker in a row that does not come up
 
 log = logging.getLogger(__name__)
@@ -180,7 +181,7 @@ class Workers:
             raise WorkFailed(f"no worker comes up: {why}")
 
 
-def even_groups(items: Sequence[str], at_most: int, workers: int) -> list[list[str]]:
+def even_groups(items: Sequence[T], at_most: int, workers: int) -> list[list[T]]:
     """Groups of neighbours, so that those which start alike stay together: of `at_most` items and,
     for several workers, at least two groups each, so that none waits long for the last.
     """

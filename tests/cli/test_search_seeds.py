@@ -39,6 +39,9 @@ def test_each_seed_finds_what_a_search_of_its_own_finds(
     assert (out / "seed-2" / "log.jsonl").read_bytes() == log
     for name in ("front.json", "log.jsonl", "splits.json"):
         assert (out / "seed-3" / name).read_bytes() == (alone / name).read_bytes()
+    other = call("search", "--resume", "--seeds=2,4", f"--out={out}")  # seed 4 by default flags
+    check_refused(other, "seed-4 would be another search than", "give the flags that it was")
+    assert not (out / "seed-4").exists()
     again = call("search", "--resume", "--seeds=2,3", f"--out={out}")
     assert again.code == 0 and len(again.out.splitlines()) == 3, again.err
 

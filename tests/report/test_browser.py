@@ -4,6 +4,7 @@ Debian's chromium and chromium-driver are what it is looked at with (`apt-get in
 chromium-driver`); where they are not installed the tests are skipped.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,6 +107,7 @@ def test_two_archs_are_compared(browser: "webdriver.Chrome", page: Path) -> None
     show(browser, page, 390, "light")
     said = browser.find_element("id", "differences").text
     assert " of 6 differ" in said
+    assert re.search(r"memory [\d.]+kB [\d.]+kB", said), said
     first = Select(browser.find_element("id", "first"))
     first.select_by_index(len(first.options) - 1)
     assert "different spaces" in browser.find_element("id", "differences").text

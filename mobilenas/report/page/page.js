@@ -115,11 +115,6 @@
     });
     return row;
   };
-  const short = (value) => {
-    const [unit, name] = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => Math.abs(value) >= size) || [1, ""];
-    return `${Number((value / unit).toPrecision(4))}${name}`;
-  };
-  const title = (cost) => cost.replace("latency_ms@", "latency@").replace("flops", "FLOPs");
   const compare = () => {
     const [one, two] = [archs[first.value], archs[second.value]];
     const place = document.getElementById("differences");
@@ -134,7 +129,7 @@
     const costs = Object.keys(one.costs).filter((cost) => cost in two.costs);
     const said = costs.map((cost) => {
       const share = 100 * (two.costs[cost] / one.costs[cost] - 1);
-      return `${title(cost)} ${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(1)} %`;
+      return `${one.shown[cost].title} ${share >= 0 ? "+" : "−"}${Math.abs(share).toFixed(1)} %`;
     });
     place.append(element("p", `${odd.length} of ${names.length} differ. From the first to the second: ${said.join(", ")}.`));
     const table = document.createElement("table");
@@ -143,7 +138,7 @@
     head.append(line("", ["choice", "first", "second"], "th"));
     names.forEach((name) => body.append(line(ours.get(name) === theirs.get(name) ? "same" : "differs",
       [name, ours.get(name) || "–", theirs.get(name) || "–"])));
-    costs.forEach((cost) => body.append(line("differs", [title(cost), short(one.costs[cost]), short(two.costs[cost])])));
+    costs.forEach((cost) => body.append(line("differs", [one.shown[cost].title, one.shown[cost].text, two.shown[cost].text])));
     table.append(head, body);
     const scroll = element("div", "", "scroll");
     scroll.tabIndex = 0;
@@ -154,7 +149,7 @@
   };
   [first, second].forEach((select, number) => {
     archs.forEach((arch, index) => {
-      const option = element("option", `${arch.arch} (${short(arch.costs.flops)} FLOPs)`);
+      const option = element("option", `${arch.arch} (${arch.shown.flops.text} FLOPs)`);
       option.value = index;
       select.append(option);
     });

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,25 @@ def render(content: Mapping[str, Any]) -> str:
     return environment.get_template("page.html.j2").render(
         content,
         drawn=draw_figures(dict(content)),
+        beside=[arch | {"shown": _shown(arch["costs"])} for arch in content["archs"]],
+        kernels=_kernels(content["archs"]),
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
         plotly=get_plotlyjs(),
         script=(_HERE / "page.js").read_text(),
         style=(_HERE / "page.css").read_text(),
     )
+
+
+def _shown(costs: Mapping[str, float]) -> dict[str, dict[str, str]]:
+    """Costs for a reader, for the script that compares archs."""
+    return {c: {"title": cost_words(c), "text": format_cost(c, x)} for c, x in costs.items()}
+
+
+def _kernels(archs: Iterable[Mapping[str, Any]]) -> list[int]:
+    """The sizes of kernels in the drawings of archs."""
+    drawings = [arch["drawing"] for arch in archs if arch["drawing"]]
+    blocks = [block for drawing in drawings for block in drawing.get("blocks", [])]
+    return sorted({k for block in blocks for group in block["kernels"] for k in group})
 
 
 def _picture(path: str) -> str | None:
