@@ -25,7 +25,7 @@ def breaks() -> None:
 
 def work(folder: Path, what: str, items: Sequence[str]) -> list[int]:
     """The length of each item. The first time that it is seen, `kill` kills the worker and `hang`
-    hangs it; `bad` raises every time.
+    hangs it; `bad` raises every time, `slow` takes a while.
     """
     for item in items:
         with (folder / item).open("a") as file:
@@ -37,4 +37,6 @@ def work(folder: Path, what: str, items: Sequence[str]) -> list[int]:
             os.kill(os.getpid(), signal.SIGKILL)
         if item.startswith("hang") and first:
             time.sleep(600)
+        if item.startswith("slow"):
+            time.sleep(0.3)
     return [len(item) for item in items]

@@ -10,7 +10,8 @@ Beside these the files of the last search, by what all trainings together predic
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os.path import realpath
 from pathlib import Path
@@ -148,20 +149,13 @@ def search_in_rounds(
 
     train: the accuracy (0..1) of each of some archs by its text form, None where there is none.
     """
-    with prepared.workers() as workers:
-        measurements = Measurements(workers, SCORE, out / MEASURED)
-        return _search_in_rounds(prepared, asked, train, measurements, out, resume=resume)
 
+    @contextmanager
+    def measuring() -> Iterator[Measurements]:
+        """Not while archs are trained: workers that wait would have the cores, on Ray all."""
+        with prepared.workers() as workers:
+            yield Measurements(workers, SCORE, out / MEASURED)
 
-def _search_in_rounds(
-    prepared: Prepared,
-    asked: RoundSettings,
-    train: Train,
-    measurements: Measurements,
-    out: Path,
-    *,
-    resume: bool,
-) -> Result:
     truth = prepared.truth()
     about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
     # The last search is started first: another one in this folder is refused before any work.
@@ -175,12 +169,14 @@ def _search_in_rounds(
         if truth is None:
             objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
             scored = replace(prepared, problem=replace(problem, objectives=objectives))
-            found = scored.explore(scored.start(folder, {}, resume=there), measurements)
+            with measuring() as measurements:
+                found = scored.explore(scored.start(folder, {}, resume=there), measurements)
             count = max(FEWEST, asked.per_round)
             chosen = choose_archs(scored.problem, found.evaluations, count, tried)
         else:
             rests_on = about_truth(truth)
-            found = prepared.by_prediction(folder, truth, measurements, rests_on, resume=there)
+            with measuring() as measurements:
+                found = prepared.by_prediction(folder, truth, measurements, rests_on, resume=there)
             chosen = choose_archs(problem, found.evaluations, asked.per_round, tried)
         path = folder / TRAINED
         if not path.exists():
@@ -188,7 +184,8 @@ def _search_in_rounds(
         tried.update(chosen)
         truth = _joined(prepared, truth, validated(dict[str, Share | None], read_json(path), path))
     assert truth is not None
-    return prepared.by_prediction(out, truth, measurements, about, resume=True)
+    with measuring() as measurements:
+        return prepared.by_prediction(out, truth, measurements, about, resume=True)
 
 
 def _joined(prepared: Prepared, truth: Truth | None, trained: Mapping[str, float | None]) -> Truth:

@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import ENVIRONMENT, ROOT, Call, Job, check_refused, mobilenas
+from helpers import ALONE, ENVIRONMENT, ROOT, TINY_SPACE, Call, Job, check_refused, mobilenas
 from listening import LOOPBACK, listened_on
 from odd_work import opened
 
@@ -31,6 +32,24 @@ with connected(None) as ray:
     print("ready", file=sys.__stdout__, flush=True)
     sys.stdin.read()
 """
+# Two nodes of one core each; the second one is killed at a word.
+TWO_NODES = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+small = {"num_cpus": 1, "object_store_memory": 100 << 20}
+cluster = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+second = cluster.add_node(**small)
+ray.init(address=cluster.address, log_to_driver=False)
+ray.shutdown = lambda *_: None
+from ray.util.client.server.server import serve
+server = serve("127.0.0.1", int(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+cluster.remove_node(second, allow_graceful=False)
+sys.stdin.read()
+cluster.shutdown()
+"""
 
 
 def free_port() -> int:
@@ -38,13 +57,15 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+@contextmanager
+def serving(script: str) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """The address of a cluster, and the process of its script."""
     port = free_port()
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    settings = {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(port)],
-        env=ENVIRONMENT | {"PYTHONPATH": path, "RAY_AUTH_MODE": "disabled"},
+        [sys.executable, "-c", script, str(port)],
+        env=ENVIRONMENT | settings,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -54,10 +75,37 @@ def address() -> Iterator[str]:
         assert process.stdin is not None
         lines = iter(process.stdout.readline, "")
         assert any(line == "ready\n" for line in lines)
+        yield f"ray://127.0.0.1:{port}", process
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(CLUSTER) as (place, process):
         there = listened_on(process.pid)
         assert there and there <= LOOPBACK
-        yield f"ray://127.0.0.1:{port}"
-        process.stdin.close()
+        yield place
+
+
+def test_a_node_that_is_killed_with_its_worker(tmp_path: Path) -> None:
+    items = [f"slow-{number}" for number in range(40)]
+    with serving(TWO_NODES) as (place, process):
+        asked = WorkersAsked.parse(place)
+        with open_workers(asked, partial(opened, str(tmp_path)), 1) as workers:
+            assert workers.count == 2
+            coming = workers("measure", [[item] for item in items])
+            outcomes, processes = [], set[str]()
+            while len(processes) < 2:  # until both nodes are at work
+                outcomes.append(next(coming))
+                processes = {line for file in tmp_path.iterdir() for line in file.open()}
+            assert process.stdin is not None
+            process.stdin.write("kill\n")
+            process.stdin.flush()
+            outcomes += coming
+    assert all(x.results == [len(x.items[0])] for x in outcomes)
+    assert sorted(item for x in outcomes for item in x.items) == sorted(items)
+    tries = [len((tmp_path / item).read_text().splitlines()) for item in items]
+    assert max(tries) == 2  # what the lost worker was doing
 
 
 def test_a_killed_actor_a_bad_item_and_one_that_hangs(address: str, tmp_path: Path) -> None:
@@ -94,6 +142,16 @@ def test_a_search_finds_what_it_finds_without(address: str, job: Job, tmp_path: 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["front"] == job.searched["front"]
     assert (out / "front.json").read_bytes() == (job.search / "front.json").read_bytes()
+
+
+def test_trainings_on_ray_are_those_of_this_machine(address: str, tmp_path: Path) -> None:
+    found = {}
+    for name, workers in (("ray", address), ("here", "1")):
+        asked = ("truth", f"--space={TINY_SPACE}", "-n1", *ALONE, f"--workers={workers}")
+        done = mobilenas(*asked, f"--out={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        found[name] = (tmp_path / name / "truth.csv").read_bytes()
+    assert found["ray"] == found["here"]
 
 
 def test_where_no_ray_is(job: Job, tmp_path: Path, call: Call) -> None:
