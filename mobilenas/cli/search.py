@@ -188,6 +188,7 @@ def search(
             print_json({"run": str(out), "seeds": rows, "failed": failed})
         elif rows:
             print(seeds_table(rows))
+            print(f"searches in {out}; next: mobilenas train --search {rows[0]['run']}")
         if failed:
             ends = ", ".join(f"{name} ({end})" for name, end in failed.items())
             raise WorkFailed(f"searches failed: {ends}; --resume tries again")

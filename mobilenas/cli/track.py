@@ -22,7 +22,7 @@ Track = Annotated[
 
 
 def tracked(command: Callable[..., None]) -> Callable[..., None]:
-    """A command, whose run folder is its option `out`, with the option --track."""
+    """A command, whose run folder is its option `out`, or a folder of runs, with --track."""
 
     @functools.wraps(command)
     def run(*, track: str | None = None, **options: Any) -> None:
@@ -30,12 +30,14 @@ def tracked(command: Callable[..., None]) -> Callable[..., None]:
             command(**options)
             return
         from mobilenas.runs import track as tracking
+        from mobilenas.runs.folder import runs_in
 
         tracking.check_tracker(track)
         command(**options)
         if os.environ.get("RANK", "0") == "0":  # of several processes one has the run
-            run_id = tracking.track(Path(options["out"]), track)
-            log.info("in mlflow at %s: run %s", track, run_id)
+            for folder in runs_in(Path(options["out"])):  # several of `search --seeds`
+                run_id = tracking.track(folder, track)
+                log.info("%s is in mlflow at %s: run %s", folder, track, run_id)
 
     given = inspect.signature(command)
     option = inspect.Parameter(

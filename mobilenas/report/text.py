@@ -166,7 +166,7 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
     ]
     costs = {key: cost_title(key) for key in shown[0] if is_cost(key)}
     known = {f"accuracy {name}": name for name in sets}
-    lines = [table(shown, {"seed": "seed"} | known | costs | {"arch": "arch"})]
+    lines = [table(shown, {"seed": "seed"} | known | costs | {"arch": "arch", "flops": "FLOPs"})]
     for name in sets:
         values = [100 * row["standing"][name]["accuracy"] for row in rows]
         if len(values) > 1:

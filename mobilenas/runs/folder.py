@@ -292,6 +292,21 @@ def is_run(path: Path, kind: Kind) -> bool:
     return (path / _RUN).exists() or read_earlier(path, (kind,)) is not None
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a folder holds a run of any kind, a damaged one too."""
+    try:
+        return any(is_run(path, kind) for kind in KINDS)
+    except BadInput:
+        return True
+
+
+def runs_in(path: Path) -> list[Path]:
+    """The folder itself where it holds a run, else the folders in it that do."""
+    if holds_run(path):
+        return [path]
+    return sorted(inside for inside in path.iterdir() if inside.is_dir() and holds_run(inside))
+
+
 def newest_finished(kinds: tuple[Kind, ...], *folders: Path) -> RunFolder:
     """Of the runs in these folders that are finished the newest. Raises BadInput for none."""
     runs = [RunFolder.open(x, *kinds) for x in folders if any(is_run(x, kind) for kind in kinds)]

@@ -43,7 +43,7 @@ def test_each_seed_finds_what_a_search_of_its_own_finds(
     check_refused(other, "seed-4 would be another search than", "give the flags that it was")
     assert not (out / "seed-4").exists()
     again = call("search", "--resume", "--seeds=2,3", f"--out={out}")
-    assert again.code == 0 and len(again.out.splitlines()) == 3, again.err
+    assert again.code == 0 and len(again.out.splitlines()) == 4, again.err
 
 
 def test_a_search_that_fails_is_named_and_the_others_are_done(

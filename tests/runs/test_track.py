@@ -8,6 +8,7 @@ import pytest
 
 from mobilenas.base.errors import BadInput, NotTracked
 from mobilenas.base.files import write_json, write_jsonl
+from mobilenas.cli.track import tracked
 from mobilenas.runs.folder import RunFolder
 from mobilenas.runs.track import check_tracker, track
 
@@ -69,6 +70,19 @@ def test_a_curve_of_many_points_is_whole(tmp_path: Path) -> None:
     run_id = track(tmp_path / "run", uri)
     points = MlflowClient(uri).get_metric_history(run_id, "log.loss")
     assert [(p.step, p.value) for p in points] == [(n, n / 2) for n in range(1201)]
+
+
+def test_of_a_folder_of_runs_each_is_written(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    for name in ("seed-0", "seed-1"):
+        RunFolder.create(tmp_path / "runs" / name, "search", {})
+    uri = (tmp_path / "store").as_uri()
+    tracked(lambda *, out: None)(track=uri, out=tmp_path / "runs")
+    client = MlflowClient(uri)
+    (experiment,) = client.search_experiments(filter_string="name = 'mobilenas'")
+    names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
+    assert names == {"search seed-0", "search seed-1"}
 
 
 def test_what_cannot_be_asked_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

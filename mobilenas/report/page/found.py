@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mobilenas.base.errors import BadInput
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import KINDS, is_run
+from mobilenas.runs.folder import KINDS, holds_run, runs_in
 
 # The order in which a job makes them, so that a reader meets them in it.
 _ORDER = ("supernet", "rank", "truth", "latency", "latency-check", "evolve", "search", "train")
@@ -72,20 +72,10 @@ def find_runs(named: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
 def _runs_in(place: Path) -> list[Path]:
     if not place.is_dir():
         raise BadInput(f"{place}: there is no such folder; report takes run folders")
-    if _holds_run(place):
-        return [place]
-    inside = sorted(path for path in place.iterdir() if path.is_dir() and _holds_run(path))
+    inside = runs_in(place)
     if not inside:
         raise BadInput(f"{place} holds no run, and no folder in it does")
     return inside
-
-
-def _holds_run(path: Path) -> bool:
-    """Whether a folder holds a run, a damaged one too."""
-    try:
-        return any(is_run(path, kind) for kind in KINDS)
-    except BadInput:
-        return True
 
 
 def _parents(run: RunFolder, notes: list[str]) -> Iterator[Path]:
@@ -99,7 +89,7 @@ def _parents(run: RunFolder, notes: list[str]) -> Iterator[Path]:
             notes.append(f"the {role} of {run.path} is no longer in {run.parents[role]}")
             continue
         for folder in (place, place.parent):
-            if folder.is_dir() and _holds_run(folder):
+            if folder.is_dir() and holds_run(folder):
                 yield folder.absolute()
                 break
 
