@@ -9,7 +9,7 @@ processes may share an OUT, each with seeds of its own.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from harness import Data, DataRoot, Table
 from trainings import finished
 
 from mobilenas.base.files import read_json
-from mobilenas.evaluate.nb201 import DATA_SETS, read_nb201
+from mobilenas.evaluate.nb201 import DATA_SETS, NB201, read_nb201
 from mobilenas.space import load_listed_space
 from mobilenas.strategies.methods import METHODS
 
@@ -28,6 +28,7 @@ VARIANTS = {
     "with": "",
     "without": ",ops=[skip_connect,nor_conv_1x1,nor_conv_3x3,avg_pool_3x3]",
 }
+LABELS = 100  # archs that are drawn for svge
 QUARTERS = (0.25, 0.5, 0.75, 1.0)  # of the steps
 
 
@@ -50,10 +51,13 @@ def main(
         searched = load_listed_space(space + ops)
         asked: dict[str, Any] = {"space": space + ops, "data": data, "preset": preset}
         asked |= {"benchmark": "nb201", "data_root": data_root}
+        truths = read_nb201(data_root, searched)
         for each in strategies.split(","):
             found = searches(each, asked, seeds, out, f"-{variant}")
             rows.append({"strategy": each, "none": variant} | row(found))
-        truths = read_nb201(data_root, searched)
+            if each.startswith("svge"):
+                best = {"strategy": f"the best of {LABELS} cells through the supernet of {each}"}
+                rows.append(best | {"none": variant} | best_measured(found, truths))
         within = truths.within(searched)  # type: ignore[arg-type]
         rivals: dict[str, Any] = {"strategy": "a random cell", "none": variant}
         for name in DATA_SETS:
@@ -88,26 +92,58 @@ def row(found: dict[Path, Any]) -> dict[str, Any]:
     """
     cells = [each["front"][0] for each in found.values()]
     standing = [each["standing"] for each in found.values()]
-    percent = {name: [100 * x[name]["accuracy"] for x in standing] for name in DATA_SETS}
     skips = [len(re.findall("skip_connect", cell["arch"])) for cell in cells]
     logs = [architecture_log(folder) for folder in found]
     share = [np.mean([at(log, quarter) for log in logs]) for quarter in QUARTERS]
+    by_set = {name: [x[name]["accuracy"] for x in standing] for name in DATA_SETS}
+    return (
+        accuracies(by_set)
+        | {
+            "skips": " ".join(map(str, skips)),
+            "p(skip)": " ".join(f"{x:.2f}" for x in share),
+            "params": np.mean([cell["params"] for cell in cells]),
+            "regret": 100 * np.mean([x["cifar10"]["regret"]["params"] for x in standing]),
+        }
+        | spent(found)
+    )
+
+
+def best_measured(found: dict[Path, Any], truths: NB201) -> dict[str, Any]:
+    """Of several seeds: accuracies of the cell that did best in the supernet of svge, among those
+    that were drawn before any was searched.
+    """
+    ops = np.array(truths.space.spec.ops)[truths.genes]
+    cells = {f"ops {' '.join(own)}": place for place, own in enumerate(ops)}
+    places = []
+    for folder in found:
+        lines = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+        labels = [
+            pair for line in lines for pair in zip(line["accuracy"], line["without"], strict=True)
+        ]
+        places.append(cells[max(labels[:LABELS])[1]])
+    return accuracies({name: truths.truths[name].accuracy[places] for name in DATA_SETS})
+
+
+def accuracies(found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """In percent, of several seeds by data set: mean ± sd, of CIFAR-10 the median and each."""
+    percent = {name: 100 * np.array(values) for name, values in found.items()}
     return {
         **{name: harness.mean_sd(values) for name, values in percent.items()},
         "median": float(np.median(percent["cifar10"])),
         "each": " ".join(f"{x:.2f}" for x in percent["cifar10"]),
-        "skips": " ".join(map(str, skips)),
-        "p(skip)": " ".join(f"{x:.2f}" for x in share),
-        "params": np.mean([cell["params"] for cell in cells]),
-        "regret": 100 * np.mean([x["cifar10"]["regret"]["params"] for x in standing]),
-    } | spent(found)
+    }
 
 
 def spent(found: dict[Path, Any]) -> dict[str, Any]:
     """Passes and minutes of searches."""
-    minutes = [read_json(folder / "timing.json")["seconds"] / 60 for folder in found]
     passes = np.mean([each["passes"] for each in found.values()])
-    return {"passes": passes, "minutes": harness.mean_sd(minutes, 1)}
+    return {"passes": passes, "minutes": minutes(found)}
+
+
+def minutes(folders: Iterable[Path]) -> str:
+    """Of training, over runs."""
+    spent = [read_json(folder / "timing.json")["seconds"] / 60 for folder in folders]
+    return harness.mean_sd(spent, 1)
 
 
 def architecture_log(folder: Path) -> list[dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 A strategy searches once for each seed, without a word about costs; an arch is then derived within
 each budget from the same probabilities. Against them: evolve through supernets of --supernet, by
-validation accuracy, and the mean of all archs within the budget. --epochs is such that all spend
-about as many passes as the supernets; a pass is an image that runs forward and backward through one
-candidate of each block, over the images of the training part.
+validation accuracy, and the mean of all archs within the budget. Epochs should be such that all
+spend about as many passes as the supernets; a pass is an image that runs forward and backward
+through one candidate of each block, over the images of the training part.
 
 Runs continue where they stopped; several processes may share an OUT, each with seeds of its own.
 
@@ -18,11 +18,11 @@ from typing import Annotated, Any
 import harness
 import numpy as np
 import typer
-from harness import Data, DataRoot, Set, Table
+from harness import Data, DataRoot, Table
 from numpy.typing import NDArray
+from strategies import minutes, searches, spent
 from trainings import finished
 
-from mobilenas.base.files import read_json
 from mobilenas.cost import CostModel
 from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.search.front import pick_arch
@@ -36,9 +36,10 @@ def main(
     data: Data,
     data_root: DataRoot,
     space: str = "macro:width=0.25",
-    strategies: Annotated[str, typer.Option(help="NAME=EPOCHS, by commas.")] = "gdas=4",
+    strategies: Annotated[
+        str, typer.Option(help="By commas; each may have settings: NAME:KEY=VALUE:KEY=VALUE.")
+    ] = "gdas:epochs=4",
     preset: str = "cpu",
-    settings: Set = None,
     supernet: Annotated[list[Path] | None, typer.Option(help="One for each seed.")] = None,
     seeds: str = "0,1,2",
     out: Path = Path("runs/strategies-macro"),
@@ -46,23 +47,14 @@ def main(
     """Regret in points: the best published accuracy within a budget minus that of the answer."""
     field = Field(space, data_root)
     rows: list[dict[str, Any]] = []
+    asked: dict[str, Any] = {"space": space, "data": data, "preset": preset}
     for each in strategies.split(","):
-        name, epochs = each.split("=")
-        recipe = {"preset": preset, "set": [f"epochs={epochs}", *(settings or [])]}
-        folders = [out / f"{name}-s{seed}" for seed in harness.numbers(seeds)]
-        found = [
-            finished(
-                folder, "search", result="front.json", strategy=name, seed=seed, data=data,
-                space=space, **recipe,
-            )
-            for seed, folder in zip(harness.numbers(seeds), folders, strict=True)
-        ]  # fmt: skip
+        found = searches(each, asked, seeds, out)
         derived = [
             [field.derived(result["probabilities"], limit) for limit in field.limits]
-            for result in found
+            for result in found.values()
         ]
-        passes = {"passes": np.mean([result["passes"] for result in found])}
-        rows.append({"search": name} | passes | minutes(folders) | field.row(derived))
+        rows.append({"search": each} | spent(found) | field.row(derived))
     if supernet:
         evolved = [
             [
@@ -71,7 +63,7 @@ def main(
             ]
             for seed, run in enumerate(supernet)
         ]
-        rows.append({"search": "evolve"} | minutes(supernet) | field.row(evolved))
+        rows.append({"search": "evolve", "minutes": minutes(supernet)} | field.row(evolved))
     rows.append({"search": "an arch within the budget, mean"} | field.rivals())
     yield Table(rows, {"passes": ".1f"})
 
@@ -128,12 +120,6 @@ class Field:
         regret = [values.max() - values.mean() for values in within]
         cells = {f"{b / 1e6:.0f}M": f"{r:.2f}" for b, r in zip(BUDGETS, regret, strict=True)}
         return cells | {"mean": f"{np.mean(regret):.2f}"}
-
-
-def minutes(folders: list[Path]) -> dict[str, str]:
-    """Of training, over runs."""
-    spent = [read_json(folder / "timing.json")["seconds"] / 60 for folder in folders]
-    return {"minutes": harness.mean_sd(spent, 1)}
 
 
 if __name__ == "__main__":
