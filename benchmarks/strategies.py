@@ -78,7 +78,7 @@ def searches(
     found = {}
     for seed in harness.numbers(seeds):
         options = asked | {"strategy": name, "seed": seed, "set": settings}
-        if METHODS[name].strategy.inherits:
+        if METHODS[name].strategy.must_start_from:
             options["from"] = out / f"darts{variant}-s{seed}"
             del options["space"], options["data"]
         folder = out / f"{name}{variant}-s{seed}"

@@ -39,8 +39,8 @@ def search(
         Path | None,
         typer.Option(
             "--from",
-            help="Run folder of a finished search whose supernet darts-pt goes on with; its space "
-            "and data are taken too.",
+            help="Run folder of a finished search whose supernet darts-pt goes on with, or of "
+            "supernet-train, for svge; its space and data are taken too.",
         ),
     ] = None,
     preset: Annotated[
@@ -121,6 +121,7 @@ def search(
     from mobilenas.stages.search import (
         GradientRun,
         create_search_run,
+        open_parent,
         open_search_run,
         read_truths,
         resume_search_run,
@@ -139,10 +140,10 @@ def search(
             config = load_search_config(strategy, preset, overrides)
             if seeds is None:
                 processes.share(config.batch_size)
-            parent = open_search_run(from_run, data=moved) if from_run else None
+            parent = open_parent(strategy, from_run, moved) if from_run else None
             chosen: NetworkSpace = load_network_space(space)
             if parent and not is_given(context, "space"):
-                chosen = parent.searchable.space
+                chosen = parent.space  # type: ignore[assignment]
             source = data_place(parent.folder) if parent else data
             if benchmark:
                 truths.update(read_truths(benchmark, data_root, chosen))

@@ -1,6 +1,7 @@
-"""What a search by gradient has from a finished one whose supernet it goes on with (`--from`).
+"""What a search by gradient has from a finished run whose supernet it goes on with (`--from`).
 
-inherited.pt    its weights and architecture parameters, so that the other run is not needed again
+inherited.pt    its weights and, of a search, architecture parameters, so that the other run is not
+                needed again
 """
 
 from pathlib import Path
@@ -15,16 +16,17 @@ from mobilenas.runs import RunFolder
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.methods import METHODS, method, strategy_name
+from mobilenas.strategies.methods import method, strategy_name
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.supernets import SupernetSettings, load_supernet, new_supernet
 from mobilenas.train.trainer import CHECKPOINT
 
 INHERITED = "inherited.pt"
 
 
-class Inherited(Record):
-    """The strategy of the other search, and its config."""
+class InheritedSearch(Record):
+    """Of a search: its strategy, and its config."""
 
     strategy: str
     config: dict[str, Any]
@@ -37,21 +39,18 @@ class Inherited(Record):
     def store(self, path: Path, parent: RunFolder) -> None:
         """Copy what is inherited into a run folder. Raises BadInput."""
         state = load_checkpoint(parent.path / CHECKPOINT, "module", "task")
-        kept = {"module": state["module"], "strategy": state["task"]["strategy"]}
-        path.mkdir(parents=True, exist_ok=True)
-        save_checkpoint(path / INHERITED, kept)
+        _store(path, {"module": state["module"], "strategy": state["task"]["strategy"]})
 
     def give(self, path: Path, module: nn.Module, strategy: LearnedStrategy, seed: int) -> None:
         """Put what a run folder holds into a supernet and a strategy. Raises BadInput."""
         assert isinstance(strategy, DartsPt)
-        file = path / INHERITED
-        state = load_checkpoint(file, "module", "strategy")
+        state = load_checkpoint(path / INHERITED, "module", "strategy")
         base = self._kind(strategy.choices, self._config, seed)
         try:
             module.load_state_dict(state["module"])
             base.load_state(state["strategy"])
         except Exception:  # they check little of what they are given
-            raise BadInput(f"{file} does not fit what {path / 'run.json'} says") from None
+            raise _unfit(path) from None
         strategy.inherit(base)
 
     @property
@@ -63,31 +62,62 @@ class Inherited(Record):
         return validated(self._kind.Config, self.config, "inherits", "the config")
 
 
-def check_parent(
-    kind: type[LearnedStrategy], parent: RunFolder | None, config: SearchConfig | None
-) -> None:
-    """Raises BadInput where a strategy needs another search, takes none, or not this one. config:
-    of the other search.
+class InheritedSupernet(Record):
+    """Of `supernet-train`: the settings of its run."""
+
+    run: SupernetSettings
+
+    def supernet(self, searchable: Searchable, seed: int) -> nn.Module:
+        """As it was trained, with fresh weights."""
+        return new_supernet(self.run)
+
+    def store(self, path: Path, parent: RunFolder) -> None:
+        """Copy what is inherited into a run folder. Raises BadInput."""
+        _store(path, {"module": load_supernet(parent).state_dict()})
+
+    def give(self, path: Path, module: nn.Module, strategy: LearnedStrategy, seed: int) -> None:
+        """Put what a run folder holds into a supernet, which is trained no further. Raises
+        BadInput.
+        """
+        try:
+            module.load_state_dict(load_checkpoint(path / INHERITED, "module")["module"])
+        except RuntimeError:
+            raise _unfit(path) from None
+        strategy.trains_weights = False
+
+
+Inherited = InheritedSearch | InheritedSupernet
+
+
+def inherit_from(kind: type[LearnedStrategy], parent: RunFolder | None) -> Inherited | None:
+    """What a strategy has from another run, of the kind that it starts from. Raises BadInput where
+    it needs one, or not this one.
     """
-    strategy = strategy_name(kind)
-    if not kind.inherits:
-        if parent is not None:
-            takes = [name for name, x in METHODS.items() if x.strategy.inherits]
+    if parent is None:
+        if kind.must_start_from:
             raise BadInput(
-                f"--from: strategy {strategy} starts from fresh weights; it is for "
-                f"{' and '.join(takes)}"
+                f"strategy {strategy_name(kind)} starts from the supernet of a finished search: "
+                "--from RUN must name its folder"
             )
-        return
-    if parent is None or config is None:
-        raise BadInput(
-            f"strategy {strategy} starts from the supernet of a finished search: --from RUN must "
-            "name its folder"
-        )
+        return None
     parent.check_finished()
+    if parent.kind == "supernet":
+        return InheritedSupernet(run=parent.read(SupernetSettings))
     other = parent.settings["strategy"]
-    base = method(other).strategy
-    if not base.adds_up(config) or base.stages(config) > 1 or base.inherits:
+    inherited = InheritedSearch(strategy=other, config=parent.settings["config"])
+    base, config = inherited._kind, inherited._config
+    if not base.adds_up(config) or base.stages(config) > 1 or base.must_start_from:
         raise BadInput(
             f"{parent.path} is a search by {other}: --from needs one whose supernet adds up all "
             "candidates of the whole space, such as darts"
         )
+    return inherited
+
+
+def _store(path: Path, state: dict[str, Any]) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(path / INHERITED, state)
+
+
+def _unfit(path: Path) -> BadInput:
+    return BadInput(f"{path / INHERITED} does not fit what {path / 'run.json'} says")

@@ -40,12 +40,12 @@ from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search import check_feasible
-from mobilenas.space import NetworkSpace, Space, network_space_from_dict
-from mobilenas.stages.inherited import Inherited, check_parent
+from mobilenas.space import CellSpace, NetworkSpace, Space, network_space_from_dict
+from mobilenas.stages.inherited import Inherited, inherit_from
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.methods import strategy_class, strategy_name
+from mobilenas.strategies.methods import METHODS, method, strategy_class, strategy_name
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
@@ -59,6 +59,7 @@ from mobilenas.train.images import (
     stored_images,
 )
 from mobilenas.train.recipe import Objective, make_optimizer
+from mobilenas.train.supernets import SupernetRun, open_supernet_run
 from mobilenas.train.trainer import Trainer, fit
 
 KEPT = "kept.json"
@@ -77,7 +78,7 @@ class StageResult(Record):
 class GradientSettings(Record):
     """What the user chose. space: a whole space as plain data, its classes those of the data.
     config: of the strategy's own shape. limits: {cost: largest value} of the derived arch.
-    latency_tables: SHA-256 of the content of each, by name. inherits: the search that it goes on
+    latency_tables: SHA-256 of the content of each, by name. inherits: the run that it goes on
     from.
     """
 
@@ -102,6 +103,11 @@ class GradientRun:
     images: TrainingImages
     searchable: Searchable
 
+    @property
+    def space(self) -> NetworkSpace:
+        """What is searched."""
+        return self.searchable.space
+
 
 def create_search_run(
     path: Path,
@@ -111,11 +117,11 @@ def create_search_run(
     seed: int,
     config: SearchConfig,
     budget: Budget,
-    parent: "GradientRun | None" = None,
+    parent: GradientRun | SupernetRun | None = None,
 ) -> GradientRun:
     """Load the data, draw the splits and write splits.json and, last, run.json. strategy: by its
-    name, or a class of one's own, which the run is opened with again. parent: a finished search in
-    the same space, whose supernet, images and splits this one goes on with.
+    name, or a class of one's own, which the run is opened with again. parent: a finished run in the
+    same space, whose supernet, images and splits this one goes on with (see `open_parent`).
 
     The classes of the space become those of the data. Raises BadInput when the folder already holds
     a run, and, before anything is written, what does not fit; InfeasibleBudget where no arch meets
@@ -123,7 +129,7 @@ def create_search_run(
     """
     check_free(path)
     kind = strategy_class(strategy)
-    check_parent(kind, parent.folder if parent else None, parent.config if parent else None)
+    inherits = inherit_from(kind, parent.folder if parent else None)
     searchable, limits = _searchable(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
@@ -131,15 +137,14 @@ def create_search_run(
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
     if parent is None:
-        images, inherits = choose_images(data, space.resolution, config, seed, calibrate=0), None
+        images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
         images = replace(parent.images, config=config, seed=seed)
-        inherits = Inherited(strategy=parent.settings.strategy, config=parent.settings.config)
     own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
     if parent is not None and own.to_dict() != parent.settings.space:
         raise BadInput(
             f"space {space.name} is not that of {parent.folder.path}, "
-            f"{parent.searchable.space.name}: it must be left out with --from"
+            f"{parent.space.name}: it must be left out with --from"
         )
     tables = getattr(searchable.costs, "tables", ())
     named = Searchable(costs_of(own, tables))
@@ -169,7 +174,9 @@ def create_search_run(
     pairs = zip(budget.latencies, tables, strict=True)
     places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in pairs}
     parents = (
-        data_parent(data) | places | ({"search": realpath(parent.folder.path)} if parent else {})
+        data_parent(data)
+        | places
+        | ({parent.folder.kind: realpath(parent.folder.path)} if parent else {})
     )
     folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
     return GradientRun(folder, settings, kind, config, images, named)
@@ -220,6 +227,22 @@ def open_search_run(
             )
     images = stored_images(folder, space.resolution, config, settings.seed)
     return GradientRun(folder, settings, kind, config, images, Searchable(costs_of(space, tables)))
+
+
+def open_parent(strategy: str, path: Path, data: str | None) -> GradientRun | SupernetRun:
+    """The run that a strategy starts from. data: where its images are now, if they moved. Raises
+    BadInput where it starts from none, or one of another kind.
+    """
+    takes = method(strategy).strategy.starts_from
+    if takes is None:
+        known = " and ".join(name for name, each in METHODS.items() if each.strategy.starts_from)
+        raise BadInput(f"--from: strategy {strategy} starts from fresh weights; it is for {known}")
+    if takes == "search":
+        return open_search_run(path, data=data)
+    run = open_supernet_run(path, data=data)
+    if isinstance(run.space, CellSpace):
+        raise BadInput(f"{path}: its cells, of space {run.space.name}, are for evolve alone")
+    return run
 
 
 def run_search(

@@ -53,7 +53,8 @@ class DartsPt(LearnedStrategy):
 
     Config = DartsPtConfig
     config: DartsPtConfig
-    inherits = True
+    starts_from = "search"
+    must_start_from = True
     score_file = "projections.jsonl"
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:

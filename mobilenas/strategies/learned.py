@@ -1,7 +1,7 @@
 """What strategies that learn an architecture by gradient have in common: DARTS, first order."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,10 +33,12 @@ class LearnedStrategy:
     # Candidates are added up, so that a trained last batch norm of one could rescale it, and one
     # that starts at 0 would leave nothing to tell candidates apart: it has no weight and bias.
     is_dense: ClassVar[bool] = True
-    inherits: ClassVar[bool] = False  # starts from the supernet of another strategy
+    starts_from: ClassVar[Literal["search", "supernet"] | None] = None  # a run of this command
+    must_start_from: ClassVar[bool] = False  # that; it has no fresh weights
     score_file: ClassVar[str | None] = None  # in the run folder: what it measured
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
+        self.trains_weights = True
         self.choices = choices
         self.config = config
         self.scores = ScoreLog()

@@ -54,6 +54,8 @@ class SearchTask:
         self.images_per_step = config.batch_size
         self.steps_per_epoch = num_images / config.batch_size
         self.steps = math.ceil(config.epochs * self.steps_per_epoch)
+        if not strategy.trains_weights:
+            self.steps = 1
         self.first = round(config.weights_first * self.steps)
         self.validate_every = max(1, self.steps // _ROWS)
         self.spent = 0.0  # images times candidates of a choice

@@ -45,17 +45,19 @@ class SvgeConfig(SearchConfig):
 
 class Svge(LearnedStrategy):
     """No gradient through the supernet: its weights learn from archs that are drawn uniformly, one
-    a step. After the last step archs are measured through it. An autoencoder learns to encode archs
-    that are drawn, a predictor on its latent points what the measured ones are worth: held-out
-    accuracy minus cost_weight times what costs are over the limits. Points around those of the best
-    archs climb the prediction and are decoded; the most promising new archs are measured, and so
-    on. The best measured arch within the limits is the answer.
+    a step, or come from `supernet-train` and stay. After the last step archs are measured. An
+    autoencoder learns to encode archs that are drawn, a predictor on its latent points what the
+    measured ones are worth: held-out accuracy minus cost_weight times what costs are over the
+    limits. Points around those of the best archs climb the prediction and are decoded; the most
+    promising new archs are measured, and so on. The best measured arch within the limits is the
+    answer.
 
     The parameters say how often the better archs have each candidate; nothing is drawn from them.
     """
 
     Config = SvgeConfig
     is_dense = False
+    starts_from = "supernet"
     config: SvgeConfig
     score_file = "labels.jsonl"
 
@@ -78,8 +80,9 @@ class Svge(LearnedStrategy):
         return draw([torch.ones(size) for size in self.choices.sizes], step.rng(stream))
 
     def step(self, step: SearchStep) -> None:
-        """The weights; with the last step the search."""
-        self.fit(step)
+        """The weights, where they learn; with the last step the search."""
+        if self.trains_weights:
+            self.fit(step)
         if step.learnt == step.learning_steps - 1:
             self.learn(step)
 

@@ -1,6 +1,7 @@
 """The parts of a recipe, from timm: optimizer, schedule, moving average, mixed images."""
 
 import difflib
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +61,7 @@ def make_schedule(
     """The schedule of `steps` steps in all, by `Task.position`."""
     from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 
+    logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # it warns of a single step
     warmup = config.warmup_epochs * steps_per_epoch
     if config.warmup_prefix:  # the first rate after it is the full one
         first, length = config.lr / (warmup + 1), steps - warmup

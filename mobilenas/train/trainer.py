@@ -281,7 +281,7 @@ def fit(run: RunFolder, task: Task, trainer: Trainer, seconds: float = 0.0) -> N
                 row = {
                     "step": progress.step,
                     **task.row(progress.step),
-                    "loss": progress.loss_sum / progress.losses,
+                    **({"loss": progress.loss_sum / progress.losses} if progress.losses else {}),
                     "lr": trainer.optimizer.param_groups[0]["lr"],
                 }
                 if validates:
@@ -301,7 +301,8 @@ def fit(run: RunFolder, task: Task, trainer: Trainer, seconds: float = 0.0) -> N
 
 def _note(task: Task, trainer: Trainer, rate: float) -> str:
     done = ", ".join(f"{name} {x:.2f}" for name, x in task.row(trainer.progress.step).items())
-    return f"{done}, loss {trainer.last_loss:.3f}{task.note()}, {rate:.0f} images/s"
+    loss = "" if math.isnan(trainer.last_loss) else f", loss {trainer.last_loss:.3f}"
+    return f"{done}{loss}{task.note()}, {rate:.0f} images/s"
 
 
 @contextmanager

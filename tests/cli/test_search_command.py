@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import ALONE, Call, Job, check_refused
-from searched import CELLS, suited
+from searched import CELLS, SMALL, SPACE, suited
 from tables import made_up_table
 
 from mobilenas.cost import CostModel
@@ -20,17 +20,6 @@ from mobilenas.stages import search as stage
 from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.search_step import SearchStep
 
-SPACE = "macro:width=0.25,resolution=8"
-SMALL = [
-    f"--space={SPACE}",
-    "--preset=cpu",
-    "--set=batch_size=16",
-    "--set=limit=160",
-    "--set=validate_images=160",
-    "--set=epochs=1",
-    "--set=checkpoint_seconds=0",
-    "--set=device=cpu",
-]
 BUDGET = "--flops=0.2M"
 CHEAPER = {
     "rome": ["--set=samples=2"],
@@ -53,7 +42,7 @@ def asked_for(name: str, tmp_path: Path, call: Call) -> list[str]:
     budget = BUDGET if space == SPACE else "--flops=60k"
     flags = [*SMALL, *CHEAPER.get(name, []), f"--space={space}", budget]
     asked = ["search", f"--strategy={name}", *flags]
-    if not METHODS[name].strategy.inherits:
+    if not METHODS[name].strategy.must_start_from:
         return asked
     parent = tmp_path / "parent"
     assert call("search", "--strategy=darts", *SMALL, f"--out={parent}").code == 0
@@ -182,34 +171,6 @@ def test_a_killed_search_goes_on_with_what_was_measured(
         assert (killed / same).read_bytes() == (whole / same).read_bytes()
     fronts = [json.loads((folder / "front.json").read_text()) for folder in (whole, killed)]
     assert fronts[0]["front"] == fronts[1]["front"]
-
-
-def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
-    out = f"--out={tmp_path / 'search'}"
-    asked = ["search", "--strategy=darts-pt", *SMALL]
-    check_refused(call(*asked, out), "--from RUN")
-    check_refused(call(*asked, out, f"--from={tmp_path}"), "holds no run")
-    folders = {}
-    for name in ("gdas", "pdarts", "darts"):
-        folders[name] = tmp_path / name
-        assert call("search", f"--strategy={name}", *SMALL, f"--out={folders[name]}").code == 0
-    for name in ("gdas", "pdarts"):
-        check_refused(call(*asked, out, f"--from={folders[name]}"), name, "adds up all")
-    given = f"--from={folders['darts']}"
-    check_refused(call("search", "--strategy=gdas", *SMALL, given, out), "--from", "darts-pt")
-    merged = f"--out={tmp_path / 'merged'}"
-    assert call("search", "--strategy=mergenas", *SMALL, f"--space={CELLS}", merged).code == 0
-    check_refused(call(*asked, out, f"--from={tmp_path / 'merged'}"), "mergenas", "adds up all")
-    check_refused(call(*asked, given, "--space=digits", out), "digits", "left out")
-    assert not (tmp_path / "search").exists()
-    alone = [flag for flag in SMALL if not flag.startswith("--space")]
-    done = call("search", "--strategy=darts-pt", *alone, given, "--set=blank=true", out, "--json")
-    assert done.code == 0, done.err
-    check_refused(call("search", "--resume", given, out), "--from", "leave it out")
-    splits = [(tmp_path / name / "splits.json").read_bytes() for name in ("darts", "search")]
-    assert splits[0] == splits[1]
-    (folders["darts"] / "front.json").unlink()
-    check_refused(call(*asked, given, f"--out={tmp_path / 'other'}"), "not finished")
 
 
 def dying_at_call(made: Callable[..., Any], number: int) -> Callable[..., Any]:

@@ -1,0 +1,86 @@
+"""The command `search` on the supernet of another run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, TINY_SPACE, Call, Job, check_refused
+from searched import CELLS, SMALL
+
+from mobilenas.runs import RunFolder
+from mobilenas.train.supernets import load_supernet
+
+SVGE = [
+    "search",
+    "--strategy=svge",
+    "--preset=cpu",
+    "--set=labels=10",
+    "--set=rounds=2",
+    "--set=round_archs=3",
+    "--set=vae_steps=20",
+    "--set=device=cpu",
+]
+
+
+def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
+    out = f"--out={tmp_path / 'search'}"
+    asked = ["search", "--strategy=darts-pt", *SMALL]
+    check_refused(call(*asked, out), "--from RUN")
+    check_refused(call(*asked, out, f"--from={tmp_path}"), "holds no run")
+    folders = {}
+    for name in ("gdas", "pdarts", "darts"):
+        folders[name] = tmp_path / name
+        assert call("search", f"--strategy={name}", *SMALL, f"--out={folders[name]}").code == 0
+    for name in ("gdas", "pdarts"):
+        check_refused(call(*asked, out, f"--from={folders[name]}"), name, "adds up all")
+    given = f"--from={folders['darts']}"
+    check_refused(call("search", "--strategy=gdas", *SMALL, given, out), "--from", "darts-pt")
+    merged = f"--out={tmp_path / 'merged'}"
+    assert call("search", "--strategy=mergenas", *SMALL, f"--space={CELLS}", merged).code == 0
+    check_refused(call(*asked, out, f"--from={tmp_path / 'merged'}"), "mergenas", "adds up all")
+    check_refused(call(*asked, given, "--space=digits", out), "digits", "left out")
+    assert not (tmp_path / "search").exists()
+    alone = [flag for flag in SMALL if not flag.startswith("--space")]
+    done = call("search", "--strategy=darts-pt", *alone, given, "--set=blank=true", out, "--json")
+    assert done.code == 0, done.err
+    check_refused(call("search", "--resume", given, out), "--from", "leave it out")
+    splits = [(tmp_path / name / "splits.json").read_bytes() for name in ("darts", "search")]
+    assert splits[0] == splits[1]
+    (folders["darts"] / "front.json").unlink()
+    check_refused(call(*asked, given, f"--out={tmp_path / 'other'}"), "not finished")
+
+
+@pytest.mark.parametrize("sharing", ["none", "both"])
+def test_a_trained_supernet_is_searched_as_it_is(
+    sharing: str, job: Job, tmp_path: Path, call: Call
+) -> None:
+    supernet, out = job.supernet, tmp_path / "search"
+    if sharing != "none":
+        supernet = tmp_path / "supernet"
+        trained = ["supernet-train", *TINY, f"--space={TINY_SPACE}", f"--set=sharing={sharing}"]
+        assert call(*trained, "--set=passes=1", f"--out={supernet}").code == 0
+    done = call(*SVGE, f"--from={supernet}", "--flops=1.2M", f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    weights = load_supernet(RunFolder.open(supernet, "supernet")).state_dict()
+    after = torch.load(out / "checkpoint.pt")["module"]
+    assert weights.keys() == after.keys()
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    splits = [(folder / "splits.json").read_bytes() for folder in (supernet, out)]
+    assert splits[0] == splits[1]
+
+    (found,) = json.loads(done.out)["front"]
+    rows = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
+    measured = [name for row in rows for name in row["without"]]
+    assert f"arch {found['arch']}" in measured and found["flops"] <= 1.2e6
+    assert len(set(measured)) == len(measured) == 16
+
+
+def test_what_svge_starts_from(job: Job, tmp_path: Path, call: Call) -> None:
+    out = f"--out={tmp_path / 'search'}"
+    check_refused(call(*SVGE, f"--from={job.search}", out), str(job.search), "supernet-train")
+    given = f"--from={job.supernet}"
+    check_refused(call("search", "--strategy=darts-pt", given, out), str(job.supernet), "search")
+    check_refused(call("search", "--strategy=gdas", given, out), "--from", "darts-pt and svge")
+    check_refused(call(*SVGE, given, "--space=digits", out), "digits", "left out")
+    assert not (tmp_path / "search").exists()
