@@ -2,7 +2,8 @@
 
 plain     MobileNetV2's shape: kernel 3, expansion 6, one path everywhere; its FLOPs are the budget
 random    the best on validation images of random archs within the budget, which are trained until
-          as many multiply-adds are spent as by `rounds`: supernet, evaluations and trainings
+          as many multiply-adds are spent as by the first of --searches: supernet, evaluations and
+          trainings
 score     the search without trainings: accuracy in the supernet and NASWOT
 rounds    evolve --rounds
 
@@ -51,6 +52,7 @@ def main(
     settings: Set = None,
     rounds: int = 2,
     per_round: int = 8,
+    searches: Annotated[str, typer.Option(help="By commas: score, rounds.")] = "rounds,score",
     population: int = 20,
     generations: int = 5,
     trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
@@ -59,7 +61,17 @@ def main(
     """What searches found, against simple choices of equal FLOPs."""
     recipe = {"data": data, "preset": preset, "set": settings or []}
     search = {"population": population, "generations": generations}
-    in_rounds = {"rounds": rounds, "per_round": per_round}
+    asked: dict[str, dict[str, Any]] = {
+        "score": {"objectives": "score", **search},
+        "rounds": {
+            "objectives": "prediction",
+            "rounds": rounds,
+            "per_round": per_round,
+            **search,
+            **recipe,
+        },
+    }
+    names = searches.split(",")
     runs = [open_supernet_run(folder) for folder in supernet]
     spaces: list[AnySpace] = [load_space(reference) for reference in plain or []]
     for shape in spaces or [runs[0].space]:
@@ -70,22 +82,26 @@ def main(
         held_out: dict[str, list[float]] = {}
         for number, run in enumerate(runs):
             study = Study(run, budget, recipe, out / str(budget) / run.folder.path.name)
-            answers = study.answers(search, in_rounds)
             first = FRESH + run.settings.seed * trainings
-            for name, arch in {"plain": uniform, **answers}.items():
-                space = shape if name == "plain" else study.space
-                seeds = range(first, first + trainings)
-                results = [study.trained(space, arch, seed) for seed in seeds]
+            seeds = range(first, first + trainings)
+            # Before the others: the work of a search is counted in its trainings.
+            done = {"plain": [study.trained(shape, uniform, seed) for seed in seeds]}
+            answers = {name: study.found(name, asked[name]) for name in names}
+            answers["random"] = study.best_random(names[0])
+            for name, arch in answers.items():
+                done[name] = [study.trained(study.space, arch, seed) for seed in seeds]
+            for name, results in done.items():
                 accuracy = [100 * result["last_accuracy"] for result in results]
                 test = [100 * result["test_accuracy"] for result in results]
                 held_out.setdefault(name, []).extend(accuracy)
                 row = {"search": number, "network": name, "MFLOPs": results[0]["flops"] / 1e6}
                 row |= {"held out, %": harness.mean_sd(accuracy), "test, %": harness.mean_sd(test)}
-                rows.append(row | {"arch": str(arch)})
-            log.info("search %d: work of %.1f trainings", number, study.work())
+                rows.append(row | {"arch": str(answers.get(name, uniform))})
+            log.info("search %d: work of %.1f trainings", number, study.work(names[0]))
         title = f"Budget {budget / 1e6:.2f}M FLOPs; {trainings} trainings of each answer, mean ± sd"
         yield Table(rows, {"MFLOPs": ".2f"}, title)
-        yield Table(differences(held_out), {}, "rounds - rival, points; a pair is a training seed")
+        title = f"{names[0]} - rival, points; a pair is a training seed"
+        yield Table(differences(held_out, names[0]), {}, title)
 
 
 @dataclass(frozen=True)
@@ -105,27 +121,22 @@ class Study:
         assert isinstance(self.run.space, Space)
         return self.run.space
 
-    def answers(self, search: dict[str, Any], in_rounds: dict[str, Any]) -> dict[str, Arch]:
-        """The arch that each way of searching ends in, by its name."""
+    def found(self, name: str, asked: dict[str, Any]) -> Arch:
+        """The arch that a search ends in. asked: its options."""
+        through = {"supernet": self.run.folder.path, "flops": self.budget}
         seed = self.run.settings.seed
-        asked = {"supernet": self.run.folder.path, "flops": self.budget, "seed": seed, **search}
+        found = finished(
+            self.folder / name, "evolve", result="front.json", **through, seed=seed, **asked
+        )
+        return self.space.parse(pick_arch(found["front"], "best"))
 
-        def best(name: str, **more: Any) -> Arch:
-            found = finished(self.folder / name, "evolve", result="front.json", **asked, **more)
-            return self.space.parse(pick_arch(found["front"], "best"))
-
-        return {
-            "score": best("score", objectives="score"),
-            "rounds": best("rounds", objectives="prediction", **in_rounds, **self.recipe),
-            "random": self.best_random(seed),
-        }
-
-    def best_random(self, seed: int) -> Arch:
-        """The best of as many random archs as can be trained by the work of the rounds."""
+    def best_random(self, search: str) -> Arch:
+        """The best of as many random archs as can be trained by the work of a search."""
+        seed = self.run.settings.seed
         costs = CostModel(self.space)
         genes = self.space.sample_genes(100_000, np.random.default_rng(seed))
         share = costs.flops_batch(genes) / self.budget
-        drawn = genes[(share > 1 - MARGIN) & (share <= 1)][: round(self.work())]
+        drawn = genes[(share > 1 - MARGIN) & (share <= 1)][: round(self.work(search))]
         archs = [self.space.decode(row) for row in drawn]
         # The seed of the trainings in rounds: the same validation images.
         results = [self.trained(self.space, arch, seed + 1) for arch in archs]
@@ -138,18 +149,19 @@ class Study:
         out = self.folder.parent / "trained" / f"{name}-{arch}-s{seed}"
         return finished(out, "train", space=file, arch=arch, seed=seed, **self.recipe)
 
-    def work(self) -> float:
-        """The multiply-adds of the rounds, in trainings of a network of the budget's FLOPs."""
-        costs, rounds = CostModel(self.space), self.folder / "rounds"
-        done = sorted((rounds / "truth" / "trainings").iterdir())
-        images = len(read_json(done[0] / "splits.json")["train"]) * _epochs(done[0])
+    def work(self, search: str) -> float:
+        """The multiply-adds of a search, in trainings of a network of the budget's FLOPs."""
+        costs, folder = CostModel(self.space), self.folder / search
+        done = sorted((folder / "truth" / "trainings").glob("*"))
+        plain = next((self.folder.parent / "trained").iterdir())
+        images = len(read_json(plain / "splits.json")["train"]) * _epochs(plain)
         trainings = sum(costs.flops(self.space.parse(each.name)) for each in done) * STEP * images
 
         drawn = self.space.sample_genes(1000, np.random.default_rng(0))
         passes, splits = self.run.settings.config.passes, self.run.images.splits
         supernet = costs.flops_batch(drawn).mean() * STEP * passes * len(splits.train)
 
-        measured = read_jsonl(rounds / "measured.jsonl")
+        measured = read_jsonl(folder / ("measured.jsonl" if done else "evaluations.jsonl"))
         flops = sum(costs.flops(self.space.parse(row["arch"])) for row in measured)
         evaluations = flops * (len(splits.calibrate) + len(splits.validate))
         return float(trainings + supernet + evaluations) / (self.budget * STEP * images)
@@ -159,13 +171,13 @@ def _epochs(training: Path) -> int:
     return int(read_json(training / "run.json")["settings"]["config"]["epochs"])
 
 
-def differences(held_out: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """By how many points the answer of the rounds is above the others, with a 95 % interval of
+def differences(held_out: dict[str, list[float]], search: str) -> list[dict[str, Any]]:
+    """By how many points the answer of a search is above the others, with a 95 % interval of
     Student's t.
     """
     rows = []
-    for name in sorted(set(held_out) - {"rounds"}):
-        points = np.subtract(held_out["rounds"], held_out[name])
+    for name in sorted(set(held_out) - {search}):
+        points = np.subtract(held_out[search], held_out[name])
         mean = points.mean()
         low, high = stats.t.interval(0.95, len(points) - 1, mean, stats.sem(points))
         rows.append(

@@ -7,15 +7,20 @@ and svge measure between steps is left out, and darts-pt, whose steps are those 
 fewer candidates. pdarts is measured in its first stage. Memory is the most that autograd keeps at
 once for backward passes during a step, without weights.
 
-    python benchmarks/strategy_steps.py --spaces nb201:channels=16,cells=1,resolution=16
+`together` compares a step of darts with one that runs each candidate by itself: not the edges of a
+cell that leave one node as one, nor what candidates of a block share once.
+
+    python benchmarks/strategy_steps.py costs --spaces nb201:channels=16,cells=1,resolution=16
+    python benchmarks/strategy_steps.py together
 """
 
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import harness
 import torch
@@ -27,7 +32,9 @@ from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.data import Batch
-from mobilenas.space import EdgeCellSpace, Space, load_listed_space
+from mobilenas.nn.choice_block import ChoiceBlock
+from mobilenas.nn.edge_cells import ChoiceCell
+from mobilenas.space import Candidate, EdgeCellSpace, Space, load_listed_space
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.methods import METHODS, load_search_config, method
 from mobilenas.strategies.search_step import SearchStep
@@ -45,7 +52,7 @@ SPACES = (
 ALL = ("darts", "darts:order=2", *(name for name in METHODS if name not in ("darts", "darts-pt")))
 
 
-def main(
+def costs(
     spaces: Annotated[list[str], typer.Option(help="May be given several times.")] = list(SPACES),  # noqa: B006
     strategies: Annotated[
         str, typer.Option(help="By commas; each may have settings: NAME:KEY=VALUE:KEY=VALUE.")
@@ -80,6 +87,39 @@ def main(
         ]
         formats = dict.fromkeys(("time", "memory", "MB an image"), ".2f") | {"ms a step": ".0f"}
         yield Table(rows + refused, formats, f"{name}, batch {batch}, n = {rounds}")
+
+
+def together(
+    spaces: Annotated[list[str], typer.Option(help="May be given several times.")] = [  # noqa: B006
+        "nb201:channels=4,cells=1,resolution=8",
+        *(SPACES[i] for i in (0, 2)),
+    ],
+    batch: int = 16,
+    rounds: int = 5,
+    threads: int = 1,
+) -> Iterator[Table]:
+    """How much faster a dense step is than one candidate after another."""
+    torch.set_num_threads(threads)
+    rows: list[dict[str, Any]] = []
+    for name in spaces:
+        shared, alone = Search(name, "darts", batch=batch), Search(name, "darts", batch=batch)
+        for cell in alone.trainer.module.modules():
+            if isinstance(cell, ChoiceCell):
+                cell.fused = False
+        for number in range(1 + rounds):  # the first one warms up
+            shared.measure(number)
+            with patch.object(ChoiceBlock, "outputs", each):
+                alone.measure(number)
+        row = {"space": name, "together, ms": 1000 * shared.seconds()}
+        row |= {"one after another, ms": 1000 * alone.seconds()}
+        rows.append(row | {"ratio": alone.seconds() / shared.seconds()})
+    formats = {"together, ms": ".0f", "one after another, ms": ".0f", "ratio": ".2f"}
+    yield Table(rows, formats, f"batch {batch}, n = {rounds}")
+
+
+def each(block: ChoiceBlock, x: Tensor, candidates: Sequence[Candidate]) -> list[Tensor]:
+    """What each of some candidates makes of x, by itself."""
+    return [block.chosen(candidate)(x) for candidate in candidates]
 
 
 class Search:
@@ -182,4 +222,4 @@ class Held:
 
 
 if __name__ == "__main__":
-    harness.main(main)
+    harness.main(costs, together)
