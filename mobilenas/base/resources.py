@@ -1,5 +1,6 @@
 """The data folders `configs/` and `latency_tables/`, in a checkout and in a wheel."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,19 @@ def shipped(kind: str) -> list[str]:
     return sorted(path.stem for path in (resource("configs") / kind).glob("*.yaml"))
 
 
-def read_preset(kind: str, reference: str) -> dict[str, Any]:
-    """The mapping in a shipped preset or, failing that, in the YAML file of that path.
+def read_preset(reference: str, *kinds: str) -> dict[str, Any]:
+    """The mapping in a shipped preset of one of some kinds or, failing that, in the YAML file of
+    that path.
 
-    Raises BadInput naming the file, or the presets that there are.
+    Raises BadInput naming the file, or the nearest preset and all that there are.
     """
-    preset = resource("configs") / kind / f"{reference}.yaml"
-    path = preset if preset.is_file() else Path(reference)
+    presets = (resource("configs") / kind / f"{reference}.yaml" for kind in kinds)
+    path = next((preset for preset in presets if preset.is_file()), Path(reference))
     if not path.is_file():
-        known = ", ".join(shipped(kind))
-        raise BadInput(f"{reference!r} is neither a YAML file nor one of {known}")
+        known = [name for kind in kinds for name in shipped(kind)]
+        near = difflib.get_close_matches(reference, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise BadInput(f"{reference!r} is neither a YAML file nor one of {', '.join(known)}{hint}")
     data = read_yaml(path) or {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise BadInput(f"{path} must hold a mapping of keys to values, the keys words")

@@ -104,7 +104,7 @@ def load_settings(shape: type[T], kind: str, reference: str, overrides: list[str
     """
     where = f"config {reference}"
     try:
-        data: dict[str, Any] = read_preset(kind, reference) | dict(map(read_value, overrides))
+        data: dict[str, Any] = read_preset(reference, kind) | dict(map(read_value, overrides))
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
     return validated(shape, data, where, "the config")

@@ -118,12 +118,12 @@ def search(
     from mobilenas.runs.folder import is_run
     from mobilenas.runs.lock import held
     from mobilenas.space import NetworkSpace, load_network_space
+    from mobilenas.stages.benchmark import read_truths
     from mobilenas.stages.search import (
         GradientRun,
         create_search_run,
         open_parent,
         open_search_run,
-        read_truths,
         resume_search_run,
         run_search,
     )

@@ -294,8 +294,9 @@ def standing_lines(standing: dict[str, dict[str, Any]]) -> list[str]:
     """What an arch is worth among all others, a line for each data set of a benchmark."""
     return [
         f"{name}: {100 * x['accuracy']:.2f} %, place {x['place']:,} of {x['total']:,}; the best "
-        f"with at most its params has {100 * x['regret']['params']:.2f} points more; a random one "
-        f"{100 * x['random_mean']:.2f} ± {100 * x['random_sd']:.2f} %, the largest "
+        f"with at most its {' or '.join(cost_title(cost) for cost in x['regret'])} has "
+        f"{' or '.join(f'{100 * points:.2f}' for points in x['regret'].values())} points more; a "
+        f"random one {100 * x['random_mean']:.2f} ± {100 * x['random_sd']:.2f} %, the largest "
         f"{100 * x['largest']:.2f} %"
         for name, x in standing.items()
     ]

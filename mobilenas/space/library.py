@@ -59,7 +59,7 @@ def load_listed_space(reference: str) -> ListedSpace:
     """
     base, _, overrides = reference.partition(":")
     try:
-        data = read_preset("cells" if base in list_cell_spaces() else "spaces", base)
+        data = read_preset(base, "spaces", "cells")
         for item in filter(None, _COMMA.split(overrides)):
             _override(data, item)
         if overrides:

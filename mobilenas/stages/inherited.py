@@ -4,6 +4,7 @@ inherited.pt    its weights and, of a search, architecture parameters, so that t
                 needed again
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from mobilenas.train.trainer import CHECKPOINT
 
 INHERITED = "inherited.pt"
 
+log = logging.getLogger(__name__)
+
 
 class InheritedSearch(Record):
     """Of a search: its strategy, and its config."""
@@ -36,13 +39,23 @@ class InheritedSearch(Record):
         generator = torch.Generator().manual_seed(seed)
         return self._kind.supernet(searchable, self._config, generator)
 
-    def store(self, path: Path, parent: RunFolder) -> None:
-        """Copy what is inherited into a run folder. Raises BadInput."""
+    def store(self, path: Path, parent: RunFolder, config: SearchConfig) -> None:
+        """Copy what is inherited into a run folder, and warn of a config that would train it at its
+        full rate again. Raises BadInput.
+        """
+        if config.lr > self._config.lr / 2:
+            log.warning(
+                "lr %g on a supernet that was trained with %g: a tenth of it suits its tuning",
+                config.lr,
+                self._config.lr,
+            )
         state = load_checkpoint(parent.path / CHECKPOINT, "module", "task")
         _store(path, {"module": state["module"], "strategy": state["task"]["strategy"]})
 
     def give(self, path: Path, module: nn.Module, strategy: LearnedStrategy, seed: int) -> None:
-        """Put what a run folder holds into a supernet and a strategy. Raises BadInput."""
+        """Put what a run folder holds into a supernet and a strategy, whose own rates the
+        architecture learns by from here on. Raises BadInput.
+        """
         assert isinstance(strategy, DartsPt)
         state = load_checkpoint(path / INHERITED, "module", "strategy")
         base = self._kind(strategy.choices, self._config, seed)
@@ -51,6 +64,10 @@ class InheritedSearch(Record):
             base.load_state(state["strategy"])
         except Exception:  # they check little of what they are given
             raise _unfit(path) from None
+        own = strategy.config
+        for group in base.optimizer.param_groups:
+            group["lr"], group["betas"] = own.arch_lr, own.arch_betas
+            group["weight_decay"] = own.arch_weight_decay
         strategy.inherit(base)
 
     @property
@@ -71,7 +88,7 @@ class InheritedSupernet(Record):
         """As it was trained, with fresh weights."""
         return new_supernet(self.run)
 
-    def store(self, path: Path, parent: RunFolder) -> None:
+    def store(self, path: Path, parent: RunFolder, config: SearchConfig) -> None:
         """Copy what is inherited into a run folder. Raises BadInput."""
         _store(path, {"module": load_supernet(parent).state_dict()})
 

@@ -33,17 +33,21 @@ from mobilenas.cost.edge_model import costs_of
 from mobilenas.cost.latency import find_table
 from mobilenas.cost.memory import check_fits
 from mobilenas.cost.titles import format_limits
-from mobilenas.evaluate.nb201 import read_nb201
-from mobilenas.evaluate.published_truth import read_benchmark
-from mobilenas.evaluate.standing import standing
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
 from mobilenas.search import check_feasible
-from mobilenas.space import CellSpace, NetworkSpace, Space, network_space_from_dict
+from mobilenas.space import (
+    CellSpace,
+    NetworkSpace,
+    Space,
+    network_space_from_dict,
+)
+from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.inherited import Inherited, inherit_from
 from mobilenas.stages.search_run import TABLE, digest
 from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS, method, strategy_class, strategy_name
 from mobilenas.strategies.score_log import ScoreLog
@@ -134,6 +138,11 @@ def create_search_run(
     check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
+    if config.precision == "bf16" and kind.takes_differences(config):
+        raise BadInput(
+            f"precision bf16: strategy {strategy_name(kind)} takes differences of gradients, for "
+            "which it is too coarse; fp32 or auto"
+        )
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
     if parent is None:
@@ -149,6 +158,7 @@ def create_search_run(
     tables = getattr(searchable.costs, "tables", ())
     named = Searchable(costs_of(own, tables))
     kind.check(named, config)
+    ExpectedCost(named.costs, limits, config.cost_form)
     settings = GradientSettings(
         strategy=strategy_name(kind),
         space=own.to_dict(),
@@ -164,7 +174,7 @@ def create_search_run(
     images.held(device)
     make_optimizer(config, _supernet(kind, settings, config, named, seed))
     if parent is not None and inherits is not None:
-        inherits.store(path, parent.folder)
+        inherits.store(path, parent.folder, config)
     images.store_splits(path)
     facts = {
         "data": images.data.found.to_dict(),
@@ -262,7 +272,7 @@ def run_search(
         "most_probable": str(task.strategy.derive(task.searchable, {})),
         "passes": task.spent / task.num_images,
         "standing": {
-            name: asdict(standing(truth, searchable.space.canonical(arch)))  # type: ignore[arg-type]
+            name: asdict(standing_of(arch, truth, searchable))
             for name, truth in (truths or {}).items()
         },
     }
@@ -304,6 +314,8 @@ def _stage(
         seed = int(generator(seed, Stream.STAGE, number).integers(1 << 32))
     images = replace(run.images, seed=seed)
     kind = run.kind
+    if kind.takes_differences(config):
+        config = config.model_copy(update={"precision": "fp32"})
     searchable = kind.stage(run.searchable, config, number, before.kept)
     with processes.together():
         device = pick_device(config.device)
@@ -333,17 +345,6 @@ def _stage(
     task.spent = before.spent
     fit(folder, task, trainer, before.seconds)
     return task
-
-
-def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> dict[str, Truth]:
-    """The published accuracies of a benchmark, by data set. Raises BadInput."""
-    if benchmark == "nb201":
-        return read_nb201(data_root, space).truths
-    if benchmark != "macro":
-        raise BadInput(f"no benchmark {benchmark!r}; of a search known are macro, nb201")
-    if not isinstance(space, Space):
-        raise BadInput(f"benchmark macro: space {space.name} is one of cells; take --space macro")
-    return {"cifar10": read_benchmark(benchmark, data_root, space)}
 
 
 def check_limits(searchable: Searchable, limits: Mapping[str, float]) -> None:

@@ -6,11 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 
+_SGD = ("momentum", "sgd", "nesterov")  # of timm's names
 RADIUS = 0.01  # how far the weights are moved for the difference of two gradients
 
 
@@ -34,6 +37,22 @@ class Darts(LearnedStrategy):
 
     Config = DartsConfig
     config: DartsConfig
+
+    @classmethod
+    def check(cls, searchable: Searchable, config: SearchConfig) -> None:
+        """Raises BadInput where the next training step is not known beforehand."""
+        assert isinstance(config, DartsConfig)
+        if config.order == 2 and config.optimizer not in _SGD:
+            raise BadInput(
+                f"order=2 with optimizer {config.optimizer}: it differentiates through a step of "
+                f"SGD; the optimizer must be one of {', '.join(_SGD)}"
+            )
+
+    @classmethod
+    def takes_differences(cls, config: SearchConfig) -> bool:
+        """Of second order."""
+        assert isinstance(config, DartsConfig)
+        return config.order == 2
 
     def learn(self, step: SearchStep) -> None:
         """An architecture step."""
@@ -60,10 +79,10 @@ class Darts(LearnedStrategy):
         for group in step.trainer.optimizer.param_groups:
             for weight in group["params"]:
                 g = gradients[weight] + group["weight_decay"] * weight.detach()
-                momentum = step.trainer.optimizer.state[weight].get("momentum_buffer")
-                if momentum is not None:
-                    g = g + group["momentum"] * momentum
-                gradients[weight] = g
+                before = step.trainer.optimizer.state[weight].get("momentum_buffer")
+                moved = g if before is None else g + group["momentum"] * before
+                nesterov = group["nesterov"]
+                gradients[weight] = g.add(moved, alpha=group["momentum"]) if nesterov else moved
         update = [gradients[weight] for weight in step.parameters]
         return update, step.trainer.optimizer.param_groups[0]["lr"]
 

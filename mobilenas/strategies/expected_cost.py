@@ -1,5 +1,6 @@
 """What an arch that is drawn from probabilities costs on average, and how it enters a loss."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost.edge_model import Costs
+
+_ONE = 1 + 1e-9  # the least cost whose logarithm is above 0
 
 
 class ExpectedCost:
@@ -23,7 +27,7 @@ class ExpectedCost:
     are given.
 
     Peaks, as memory is, are no sums over blocks: they forbid candidates when an arch is derived,
-    and have no part here.
+    and have no part here. Raises BadInput for a limit of at most 1 by `power`.
     """
 
     def __init__(
@@ -37,6 +41,12 @@ class ExpectedCost:
     ) -> None:
         self.spread, self.asked = spread, limits
         self.form, self.weight, self.power = form, weight, power
+        low = min(limits, key=limits.__getitem__, default=None) if form == "power" else None
+        if low is not None and limits[low] <= 1:
+            raise BadInput(
+                f"cost_form power has logarithms of costs, and the limit of {low} is "
+                f"{limits[low]:g}; it must be above 1, or cost_form=add"
+            )
         self._costs: dict[str, tuple[float, list[Tensor]]] = {}
         for cost in costs.costs:
             fixed, blocks, is_peak = costs.parts(cost)
@@ -66,12 +76,13 @@ class ExpectedCost:
 
     def loss(self, loss: Tensor, probabilities: Sequence[Tensor]) -> Tensor:
         """The loss with the expected costs; as it is where there is no limit."""
-        if not self.limits:
+        if not self.limits or not self.weight:
             return loss
         if self.form == "add":
             return loss + (self.weight * self.excess(probabilities)).to(loss)
         factor = torch.ones((), dtype=torch.float64)
         for cost, limit in self.limits.items():
-            share = self.of(cost, probabilities).log() / torch.tensor(limit).double().log()
-            factor = factor * share**self.power
+            # Its logarithm is below 0, and has no power, for what costs less than one.
+            expected = self.of(cost, probabilities).clamp_min(_ONE)
+            factor = factor * (expected.log() / math.log(limit)) ** self.power
         return self.weight * loss * factor.to(loss)

@@ -120,11 +120,13 @@ class Gaea(LearnedStrategy):
         if self.config.entropy_weight:
             entropies = [(p * (len(p) * p).log()).sum() for p in self.parameters]
             loss = loss + self.config.entropy_weight * torch.stack(entropies).sum().to(loss)
-        count = step.learning_steps
-        self.eta = self.config.eta or _REACH / count
-        if step.learnt == 0:
-            log.info("eta %.3g in %d steps: %.0f together", self.eta, count, self.eta * count)
+        self.eta = self.config.eta or _REACH / step.learning_steps
         self.apply(step.gradient(loss, self.parameters))
+
+    def reach(self, steps: int) -> str:
+        """By its own rate."""
+        eta = self.config.eta or _REACH / steps
+        return f"eta {eta:.3g} in {steps} steps: {eta * steps:.0f} together"
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """A step along gradients. In logarithms, where nothing overflows."""

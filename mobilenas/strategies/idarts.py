@@ -7,18 +7,21 @@ from torch import Tensor
 
 from mobilenas.base.errors import Diverged
 from mobilenas.base.randomness import Stream
+from mobilenas.nn.kernels import plain_kernels
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import change_along, norm
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, Positive
 
-_RISES = 3  # terms one after another that are larger than those before: the series diverges
+_RISES = 2  # terms one after another that are larger than those before: the series diverges
 
 
 class IdartsConfig(SearchConfig):
     """arch_every: weight steps between architecture steps. terms: of the Neumann series after its
-    first one. gamma: its step; the learning rate of the weights if None.
+    first one. gamma: its step; if None the learning rate of the weights, or where terms would grow
+    by that less: one over twice what a second product with H enlarges a first by, which is some
+    way below its largest eigenvalue.
     """
 
     arch_every: Positive = 4
@@ -33,13 +36,18 @@ class Idarts(LearnedStrategy):
         s = p_0 + ... + p_K,   p_0 = d L_held / d w,   p_{k+1} = p_k - gamma * H p_k
 
     where gamma * s stands for the inverse of H times p_0, H the second derivatives of the training
-    loss by the weights, their decay included. All are differences of two gradients, since some of
-    our operations have no second derivative. L_train is that of the batch that the weights have
+    loss by the weights, their decay included. Products with H are exact, the mixed term is a
+    difference of two gradients, as released. L_train is that of the batch that the weights have
     just learnt from.
     """
 
     Config = IdartsConfig
     config: IdartsConfig
+
+    @classmethod
+    def takes_differences(cls, config: SearchConfig) -> bool:
+        """Always."""
+        return True
 
     def learn(self, step: SearchStep) -> None:
         """An architecture step."""
@@ -47,8 +55,8 @@ class Idarts(LearnedStrategy):
         loss = step.cost.loss(loss, self.occurrences())
         found = step.gradient(loss, [*self.parameters, *step.parameters])
         direct, first = found[: len(self.parameters)], found[len(self.parameters) :]
-        gamma = self.config.gamma or step.trainer.optimizer.param_groups[0]["lr"]
-        mixed = change_along(self._series(step, first, gamma), step, self, self.parameters)
+        series, gamma = self._series(step, first)
+        mixed = change_along(series, step, self, self.parameters)
         self.apply([g - gamma * m for g, m in zip(direct, mixed, strict=True)])
 
     def step(self, step: SearchStep) -> None:
@@ -57,22 +65,34 @@ class Idarts(LearnedStrategy):
         if step.n % self.config.arch_every == self.config.arch_every - 1:
             self.learn(step)
 
-    def _series(self, step: SearchStep, p: list[Tensor], gamma: float) -> list[Tensor]:
-        """The sum s from its first term. Raises Diverged where terms grow."""
+    def _series(self, step: SearchStep, p: list[Tensor]) -> tuple[list[Tensor], float]:
+        """The sum s from its first term, and gamma. Raises Diverged where terms grow with a gamma
+        that the user gave.
+        """
+        gamma = self.config.gamma or step.trainer.optimizer.param_groups[0]["lr"]
+        if not self.config.terms:
+            return p, gamma
         groups = step.trainer.optimizer.param_groups
         decays = {weight: group["weight_decay"] for group in groups for weight in group["params"]}
-        total, size, rises = p, norm(p), 0
-        for _ in range(self.config.terms):
-            curved = zip(
-                p, change_along(p, step, self, step.parameters), step.parameters, strict=True
-            )
-            p = [x - gamma * (h + decays[weight] * x) for x, h, weight in curved]
-            total = [t + x for t, x in zip(total, p, strict=True)]
-            before, size = size, norm(p)
-            rises = 0 if size <= before else rises + 1  # also where it is no number
-            if rises == _RISES:
-                raise Diverged(
-                    f"step {step.n}: the Neumann series grows by {size / before:.3g} a term with "
-                    f"gamma {gamma:g}; a smaller gamma may help"
-                )
-        return total
+        with plain_kernels():
+            curvature = step.curvature(self.views(step, Stream.ARCH_STEP))
+
+            def product(direction: list[Tensor]) -> list[Tensor]:
+                bent = zip(curvature(direction), direction, step.parameters, strict=True)
+                return [h + decays[weight] * x for h, x, weight in bent]
+
+            if self.config.gamma is None:
+                first = product(p)
+                gamma = min(gamma, norm(first) / max(2 * norm(product(first)), 1e-12))
+            total, size, rises = p, norm(p), 0
+            for _ in range(self.config.terms):
+                p = [x - gamma * h for x, h in zip(p, product(p), strict=True)]
+                total = [t + x for t, x in zip(total, p, strict=True)]
+                before, size = size, norm(p)
+                rises = 0 if size <= before else rises + 1  # also where it is no number
+                if rises == _RISES and self.config.gamma is not None:
+                    raise Diverged(
+                        f"step {step.n}: the Neumann series grows by {size / before:.3g} a term "
+                        f"with gamma {gamma:g}; a smaller gamma may help"
+                    )
+        return total, gamma

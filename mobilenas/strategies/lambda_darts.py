@@ -62,6 +62,11 @@ class LambdaDarts(LearnedStrategy):
                 "one shape and the same candidates; lambda-darts compares such layers"
             )
 
+    @classmethod
+    def takes_differences(cls, config: SearchConfig) -> bool:
+        """Always."""
+        return True
+
     def sizes(self, choices: Choices) -> list[int]:
         """Blocks that are alike have those of the first."""
         return [choices.sizes[place] for place in self.owners]

@@ -62,6 +62,11 @@ class LearnedStrategy:
         return cls.is_dense
 
     @classmethod
+    def takes_differences(cls, config: SearchConfig) -> bool:
+        """Whether it divides small differences of gradients, for which bf16 is too coarse."""
+        return False
+
+    @classmethod
     def supernet(
         cls, searchable: Searchable, config: SearchConfig, generator: torch.Generator
     ) -> nn.Module:
@@ -141,6 +146,13 @@ class LearnedStrategy:
         """One step of the search: the architecture, then the weights."""
         self.learn(step)
         self.fit(step)
+
+    def reach(self, steps: int) -> str | None:
+        """How far that many steps that learn can move the architecture, in words; None where it has
+        no rate. A short search at a published rate moves nothing, which nothing else would tell.
+        """
+        rate, moves = self.config.arch_lr, steps // getattr(self.config, "arch_every", 1)
+        return f"arch_lr {rate:g} in {moves} steps: {rate * moves:.3g} together"
 
     def state(self) -> dict[str, Any]:
         """All that a checkpoint has to keep."""

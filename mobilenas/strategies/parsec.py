@@ -71,6 +71,7 @@ class Parsec(LearnedStrategy):
             likelihood = -torch.stack([step.loss(arch, part) for arch in archs]).double()
         mean = likelihood.clone()
         step.trainer.processes.average([mean])
+        step.check_finite([mean])
         excess = torch.stack([step.cost.excess(self._one_hot(arch)) for arch in archs])
         penalty = self.config.cost_weight * excess
         least = self.config.effective * self.config.samples

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Annotated
 
 import torch
@@ -63,6 +64,13 @@ class Pdarts(LearnedStrategy):
     def check(cls, searchable: Searchable, config: SearchConfig) -> None:
         """Raises BadInput for a limit that is larger than all that an arch has."""
         assert isinstance(config, PdartsConfig)
+        largest = max(searchable.choices.sizes)
+        counts = [largest, *(kept_count(share, largest) for share in config.keep)]
+        if any(now == then > 2 for then, now in pairwise(counts)):
+            raise BadInput(
+                f"keep {list(config.keep)}: of {largest} candidates the stages have {counts}; each "
+                "must have fewer than the one before"
+            )
         space, count, of = searchable.space, len(searchable.choices.ops), "blocks"
         if isinstance(space, EdgeCellSpace):
             taken = sum(node.taken for node in searchable.choices.inputs)
@@ -128,7 +136,7 @@ class Pdarts(LearnedStrategy):
         kept = {}
         choices = searchable.whole.choices.ops
         for choice, p in zip(choices, searchable.spread(self.probabilities()), strict=True):
-            count = max(2, math.floor(share * len(p) + 0.5))
+            count = kept_count(share, len(p))
             best = p.detach().argsort(descending=True, stable=True)[:count].sort().values
             kept[choice.name] = [choice.candidates[i] for i in best.tolist()]
         return kept
@@ -159,6 +167,13 @@ class Pdarts(LearnedStrategy):
         for name, module in step.trainer.module.named_modules():
             if isinstance(module, nn.Dropout) and _is_shortcut(name, module):
                 module.p = rate
+
+
+def kept_count(share: float, candidates: int) -> int:
+    """How many of its candidates a choice keeps: of five ops three and two, of eight five and
+    three, as published. Of blocks, for which nothing is published, it is rounded too.
+    """
+    return max(2, math.floor(share * candidates + 0.5))
 
 
 def dropout(start: float, progress: float, first: float) -> float:

@@ -1,7 +1,7 @@
 """One step of a search by gradient, as its strategy sees it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mobilenas.base.errors import Diverged
 from mobilenas.base.randomness import Stream, fixed_generators, generator
 from mobilenas.data import Batch, TrainingBatches
 from mobilenas.nn.views import View, Views
@@ -105,13 +106,32 @@ class SearchStep:
 
     def gradient(self, loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The gradient of a loss, 0 where a tensor has no part in it. No `.grad` is touched."""
-        found = torch.autograd.grad(loss, tensors, allow_unused=True)
-        filled = [
-            torch.zeros_like(tensor) if gradient is None else gradient
-            for tensor, gradient in zip(tensors, found, strict=True)
-        ]
-        self.trainer.processes.average(filled)
-        return filled
+        return self._joint(torch.autograd.grad(loss, tensors, allow_unused=True), tensors)
+
+    def curvature(self, views: Views) -> Callable[[Sequence[Tensor]], list[Tensor]]:
+        """The product of a direction of the weights with the second derivatives of the loss of a
+        mixture on the training batch. To be made and called within `plain_kernels()`. A product
+        counts as two passes, as it runs forward and backward through a backward pass too.
+        """
+        weights, before = self.parameters, self.spent
+        loss = self.loss(views, "train")
+        twice = 2 * (self.spent - before)
+        slopes = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+
+        def product(direction: Sequence[Tensor]) -> list[Tensor]:
+            bent = [
+                (slope, along)
+                for slope, along in zip(slopes, direction, strict=True)
+                if slope is not None and slope.requires_grad
+            ]
+            outputs, along = zip(*bent, strict=True)
+            self.spent += twice
+            found = torch.autograd.grad(
+                outputs, weights, along, retain_graph=True, allow_unused=True
+            )
+            return self._joint(found, weights)
+
+        return product
 
     def train(
         self,
@@ -181,6 +201,26 @@ class SearchStep:
     def rng(self, stream: Stream) -> np.random.Generator:
         """The generator of this step, of the same state at each call."""
         return generator(self.trainer.seed, stream, self.n)
+
+    def _joint(self, found: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients by tensors, 0 where there is none, of the joint batch of all processes. Raises
+        Diverged where one is not finite.
+        """
+        filled = [
+            torch.zeros_like(tensor) if gradient is None else gradient
+            for tensor, gradient in zip(tensors, found, strict=True)
+        ]
+        self.trainer.processes.average(filled)
+        self.check_finite(filled)
+        return filled
+
+    def check_finite(self, tensors: Sequence[Tensor]) -> None:
+        """Raises Diverged, so that nothing moves and the last checkpoint stays a good one."""
+        if not all(tensor.isfinite().all() for tensor in tensors):
+            raise Diverged(
+                f"step {self.n}: what the architecture would learn from is not finite; a lower lr "
+                "may help"
+            )
 
     def _batch(self, part: str, number: int) -> Batch:
         key = part, number

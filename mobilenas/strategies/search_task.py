@@ -1,5 +1,6 @@
 """A search by gradient, as a task of the trainer."""
 
+import logging
 import math
 from typing import Any
 
@@ -16,6 +17,8 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 _ROWS = 50  # of the log that say where the architecture stands
 
@@ -54,9 +57,9 @@ class SearchTask:
         self.images_per_step = config.batch_size
         self.steps_per_epoch = num_images / config.batch_size
         self.steps = math.ceil(config.epochs * self.steps_per_epoch)
-        if not strategy.trains_weights:
-            self.steps = 1
         self.first = round(config.weights_first * self.steps)
+        if not strategy.trains_weights:
+            self.steps, self.first = 1, 0
         self.validate_every = max(1, self.steps // _ROWS)
         self.spent = 0.0  # images times candidates of a choice
 
@@ -74,6 +77,8 @@ class SearchTask:
             max(0, n - self.first) / learning,
             self.steps,
         )
+        if n == self.first and (reach := self.strategy.reach(step.learning_steps)):
+            log.info(reach)
         key = trainer.seed, Stream.ARCH_DROP, n, trainer.processes.rank
         with fixed_generators(*key, device=trainer.device):
             if n < self.first:
@@ -95,7 +100,7 @@ class SearchTask:
     def validate(self, trainer: Trainer, n: int) -> dict[str, Any]:
         """Where the architecture stands: mean entropy of the probabilities over that of equal ones,
         the mean probability of passing on the input where it is offered, expected costs, and the
-        most probable arch, whatever it costs.
+        arch that would be derived now, with its shortcuts.
         """
         with torch.no_grad():
             probabilities = self.strategy.probabilities()
@@ -103,14 +108,19 @@ class SearchTask:
             entropy = [-(p * p.clamp_min(1e-300).log()).sum() / math.log(len(p)) for p in several]
             row: dict[str, Any] = {"entropy": float(np.mean(entropy)) if entropy else 0.0}
             spread = self.searchable.spread(probabilities)
-            skips = [float(spread[c][i]) for c, i in self.searchable.whole.choices.skips]
-            if skips:
-                row["skip"] = float(np.mean(skips))
+            whole = self.searchable.whole
+            passing = whole.choices.skips
+            if passing:
+                row["skip"] = float(np.mean([float(spread[c][i]) for c, i in passing]))
             occurrences = self.strategy.occurrences()
             for cost in {"flops": None, **self.cost.limits}:
                 row[f"expected_{cost}"] = float(self.cost.of(cost, occurrences))
         row |= self.strategy.figures()
-        return row | {"arch": str(self.strategy.derive(self.searchable, {}))}
+        arch = self.derive() or self.strategy.derive(self.searchable, {})
+        if passing:
+            genes = whole.space.encode(arch)  # type: ignore[arg-type]
+            row["skips"] = sum(int(genes[place] == index) for place, index in passing)
+        return row | {"arch": str(arch)}
 
     def derive(self) -> Arch | Genotype | None:
         """The most probable arch within the limits, None where no arch is."""

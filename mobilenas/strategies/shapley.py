@@ -64,8 +64,8 @@ class Shapley(LearnedStrategy):
     Where paths are removed in place of candidates, a candidate is worth the sum of its paths.
 
     The last candidate of a choice is never removed. All steps of an order see the same images, by
-    their own statistics. What a candidate adds to the expected costs beyond the limits is its
-    exact Shapley value of them, and is taken off with cost_weight.
+    their own statistics. What a candidate adds to the expected costs beyond the limits, its
+    probability times its cost, is taken off with cost_weight.
     """
 
     Config = ShapleyConfig
@@ -88,6 +88,10 @@ class Shapley(LearnedStrategy):
                 f"players=paths: no block of space {searchable.space.name} has candidates of "
                 "several paths with all their subsets; it must be players=candidates"
             )
+
+    def reach(self, steps: int) -> str | None:
+        """It has no such rate."""
+        return None
 
     def learn(self, step: SearchStep) -> None:
         """All orders, and the move that follows from them."""

@@ -63,7 +63,9 @@ class Svge(LearnedStrategy):
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
         super().__init__(choices, config, seed)
-        self.worth: dict[tuple[int, ...], float] = {}  # of measured archs, by genes
+        # Of measured archs, by genes; of as many images many are equal in accuracy, not in loss.
+        self.worth: dict[tuple[int, ...], float] = {}
+        self.losses: dict[tuple[int, ...], float] = {}
 
     @classmethod
     def check(cls, searchable: Searchable, config: SearchConfig) -> None:
@@ -85,6 +87,10 @@ class Svge(LearnedStrategy):
             self.fit(step)
         if step.learnt == step.learning_steps - 1:
             self.learn(step)
+
+    def reach(self, steps: int) -> str | None:
+        """It has no such rate."""
+        return None
 
     def learn(self, step: SearchStep) -> None:
         """The search in the latent space."""
@@ -109,7 +115,7 @@ class Svge(LearnedStrategy):
 
     def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
         """The best measured arch within the limits; where none is, the most probable one."""
-        for genes in sorted(self.worth, key=lambda g: (-self.worth[g], g)):
+        for genes in sorted(self.worth, key=lambda g: (-self.worth[g], self.losses[g], g)):
             certain = [np.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]
             arch = searchable.derive(certain, limits)
             if arch == searchable.space.decode(np.array(genes)):
@@ -119,12 +125,15 @@ class Svge(LearnedStrategy):
     def state(self) -> dict[str, Any]:
         """What was measured too."""
         own = {"archs": [list(genes) for genes in self.worth], "worth": [*self.worth.values()]}
+        own["losses"] = [*self.losses.values()]
         return super().state() | own | {"measured": self.scores.taken}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         super().load_state(state)
-        self.worth = dict(zip(map(tuple, state["archs"]), state["worth"], strict=True))
+        archs = [*map(tuple, state["archs"])]
+        self.worth = dict(zip(archs, state["worth"], strict=True))
+        self.losses = dict(zip(archs, state["losses"], strict=True))
         self.scores.taken = state["measured"]
 
     def _measure(self, step: SearchStep, archs: Sequence[tuple[int, ...]]) -> None:
@@ -134,10 +143,11 @@ class Svge(LearnedStrategy):
             group = archs[start : start + _GROUP]
             names = [step.searchable.name(genes) for genes in group]
             found = self.scores.take(step, "archs", names, group, batches)
-            for genes, accuracy in zip(group, found.accuracy, strict=True):
+            for genes, loss, accuracy in zip(group, found.loss, found.accuracy, strict=True):
                 certain = [torch.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]
                 over = float(step.cost.excess(certain))
                 self.worth[genes] = accuracy - self.config.cost_weight * over
+                self.losses[genes] = loss
 
     def _labelled(self) -> tuple[Tensor, Tensor]:
         """Genes (n, choices) and standardised worth (n,) of all that was measured."""

@@ -79,6 +79,10 @@ class Zarts(LearnedStrategy):
             for alpha, own in zip(self.parameters, self._split(change), strict=True):
                 alpha.add_(own)
 
+    def reach(self, steps: int) -> str | None:
+        """Of `rs` alone."""
+        return super().reach(steps) if self.config.search == "rs" else None
+
     def step(self, step: SearchStep) -> None:
         """Now and then the architecture, then the weights."""
         if step.learnt % self.config.arch_every == 0:
@@ -113,6 +117,7 @@ class Zarts(LearnedStrategy):
             with torch.no_grad():
                 loss = step.cost.loss(step.loss(views, "held"), p)
         step.trainer.processes.average([loss])
+        step.check_finite([loss])
         return loss
 
     def _split(self, change: Tensor) -> Sequence[Tensor]:

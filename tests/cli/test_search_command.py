@@ -275,6 +275,8 @@ def test_what_there_is(call: Call) -> None:
         (["--strategy=mergenas", "--space=s1"], ["s1", "path_activation=after_sum"]),
         (["--strategy=dropnas", "--set=drop=1"], ["drop"]),
         (["--strategy=rome", "--set=fair=ops"], ["samples 7", "number of ops", "block 1 has"]),
+        (["--space=nb210"], ["'nb210'", "s1", "darts", "did you mean nb201?"]),
+        (["--strategy=idarts", "--set=precision=bf16"], ["idarts", "bf16", "fp32"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),

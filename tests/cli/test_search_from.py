@@ -20,6 +20,7 @@ SVGE = [
     "--set=round_archs=3",
     "--set=vae_steps=20",
     "--set=device=cpu",
+    "--set=weights_first=0.8",
 ]
 
 
@@ -42,8 +43,14 @@ def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
     check_refused(call(*asked, given, "--space=digits", out), "digits", "left out")
     assert not (tmp_path / "search").exists()
     alone = [flag for flag in SMALL if not flag.startswith("--space")]
-    done = call("search", "--strategy=darts-pt", *alone, given, "--set=blank=true", out, "--json")
+    own = ["--set=blank=true", "--set=arch_lr=0.007"]
+    done = call("search", "--strategy=darts-pt", *alone, given, *own, out, "--json")
     assert done.code == 0, done.err
+    assert "a tenth of it suits" in done.err  # they have one lr
+    (group,) = torch.load(tmp_path / "search" / "checkpoint.pt")["task"]["strategy"]["optimizer"][
+        "param_groups"
+    ]
+    assert group["lr"] == 0.007
     check_refused(call("search", "--resume", given, out), "--from", "leave it out")
     splits = [(tmp_path / name / "splits.json").read_bytes() for name in ("darts", "search")]
     assert splits[0] == splits[1]

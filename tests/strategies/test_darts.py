@@ -5,8 +5,9 @@ from typing import TypeVar
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import Batches, Steps, Toy, choices, configured, snapshot
+from toys import Batches, Steps, Toy, choices, configured, searched, snapshot, two_blocks
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import Views, mix
 from mobilenas.strategies import darts
@@ -97,8 +98,11 @@ def test_the_gradient_is_that_through_a_training_step(monkeypatch: pytest.Monkey
     assert errors[2] < 1e-5
 
 
-def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit() -> None:
-    config = configured(Darts, order=2, momentum=0.9, weight_decay=0.01, clip=None)
+@pytest.mark.parametrize("optimizer", ["momentum", "sgd"])  # timm's sgd is Nesterov's
+def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit(optimizer: str) -> None:
+    config = configured(
+        Darts, order=2, optimizer=optimizer, momentum=0.9, weight_decay=0.01, clip=None
+    )
     strategy = Darts(choices(3, 3), config, seed=0)
     steps = Steps(Toy(2), config)
     for n in range(3):
@@ -109,6 +113,13 @@ def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit() -> None:
         strategy.fit(steps(n))
         after = steps.trainer.module.state_dict()
         assert all(torch.equal(value, after[name]) for name, value in ahead.items())
+
+
+def test_a_step_of_another_optimizer_is_not_known_beforehand() -> None:
+    searchable = searched(two_blocks())
+    Darts.check(searchable, configured(Darts, optimizer="adamw"))
+    with pytest.raises(BadInput, match=r"order=2 with optimizer adamw.*momentum, sgd"):
+        Darts.check(searchable, configured(Darts, order=2, optimizer="adamw"))
 
 
 def test_moved_weights_are_put_back_to_the_bit_also_after_an_error() -> None:

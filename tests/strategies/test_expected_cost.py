@@ -7,6 +7,7 @@ import pytest
 import torch
 from tables import made_up_table
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.space import Space, load_space
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -85,6 +86,24 @@ def test_the_gradient_of_a_loss_with_costs(costs: CostModel, space: Space, form:
                 alphas[2][place] -= step
         assert gradient[place].item() == pytest.approx((sides[0] - sides[1]) / 2e-5, rel=1e-5)
     assert gradient.abs().max() > 0
+
+
+def test_a_cost_that_has_no_weight_leaves_the_loss_as_it_is(costs: CostModel, space: Space) -> None:
+    limits = {"flops": costs.range("flops").minimum}
+    for form in ("add", "power"):
+        cost = ExpectedCost(costs, limits, form, weight=0)
+        assert cost.loss(torch.tensor(1.5), [a.softmax(0) for a in logits(space)]).item() == 1.5
+
+
+def test_logarithms_of_small_costs(costs: CostModel, space: Space) -> None:
+    limits = {LATENCY: 1.0}
+    with pytest.raises(BadInput, match=r"limit of .* is 1; it must be above 1, or cost_form=add"):
+        ExpectedCost(costs, limits, "power")
+    ExpectedCost(costs, limits, "add")
+    cost = ExpectedCost(costs, {LATENCY: 1.5}, "power", weight=1)
+    cost.of = lambda *_: torch.tensor(0.5).double()  # type: ignore[method-assign]
+    factor = cost.loss(torch.tensor(1.0), [a.softmax(0) for a in logits(space)])
+    assert 0 <= factor.item() < 0.01
 
 
 def test_within_the_limits_nothing_is_added(costs: CostModel, space: Space) -> None:

@@ -23,6 +23,7 @@ from toys import (
     two_blocks,
 )
 
+from mobilenas.base.errors import Diverged
 from mobilenas.cost.edge_model import costs_of
 from mobilenas.space import (
     EdgeCellSpace,
@@ -116,6 +117,19 @@ def test_architecture_and_weights_are_moved_by_their_own_steps_only(
     assert any(not torch.equal(value, before[key]) for key, value in module.state_dict().items())
     own = {id(p) for p in module.parameters()}
     assert not own & {id(alpha) for alpha in strategy.parameters}
+
+
+# Of the others none moves along what held-out images say of a single step.
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"dropnas", "shapley", "svge"}))
+def test_what_is_not_finite_moves_nothing(name: str) -> None:
+    strategy, steps = in_space(name, SETTINGS.get(name, {}))
+    strategy.step(steps(0))
+    alphas = [alpha.detach().clone() for alpha in strategy.parameters]
+    held = steps.held
+    steps.held = lambda n: (held(n)[0] * torch.nan, held(n)[1])
+    with pytest.raises(Diverged, match=r"step 1: .* not finite"):
+        strategy.learn(steps(1))
+    assert all(torch.equal(a, b) for a, b in zip(alphas, strategy.parameters, strict=True))
 
 
 @pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec", "rome", "ista", "svge"])

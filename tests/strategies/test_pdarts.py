@@ -222,6 +222,12 @@ def test_a_limit_larger_than_a_cell() -> None:
     Pdarts.check(searched(DARTS), configured(Pdarts, skip_limit=8))
 
 
+def test_stages_that_have_as_many_candidates_as_before() -> None:
+    with pytest.raises(BadInput, match=r"keep \[0.99, 0.98\]: of 8 .* have \[8, 8, 8\]"):
+        Pdarts.check(searched(DARTS), configured(Pdarts, keep=(0.99, 0.98)))
+    Pdarts.check(searched(MACRO), configured(Pdarts))  # of three candidates two stay
+
+
 @pytest.mark.parametrize(
     "setting, words",
     [

@@ -129,12 +129,23 @@ def test_the_best_measured_arch_within_the_limits_is_derived() -> None:
     archs = space.sample_genes(30, np.random.default_rng(0))
     flops = costs.batch("flops", archs)
     strategy.worth = {tuple(g): float(f) for g, f in zip(archs.tolist(), flops, strict=True)}
+    strategy.losses = dict.fromkeys(strategy.worth, 1.0)
     limit = float(np.median(flops))
     arch = strategy.derive(steps.searchable, {"flops": limit})
     assert costs.flops(arch) == flops[flops <= limit].max()  # type: ignore[arg-type]
     least = costs.range("flops").minimum
     arch = strategy.derive(steps.searchable, {"flops": least})
     assert costs.flops(arch) == least  # type: ignore[arg-type]
+
+
+def test_of_archs_that_are_equal_in_accuracy_the_one_of_least_loss() -> None:
+    strategy, steps = in_space("svge", SMALL)
+    assert isinstance(strategy, Svge)
+    genes = [*map(tuple, steps.searchable.space.sample_genes(5, np.random.default_rng(0)).tolist())]  # type: ignore[union-attr]
+    strategy.worth = dict.fromkeys(genes, 0.5)
+    strategy.losses = dict(zip(genes, [1.2, 1.1, 0.9, 1.0, 1.3], strict=True))
+    best = steps.searchable.space.decode(np.array(genes[2]))
+    assert strategy.derive(steps.searchable, {}) == best
 
 
 def test_it_searches_once_after_the_last_step() -> None:
