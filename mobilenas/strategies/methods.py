@@ -48,7 +48,7 @@ METHODS = {
     "rome": Method(
         Rome, "Wang et al. 2023", "one, 14 times; two edges a node in darts, no topology in nb201"
     ),
-    "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; seven times more every fourth step"),
+    "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; twelve times more every fourth step"),
     "lambda-darts": Method(LambdaDarts, "Movahedi et al. 2023", "all, four times"),
     "shapley": Method(Shapley, "Xiao et al. 2022", "all, once; forward, half of them, many times"),
     "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 42 times more every tenth step"),
