@@ -144,7 +144,7 @@ class Study:
 
     def trained(self, space: Space, arch: Arch, seed: int) -> Any:
         """The result of a stand-alone training."""
-        name = "space" if space is self.space else "plain"
+        name = "space" if space.to_dict() == self.space.to_dict() else "plain"
         file = space_file(space, self.folder.parent / f"{name}.yaml")
         out = self.folder.parent / "trained" / f"{name}-{arch}-s{seed}"
         return finished(out, "train", space=file, arch=arch, seed=seed, **self.recipe)
