@@ -118,9 +118,13 @@ def best_measured(found: dict[Path, Any], truths: NB201) -> dict[str, Any]:
     for folder in found:
         lines = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
         labels = [
-            pair for line in lines for pair in zip(line["accuracy"], line["without"], strict=True)
+            (accuracy, -loss, name)
+            for line in lines
+            for accuracy, loss, name in zip(
+                line["accuracy"], line["loss"], line["without"], strict=True
+            )
         ]
-        places.append(cells[max(labels[:LABELS])[1]])
+        places.append(cells[max(labels[:LABELS])[-1]])
     return accuracies({name: truths.truths[name].accuracy[places] for name in DATA_SETS})
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import ALONE, Call, Job, check_refused
@@ -17,8 +18,10 @@ from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
 from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.space import EdgeCellSpace, load_listed_space, load_space, space_from_dict
 from mobilenas.stages import search as stage
+from mobilenas.stages.benchmark import read_truths, standing_of
 from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 
 BUDGET = "--flops=0.2M"
 CHEAPER = {
@@ -68,6 +71,8 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert rows[-1]["step"] == 10 and rows[-1]["epoch"] == 1
     assert rows[-1]["passes"] == pytest.approx(printed["passes"])
     assert {"entropy", "skip", "expected_flops", "arch", "loss", "lr"} <= rows[-1].keys()
+    assert rows[-1]["arch"] == row["arch"]  # which meets the budget
+    assert rows[-1]["skips"] == sum(row["arch"].count(word) for word in ("id", "skip_connect"))
     if name != "gdas":
         return
     trained = call("train", f"--search={out}", *ALONE, f"--out={tmp_path / 'train'}", "--json")
@@ -342,6 +347,34 @@ def test_cells_are_searched(
     costs = EdgeCellCosts(searched)
     assert costs.of(searched.parse(row["arch"])) == {k: row[k] for k in ("flops", "params")}
     assert space == "darts" or row["params"] <= 5000
+
+
+@pytest.mark.parametrize("strategy", ["darts", "idarts", "lambda-darts"])
+def test_small_differences_are_of_float32(
+    strategy: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    fit = stage.fit
+
+    def noted(folder: Any, task: Any, trainer: Any, seconds: float) -> None:
+        used.append(trainer.config.precision)
+        fit(folder, task, trainer, seconds)
+
+    monkeypatch.setattr(stage, "fit", noted)
+    out = f"--out={tmp_path / 'search'}"
+    assert call("search", *SMALL, f"--space={CELLS}", f"--strategy={strategy}", out).code == 0
+    assert used == ["auto" if strategy == "darts" else "fp32"]
+
+
+def test_a_random_cell_is_one_of_the_ops_that_are_searched(data_root: Path) -> None:
+    means = []
+    for ops in ("", ",ops=[skip_connect,nor_conv_1x1,nor_conv_3x3,avg_pool_3x3]"):
+        space = load_listed_space(f"nb201:channels=4{ops}")
+        assert isinstance(space, EdgeCellSpace)
+        truth = read_truths("nb201", data_root, space)["cifar10"]
+        arch = space.sample(np.random.default_rng(0))
+        means.append(100 * standing_of(arch, truth, Searchable(costs_of(space))).random_mean)
+    assert means == pytest.approx([87.06, 89.45], abs=0.005)
 
 
 def test_where_an_arch_stands(tmp_path: Path, call: Call, data_root: Path) -> None:
