@@ -276,9 +276,9 @@ def finish_train(run: NetworkRun) -> dict[str, Any]:
         **costs,
         "latency_ms": latency,
     }
-    run.folder.store_result(result)
     data = run.images.data.found.to_dict()
     write_text(run.network / CARD, network_card(result, run.folder.settings, data))
+    run.folder.store_result(result)
     return result
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import TINY, Call, Job, check_refused, contents, mobilenas_json
+from helpers import TINY, Call, Job, check_refused, contents, is_written_last, mobilenas_json
 from scipy.stats import kendalltau, zscore
 
 from mobilenas.base.errors import BadInput
@@ -57,6 +57,7 @@ def test_the_figures_are_of_the_archs_that_are_listed(job: Job, tmp_path: Path, 
     assert stored["predictors"]["flops"]["kendall"]["value"] > 0.5
     assert len(stored["regret"]["supernet"]) == 5
     assert (out / "rank.png").read_bytes().startswith(b"\x89PNG")
+    assert is_written_last(out / "rank.json")
 
     run = open_supernet_run(job.supernet)
     assert isinstance(run.space, Space)

@@ -20,6 +20,7 @@ from helpers import (
     check_refused,
     contents,
     edit_settings,
+    is_written_last,
     untimed,
 )
 
@@ -58,6 +59,7 @@ def test_json_is_one_object_and_the_folder_is_full(trained: Trained) -> None:
     assert result["accuracy"] == max(accuracies.values())
     assert result["last_accuracy"] == accuracies[20]
     assert untimed(trained.folder).keys() == FILES
+    assert is_written_last(trained.folder / "result.json")
     splits = read_json(trained.folder / "splits.json")
     assert (len(splits["train"]), len(splits["validate"])) == (160, 60)
     assert not set(splits["train"]) & set(splits["validate"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from additive import Counting
-from helpers import contents
+from helpers import contents, is_written_last
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
@@ -63,6 +63,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_of_a_search(tmp_path: Path) -> None:
     result = search(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert is_written_last(tmp_path / "front.json")
     rows = [e.row() for e in result.evaluations]
     assert [json.loads(line) for line in (tmp_path / "evaluations.jsonl").open()] == rows
     table = (tmp_path / "history.csv").read_text().splitlines()
