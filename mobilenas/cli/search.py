@@ -1,6 +1,7 @@
 """The command `search`. Heavy imports live inside."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +104,14 @@ def search(
 
     if list_methods:
         rows = [
-            {"strategy": name, "paper": x.paper, "candidates run a step": x.runs}
+            {
+                "strategy": name,
+                "paper": x.paper,
+                "spaces": x.spaces,
+                "memory": x.memory,
+                "needs": x.needs,
+                "candidates run a step": x.runs,
+            }
             for name, x in METHODS.items()
         ]
         if as_json:
@@ -111,7 +119,7 @@ def search(
         else:
             print(table(rows, {key: key for key in rows[0]}))
         return
-    budget = parse_budget(flops, params, memory, latency)
+    budget = replace(parse_budget(flops, params, memory, latency), data_root=data_root)
     from mobilenas.base.errors import BadInput, WorkFailed
     from mobilenas.base.process import is_one_of_several
     from mobilenas.evaluate.truth import Truth

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from os.path import realpath
+from pathlib import Path
 
 from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.units import parse_duration
@@ -41,12 +42,14 @@ class LatencyLimit:
 @dataclass(frozen=True)
 class Budget:
     """limits: {cost: largest value} of all costs but latency, whose devices are in `latencies`.
-    own: costs of one's own, known beside the others.
+    own: costs of one's own, known beside the others. data_root: folder of the benchmarks' files,
+    which list the latencies of cells.
     """
 
     limits: dict[str, float] = field(default_factory=dict)
     latencies: tuple[LatencyLimit, ...] = ()
     own: tuple[BlockCosts, ...] = ()
+    data_root: Path | None = None
 
     def __bool__(self) -> bool:
         return bool(self.limits or self.latencies or self.own)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
+from mobilenas.cost.cell_latency import CellLatencies
 from mobilenas.cost.edge_cells import edge_cell_costs, edge_cell_counts, edge_cell_fixed
-from mobilenas.cost.latency import LatencyTable
 from mobilenas.cost.model import CostModel, CostRange
 from mobilenas.space import EdgeCellSpace, Genes, Genotype, NetworkSpace
 
@@ -16,13 +16,20 @@ _DRAWN = 2000
 
 
 class EdgeCellCosts:
-    """FLOPs and params, which are sums over the edges that a genotype has."""
+    """FLOPs and params, which are sums over the edges that a genotype has, and latencies.
 
-    costs = ("flops", "params")
+    tables: what is listed of all genotypes. Their latencies are no sums, and `parts` has the best
+    ones; all else is of what is listed.
+    """
 
-    def __init__(self, space: EdgeCellSpace) -> None:
-        self.space = space
+    def __init__(self, space: EdgeCellSpace, tables: Sequence[CellLatencies] = ()) -> None:
+        self.space, self.tables = space, tuple(tables)
         self._fixed, self._counts = edge_cell_fixed(space), edge_cell_counts(space)
+        self._listed = {table.cost: table for table in tables}
+        self.costs = ("flops", "params", *self._listed)
+        if len(self.costs) < 2 + len(self.tables):
+            names = ", ".join(table.name for table in tables)
+            raise BadInput(f"latencies of {names}: give each device once")
 
     def check(self, cost: str) -> None:
         """Raises BadInput for a name that is not one of `costs`."""
@@ -34,21 +41,30 @@ class EdgeCellCosts:
         (candidates,) a choice, and False: it is a sum. Raises BadInput for an unknown name.
         """
         self.check(cost)
+        if cost in self._listed:
+            fit, ops = self._listed[cost].fit, self._listed[cost].space.spec.ops
+            own = [ops.index(op) for op in self.space.spec.ops]
+            return fit.fixed, list(fit.ops[:, own]), False
         rows = [np.array([getattr(count, cost) for count in row]) for row in self._counts]
         return getattr(self._fixed, cost), rows, False
 
     def of(self, genotype: Genotype) -> dict[str, float]:
         """Every cost by name. Raises BadInput for a genotype of another space."""
-        costs = edge_cell_costs(self.space, self.space.encode(genotype)[None])
-        return {cost: values.item() for cost, values in costs.items()}
+        genes = self.space.encode(genotype)[None]
+        return {cost: self.batch(cost, genes).item() for cost in self.costs}
 
-    def batch(self, cost: str, genes: Genes) -> NDArray[np.int64]:
+    def batch(self, cost: str, genes: Genes) -> NDArray[Any]:
         """The named cost (n,) of genes (n, choices). Raises BadInput for an unknown name."""
         self.check(cost)
+        if cost in self._listed:
+            return self._listed[cost].of(self.space, genes)
         return edge_cell_costs(self.space, genes)[cost]
 
     def range(self, cost: str = "flops") -> CostRange:
-        """Exact extremes and the median of drawn genotypes."""
+        """Exact extremes and the median of drawn genotypes; of latencies, of all genotypes."""
+        if cost in self._listed:
+            ms = self.batch(cost, self.all_genes())
+            return CostRange(ms.min(), np.median(ms), ms.max())
         _, rows, _ = self.parts(cost)
         low, high = (self.of(self.space.strongest([sign * r for r in rows])) for sign in (-1, 1))
         return CostRange(low[cost], int(np.median(self.batch(cost, self._drawn()))), high[cost])
@@ -59,6 +75,15 @@ class EdgeCellCosts:
         meets = [self.batch(cost, drawn) <= limit for cost, limit in limits.items()]
         return float(np.all(meets, axis=0).mean())
 
+    def is_listed(self, cost: str) -> bool:
+        """Whether a cost is no sum, but listed for every genotype."""
+        return cost in self._listed
+
+    def all_genes(self) -> Genes:
+        """Genes (n, choices) of every combination of ops, in order."""
+        shape = [len(self.space.spec.ops)] * len(self.space.choices)
+        return np.indices(shape).reshape(len(shape), -1).T
+
     def _drawn(self) -> Genes:
         """Genes of some genotypes (n, choices), drawn uniformly, always the same."""
         rng = np.random.default_rng(0)
@@ -68,6 +93,10 @@ class EdgeCellCosts:
 Costs = CostModel | EdgeCellCosts
 
 
-def costs_of(space: NetworkSpace, tables: Sequence[LatencyTable] = ()) -> Costs:
-    """The costs of the archs of a space; latency tables are of blocks. Raises BadInput."""
-    return EdgeCellCosts(space) if isinstance(space, EdgeCellSpace) else CostModel(space, tables)
+def costs_of(space: NetworkSpace, tables: Sequence[Any] = ()) -> Costs:
+    """The costs of the archs of a space. tables: of blocks `LatencyTable`, of cells
+    `CellLatencies`. Raises BadInput.
+    """
+    if isinstance(space, EdgeCellSpace):
+        return EdgeCellCosts(space, tables)
+    return CostModel(space, tables)

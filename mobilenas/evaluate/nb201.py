@@ -14,28 +14,15 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from mobilenas.base.errors import BadInput, one_line
+from mobilenas.cost.cell_latency import CellLatencies
 from mobilenas.cost.edge_cells import edge_cell_costs
 from mobilenas.evaluate.published_truth import benchmark_file
 from mobilenas.evaluate.truth import Floats, Truth
 from mobilenas.space import EdgeCellSpace, Genes, ListedSpace, load_listed_space
-from mobilenas.space.edge_cells import NONE
 
 DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 _FILE = "nas_bench_201/nasbench201.parquet"
 _ORIGIN = "made from NATS-Bench's and HELP's published files as docs/spaces.md says"
-
-
-@dataclass(frozen=True, eq=False)
-class AdditiveFit:
-    """Latencies as a sum: fixed, and of each edge what its op adds (edges, ops), ms; least squares.
-
-    r2: share of the variance that it explains. within_10_percent: share of the cells.
-    """
-
-    fixed: float
-    ops: Floats
-    r2: float
-    within_10_percent: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,34 +41,12 @@ class NB201:
         ops = [index for index, op in enumerate(self.space.spec.ops) if op in space.spec.ops]
         return np.asarray(np.isin(self.genes, ops).all(axis=1))
 
-    def connected(self) -> NDArray[np.bool_]:
-        """Which cells (cells,) have a path from input to output; the others put out zeros."""
-        open_edges = self.genes != self.space.spec.ops.index(NONE)
-        reached = {0: np.ones(len(self.genes), bool)}
-        for end, into in zip(self.space.nodes, self.space.into, strict=True):
-            starts = np.stack([reached[start] for start in range(end)], axis=1)
-            reached[end] = (open_edges[:, into] & starts).any(axis=1)
-        return reached[self.space.nodes[-1]]
-
-    def fit_latency(self, device: str) -> AdditiveFit:
-        """The best sum of parts for the connected cells. Raises BadInput for an unknown device."""
+    def latency(self, device: str) -> CellLatencies:
+        """The latencies on a device. Raises BadInput for an unknown one."""
         if device not in self.latencies:
             known = ", ".join(self.latencies) or "none"
             raise BadInput(f"no latencies of {device!r} in NAS-Bench-201's table; of {known}")
-        rows = self.connected()
-        ms, count = self.latencies[device][rows], len(self.space.spec.ops)
-        # Against the edge's first op, as each edge has exactly one and the sum is free by that.
-        present = self.genes[rows][:, :, None] == np.arange(1, count)
-        design = np.hstack([np.ones((len(ms), 1)), present.reshape(len(ms), -1)])
-        found = np.linalg.lstsq(design, ms, rcond=None)[0]
-        ops = np.hstack([np.zeros((len(self.space.edges), 1)), found[1:].reshape(-1, count - 1)])
-        error = design @ found - ms
-        return AdditiveFit(
-            fixed=float(found[0]),
-            ops=ops,
-            r2=float(1 - error.var() / ms.var()),
-            within_10_percent=float((np.abs(error) <= 0.1 * ms).mean()),
-        )
+        return CellLatencies(device, self.space, self.genes, self.latencies[device])
 
 
 def read_nb201(data_root: Path | None, space: ListedSpace) -> NB201:

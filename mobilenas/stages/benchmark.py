@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 
 from mobilenas.base.errors import BadInput
+from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.cost.titles import is_latency
 from mobilenas.evaluate.nb201 import read_nb201
 from mobilenas.evaluate.published_truth import read_benchmark
@@ -35,9 +36,13 @@ def standing_of(arch: Arch | Genotype, truth: Truth, searchable: Searchable) -> 
     space, costs, archs = searchable.space, searchable.costs, cast(Any, truth.archs)
     own = space.canonical(arch)  # type: ignore[arg-type]
     if isinstance(space, EdgeCellSpace):
+        tables = cast(EdgeCellCosts, costs).tables
         ops = set(space.spec.ops)
         used = ({op for nodes in a.cells for node in nodes for op, _ in node} for a in archs)
-        return standing(truth, own, drawn=np.array([each <= ops for each in used]))
+        listed = {
+            t.cost: t.of(t.space, np.stack([t.space.encode(a) for a in archs])) for t in tables
+        }
+        return standing(truth, own, costs=listed, drawn=np.array([each <= ops for each in used]))
     genes = np.stack([space.encode(each) for each in archs])
     latencies = {c: costs.batch(c, genes).astype(float) for c in costs.costs if is_latency(c)}
     return standing(truth, own, costs=latencies)

@@ -20,23 +20,19 @@ from os.path import realpath
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record, validated
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.counts import supernet_params
 from mobilenas.cost.edge_model import costs_of
-from mobilenas.cost.latency import find_table
 from mobilenas.cost.memory import check_fits
-from mobilenas.cost.titles import format_limits
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
-from mobilenas.search import check_feasible
 from mobilenas.space import (
     CellSpace,
     NetworkSpace,
@@ -45,7 +41,14 @@ from mobilenas.space import (
 )
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.inherited import Inherited, inherit_from
-from mobilenas.stages.search_run import TABLE, digest
+from mobilenas.stages.search_costs import (
+    check_limits,
+    digests,
+    limited,
+    places,
+    say_fits,
+    stored_costs,
+)
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
@@ -134,7 +137,7 @@ def create_search_run(
     check_free(path)
     kind = strategy_class(strategy)
     inherits = inherit_from(kind, parent.folder if parent else None)
-    searchable, limits = _searchable(space, budget)
+    searchable, limits = limited(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
@@ -155,7 +158,8 @@ def create_search_run(
             f"space {space.name} is not that of {parent.folder.path}, "
             f"{parent.space.name}: it must be left out with --from"
         )
-    tables = getattr(searchable.costs, "tables", ())
+    tables = searchable.costs.tables
+    say_fits(tables)
     named = Searchable(costs_of(own, tables))
     kind.check(named, config)
     ExpectedCost(named.costs, limits, config.cost_form)
@@ -166,7 +170,7 @@ def create_search_run(
         seed=seed,
         config=config.model_dump(mode="json"),
         limits=limits,
-        latency_tables={table.name: digest(table) for table in tables},
+        latency_tables=digests(tables),
         inherits=inherits,
     )
     device = pick_device(config.device)
@@ -181,11 +185,9 @@ def create_search_run(
         "data_checksum": images.checksum(),
         "classes": images.data.classes,
     }
-    pairs = zip(budget.latencies, tables, strict=True)
-    places = {f"{TABLE}{table.name}": latency.place(table) for latency, table in pairs}
     parents = (
         data_parent(data)
-        | places
+        | places(budget, tables)
         | ({parent.folder.kind: realpath(parent.folder.path)} if parent else {})
     )
     folder = RunFolder.create(path, "search", settings, parents=parents, facts=facts)
@@ -209,7 +211,7 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     if config is not None:
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
-        same["limits"] = _searchable(run.searchable.space, budget)[1]
+        same["limits"] = limited(run.searchable.space, budget)[1]
     run.folder.check_unchanged(same)
     return run
 
@@ -228,15 +230,9 @@ def open_search_run(
     where = f"{path / 'run.json'}: config"
     config = validated(kind.Config, settings.config, where, "the config")
     space = network_space_from_dict(settings.space)
-    roles = [role for role in folder.parents if role.startswith(TABLE)]
-    tables = [find_table(folder.parents[role], space) for role in roles]  # type: ignore[arg-type]
-    for table in tables:
-        if digest(table) != settings.latency_tables.get(table.name):
-            raise BadInput(
-                f"latency table {table.name} is not the one that {path} was started with"
-            )
+    costs = stored_costs(folder, space, settings.latency_tables)
     images = stored_images(folder, space.resolution, config, settings.seed)
-    return GradientRun(folder, settings, kind, config, images, Searchable(costs_of(space, tables)))
+    return GradientRun(folder, settings, kind, config, images, Searchable(costs))
 
 
 def open_parent(strategy: str, path: Path, data: str | None) -> GradientRun | SupernetRun:
@@ -345,33 +341,6 @@ def _stage(
     task.spent = before.spent
     fit(folder, task, trainer, before.seconds)
     return task
-
-
-def check_limits(searchable: Searchable, limits: Mapping[str, float]) -> None:
-    """Raises InfeasibleBudget where no arch meets all limits, with the feasible range of each."""
-    searchable.check_limits(limits)
-    check_feasible(searchable.costs, limits)
-    if searchable.derive([np.ones(size) for size in searchable.choices.sizes], limits) is None:
-        raise InfeasibleBudget(
-            f"no arch of {searchable.space.name} meets {format_limits(limits)} together, though "
-            "some arch meets each of them"
-        )
-
-
-def _searchable(space: NetworkSpace, budget: Budget) -> tuple[Searchable, dict[str, float]]:
-    """The space with its costs, and the limits of a budget. Raises BadInput."""
-    if budget.own:
-        names = ", ".join(costs.name for costs in budget.own)
-        raise BadInput(f"{names}: costs of your own are for evolve; a search by gradient has none")
-    if isinstance(space, Space):
-        cost_model, limits = budget.look_up(space)
-        return Searchable(cost_model), limits
-    searchable = Searchable(costs_of(space))
-    if budget.latencies:
-        raise BadInput(f"space {space.name}: latency tables have blocks, not cells")
-    for cost in budget.limits:
-        searchable.costs.check(cost)
-    return searchable, budget.limits
 
 
 def _supernet(

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from mobilenas.cost.edge_model import Costs
+from mobilenas.cost.edge_model import Costs, EdgeCellCosts
 from mobilenas.space import Arch, Genotype
 
 Floats = NDArray[np.float64]
@@ -38,8 +38,11 @@ def most_probable(
 
     A peak, as memory is, forbids candidates. Other costs are sums over these: a multiple-choice
     knapsack, by dynamic programming with bounds (see `_best`), first among the most promising
-    beginnings alone, then among more, until none had to be left out.
+    beginnings alone, then among more, until none had to be left out. Where a limit is of a cost
+    that is listed for every genotype, all are looked at.
     """
+    if isinstance(costs, EdgeCellCosts) and any(map(costs.is_listed, limits)):
+        return _of_all(costs, probabilities, limits)
     allowed = [np.ones(len(p), dtype=bool) for p in probabilities]
     sums = []  # (what all archs have, the candidates of each block, the limit) of each other cost
     for cost, limit in limits.items():
@@ -71,6 +74,21 @@ def most_probable(
             break
         reached = max(reached, score)
     return None if genes is None else costs.space.decode(genes)
+
+
+def _of_all(
+    costs: EdgeCellCosts, probabilities: Sequence[Floats], limits: Mapping[str, float]
+) -> Genotype | None:
+    genes = costs.all_genes()
+    spent = np.stack([costs.batch(cost, genes) for cost in limits], axis=1)
+    within = np.all(spent <= list(limits.values()), axis=1)
+    genes, spent = genes[within], spent[within]
+    if not len(genes):
+        return None
+    score = np.zeros(len(genes))
+    for p, gene in zip(probabilities, genes.T, strict=True):
+        score += np.log(np.maximum(p, 1e-300))[gene]
+    return costs.space.decode(genes[_undominated(score, spent, genes)[0]])
 
 
 def _prices(places: Sequence[_Place], start: Floats, limits: Floats) -> Floats | None:

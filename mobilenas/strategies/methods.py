@@ -29,34 +29,93 @@ from mobilenas.strategies.zarts import Zarts
 
 @dataclass(frozen=True)
 class Method:
-    """A strategy, its paper, and what one step of the search runs: candidates a block."""
+    """A strategy and its paper, and what a user chooses by.
+
+    runs: what one step of the search runs, candidates a choice. memory: of how many of them it
+    keeps activations at once. spaces: that it takes. needs: what is not always at hand.
+    """
 
     strategy: type[LearnedStrategy]
     paper: str
     runs: str
+    memory: str
+    spaces: str = "blocks, nb201, darts"
+    needs: str = ""
 
 
 METHODS = {
-    "darts": Method(Darts, "Liu et al. 2019", "all, twice; of second order five times"),
-    "pc-darts": Method(PcDarts, "Xu et al. 2020", "all, twice, on a part of the channels"),
-    "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice"),
-    "proxyless": Method(Proxyless, "Cai et al. 2019", "one; two more every fifth step"),
-    "parsec": Method(Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward"),
-    "pdarts": Method(Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages"),
-    "mergenas": Method(MergeNas, "Wang et al. 2020", "all, twice; convolutions of a choice as one"),
-    "dropnas": Method(DropNas, "Hong et al. 2020", "most, once"),
-    "rome": Method(
-        Rome, "Wang et al. 2023", "one, 14 times; two edges a node in darts, no topology in nb201"
+    "darts": Method(Darts, "Liu et al. 2019", "all, twice; of second order five times", "all"),
+    "pc-darts": Method(
+        PcDarts,
+        "Xu et al. 2020",
+        "all, twice, on a part of the channels",
+        "a quarter of all",
+        "nb201, darts",
     ),
-    "idarts": Method(Idarts, "Zhang et al. 2021", "all, once; twelve times more every fourth step"),
-    "lambda-darts": Method(LambdaDarts, "Movahedi et al. 2023", "all, four times"),
-    "shapley": Method(Shapley, "Xiao et al. 2022", "all, once; forward, half of them, many times"),
-    "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 42 times more every tenth step"),
-    "darts-pt": Method(DartsPt, "Wang et al. 2021", "all that are left, twice; from a supernet"),
-    "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts"),
-    "svge": Method(Svge, "Lukasik et al. 2021", "one, once; forward, at the end, of 150 archs"),
-    "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned"),
-    "gaea": Method(Gaea, "Li et al. 2021", "those of its backbone: all, or one; twice"),
+    "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice", "one"),
+    "proxyless": Method(
+        Proxyless, "Cai et al. 2019", "one; two more every fifth step", "one or two"
+    ),
+    "parsec": Method(
+        Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward", "one"
+    ),
+    "pdarts": Method(
+        Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages", "all"
+    ),
+    "mergenas": Method(
+        MergeNas,
+        "Wang et al. 2020",
+        "all, twice; convolutions of a choice as one",
+        "one convolution",
+        "linear blocks, nb201, darts",
+    ),
+    "dropnas": Method(DropNas, "Hong et al. 2020", "most, once", "most"),
+    "rome": Method(
+        Rome,
+        "Wang et al. 2023",
+        "one, 14 times; two edges a node in darts, no topology in nb201",
+        "one",
+    ),
+    "idarts": Method(
+        Idarts,
+        "Zhang et al. 2021",
+        "all, once; twelve times more every fourth step",
+        "all, and gradients",
+        needs="float32",
+    ),
+    "lambda-darts": Method(
+        LambdaDarts,
+        "Movahedi et al. 2023",
+        "all, four times",
+        "all, and gradients",
+        needs="float32, equal layers",
+    ),
+    "shapley": Method(
+        Shapley, "Xiao et al. 2022", "all, once; forward, half of them, many times", "all"
+    ),
+    "zarts": Method(Zarts, "Wang et al. 2022", "all, once; 42 times more every tenth step", "all"),
+    "darts-pt": Method(
+        DartsPt,
+        "Wang et al. 2021",
+        "all that are left, twice",
+        "all",
+        needs="--from a search",
+    ),
+    "ista": Method(Ista, "Yang et al. 2020", "one, twice; two edges a node in darts", "one"),
+    "svge": Method(
+        Svge,
+        "Lukasik et al. 2021",
+        "one, once; forward, at the end, of 150 archs",
+        "one",
+        "blocks, nb201",
+    ),
+    "drnas": Method(Drnas, "Chen et al. 2021", "all, twice; fewer where they are pruned", "all"),
+    "gaea": Method(
+        Gaea,
+        "Li et al. 2021",
+        "those of its backbone: all, or one; twice",
+        "those of its backbone",
+    ),
 }
 
 

@@ -247,14 +247,6 @@ def test_a_supernet_that_does_not_fit_is_not_built(
     check_refused(call("search", *SMALL, f"--out={tmp_path / 'search'}"), "supernet of", "GiB")
 
 
-def test_what_there_is(call: Call) -> None:
-    printed = call("search", "--list")
-    assert printed.code == 0
-    assert all(name in printed.out and x.paper in printed.out for name, x in METHODS.items())
-    listed = json.loads(call("search", "--list", "--json").out)["strategies"]
-    assert [row["strategy"] for row in listed] == list(METHODS)
-
-
 @pytest.mark.parametrize(
     "flags, words",
     [

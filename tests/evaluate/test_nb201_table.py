@@ -1,26 +1,19 @@
 """NAS-Bench-201's table as a ground truth, and where an arch stands in a truth."""
 
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
 import pytest
-from pyarrow import parquet
+from listed import GENES, SPACE, listed_columns, write_listed
 
 from mobilenas.base.errors import BadInput
-from mobilenas.cost.edge_cells import edge_cell_costs
 from mobilenas.evaluate.nb201 import DATA_SETS, read_nb201
 from mobilenas.evaluate.standing import standing
 from mobilenas.evaluate.truth import Truth
 from mobilenas.space import EdgeCellSpace, Genotype, load_listed_space, load_space
 
-SPACE = load_listed_space("nb201")
-assert isinstance(SPACE, EdgeCellSpace)
-GENES = np.array(list(product(range(5), repeat=6)))
-COSTS = edge_cell_costs(SPACE, GENES)
 Write = Callable[..., Path]
 
 
@@ -31,29 +24,13 @@ def cell(genes: str) -> Genotype:
 
 @pytest.fixture(scope="module")
 def columns() -> dict[str, Any]:
-    """A whole table: accuracies that are drawn, latencies that are sums of parts."""
-    rng = np.random.default_rng(0)
-    accuracy = {f"acc200_{name}_test": rng.uniform(1, 90, len(GENES)) for name in DATA_SETS}
-    parts = rng.uniform(1, 2, (6, 5))
-    return {
-        "arch_str": [str(SPACE.decode(genes)) for genes in GENES],
-        "params_cifar10": COSTS["params"],
-        **accuracy,
-        "lat_phone_ms": 3 + parts[np.arange(6), GENES].sum(axis=1),
-    }
+    return listed_columns()
 
 
 @pytest.fixture
 def write(tmp_path: Path, columns: dict[str, Any]) -> Write:
     """`write(column=values)`: a data root whose table has these in place of its own."""
-
-    def make(**changes: Any) -> Path:
-        (tmp_path / "nas_bench_201").mkdir()
-        table = {name: x for name, x in {**columns, **changes}.items() if x is not None}
-        parquet.write_table(pyarrow.table(table), tmp_path / "nas_bench_201/nasbench201.parquet")
-        return tmp_path
-
-    return make
+    return lambda **changes: write_listed(tmp_path, {**columns, **changes})
 
 
 def test_a_table_is_read_as_it_was_written(write: Write, columns: dict[str, Any]) -> None:
@@ -67,13 +44,13 @@ def test_a_table_is_read_as_it_was_written(write: Write, columns: dict[str, Any]
         assert truth.accuracy == pytest.approx(columns[f"acc200_{name}_test"] / 100)
         assert (truth.costs["params"] == columns["params_cifar10"]).all()  # at the full size
     assert table.within(space).sum() == 2**6
-    fit = table.fit_latency("phone")
+    fit = table.latency("phone").fit
     assert fit.r2 == pytest.approx(1)
     assert fit.within_10_percent == 1
     summed = fit.fixed + fit.ops[np.arange(6), GENES].sum(axis=1)
     assert summed == pytest.approx(columns["lat_phone_ms"])
-    with pytest.raises(BadInput, match=r"no latencies of 'tablet' .*; of phone"):
-        table.fit_latency("tablet")
+    with pytest.raises(BadInput, match=r"no latencies of 'tablet' .*; of phone, board"):
+        table.latency("tablet")
 
 
 @pytest.mark.parametrize(
@@ -163,10 +140,11 @@ def test_the_published_table_itself(data_root: Path) -> None:
 
 def test_latencies_of_the_published_table_as_sums(data_root: Path) -> None:
     table = read_nb201(data_root, SPACE)
-    assert (~table.connected()).sum() == 341
-    assert table.truths["cifar10"].accuracy[~table.connected()] == pytest.approx(0.1)
-    r2 = {name: table.fit_latency(name).r2 for name in ("eyeriss", "fpga", "1080ti_1", "pixel3")}
+    cut_off = ~table.latency("pixel3").connected()
+    assert cut_off.sum() == 341
+    assert table.truths["cifar10"].accuracy[cut_off] == pytest.approx(0.1)
+    r2 = {name: table.latency(name).fit.r2 for name in ("eyeriss", "fpga", "1080ti_1", "pixel3")}
     assert r2 == pytest.approx(
         {"eyeriss": 1, "fpga": 1, "1080ti_1": 0.991, "pixel3": 0.906}, abs=1e-3
     )
-    assert table.fit_latency("pixel3").within_10_percent == pytest.approx(0.58, abs=5e-3)
+    assert table.latency("pixel3").fit.within_10_percent == pytest.approx(0.58, abs=5e-3)
