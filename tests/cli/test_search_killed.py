@@ -1,0 +1,53 @@
+"""`search` killed by SIGKILL at instants that are drawn: nothing can be tidied up then."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import ENVIRONMENT, Call, command, contents
+from searched import SMALL
+
+KILLS = 3
+
+
+def is_at_work(pid: int, out: Path) -> bool:
+    lock = out / ".lock"
+    return (out / "run.json").exists() and lock.exists() and str(pid) in lock.read_text()
+
+
+@pytest.mark.parametrize("name", ["gdas", "rome", "pdarts", "svge"])
+def test_whatever_the_instant_the_end_is_the_same(name: str, tmp_path: Path, call: Call) -> None:
+    asked = ["search", f"--strategy={name}", *SMALL, "--set=epochs=3"]
+    if name == "svge":
+        asked += ["--set=labels=10", "--set=rounds=3", "--set=round_archs=3", "--set=vae_steps=20"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert call(*asked, f"--out={whole}").code == 0
+    rng, codes = np.random.default_rng(sum(map(ord, name))), []
+    for _ in range(KILLS):
+        words = ["search", "--resume"] if (killed / "run.json").exists() else asked
+        with subprocess.Popen(
+            command(*words, f"--out={killed}"),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while process.poll() is None and not is_at_work(process.pid, killed):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1.2))
+            process.kill()
+        codes.append(process.returncode)
+    assert -9 in codes
+    done = call("search", "--resume", f"--out={killed}")
+    assert done.code == 0, done.err
+    passing = ("timing.json", "checkpoint.pt", ".lock", "run.json", "kept.json")  # have times
+    left = [
+        {
+            path: content
+            for path, content in contents(folder).items()
+            if not path.endswith(passing) and "tensorboard" not in path
+        }
+        for folder in (whole, killed)
+    ]
+    assert left[0] == left[1]
