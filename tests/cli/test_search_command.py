@@ -263,7 +263,7 @@ def test_a_supernet_that_does_not_fit_is_not_built(
         (["--set=teacher=timm:resnet18"], ["teacher"]),
         (["--set=optimizer=nothing"], ["optimizer nothing"]),
         (["--latency=2ms@nowhere"], ["nowhere"]),
-        (["--space=nb201:channels=4,cells=1", "--latency=2ms@nowhere"], ["blocks, not cells"]),
+        (["--space=darts:channels=4,cells=3", "--latency=2ms@phone"], ["nb201", "darts"]),
         (["--space=nb201:channels=4,cells=1", "--memory=1M"], ["memory", "flops, params"]),
         (["--space=darts:channels=4,cells=3", "--flops=1M"], ["darts", "no budget"]),
         (["--strategy=pc-darts"], ["macro", "pc-darts", "cells"]),

@@ -14,6 +14,7 @@ from helpers import edit
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, read_jsonl
+from mobilenas.latency.host import processor
 from mobilenas.runs import Kind, RunFolder
 from mobilenas.runs.earlier import current_checkpoint
 from mobilenas.runs.folder import check_free
@@ -95,10 +96,13 @@ def test_a_run_is_read_and_stays_as_it_is(name: str, tmp_path: Path) -> None:
 
 
 def tolerance(run: RunFolder) -> float:
-    """0 where the run was made on hardware and a torch like these: then the bits are equal."""
+    """0 where the run was made on hardware and a torch like these: then the bits are equal. It was
+    made on an AMD EPYC; others add up in another order.
+    """
     made = read_json(EARLIER / run.path.name / "timing.json")
     here = hardware(torch.device("cpu"))
-    return 0.0 if {name: made[name] for name in here} == here else 1e-2
+    alike = {name: made[name] for name in here} == here and "EPYC" in processor()
+    return 0.0 if alike else 1e-2
 
 
 @pytest.fixture

