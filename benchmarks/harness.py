@@ -27,7 +27,7 @@ from mobilenas.base.process import tune_process
 from mobilenas.latency.host import processor, today
 
 # torch is imported by nobody here: what tunes a process comes before it.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its profiler else says that there is no GPU
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or its profiler says that there is no GPU
 
 # Variables that would tune a process which is to be as it is by default.
 _TUNING = ("OMP_WAIT_POLICY", "GOMP_", "KMP_", "MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")

@@ -51,7 +51,9 @@ class EdgeCellCosts:
     def of(self, genotype: Genotype) -> dict[str, float]:
         """Every cost by name. Raises BadInput for a genotype of another space."""
         genes = self.space.encode(genotype)[None]
-        return {cost: self.batch(cost, genes).item() for cost in self.costs}
+        found = {**edge_cell_costs(self.space, genes)}
+        found |= {cost: table.of(self.space, genes) for cost, table in self._listed.items()}
+        return {cost: values.item() for cost, values in found.items()}
 
     def batch(self, cost: str, genes: Genes) -> NDArray[Any]:
         """The named cost (n,) of genes (n, choices). Raises BadInput for an unknown name."""

@@ -13,7 +13,7 @@ from mobilenas.nn.blocks import build, init_weights
 from mobilenas.space import Arch, Block, Candidate, load_space, space_from_dict
 from mobilenas.train.calibrate import inherit, recalibrate
 
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 KERNELS = (1, 3, 5, 7, 9)
 
 
@@ -169,9 +169,8 @@ def test_a_recalibrated_arch_of_a_supernet_folds(
         folded = fold_batch_norm(network)
         assert len(depthwise(folded)) == len(space.blocks)
         assert relative(folded(batches[0]), network(batches[0])) < TOLERANCE[torch.float64]
-        assert (
-            relative(folded(batches[0]), supernet(batches[0].float(), arch)) > 1e-3
-        )  # recalibrated
+        mixed = supernet(batches[0].float(), arch)  # with statistics of many archs
+        assert relative(folded(batches[0]), mixed) > 1e-3
 
 
 def test_the_sum_is_normalised_for_its_number_of_paths() -> None:
