@@ -51,8 +51,8 @@ class EdgeCellCosts:
     def of(self, genotype: Genotype) -> dict[str, float]:
         """Every cost by name. Raises BadInput for a genotype of another space."""
         genes = self.space.encode(genotype)[None]
-        found = {**edge_cell_costs(self.space, genes)}
-        found |= {cost: table.of(self.space, genes) for cost, table in self._listed.items()}
+        listed = {cost: table.of(self.space, genes) for cost, table in self._listed.items()}
+        found: dict[str, NDArray[Any]] = {**edge_cell_costs(self.space, genes), **listed}
         return {cost: values.item() for cost, values in found.items()}
 
     def batch(self, cost: str, genes: Genes) -> NDArray[Any]:
