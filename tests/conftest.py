@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from mobilenas.space import Arch, Space, list_spaces, load_space, space_from_dict
 
 if TYPE_CHECKING:
     from exporting import Exported
-    from torch import nn
 
 # What makes each shipped space small enough to run in milliseconds.
 AT_64 = "width=0.25,resolution=64,num_classes=10"
@@ -31,6 +32,17 @@ SMALL_SPACES = [
     *(f"{name}:{OVERRIDES.get(name, 'width=0.25')}" for name in list_spaces()),
     LINEAR_SPACE,
 ]
+
+
+def pytest_fixture_setup() -> None:
+    """Each fixture draws the same weights in whatever order tests run."""
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call() -> None:
+    """So does each test."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(params=SMALL_SPACES)
@@ -80,12 +92,10 @@ def sample() -> Callable[..., list[Arch]]:
 
 
 @pytest.fixture
-def unlike_fresh() -> Callable[..., "nn.Module"]:
+def unlike_fresh() -> Callable[..., nn.Module]:
     """`unlike_fresh(module, seed)` gives every batch norm weights, biases and statistics that do
     something: with the initial ones, many mistakes are invisible.
     """
-    import torch
-    from torch import nn
 
     def change(module: nn.Module, seed: int = 0) -> nn.Module:
         generator = torch.Generator().manual_seed(seed)

@@ -78,7 +78,8 @@ class Darts(LearnedStrategy):
         update = []
         for group in step.trainer.optimizer.param_groups:
             for weight in group["params"]:
-                g = gradients[weight] + group["weight_decay"] * weight.detach()
+                # `add` with alpha is one rounding, as in the optimizer: the same bits
+                g = gradients[weight].add(weight.detach(), alpha=group["weight_decay"])
                 before = step.trainer.optimizer.state[weight].get("momentum_buffer")
                 moved = g if before is None else g + group["momentum"] * before
                 nesterov = group["nesterov"]

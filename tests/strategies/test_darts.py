@@ -98,8 +98,10 @@ def test_the_gradient_is_that_through_a_training_step(monkeypatch: pytest.Monkey
     assert errors[2] < 1e-5
 
 
+@pytest.mark.parametrize("seed", range(20))  # another rounding shows with one of ten
 @pytest.mark.parametrize("optimizer", ["momentum", "sgd"])  # timm's sgd is Nesterov's
-def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit(optimizer: str) -> None:
+def test_the_virtual_step_is_a_step_of_the_optimizer_to_the_bit(optimizer: str, seed: int) -> None:
+    torch.manual_seed(seed)
     config = configured(
         Darts, order=2, optimizer=optimizer, momentum=0.9, weight_decay=0.01, clip=None
     )
