@@ -1,6 +1,5 @@
 """The inverted bottleneck with parallel depthwise paths; supernet and network share this code."""
 
-import itertools
 import math
 from collections.abc import Iterable
 from typing import Self
@@ -185,23 +184,33 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (n, in_channels, h, w) to (n, out_channels, ceil(h / stride), ceil(w / stride))."""
-        y = None if torch.jit.is_scripting() else self._in_one(x)  # type: ignore[attr-defined]
+        y = None if torch.jit.is_scripting() else self._in_one(x, self.expand)  # type: ignore[attr-defined]
         if y is None:
-            y = self._one_by_one(x)
-        y = self.bns[0](y)
+            y = self.bns[0](self._one_by_one(x))
         return x + self.drop_path(y) if self.residual else y
 
     @torch.jit.unused
-    def _in_one(self, x: Tensor) -> Tensor | None:
-        """What `_one_by_one` does as one function, where there is one for it."""
-        layers = [self.expand, *self.groups[0].values()]  # type: ignore[operator]
+    def after(self, stem: nn.Module, x: Tensor) -> Tensor | None:
+        """What the block makes of what a stem makes of images x, where there is one function for
+        both; otherwise None.
+        """
+        if self.residual or not isinstance(self.expand, nn.Identity) or is_watched(self):
+            return None
+        return self._in_one(x, stem)
+
+    @torch.jit.unused
+    def _in_one(self, x: Tensor, expand: nn.Module) -> Tensor | None:
+        """What `_one_by_one` and the last batch norm do as one function, where there is one."""
+        layers = [expand, *self.groups[0].values()]  # type: ignore[operator]
         others = (*self.groups[1:], *self.after_sum, self.squeeze_excite)
         if any(not isinstance(layer, ConvBN) or len(layer) < 3 for layer in layers):
             return None
-        if any(not isinstance(other, nn.Identity) for other in others) or _is_watched(self):
+        if any(not isinstance(other, nn.Identity) for other in others):
+            return None
+        if is_watched(expand, *self.children()):
             return None
         expand, *paths = (Layer(layer.conv, layer.bn, layer.act) for layer in layers)
-        return bottleneck(x, expand, paths, self.project)
+        return bottleneck(x, expand, paths, self.project, self.bns[0])
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         """All up to the last batch norm."""
@@ -215,10 +224,10 @@ class InvertedBottleneck(nn.Module):
         return self.project(self.squeeze_excite(self.after_sum[0](y)))
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Whether a part of a module has hooks, which must see what goes through it."""
+def is_watched(*modules: nn.Module) -> bool:
+    """Whether modules, or parts of them, have hooks, which must see what goes through these."""
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    parts = itertools.islice(module.modules(), 1, None)
+    parts = (part for module in modules for part in module.modules())
     return any(getattr(part, kind) for part in parts for kind in kinds)
 
 

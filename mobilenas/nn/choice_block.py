@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.nn.blocks import InvertedBottleneck, Kernels, Paths, identity
+from mobilenas.nn.blocks import InvertedBottleneck, Kernels, Paths, identity, is_watched
 from mobilenas.nn.sharing import Sharing, plain_state, shared
 from mobilenas.nn.views import View, mix
 from mobilenas.space import Block, Candidate
@@ -142,6 +142,15 @@ class ChoiceBlock(nn.Module):
         if isinstance(view, int):
             return self.chosen(self.candidates[view])(x)
         return mix(view, lambda indices: self.outputs(x, [self.candidates[i] for i in indices]))
+
+    def after(self, stem: nn.Module, x: Tensor, view: View) -> Tensor | None:
+        """What the block makes of what a stem makes of images x, where there is one function for
+        both; otherwise None.
+        """
+        block = self.chosen(self.candidates[view]) if isinstance(view, int) else None
+        if not isinstance(block, InvertedBottleneck) or is_watched(self):
+            return None
+        return block.after(stem, x)
 
     def outputs(self, x: Tensor, candidates: Sequence[Candidate]) -> list[Tensor]:
         """What each of some distinct candidates makes of x; those of one expansion share work."""

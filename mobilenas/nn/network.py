@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mobilenas.base.errors import BadInput
-from mobilenas.nn.blocks import build, conv_head, init_weights, stem
+from mobilenas.nn.blocks import InvertedBottleneck, build, conv_head, init_weights, is_watched, stem
 from mobilenas.nn.choice_block import ChoiceBlock
 from mobilenas.nn.pool import global_average
 from mobilenas.nn.supernet import Supernet
@@ -82,12 +82,23 @@ class Network(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Feature map (n, num_features, h, w) after the 1x1 head convolution."""
-        x = self.stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            x = _checkpointed(self.blocks, x)
-        else:
-            x = self.blocks(x)
-        return self.conv_head(x)
+        y = None if torch.jit.is_scripting() else self._in_one(x)  # type: ignore[attr-defined]
+        if y is None:
+            x = self.stem(x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+                y = _checkpointed(self.blocks, x)
+            else:
+                y = self.blocks(x)
+        return self.conv_head(y)
+
+    @torch.jit.unused
+    def _in_one(self, x: Tensor) -> Tensor | None:
+        """What blocks make of images where the stem and the first one are one function."""
+        first, *others = self.blocks
+        if self.grad_checkpointing or is_watched(self.blocks):
+            return None
+        y = first.after(self.stem, x) if isinstance(first, InvertedBottleneck) else None
+        return None if y is None else nn.Sequential(*others)(y)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""

@@ -66,9 +66,12 @@ class Supernet(nn.Module):
         """Logits of one arch, or of a mixture."""
         views = indices(self.space.encode(arch)) if isinstance(arch, Arch) else arch
         left = iter(views)
-        x = self.stem(x)
-        for block, layer in zip(self.blocks, self.space.layers, strict=True):
-            x = block(x, next(left) if layer.searchable else 0)
+        of_blocks = [next(left) if layer.searchable else 0 for layer in self.space.layers]
+        first, *others = self.blocks
+        y = first.after(self.stem, x, of_blocks[0])  # type: ignore[operator]
+        x = first(self.stem(x), of_blocks[0]) if y is None else y
+        for block, view in zip(others, of_blocks[1:], strict=True):
+            x = block(x, view)
         return self.classifier(global_average(self.conv_head(x)))
 
     def steps(self, arch: Arch) -> list[Step]:

@@ -1,6 +1,5 @@
-// An inverted bottleneck up to its last batch norm, for training in float32: 1x1 expansion, batch norm
-// and clamp, parallel depthwise convolutions with batch norm and clamp of each, their sum, and the
-// 1x1 projection.
+// An inverted bottleneck for training in float32: 1x1 expansion, batch norm and clamp, parallel depthwise
+// convolutions with batch norm and clamp of each, their sum, and the 1x1 projection with batch norm.
 //
 // Inner maps are in blocks of LANES channels: (images, channels / LANES, pixels, LANES). So all that
 // a depthwise convolution reads of an image lies together. `channels` is a multiple of LANES; what is
@@ -18,16 +17,37 @@
 extern "C" {
 
 // Sizes of a block. in, out: channels of the lines before and behind it; stride: 1 or 2; kernels: 3,
-// 5, 7 or 9.
+// 5, 7 or 9. The expansion is a convolution of lines of `colours` channels: window x window, steps of
+// `step`, `margin` zeros around, so that in = window * window * colours.
 struct Sizes {
   long images, in, channels, out, height, width, stride, paths, parts;
+  long window, step, margin, colours, line_height, line_width;
   long kernels[4];
   float low, high;
+  bool pointwise() const { return window == 1 && step == 1 && margin == 0; }
 };
+
+// The lines that some pixels of the expansion are made of, side by side; in `room` unless they are so.
+static const float* seen(const Sizes& s, const float* lines, const Piece& at, float* room) {
+  if (s.pointwise()) return lines + (at.image * s.height * s.width + at.pixel) * s.in;
+  const float* image = lines + at.image * s.line_height * s.line_width * s.colours;
+  std::memset(room, 0, at.count * s.in * sizeof(float));
+  for (long p = at.pixel; p < at.pixel + at.count; p++, room += s.in) {
+    const long top = p / s.width * s.step - s.margin, left = p % s.width * s.step - s.margin;
+    const long first = std::max(-left, 0L), last = std::min(s.window, s.line_width - left);
+    for (long y = std::max(-top, 0L); y < std::min(s.window, s.line_height - top); y++)
+      std::memcpy(room + (y * s.window + first) * s.colours,
+                  image + ((top + y) * s.line_width + left + first) * s.colours,
+                  (last - first) * s.colours * sizeof(float));
+  }
+  return room - at.count * s.in;
+}
 
 static long output_pixels(const Sizes& s) {
   return ((s.height + s.stride - 1) / s.stride) * ((s.width + s.stride - 1) / s.stride);
 }
+
+static long wide(long channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 int lanes() { return LANES; }
 
@@ -35,9 +55,10 @@ int lanes() { return LANES; }
 // sums of values and of their squares.
 void expand(const Sizes* s, const float* lines, const float* weights, float* map, double* sums) {
   const long channels = s->channels, pixels = s->height * s->width, in = s->in;
+  const long room = s->pointwise() ? 0 : in;
   const Product product = {1, in, LANES, pixels * LANES, false};
-  by_pieces(s->images, pixels, channels, s->parts, [=](const Piece& at, float*) {
-    const float* from = lines + (at.image * pixels + at.pixel) * in;
+  by_pieces(s->images, pixels, channels + room, s->parts, [=](const Piece& at, float* scratch) {
+    const float* from = seen(*s, lines, at, scratch);
     float* to = map + at.image * channels * pixels + at.pixel * LANES;
     product({from, in, 0, 1}, {weights, in * LANES, 0, LANES}, at.count, channels, to);
     for (long c = 0; c < channels; c += LANES)
@@ -99,9 +120,10 @@ void depthwise(const Sizes* s, const float* hidden, const float* norm, const flo
 }
 
 // lines = projection, by weights (ceil(out / LANES), channels, LANES), of the sum over paths of their
-// clamped maps; norms (paths, NORM, channels).
+// clamped maps; norms (paths, NORM, channels); sums (parts, 2, wide) += sums of the lines and of their
+// squares. wide: out, up to a multiple of LANES.
 void project(const Sizes* s, const float* const* maps, const float* norms, const float* weights,
-             float* lines) {
+             float* lines, double* sums) {
   const long channels = s->channels, out = s->out, paths = s->paths;
   const long pixels = output_pixels(*s);
   const Limits to(s->low, s->high);
@@ -122,20 +144,76 @@ void project(const Sizes* s, const float* const* maps, const float* norms, const
     const Product product = {channels / LANES, LANES, out, LANES, false};
     product({shown, LANES, at.count * LANES, 1}, {weights, channels * LANES, LANES * LANES, LANES},
             at.count, out, lines + (at.image * pixels + at.pixel) * out);
+    const float* made = lines + (at.image * pixels + at.pixel) * out;
+    by_blocks(at.count, out, [=](long first, long count, long c, Some some) {
+      const float* values = made + first * out + c;
+      Moments moments(some.load(values));
+      moments.count = count;
+      for (long r = 0; r < count; r++) {
+        const Vector d = some.load(values + r * out) - moments.near;
+        moments.first += d;
+        moments.second += d * d;
+      }
+      moments.add_to(sums + at.part * 2 * wide(out) + c, wide(out));
+    });
   });
 }
 
-// Of the gradient of these lines: grad_map, that of the sum, by weights (channels / LANES, out,
-// LANES); grad_weights (parts, out, channels) += that of the projection; sums (parts, paths, 2,
+// result = norm (NORM, wide) of the lines behind the projection.
+void normalise(const Sizes* s, const float* lines, const float* norm, float* result) {
+  const long out = s->out, pixels = output_pixels(*s);
+  by_pieces(s->images, pixels, out, s->parts, [=](const Piece& at, float*) {
+    const long line = (at.image * pixels + at.pixel) * out;
+    by_blocks(at.count, out, [=](long first, long count, long c, Some some) {
+      const Norm of(norm + c, wide(out));
+      for (long i = line + first * out + c; count--; i += out)
+        some.store(result + i, of(some.load(lines + i)));
+    });
+  });
+}
+
+// sums (parts, 2, wide) += sums of grad, the gradient behind this norm, and of grad * (lines - mean).
+void normalise_backward(const Sizes* s, const float* lines, const float* norm, const float* grad,
+                        double* sums) {
+  const long out = s->out, pixels = output_pixels(*s);
+  by_pieces(s->images, pixels, out, s->parts, [=](const Piece& at, float*) {
+    const long line = (at.image * pixels + at.pixel) * out;
+    by_blocks(at.count, out, [=](long start, long count, long c, Some some) {
+      const Norm of(norm + c, wide(out));
+      Vector first = {}, second = {};
+      for (long i = line + start * out + c; count--; i += out) {
+        const Vector g = some.load(grad + i);
+        first += g;
+        second += g * (some.load(lines + i) - of.mean);
+      }
+      double* sum = sums + at.part * 2 * wide(out) + c;
+      add(sum, first);
+      add(sum + wide(out), second);
+    });
+  });
+}
+
+// Of grad, the gradient of the lines behind their norm `last` with its `last_ends` (2, wide): grad_map,
+// that of the sum, by weights (channels / LANES, out, LANES); grad_weights (parts, out, channels) += that of the projection; sums (parts, paths, 2,
 // channels) += sums of the gradient g behind a norm and of g * (x - mean).
 void project_backward(const Sizes* s, const float* const* maps, const float* norms,
-                      const float* weights, const float* grad, float* grad_map,
+                      const float* weights, const float* lines, const float* last,
+                      const float* last_ends, const float* grad, float* grad_map,
                       float* grad_weights, double* sums) {
   const long channels = s->channels, out = s->out, paths = s->paths;
   const long pixels = output_pixels(*s);
   const Limits to(s->low, s->high);
-  by_pieces(s->images, pixels, channels, s->parts, [=](const Piece& at, float* shown) {
-    const float* from = grad + (at.image * pixels + at.pixel) * out;
+  by_pieces(s->images, pixels, channels + out, s->parts, [=](const Piece& at, float* shown) {
+    const long line = (at.image * pixels + at.pixel) * out;
+    float* from = shown + channels * at.count;
+    by_blocks(at.count, out, [=](long first, long count, long c, Some some) {
+      const Norm of(last + c, wide(out));
+      const Vector slope = load(last_ends + c), offset = load(last_ends + wide(out) + c);
+      for (long i = first * out + c; count--; i += out) {
+        const Vector g = some.load(grad + line + i), x = some.load(lines + line + i);
+        some.store(from + i, of.scale * g + slope * (x - of.mean) + offset);
+      }
+    });
     const long place = at.image * channels * pixels + at.pixel * LANES;
     const Product product = {1, out, LANES, pixels * LANES, false};
     product({from, out, 0, 1}, {weights, out * LANES, 0, LANES}, at.count, channels,
@@ -233,15 +311,17 @@ void depthwise_backward(const Sizes* s, const float* hidden, const float* norm,
 }
 
 // Of the gradient of the hidden map behind its norm: grad_lines, that of the lines that were
-// expanded, by weights (ceil(in / LANES), channels, LANES), unless it is a null pointer;
+// expanded, by weights (ceil(in / LANES), channels, LANES), unless it is a null pointer, as it must
+// be where the expansion is not 1x1;
 // grad_weights (parts, in, channels) += that of the expansion.
 void expand_backward(const Sizes* s, const float* lines, const float* map, const float* norm,
                      const float* ends, const float* grad, const float* weights, float* grad_lines,
                      float* grad_weights) {
   const long channels = s->channels, pixels = s->height * s->width, in = s->in;
-  by_pieces(s->images, pixels, channels, s->parts, [=](const Piece& at, float* whole) {
+  const long room = s->pointwise() ? 0 : in;
+  by_pieces(s->images, pixels, channels + room, s->parts, [=](const Piece& at, float* whole) {
     const long place = at.image * channels * pixels + at.pixel * LANES;
-    const long line = (at.image * pixels + at.pixel) * in;
+    const float* from = seen(*s, lines, at, whole + channels * at.count);
     for (long c = 0; c < channels; c += LANES) {
       const Norm of(norm + c, channels);
       const Vector slope = load(ends + c), offset = load(ends + channels + c);
@@ -251,12 +331,12 @@ void expand_backward(const Sizes* s, const float* lines, const float* map, const
         store(put + r, of.scale * load(g + r) + slope * (load(x + r) - of.mean) + offset);
     }
     const Product adding = {1, at.count, channels, LANES, true};
-    adding({lines + line, 1, 0, in}, {whole, at.count * LANES, 0, LANES}, in, channels,
+    adding({from, 1, 0, in}, {whole, at.count * LANES, 0, LANES}, in, channels,
            grad_weights + at.part * in * channels);
     if (!grad_lines) return;
     const Product product = {channels / LANES, LANES, in, LANES, false};
     product({whole, LANES, at.count * LANES, 1}, {weights, channels * LANES, LANES * LANES, LANES},
-            at.count, in, grad_lines + line);
+            at.count, in, grad_lines + (at.image * pixels + at.pixel) * in);
   });
 }
 }

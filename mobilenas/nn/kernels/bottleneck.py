@@ -1,4 +1,4 @@
-"""An inverted bottleneck up to its last batch norm as one function, for training on a CPU.
+"""An inverted bottleneck as one function, for training on a CPU.
 
 1x1 expansion, parallel depthwise paths, their sum and the 1x1 projection, with all batch norms and
 clamps between. By torch's operators each of these reads and writes whole maps, which takes about as
@@ -41,15 +41,17 @@ class Layer(NamedTuple):
 
 
 def bottleneck(
-    x: Tensor, expand: Layer, paths: Sequence[Layer], project: nn.Conv2d
+    x: Tensor, expand: Layer, paths: Sequence[Layer], project: nn.Conv2d, last: nn.BatchNorm2d
 ) -> Tensor | None:
-    """What `project` makes of the sum of what paths make of what `expand` makes of x (n, c, h, w).
+    """What `project` and the norm behind it make of the sum of what paths make of what `expand` makes
+    of x (n, c, h, w).
 
+    `expand` is a 1x1 convolution or, before a block that has none, any other: the stem of a network.
     None where torch's operators must do it: outside of training on a CPU in float32 and
-    channels_last, for other layers than those of MixPath, and where a hook listens. Its gradients
-    cannot be differentiated again.
+    channels_last, for other layers than those of MixPath, and where images need a gradient through
+    a stem. Its gradients cannot be differentiated again.
     """
-    if not _is_of_mixpath(expand, paths, project):
+    if not _is_of_mixpath(expand, paths, project) or not _is_tracking(last):
         return None
     layers = (expand, *paths)
     parameters = (
@@ -58,12 +60,18 @@ def bottleneck(
         *(path.conv.weight for path in paths),
         *(layer.norm.weight for layer in layers),
         *(layer.norm.bias for layer in layers),
+        last.weight,
+        last.bias,
     )
     if not _fits(x, *parameters) or library() is None:
         return None
-    norms = [layer.norm for layer in layers]
+    if x.requires_grad and not _is_pointwise(expand.conv):
+        return None
+    norms = [*(layer.norm for layer in layers), last]
     stride, limits = paths[0].conv.stride[0], _LIMITS[type(expand.act)]
-    out: Tensor = _Bottleneck.apply(norms, stride, limits, x, *parameters)
+    (step, _), (margin, _) = expand.conv.stride, expand.conv.padding
+    assert isinstance(margin, int)
+    out: Tensor = _Bottleneck.apply(norms, (step, margin, stride), limits, x, *parameters)
     return out
 
 
@@ -74,7 +82,8 @@ def _is_of_mixpath(expand: Layer, paths: Sequence[Layer], project: nn.Conv2d) ->
         and type(expand.act) in _LIMITS
         and all(type(layer.act) is type(expand.act) for layer in layers)
         and all(_is_tracking(layer.norm) for layer in layers)
-        and all(_is_pointwise(conv) for conv in (expand.conv, project))
+        and _is_dense(expand.conv)
+        and _is_pointwise(project)
         and all(_is_depthwise(path.conv) for path in paths)
     )
 
@@ -91,14 +100,20 @@ def _is_tracking(norm: nn.Module) -> bool:
     )
 
 
-def _is_pointwise(conv: nn.Module) -> bool:
+def _is_dense(conv: nn.Module) -> bool:
+    """Whether it is an ordinary convolution over squares with zeros around."""
     return (
         isinstance(conv, nn.Conv2d)
         and type(conv).forward is nn.Conv2d.forward
-        and (conv.kernel_size, conv.stride, conv.padding) == ((1, 1), (1, 1), (0, 0))
-        and conv.groups == 1
-        and conv.bias is None
+        and all(len({*sides}) == 1 for sides in (conv.kernel_size, conv.stride, conv.padding))
+        and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
+        and conv.padding_mode == "zeros"
     )
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    shape = (conv.kernel_size, conv.stride, conv.padding)
+    return _is_dense(conv) and shape == ((1, 1), (1, 1), (0, 0))
 
 
 def _is_depthwise(conv: nn.Module) -> bool:
@@ -131,7 +146,7 @@ class _Run:
         x: Tensor,
         expand: Tensor,
         project: Tensor,
-        stride: int,
+        strides: tuple[int, int, int],
         kernels: Sequence[int],
         limits: tuple[float, float],
     ) -> None:
@@ -139,16 +154,18 @@ class _Run:
         assert functions is not None
         self.functions = functions
         self.lanes = functions.lanes()
-        self.images, cin, *size = x.shape
-        self.stride = stride
-        self.real_channels = len(expand)
-        self.channels = -(-len(expand) // self.lanes) * self.lanes
+        self.images, colours, *line_size = x.shape
+        step, margin, self.stride = strides
+        self.window = expand.shape[2:]
+        size = [(side + 2 * margin - self.window[0]) // step + 1 for side in line_size]
+        self.channels = self.wide(len(expand))
         self.pixels = math.prod(size)
-        self.out_size = [-(-side // stride) for side in size]
+        self.out_size = [-(-side // self.stride) for side in size]
         self.out_pixels = math.prod(self.out_size)
         self.parts = torch.get_num_threads()
-        outer = (self.images, cin, self.channels, len(project))
-        self.sizes = Sizes(*outer, *size, stride, len(kernels), self.parts)
+        outer = (self.images, expand[0].numel(), self.channels, len(project))
+        seen = (self.window[0], step, margin, colours, *line_size)
+        self.sizes = Sizes(*outer, *size, self.stride, len(kernels), self.parts, *seen)
         self.sizes.kernels[: len(kernels)] = list(kernels)
         self.sizes.low, self.sizes.high = limits
 
@@ -165,13 +182,17 @@ class _Run:
         """Room for an inner map of so many pixels an image."""
         return torch.empty(self.images * pixels * self.channels)
 
-    def sums(self, norms: int) -> Tensor:
+    def sums(self, norms: int, channels: int) -> Tensor:
         """Two sums a channel, for each part and batch norm."""
-        return torch.zeros(self.parts, norms, 2, self.channels, dtype=torch.float64)
+        return torch.zeros(self.parts, norms, 2, self.wide(channels), dtype=torch.float64)
+
+    def wide(self, channels: int) -> int:
+        """A number of channels up to a multiple of the lanes."""
+        return -(-channels // self.lanes) * self.lanes
 
     def padded(self, x: Tensor) -> Tensor:
         """x (..., channels) with zeros for the channels that are not there."""
-        return F.pad(x, (0, self.channels - self.real_channels)).contiguous()
+        return F.pad(x, (0, self.wide(x.shape[-1]) - x.shape[-1])).contiguous()
 
     def blocks(self, weight: Tensor) -> Tensor:
         """A matrix (m, n) as (m / lanes, n, lanes), with zeros for the rows that are not there."""
@@ -188,11 +209,12 @@ class _Run:
         count = self.images * pixels
         mean, square = (sums.sum(0) / count).unbind(1)
         variance = (square - mean * mean).clamp_(min=0)
+        real = norms[0].num_features
         for i, norm in enumerate(norms):
             assert norm.running_mean is not None and norm.running_var is not None
             assert norm.num_batches_tracked is not None and norm.momentum is not None
-            unbiased = variance[i, : self.real_channels] * (count / (count - 1))
-            norm.running_mean.lerp_(mean[i, : self.real_channels].float(), norm.momentum)
+            unbiased = variance[i, :real] * (count / (count - 1))
+            norm.running_mean.lerp_(mean[i, :real].float(), norm.momentum)
             norm.running_var.lerp_(unbiased.float(), norm.momentum)
             norm.num_batches_tracked += 1
         eps = torch.tensor([[norm.eps] for norm in norms], dtype=torch.float64)
@@ -202,14 +224,13 @@ class _Run:
 
     def end(self, norm: Tensor, sums: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
         """From sums of gradients the ends of norms (norms, 2, channels), and the gradients of
-        weights and biases (norms, channels).
+        weights and biases (norms, channels); these too with channels that are not there.
         """
         _, scale, _, inverse = norm.double().unbind(1)
         first, second = sums.sum(0).unbind(1)
         ends = torch.stack([-scale * inverse**2 * second, -scale * first], dim=1)
         ends /= self.images * pixels
-        real = slice(self.real_channels)
-        return ends.float(), (second * inverse).float()[:, real], first.float()[:, real]
+        return ends.float(), (second * inverse).float(), first.float()
 
 
 class _Bottleneck(torch.autograd.Function):
@@ -217,31 +238,38 @@ class _Bottleneck(torch.autograd.Function):
     def forward(
         ctx: Any,
         norms: list[nn.BatchNorm2d],
-        stride: int,
+        strides: tuple[int, int, int],
         limits: tuple[float, float],
         x: Tensor,
         expand: Tensor,
         project: Tensor,
         *rest: Tensor,
     ) -> Tensor:
-        paths = len(norms) - 1
-        weights, affine = rest[:paths], rest[paths:]  # affine: all weights, then all biases
-        expand, project = expand.flatten(1), project.flatten(1)
-        run = _Run(x, expand, project, stride, [k.shape[-1] for k in weights], limits)
+        hidden_norm, *path_norms, last = norms
+        count = len(path_norms)
+        weights, affine = rest[:count], rest[count:-2]  # affine: all weights, then all biases
+        run = _Run(x, expand, project, strides, [k.shape[-1] for k in weights], limits)
+        expand, project = expand.permute(0, 2, 3, 1).flatten(1), project.flatten(1)
 
-        hidden, sums = run.map(run.pixels), run.sums(1)
+        hidden, sums = run.map(run.pixels), run.sums(1, len(expand))
         run.call("expand", _lines(x), run.blocks(expand), hidden, sums)
-        before = run.track(norms[:1], affine[:: paths + 1], sums, run.pixels)
+        before = run.track([hidden_norm], affine[:: count + 1], sums, run.pixels)
 
-        maps, sums = [run.map(run.out_pixels) for _ in weights], run.sums(paths)
+        maps = [run.map(run.out_pixels) for _ in weights]
         packed = [run.padded(weight[:, 0].permute(1, 2, 0)) for weight in weights]
+        sums = run.sums(count, len(expand))
         run.call("depthwise", hidden, before, packed, maps, sums)
-        own = [x for i, x in enumerate(affine) if i % (paths + 1)]
-        after = run.track(norms[1:], own, sums, run.out_pixels)
+        own = [x for i, x in enumerate(affine) if i % (count + 1)]
+        after = run.track(path_norms, own, sums, run.out_pixels)
 
-        out = x.new_empty(len(x), *run.out_size, len(project))
-        run.call("project", maps, after, run.blocks(run.padded(project)), out)
-        ctx.save_for_backward(x, expand, project, hidden, before, after, *maps, *packed)
+        lines, sums = x.new_empty(len(x), *run.out_size, len(project)), run.sums(1, len(project))
+        run.call("project", maps, after, run.blocks(run.padded(project)), lines, sums)
+        behind = run.track([last], rest[-2:], sums, run.out_pixels)
+        out = torch.empty_like(lines)
+        run.call("normalise", lines, behind, out)
+        ctx.save_for_backward(
+            *(x, expand, project, hidden, lines, before, after, behind, *maps, *packed)
+        )
         ctx.run = run
         return out.permute(0, 3, 1, 2)
 
@@ -249,21 +277,25 @@ class _Bottleneck(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivatives()
         run: _Run = ctx.run
-        x, expand, project, hidden, before, after, *rest = ctx.saved_tensors
+        x, expand, project, hidden, lines, before, after, behind, *rest = ctx.saved_tensors
         maps, packed = rest[: len(rest) // 2], rest[len(rest) // 2 :]
 
-        grad_sum, sums = run.map(run.out_pixels), run.sums(len(maps))
+        grad, sums = _lines(grad), run.sums(1, len(project))
+        run.call("normalise_backward", lines, behind, grad, sums)
+        last_ends, *of_last = run.end(behind, sums, run.out_pixels)
+
+        grad_sum, sums = run.map(run.out_pixels), run.sums(len(maps), len(expand))
         grad_project = x.new_zeros(run.parts, len(project), run.channels)
         run.call(
             "project_backward",
-            *(maps, after, run.blocks(project.t()), _lines(grad)),
+            *(maps, after, run.blocks(project.t()), lines, behind, last_ends, grad),
             *(grad_sum, grad_project, sums),
         )
         ends, *of_paths = run.end(after, sums, run.out_pixels)
 
         grad_weights = [weight.new_zeros(run.parts, *weight.shape) for weight in packed]
         grad_hidden = grad_sum if run.stride == 1 else run.map(run.pixels)
-        sums, turned = run.sums(1), [weight.flip(0, 1) for weight in packed]
+        sums, turned = run.sums(1, len(expand)), [weight.flip(0, 1) for weight in packed]
         run.call(
             "depthwise_backward",
             *(hidden, before, maps, after, ends, packed, turned),
@@ -273,22 +305,26 @@ class _Bottleneck(torch.autograd.Function):
 
         lines = _lines(x)
         grad_x = torch.empty_like(lines) if ctx.needs_input_grad[3] else None
-        grad_expand = x.new_zeros(run.parts, x.shape[1], run.channels)
+        grad_expand = x.new_zeros(run.parts, expand.shape[1], run.channels)
         run.call(
             "expand_backward",
             *(lines, hidden, before, ends, grad_hidden, run.blocks(run.padded(expand.t()))),
             *(grad_x, grad_expand),
         )
-        real = slice(run.real_channels)
-        of_norms = [(*first, *more) for first, more in zip(of_hidden, of_paths, strict=True)]
+        real = slice(len(expand))
+        inner = [(*first, *more) for first, more in zip(of_hidden, of_paths, strict=True)]
         return (
             *(None, None, None),
             None if grad_x is None else grad_x.permute(0, 3, 1, 2),
-            grad_expand.sum(0).t()[real, :, None, None],
+            grad_expand.sum(0).t()[real].unflatten(1, (*run.window, -1)).permute(0, 3, 1, 2),
             grad_project.sum(0)[:, real, None, None],
             *(each.sum(0)[..., real].permute(2, 0, 1)[:, None] for each in grad_weights),
-            *of_norms[0],
-            *of_norms[1],
+            *(
+                gradient[real]
+                for of_weights_or_biases in inner
+                for gradient in of_weights_or_biases
+            ),
+            *(gradient[0, : len(project)] for gradient in of_last),
         )
 
 

@@ -19,8 +19,10 @@ MOST_PATHS = 4  # of a block
 _FUNCTIONS = {  # and how many pointers each takes
     "expand": 5,
     "depthwise": 6,
-    "project": 5,
-    "project_backward": 8,
+    "project": 6,
+    "normalise": 4,
+    "normalise_backward": 5,
+    "project_backward": 11,
     "depthwise_backward": 12,
     "expand_backward": 9,
 }
@@ -32,6 +34,8 @@ class Sizes(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_long) for name in ("images", "in", "channels", "out", "height")),
         *((name, ctypes.c_long) for name in ("width", "stride", "paths", "parts")),
+        *((name, ctypes.c_long) for name in ("window", "step", "margin", "colours")),
+        *((name, ctypes.c_long) for name in ("line_height", "line_width")),
         ("kernels", ctypes.c_long * MOST_PATHS),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),

@@ -1,6 +1,8 @@
 // What bottleneck.cpp is made of: vectors of LANES channels, batch norms and clamps of these, how the
 // work is split, matrix products, and depthwise convolutions with their gradients.
 #pragma once
+#include <immintrin.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +21,23 @@ namespace {
 
 inline Vector load(const float* p) { return *(const Unaligned*)p; }
 inline void store(float* p, Vector v) { *(Unaligned*)p = v; }
+
+// The last channels of a line, which may be fewer than LANES; beyond them are zeros.
+struct Some {
+#if LANES == 16
+  __mmask16 mask;
+  explicit Some(long lanes) : mask(lanes < LANES ? (1 << lanes) - 1 : 0xffff) {}
+  Vector load(const float* p) const { return (Vector)_mm512_maskz_loadu_ps(mask, p); }
+  void store(float* p, Vector v) const { _mm512_mask_storeu_ps(p, mask, (__m512)v); }
+#else
+  __m256i mask;
+  explicit Some(long lanes)
+      : mask(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)std::min(lanes, 8L)),
+                                _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
+  Vector load(const float* p) const { return (Vector)_mm256_maskload_ps(p, mask); }
+  void store(float* p, Vector v) const { _mm256_maskstore_ps(p, mask, (__m256)v); }
+#endif
+};
 
 struct Limits {
   Vector low, high;
@@ -92,7 +111,7 @@ void by_pieces(long images, long pixels, long channels, long parts, const Work& 
   const long size = (pixels + pieces * HEIGHT - 1) / (pieces * HEIGHT) * HEIGHT, all = images * pieces;
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
   for (long part = 0; part < parts; part++) {
-    Scratch scratch(size * channels / LANES);
+    Scratch scratch((size * channels + LANES - 1) / LANES);
     for (long i = all * part / parts; i < all * (part + 1) / parts; i++) {
       const long pixel = i % pieces * size, count = std::min(size, pixels - pixel);
       if (count > 0) work(Piece{part, i / pieces, pixel, count}, (float*)scratch.data);
@@ -104,6 +123,13 @@ void by_pieces(long images, long pixels, long channels, long parts, const Work& 
 template <typename Work>
 void by_rows(long count, const Work& work) {
   for (long first = 0; first < count; first += 32) work(first, std::min(32L, count - first));
+}
+
+// Call work(first, count, c, channels that there are) for rows and blocks of channels of lines.
+template <typename Work>
+void by_blocks(long count, long channels, const Work& work) {
+  for (long c = 0; c < channels; c += LANES)
+    by_rows(count, [&](long first, long rows) { work(first, rows, c, Some(channels - c)); });
 }
 
 // A factor of a product: where it is, and how far on the next row (or block) and the next terms of
