@@ -56,18 +56,20 @@ int lanes() { return LANES; }
 void expand(const Sizes* s, const float* lines, const float* weights, float* map, double* sums) {
   const long channels = s->channels, pixels = s->height * s->width, in = s->in;
   const long room = s->pointwise() ? 0 : in;
-  const Product product = {1, in, LANES, pixels * LANES, false};
-  by_pieces(s->images, pixels, channels + room, s->parts, [=](const Piece& at, float* scratch) {
-    const float* from = seen(*s, lines, at, scratch);
+  by_pieces(s->images, pixels, channels + room, s->parts, [=](const Piece& at, float* made) {
+    const Product product = {1, in, LANES, at.count * LANES, false};
+    const float* from = seen(*s, lines, at, made + channels * at.count);
     float* to = map + at.image * channels * pixels + at.pixel * LANES;
-    product({from, in, 0, 1}, {weights, in * LANES, 0, LANES}, at.count, channels, to);
+    product({from, in, 0, 1}, {weights, in * LANES, 0, LANES}, at.count, channels, made);
     for (long c = 0; c < channels; c += LANES)
       by_rows(at.count, [=](long first, long count) {
-        const float* values = to + c * pixels + first * LANES;
+        const float* values = made + c * at.count + first * LANES;
+        float* put = to + c * pixels + first * LANES;
         Moments moments(load(values));
         moments.count = count;
         for (long r = 0; r < count; r++) {
-          const Vector d = load(values + r * LANES) - moments.near;
+          const Vector v = load(values + r * LANES), d = v - moments.near;
+          stream(put + r * LANES, v);
           moments.first += d;
           moments.second += d * d;
         }
@@ -106,7 +108,7 @@ void depthwise(const Sizes* s, const float* hidden, const float* norm, const flo
           Vector first = {}, second = {};
           for (int x = 0; x < ow; x++, put += LANES) {
             const Vector v = result.data[y * pitch + x], d = v - moments.near;
-            store(put, v);
+            stream(put, v);
             first += d;
             second += d * d;
           }

@@ -22,6 +22,15 @@ namespace {
 inline Vector load(const float* p) { return *(const Unaligned*)p; }
 inline void store(float* p, Vector v) { *(Unaligned*)p = v; }
 
+// Past the caches: a large map that is written once would be read in first, only to be overwritten.
+inline void stream(float* p, Vector v) {
+#if LANES == 16
+  _mm512_stream_ps(p, (__m512)v);
+#else
+  _mm256_stream_ps(p, (__m256)v);
+#endif
+}
+
 // The last channels of a line, which may be fewer than LANES; beyond them are zeros.
 struct Some {
 #if LANES == 16
