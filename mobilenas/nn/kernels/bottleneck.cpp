@@ -205,9 +205,9 @@ void project_backward(const Sizes* s, const float* const* maps, const float* nor
   const long channels = s->channels, out = s->out, paths = s->paths;
   const long pixels = output_pixels(*s);
   const Limits to(s->low, s->high);
-  by_pieces(s->images, pixels, channels + out, s->parts, [=](const Piece& at, float* shown) {
+  by_pieces(s->images, pixels, 2 * channels + out, s->parts, [=](const Piece& at, float* shown) {
     const long line = (at.image * pixels + at.pixel) * out;
-    float* from = shown + channels * at.count;
+    float *behind = shown + channels * at.count, *from = behind + channels * at.count;
     by_blocks(at.count, out, [=](long first, long count, long c, Some some) {
       const Norm of(last + c, wide(out));
       const Vector slope = load(last_ends + c), offset = load(last_ends + wide(out) + c);
@@ -217,20 +217,20 @@ void project_backward(const Sizes* s, const float* const* maps, const float* nor
       }
     });
     const long place = at.image * channels * pixels + at.pixel * LANES;
-    const Product product = {1, out, LANES, pixels * LANES, false};
-    product({from, out, 0, 1}, {weights, out * LANES, 0, LANES}, at.count, channels,
-            grad_map + place);
+    const Product product = {1, out, LANES, at.count * LANES, false};
+    product({from, out, 0, 1}, {weights, out * LANES, 0, LANES}, at.count, channels, behind);
     for (long c = 0; c < channels; c += LANES)
       by_rows(at.count, [=](long start, long count) {
         for (long k = 0; k < paths; k++) {
           const Norm norm(norms + k * NORM * channels + c, channels);
-          const long offset = place + c * pixels + start * LANES;
-          const float *values = maps[k] + offset, *grads = grad_map + offset;
-          float* put = shown + c * at.count + start * LANES;
+          const long offset = place + c * pixels + start * LANES, piece = c * at.count + start * LANES;
+          const float *values = maps[k] + offset, *grads = behind + piece;
+          float* put = shown + piece;
           Vector first = {}, second = {};
           for (long r = 0; r < count; r++, put += LANES) {
             const Vector x = load(values + r * LANES), v = norm(x), kept = clamp(v, to);
-            const Vector g = pass(v, load(grads + r * LANES), to);
+            const Vector grad = load(grads + r * LANES), g = pass(v, grad, to);
+            if (!k) stream(grad_map + offset + r * LANES, grad);
             store(put, k ? load(put) + kept : kept);
             first += g;
             second += g * (x - norm.mean);
@@ -299,7 +299,10 @@ void depthwise_backward(const Sizes* s, const float* hidden, const float* norm,
         Vector row_first = {}, row_second = {};
         for (int j = 0; j < width; j++, from += LANES, put += LANES) {
           const Vector v = load(from), g = pass(before(v), total.data[y * pitch + j], to);
-          store(put, g);
+          if (grad_hidden == grad)
+            store(put, g);  // in the cache, as it was just read
+          else
+            stream(put, g);
           row_first += g;
           row_second += g * (v - before.mean);
         }
