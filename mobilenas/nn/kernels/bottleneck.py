@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mobilenas.nn.kernels import is_eager_training, refuse_second_derivatives
-from mobilenas.nn.kernels.compiled import MOST_PATHS, Sizes, library, pointers
+from mobilenas.nn.kernels.compiled import MOST_PATHS, Sizes, Sums, library, pointers
 from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
 from mobilenas.nn.kernels.relu6 import ReLU6
 
@@ -206,31 +206,38 @@ class _Run:
 
         affine: their weights, then their biases. sums: of the values of so many pixels an image.
         """
-        count = self.images * pixels
-        mean, square = (sums.sum(0) / count).unbind(1)
-        variance = (square - mean * mean).clamp_(min=0)
-        real = norms[0].num_features
+        figures = torch.empty(len(norms), 4, sums.shape[-1])
         for i, norm in enumerate(norms):
             assert norm.running_mean is not None and norm.running_var is not None
             assert norm.num_batches_tracked is not None and norm.momentum is not None
-            unbiased = variance[i, :real] * (count / (count - 1))
-            norm.running_mean.lerp_(mean[i, :real].float(), norm.momentum)
-            norm.running_var.lerp_(unbiased.float(), norm.momentum)
+            of = (affine[i], affine[len(norms) + i], norm.running_mean, norm.running_var)
+            self.functions.track(
+                self._sums(sums, i, norm.num_features, pixels),
+                *(norm.eps, norm.momentum),
+                *(x.data_ptr() for x in (*of, figures[i])),
+            )
             norm.num_batches_tracked += 1
-        eps = torch.tensor([[norm.eps] for norm in norms], dtype=torch.float64)
-        inverse = (variance + eps).rsqrt_()
-        scale, shift = self.padded(torch.stack(list(affine))).chunk(2)
-        return torch.stack([mean, scale * inverse, shift, inverse], dim=1).float()
+        return figures
 
-    def end(self, norm: Tensor, sums: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    def end(
+        self, figures: Tensor, sums: Tensor, channels: int, pixels: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """From sums of gradients the ends of norms (norms, 2, channels), and the gradients of
-        weights and biases (norms, channels); these too with channels that are not there.
+        weights and biases (norms, channels).
         """
-        _, scale, _, inverse = norm.double().unbind(1)
-        first, second = sums.sum(0).unbind(1)
-        ends = torch.stack([-scale * inverse**2 * second, -scale * first], dim=1)
-        ends /= self.images * pixels
-        return ends.float(), (second * inverse).float(), first.float()
+        ends = torch.empty(len(figures), 2, sums.shape[-1])
+        weights, biases = torch.empty(2, len(figures), channels)
+        for i, of in enumerate(zip(figures, ends, weights, biases, strict=True)):
+            places = (x.data_ptr() for x in of)
+            self.functions.track_backward(self._sums(sums, i, channels, pixels), *places)
+        return ends, weights, biases
+
+    def _sums(self, sums: Tensor, norm: int, channels: int, pixels: int) -> Any:
+        """Where those of a norm are, as the library takes it."""
+        count = self.images * pixels
+        return ctypes.byref(
+            Sums(channels, self.parts, sums.stride(0), count, sums[0, norm].data_ptr())
+        )
 
 
 class _Bottleneck(torch.autograd.Function):
@@ -282,7 +289,7 @@ class _Bottleneck(torch.autograd.Function):
 
         grad, sums = _lines(grad), run.sums(1, len(project))
         run.call("normalise_backward", lines, behind, grad, sums)
-        last_ends, *of_last = run.end(behind, sums, run.out_pixels)
+        last_ends, *of_last = run.end(behind, sums, len(project), run.out_pixels)
 
         grad_sum, sums = run.map(run.out_pixels), run.sums(len(maps), len(expand))
         grad_project = x.new_zeros(run.parts, len(project), run.channels)
@@ -291,7 +298,7 @@ class _Bottleneck(torch.autograd.Function):
             *(maps, after, run.blocks(project.t()), lines, behind, last_ends, grad),
             *(grad_sum, grad_project, sums),
         )
-        ends, *of_paths = run.end(after, sums, run.out_pixels)
+        ends, *of_paths = run.end(after, sums, len(expand), run.out_pixels)
 
         grad_weights = [weight.new_zeros(run.parts, *weight.shape) for weight in packed]
         grad_hidden = grad_sum if run.stride == 1 else run.map(run.pixels)
@@ -301,7 +308,7 @@ class _Bottleneck(torch.autograd.Function):
             *(hidden, before, maps, after, ends, packed, turned),
             *(grad_sum, grad_weights, grad_hidden, sums),
         )
-        ends, *of_hidden = run.end(before, sums, run.pixels)
+        ends, *of_hidden = run.end(before, sums, len(expand), run.pixels)
 
         lines = _lines(x)
         grad_x = torch.empty_like(lines) if ctx.needs_input_grad[3] else None
@@ -324,7 +331,7 @@ class _Bottleneck(torch.autograd.Function):
                 for of_weights_or_biases in inner
                 for gradient in of_weights_or_biases
             ),
-            *(gradient[0, : len(project)] for gradient in of_last),
+            *(gradient[0] for gradient in of_last),
         )
 
 

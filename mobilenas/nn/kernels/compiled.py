@@ -16,7 +16,8 @@ from mobilenas.nn.kernels.build import TARGETS, library_path
 log = logging.getLogger(__name__)
 
 MOST_PATHS = 4  # of a block
-_FUNCTIONS = {  # and how many pointers each takes
+_FUNCTIONS: dict[str, int] = {  # and how many pointers each takes
+    "track_backward": 5,
     "expand": 5,
     "depthwise": 6,
     "project": 6,
@@ -42,6 +43,16 @@ class Sizes(ctypes.Structure):
     )
 
 
+class Sums(ctypes.Structure):
+    """Where the sums of a batch norm are."""
+
+    _fields_ = (
+        *((name, ctypes.c_long) for name in ("channels", "parts", "next")),
+        ("count", ctypes.c_double),
+        ("at", ctypes.c_void_p),
+    )
+
+
 @lru_cache
 def library() -> ctypes.CDLL | None:
     """What was compiled for this processor; None, which is logged once, where nothing was."""
@@ -59,6 +70,8 @@ def library() -> ctypes.CDLL | None:
         function = getattr(found, name)
         function.argtypes = [ctypes.c_void_p] * count
         function.restype = None
+    found.track.argtypes = [ctypes.c_void_p, *[ctypes.c_double] * 2, *[ctypes.c_void_p] * 5]
+    found.track.restype = None
     return found
 
 
