@@ -12,6 +12,8 @@
 //
 // Work is split into `parts`, one a thread, each with sums of its own: the bits depend on the number
 // of parts and on nothing else. Sums are float over some pixels, and double over these.
+#include <sys/mman.h>
+
 #include <cmath>
 
 #include "loops.h"
@@ -52,6 +54,14 @@ static long output_pixels(const Sizes& s) {
 static long wide(long channels) { return (channels + LANES - 1) / LANES * LANES; }
 
 int lanes() { return LANES; }
+
+// Ask the system for huge pages, where these bytes span some: loops over whole maps wait for memory.
+void prefer_huge_pages(char* at, long bytes) {
+  const long size = 2 << 20;
+  char* first = (char*)(((long)at + size - 1) / size * size);
+  const long whole = (at + bytes - first) / size * size;
+  if (whole > 0) madvise(first, whole, MADV_HUGEPAGE);
+}
 
 // Where sums of a batch norm are: (parts, 2, wide), with `next` from one part to the next.
 struct Sums {

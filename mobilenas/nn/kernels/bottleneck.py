@@ -180,7 +180,9 @@ class _Run:
 
     def map(self, pixels: int) -> Tensor:
         """Room for an inner map of so many pixels an image."""
-        return torch.empty(self.images * pixels * self.channels)
+        room = torch.empty(self.images * pixels * self.channels)
+        self.functions.prefer_huge_pages(room.data_ptr(), room.nbytes)
+        return room
 
     def sums(self, norms: int, channels: int) -> Tensor:
         """Two sums a channel, for each part and batch norm."""

@@ -72,6 +72,8 @@ def library() -> ctypes.CDLL | None:
         function.restype = None
     found.track.argtypes = [ctypes.c_void_p, *[ctypes.c_double] * 2, *[ctypes.c_void_p] * 5]
     found.track.restype = None
+    found.prefer_huge_pages.argtypes = [ctypes.c_void_p, ctypes.c_long]
+    found.prefer_huge_pages.restype = None
     return found
 
 
