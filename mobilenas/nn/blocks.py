@@ -209,8 +209,8 @@ class InvertedBottleneck(nn.Module):
             return None
         if is_watched(expand, *self.children()):
             return None
-        expand, *paths = (Layer(layer.conv, layer.bn, layer.act) for layer in layers)
-        return bottleneck(x, expand, paths, self.project, self.bns[0])
+        first, *paths = (Layer(layer.conv, layer.bn, layer.act) for layer in layers)
+        return bottleneck(x, first, paths, self.project, self.bns[0])  # type: ignore[arg-type]
 
     def _one_by_one(self, x: Tensor) -> Tensor:
         """All up to the last batch norm."""

@@ -43,10 +43,10 @@ class Layer(NamedTuple):
 def bottleneck(
     x: Tensor, expand: Layer, paths: Sequence[Layer], project: nn.Conv2d, last: nn.BatchNorm2d
 ) -> Tensor | None:
-    """What `project` and the norm behind it make of the sum of what paths make of what `expand` makes
-    of x (n, c, h, w).
+    """What `project` and the last norm make of the sum of what paths make of what `expand` makes of
+    x (n, c, h, w).
 
-    `expand` is a 1x1 convolution or, before a block that has none, any other: the stem of a network.
+    `expand` is a 1x1 convolution, or any other before a block that has none: a network's stem.
     None where torch's operators must do it: outside of training on a CPU in float32 and
     channels_last, for other layers than those of MixPath, and where images need a gradient through
     a stem. Its gradients cannot be differentiated again.
@@ -69,9 +69,8 @@ def bottleneck(
         return None
     norms = [*(layer.norm for layer in layers), last]
     stride, limits = paths[0].conv.stride[0], _LIMITS[type(expand.act)]
-    (step, _), (margin, _) = expand.conv.stride, expand.conv.padding
-    assert isinstance(margin, int)
-    out: Tensor = _Bottleneck.apply(norms, (step, margin, stride), limits, x, *parameters)
+    strides = (expand.conv.stride[0], int(expand.conv.padding[0]), stride)
+    out: Tensor = _Bottleneck.apply(norms, strides, limits, x, *parameters)
     return out
 
 
