@@ -7,7 +7,7 @@ BIN := .venv/bin
 setup: .venv/installed
 
 # The installation compiles these.
-KERNELS := $(addprefix mobilenas/nn/kernels/,bottleneck.cpp loops.h build.py)
+KERNELS := $(addprefix mobilenas/nn/kernels/,bottleneck.cpp loops.h norms.h build.py)
 
 .venv/installed: pyproject.toml hatch_build.py $(KERNELS)
 	$(PYTHON) -m venv .venv

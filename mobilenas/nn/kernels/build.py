@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("bottleneck.cpp")
-HEADER = "loops.h"  # beside it
+HEADERS = ("loops.h", "norms.h")  # beside it
 # What a library is made for, by torch's name of what a processor can (`get_cpu_capability`).
 TARGETS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}
 
@@ -22,7 +22,8 @@ class NotBuilt(Exception):
 
 def library_path(target: str) -> Path:
     """Where the library of this source is. One of another source has another name."""
-    digest = hashlib.sha256(SOURCE.with_name(HEADER).read_bytes() + SOURCE.read_bytes())
+    sources = [*(SOURCE.with_name(name) for name in HEADERS), SOURCE]
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
     return SOURCE.with_name(f"bottleneck-{digest.hexdigest()[:8]}-{target}.so")
 
 

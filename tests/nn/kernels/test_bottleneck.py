@@ -3,30 +3,36 @@
 import copy
 import logging
 import statistics
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from itertools import combinations
-from typing import Any
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from fusing import (
+    FUSED,
+    SOME_KERNELS,
+    block,
+    errors,
+    images,
+    is_fused,
+    nodes,
+    results,
+    spec,
+    threads,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from mobilenas.nn import Network, Supernet
-from mobilenas.nn.blocks import InvertedBottleneck, conv_bn, init_weights
+from mobilenas.nn import Supernet
+from mobilenas.nn.blocks import InvertedBottleneck
 from mobilenas.nn.choice_block import ChoiceBlock
 from mobilenas.nn.kernels import bottleneck, plain_kernels
 from mobilenas.nn.kernels.compiled import library
-from mobilenas.space import Block, Candidate, load_space
-
-FUSED = "_BottleneckBackward"
-SOME_KERNELS = [ks for n in range(1, 5) for ks in combinations((3, 5, 7, 9), n)]
+from mobilenas.space import Candidate, load_space
 
 pytestmark = pytest.mark.skipif(
     library() is None, reason="the installation compiled no kernels for this processor"
@@ -36,108 +42,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bottleneck, "_MIN_ELEMENTS", 0)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def spec(**changes: Any) -> Block:
-    changes = {"in_channels": 8, "out_channels": 8, "stride": 1} | changes
-    return replace(load_space("s1").blocks[0], **changes)
-
-
-def block(
-    kernels: tuple[int, ...] = (3, 7), expansion: int = 3, bias: float = 0.5, **changes: Any
-) -> InvertedBottleneck:
-    """With drawn batch norms, whose biases are near `bias`."""
-    made = InvertedBottleneck.new(spec(**changes), expansion, (kernels,))
-    generator = torch.Generator().manual_seed(sum(kernels))
-    init_weights(made, generator, zero_init_last=False)
-    for part in made.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5, generator=generator)
-            nn.init.uniform_(part.bias, bias - 0.5, bias + 0.5, generator=generator)
-    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def images(*shape: int, seed: int = 0) -> Tensor:
-    x = torch.randn(shape or (3, 8, 9, 10), generator=torch.Generator().manual_seed(seed))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def nodes(y: Tensor) -> list[str]:
-    """The names of all functions that lead to y."""
-    found, left = {}, [y.grad_fn]
-    while left:
-        node = left.pop()
-        if node is not None and node not in found:
-            found[node] = node.name()
-            left += [other for other, _ in node.next_functions]
-    return list(found.values())
-
-
-def is_fused(module: nn.Module, x: Tensor) -> bool:
-    return FUSED in nodes(module(x))
-
-
-class Start(nn.Module):
-    """A stem and the first block."""
-
-    def __init__(self, stem: nn.Module, first: InvertedBottleneck) -> None:
-        super().__init__()
-        self.stem, self.first = stem, first
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.first.after(self.stem, x)
-        return self.first(self.stem(x)) if y is None else y  # type: ignore[no-any-return]
-
-
-def start(
-    colours: int = 3,
-    hidden: int = 8,
-    kernel: int = 3,
-    stride: int = 2,
-    kernels: tuple[int, ...] = (3,),
-    **changes: Any,
-) -> Start:
-    changes = {"in_channels": hidden, "residual": False} | changes
-    first = block(kernels, 1, **changes)
-    made = Start(conv_bn(colours, hidden, kernel, stride, "relu6"), first)
-    init_weights(made.stem, torch.Generator().manual_seed(0))
-    return made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def results(module: nn.Module, x: Tensor, dtype: torch.dtype, fused: bool) -> dict[str, Tensor]:
-    """Value, gradients and statistics of a copy in a data type."""
-    module = copy.deepcopy(module).to(dtype)
-    x = x.detach().to(dtype, copy=True).requires_grad_(not isinstance(module, Start))
-    with nullcontext() if fused else plain_kernels():
-        y = module(x)
-        assert (FUSED in nodes(y)) == fused
-        assert y.is_contiguous(memory_format=torch.channels_last)
-        y.backward(images(*y.shape, seed=1).to(dtype))
-    grads = {name: p.grad for name, p in module.named_parameters()}
-    if x.requires_grad:
-        grads["x"] = x.grad
-    return {"value": y.detach(), **grads, **dict(module.named_buffers())}  # type: ignore[dict-item]
-
-
-def errors(module: nn.Module, x: Tensor, fused: bool = True) -> dict[str, float]:
-    """The relative error of each result in float32; of what is zero but for rounding the error."""
-    found = results(module, x, torch.float32, fused)
-    exact = results(module, x, torch.float64, False)
-    return {
-        name: float((found[name].double() - value).norm() / (value.norm() + 1))
-        for name, value in exact.items()
-        if value.dtype == torch.float64
-    }
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -174,66 +78,6 @@ def test_equal_to_torch_in_float64(
     # Now and then a value that is almost 0 or 6 is on the other side in float32.
     limit = 0.03 if clamps else 1e-5
     assert all(error < limit + 3 * theirs[name] for name, error in found.items()), found
-
-
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    shape=st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(3, 19), st.integers(3, 19)),
-    hidden=st.integers(2, 40),
-    out_channels=st.integers(1, 20),
-    kernel=st.sampled_from([1, 3, 5, 7]),
-    stride=st.integers(1, 3),
-    kernels=st.sampled_from(SOME_KERNELS),
-    num_threads=st.integers(1, 3),
-)
-def test_a_stem_is_equal_to_torch_in_float64(
-    shape: tuple[int, int, int, int],
-    hidden: int,
-    out_channels: int,
-    kernel: int,
-    stride: int,
-    kernels: tuple[int, ...],
-    num_threads: int,
-) -> None:
-    made = start(shape[1], hidden, kernel, stride, kernels, out_channels=out_channels)
-    x = images(max(shape[0], 2), *shape[1:])
-    with threads(num_threads):
-        found = errors(made, x)
-    theirs = errors(made, x, fused=False)
-    assert all(error < 0.03 + 3 * theirs[name] for name, error in found.items()), found
-
-
-def test_where_a_stem_is_torchs() -> None:
-    x = images(3, 3, 16, 16)
-    assert is_fused(start(), x)
-    assert not is_fused(start(), x.requires_grad_())
-    x = x.detach()
-    assert not is_fused(start(residual=True, out_channels=8), x)
-    for part in ("stem", "stem.conv", "first", "first.bns.0"):
-        made = start()
-        made.get_submodule(part).register_forward_hook(lambda *_: None)
-        assert not is_fused(made, x)
-    for name, value in {"groups": 3, "dilation": (2, 2), "padding_mode": "reflect"}.items():
-        made = start(3, 6)
-        setattr(made.stem.conv, name, value)
-        assert not bottleneck._is_dense(made.stem.conv)  # type: ignore[arg-type]
-
-
-def test_networks_and_supernets_begin_with_it() -> None:
-    space = load_space("mobilenetv2:width=0.25,resolution=32")
-    arch = space.sample(np.random.default_rng(0))
-    x = images(2, 3, 32, 32)
-    network, supernet = Network(space, arch, drop_rate=0.0), Supernet(space)
-    for made in (network, supernet):
-        made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.load_from(supernet)
-    ours, theirs = network(x), supernet(x, arch)
-    assert torch.equal(ours, theirs)
-    assert nodes(ours).count(FUSED) == nodes(theirs).count(FUSED) == len(space.layers)
-    network.blocks.register_forward_hook(lambda *_: None)
-    assert nodes(network(x)).count(FUSED) == len(space.layers) - 1
-    network.set_grad_checkpointing()
-    assert FUSED not in nodes(network(x))
 
 
 def test_gradients_are_as_exact_as_those_of_torch() -> None:

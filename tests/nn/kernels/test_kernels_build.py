@@ -20,6 +20,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "bottleneck.cpp"
     path.write_text('#include "loops.h"\nextern "C" int lanes() { return LANES; }\n')
     path.with_name("loops.h").write_text("#define LANES 7\n")
+    path.with_name("norms.h").touch()
     monkeypatch.setattr(build, "SOURCE", path)
     return path
 
@@ -37,7 +38,11 @@ def test_a_library_belongs_to_its_source(source: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("CXX", "/nowhere/c++")
     assert build.build() == made  # there is nothing to do
     monkeypatch.delenv("CXX")
-    for file, text in (("bottleneck.cpp", "\n"), ("loops.h", "#undef LANES\n#define LANES 8\n")):
+    for file, text in (
+        ("bottleneck.cpp", "\n"),
+        ("norms.h", "\n"),
+        ("loops.h", "#undef LANES\n#define LANES 8\n"),
+    ):
         with source.with_name(file).open("a") as stream:
             stream.write(text)
         assert not build.library_path("x86-64-v3").exists()
@@ -61,7 +66,8 @@ def test_a_compiler_that_fails_leaves_nothing(source: Path) -> None:
     source.write_text("this is no C++")
     with pytest.raises(build.NotBuilt, match=r"failed: .*error"):
         build.build()
-    assert set(source.parent.iterdir()) == {source, source.with_name("loops.h")}
+    headers = {source.with_name(name) for name in build.HEADERS}
+    assert set(source.parent.iterdir()) == {source, *headers}
 
 
 def test_other_systems_get_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
