@@ -52,7 +52,7 @@ static long output_pixels(const Sizes& s) {
 
 int lanes() { return LANES; }
 
-// Ask the system for huge pages, where these bytes span some: loops over whole maps wait for memory.
+// Ask the system for huge pages where these bytes span some: loops over whole maps wait for memory.
 void prefer_huge_pages(char* at, long bytes) {
   const long size = 2 << 20;
   char* first = (char*)(((long)at + size - 1) / size * size);
@@ -127,6 +127,7 @@ void depthwise(const Sizes* s, const float* hidden, const float* norm, const flo
         moments.add_to(sums + (part * s->paths + k) * 2 * channels + c, channels);
       }
     }
+    _mm_sfence();
   }
 }
 
@@ -205,8 +206,9 @@ void normalise_backward(const Sizes* s, const float* lines, const float* norm, c
 }
 
 // Of grad, the gradient of the lines behind their norm `last` with its `last_ends` (2, wide): grad_map,
-// that of the sum, by weights (channels / LANES, out, LANES); grad_weights (parts, out, channels) += that of the projection; sums (parts, paths, 2,
-// channels) += sums of the gradient g behind a norm and of g * (x - mean).
+// that of the sum, by weights (channels / LANES, out, LANES); grad_weights (parts, out, channels) +=
+// that of the projection; sums (parts, paths, 2, channels) += sums of the gradient g behind a norm and
+// of g * (x - mean).
 void project_backward(const Sizes* s, const float* const* maps, const float* norms,
                       const float* weights, const float* lines, const float* last,
                       const float* last_ends, const float* grad, float* grad_map,
@@ -321,6 +323,7 @@ void depthwise_backward(const Sizes* s, const float* hidden, const float* norm,
       add(sums + part * 2 * channels + c, first);
       add(sums + part * 2 * channels + channels + c, second);
     }
+    _mm_sfence();
   }
 }
 

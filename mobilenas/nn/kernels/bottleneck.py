@@ -327,11 +327,8 @@ class _Bottleneck(torch.autograd.Function):
             grad_expand.sum(0).t()[real].unflatten(1, (*run.window, -1)).permute(0, 3, 1, 2),
             grad_project.sum(0)[:, real, None, None],
             *(each.sum(0)[..., real].permute(2, 0, 1)[:, None] for each in grad_weights),
-            *(
-                gradient[real]
-                for of_weights_or_biases in inner
-                for gradient in of_weights_or_biases
-            ),
+            *inner[0],
+            *inner[1],
             *(gradient[0] for gradient in of_last),
         )
 

@@ -22,7 +22,8 @@ namespace {
 inline Vector load(const float* p) { return *(const Unaligned*)p; }
 inline void store(float* p, Vector v) { *(Unaligned*)p = v; }
 
-// Past the caches: a large map that is written once would be read in first, only to be overwritten.
+// Past the caches: a large map that is written once would be read in first, only to be overwritten. A
+// fence must follow before another thread reads.
 inline void stream(float* p, Vector v) {
 #if LANES == 16
   _mm512_stream_ps(p, (__m512)v);
@@ -125,6 +126,7 @@ void by_pieces(long images, long pixels, long channels, long parts, const Work& 
       const long pixel = i % pieces * size, count = std::min(size, pixels - pixel);
       if (count > 0) work(Piece{part, i / pieces, pixel, count}, (float*)scratch.data);
     }
+    _mm_sfence();
   }
 }
 
