@@ -94,11 +94,11 @@ class Network(nn.Module):
     @torch.jit.unused
     def _in_one(self, x: Tensor) -> Tensor | None:
         """What blocks make of images where the stem and the first one are one function."""
-        first, *others = self.blocks
+        first, others = next(iter(self.blocks), None), self.blocks[1:]  # there may be none left
         if self.grad_checkpointing or is_watched(self.blocks):
             return None
         y = first.after(self.stem, x) if isinstance(first, InvertedBottleneck) else None
-        return None if y is None else nn.Sequential(*others)(y)
+        return None if y is None else others(y)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""

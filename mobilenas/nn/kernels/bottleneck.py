@@ -100,13 +100,14 @@ def _is_tracking(norm: nn.Module) -> bool:
 
 
 def _is_dense(conv: nn.Module) -> bool:
-    """Whether it is an ordinary convolution over squares with zeros around."""
+    """Whether it is an ordinary convolution over squares with fewer zeros than these around."""
     return (
         isinstance(conv, nn.Conv2d)
         and type(conv).forward is nn.Conv2d.forward
         and all(len({*sides}) == 1 for sides in (conv.kernel_size, conv.stride, conv.padding))
         and (conv.dilation, conv.groups, conv.bias) == ((1, 1), 1, None)
         and conv.padding_mode == "zeros"
+        and conv.padding[0] < conv.kernel_size[0]  # type: ignore[operator]
     )
 
 

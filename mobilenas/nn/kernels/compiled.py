@@ -16,7 +16,7 @@ from mobilenas.nn.kernels.build import TARGETS, library_path
 log = logging.getLogger(__name__)
 
 MOST_PATHS = 4  # of a block
-_FUNCTIONS: dict[str, int] = {  # and how many pointers each takes
+_FUNCTIONS = {  # and how many pointers each takes
     "track_backward": 5,
     "expand": 5,
     "depthwise": 6,

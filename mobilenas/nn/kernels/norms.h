@@ -1,4 +1,5 @@
-// What a batch norm needs to know of all its values, and leaves to them; figures are of bottleneck.cpp.
+// Batch norms between their two passes: from sums over all values to what is done to each. Norms and
+// ends are laid out as bottleneck.cpp says.
 #pragma once
 #include <cmath>
 

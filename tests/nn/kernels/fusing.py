@@ -7,13 +7,21 @@ from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from mobilenas.nn.blocks import InvertedBottleneck, init_weights
 from mobilenas.nn.kernels import plain_kernels
+from mobilenas.nn.kernels.compiled import library
 from mobilenas.space import Block, load_space
 
+FUSED_BLOCKS = [  # marks of their tests
+    pytest.mark.skipif(
+        library() is None, reason="the installation compiled no kernels for this processor"
+    ),
+    pytest.mark.usefixtures("no_minimum"),
+]
 FUSED = "_BottleneckBackward"
 SOME_KERNELS = [ks for n in range(1, 5) for ks in combinations((3, 5, 7, 9), n)]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from fusing import (
     FUSED,
+    FUSED_BLOCKS,
     SOME_KERNELS,
     block,
     errors,
@@ -34,14 +35,7 @@ from mobilenas.nn.kernels import bottleneck, plain_kernels
 from mobilenas.nn.kernels.compiled import library
 from mobilenas.space import Candidate, load_space
 
-pytestmark = pytest.mark.skipif(
-    library() is None, reason="the installation compiled no kernels for this processor"
-)
-
-
-@pytest.fixture(autouse=True)
-def no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bottleneck, "_MIN_ELEMENTS", 0)
+pytestmark = FUSED_BLOCKS
 
 
 @settings(deadline=None, max_examples=40, derandomize=True)
@@ -217,7 +211,7 @@ def test_everything_else_is_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not is_fused(made, x)
 
 
-@pytest.mark.parametrize("part", ["expand.conv", "groups.0", "groups.0.k7.act", "bns.0"])
+@pytest.mark.parametrize("part", ["expand.conv", "groups.0", "groups.0.k7.act", "project", "bns.0"])
 def test_hooks_see_what_goes_through_their_module(part: str) -> None:
     made, seen = block(), []
     made.get_submodule(part).register_forward_hook(lambda module, *_: seen.append(module))
