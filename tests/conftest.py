@@ -1,5 +1,6 @@
 """Fixtures shared by the tests: small spaces, networks that are not trivial, real data."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,13 @@ SMALL_SPACES = [
     *(f"{name}:{OVERRIDES.get(name, 'width=0.25')}" for name in list_spaces()),
     LINEAR_SPACE,
 ]
+
+
+def pytest_configure() -> None:
+    """Let yapf, which mmdet imports, write its cache before workers start: see detect/compat.py."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        with contextlib.suppress(ImportError):
+            import yapf  # noqa: F401
 
 
 def pytest_fixture_setup() -> None:

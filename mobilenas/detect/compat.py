@@ -1,7 +1,9 @@
 """What makes mmdet 3.3 run beside a current torch with no compiler: see `prepare`."""
 
 import importlib.util
+import pickle
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
@@ -44,6 +46,7 @@ def prepare() -> None:
             f"opencv does not import ({one_line(error)}); it needs the system's libGL and libglib: "
             "on Debian apt install libgl1 libglib2.0-0"
         ) from None
+    _import_yapf()
     # mmengine says so at every import; setuptools is pinned below the release that drops it.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
     if _OpsFinder in sys.meta_path:
@@ -52,6 +55,26 @@ def prepare() -> None:
     _repair_ssd()
     _read_annotations()
     _import_in_workers()
+
+
+def _import_yapf(tries: int = 50) -> None:
+    """Import what mmengine imports, though another process writes yapf's cache meanwhile.
+
+    yapf renames the cache of its grammar into place before it has flushed it, so of two processes
+    that start on a fresh machine one may read a part of it.
+    """
+    for _ in range(tries):
+        try:
+            import yapf  # noqa: F401
+        except (EOFError, pickle.UnpicklingError) as error:
+            reason = one_line(error)
+            time.sleep(0.1)
+        else:
+            return
+    raise BadInput(
+        f"yapf, which mmdet needs, cannot read its cache ({reason}): "
+        "remove the folder YAPF from your caches, on Linux ~/.cache/YAPF"
+    )
 
 
 def _repair_ssd() -> None:

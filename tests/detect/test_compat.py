@@ -49,6 +49,25 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.Mon
         compat.prepare()
 
 
+@pytest.mark.parametrize("error", ["EOFError()", "pickle.UnpicklingError('truncated')"])
+def test_a_cache_that_another_process_writes_is_waited_for(
+    error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "begun"
+    (tmp_path / "yapf.py").write_text(
+        "import pickle\nfrom pathlib import Path\n"
+        f"begun = Path({str(begun)!r})\n"
+        f"if not begun.exists():\n    begun.touch()\n    raise {error}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "yapf")
+    with pytest.raises(BadInput, match="remove the folder YAPF"):
+        compat._import_yapf(tries=1)
+    begun.unlink()
+    compat._import_yapf(tries=2)
+    assert sys.modules["yapf"].begun == begun
+
+
 def test_a_spawned_worker_reads_a_dataset(coco: Any, tmp_path: Path) -> None:
     script = tmp_path / "load.py"
     script.write_text(
