@@ -27,7 +27,8 @@ def export(
     run: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder of train or evolve; by default the newer of runs/train, runs/evolve."
+            help="Run folder of train, evolve or search; by default the newest of runs/train, "
+            "runs/evolve, runs/search."
         ),
     ] = None,
     network: Annotated[
@@ -123,12 +124,13 @@ def export(
         raise BadInput("--calibration-data is for a saved network; a run has images of its own")
     from mobilenas.export import make_form, make_runtime
     from mobilenas.runs import RunFolder
-    from mobilenas.runs.folder import newest_finished
+    from mobilenas.runs.folder import Kind, newest_finished
     from mobilenas.stages.export import (
         Int8,
         Target,
         run_export,
         run_export_saved,
+        run_export_searched,
         run_export_trained,
     )
 
@@ -138,18 +140,21 @@ def export(
     if network is not None:
         source, kind = network, "network"
     elif run is not None:
-        source, kind = run, RunFolder.open(run, "train", "evolve").kind
+        source, kind = run, RunFolder.open(run, "train", "evolve", "search").kind
     else:
-        newest = newest_finished(("train", "evolve"), Path("runs/train"), Path("runs/evolve"))
+        kinds: tuple[Kind, ...] = ("train", "evolve", "search")
+        newest = newest_finished(kinds, *(Path("runs") / kind for kind in kinds))
         source, kind = newest.path, newest.kind
     if kind != "evolve":
         for name in ("arch", "pick", "supernet"):
             if is_given(context, name):
-                raise BadInput(f"--{name} is for a search; {source} is one network")
+                raise BadInput(f"--{name} is for a run of evolve; {source} is one network")
     if kind == "evolve":
         report = run_export(
             source, arch=arch, pick=pick, target=target, out=out, supernet=supernet, data=data
         ).to_dict()
+    elif kind == "search":
+        report = run_export_searched(source, target, out, data).to_dict()
     elif kind == "train":
         report = run_export_trained(source, target, out, data).to_dict()
     elif data is None:

@@ -316,14 +316,14 @@ class EdgeCellSupernet(_EdgeCells):
             raise BadInput(f"parts {self.parts}: a network has ops on all channels")
         if self.merged and "sep_conv" in str(genotype):
             raise BadInput("merged: a sep_conv runs once on an edge, twice in a network")
-        network = EdgeCellNetwork(self.space, genotype, affine=False)
+        network = EdgeCellNetwork(self.space, genotype, affine=False).to(self.classifier.weight)
         for part in ("stem", "head", "classifier"):
             getattr(network, part).load_state_dict(getattr(self, part).state_dict())
         genes = self.space.encode(genotype).reshape(-1, len(self.space.edges))
         for shape, own, cell in zip(self.space.shapes, self.cells, network.cells, strict=True):
             assert isinstance(own, ChoiceCell) and isinstance(cell, PlainCell)
             cell.load_from(own, genes[shape.kind].tolist())
-        return network.to(self.classifier.weight).train(self.training)
+        return network.train(self.training)
 
 
 def genotype_views(space: EdgeCellSpace, genotype: Genotype) -> list[View]:

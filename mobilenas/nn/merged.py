@@ -14,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mobilenas.nn.blocks import InvertedBottleneck, NormAct
 from mobilenas.nn.choice_block import Branch, ChoiceBlock
 from mobilenas.nn.edge_ops import ReLUConvBN, build_op
 from mobilenas.nn.kernels.depthwise import depthwise_conv2d
+from mobilenas.nn.sharing import plain_state
 from mobilenas.nn.views import View, mix
-from mobilenas.space import Block
+from mobilenas.space import Block, Candidate
 
 
 class MergedEdge(nn.Module):
@@ -127,6 +129,28 @@ class MergedBlock(ChoiceBlock):
             y = self._merged(x, of_it)
             terms.append(reduce(torch.add, of_it.values()) * y)
         return reduce(torch.add, terms)
+
+    @torch.no_grad()
+    def copy_to(self, built: nn.Module, candidate: Candidate) -> None:
+        """Copy the candidate's weights to a block that was built as this candidate. Where the paths
+        of that have a batch norm each before their sum, these do nothing in eval mode.
+        """
+        if candidate.is_identity:
+            super().copy_to(built, candidate)
+            return
+        assert isinstance(built, InvertedBottleneck)
+        state = built.state_dict()
+        for name, tensor in plain_state(self.chosen(candidate)).items():
+            if name.startswith("groups."):
+                name = name.replace(".weight", ".conv.weight")
+            elif name not in state:  # the norm behind the sum is that of the one path
+                name = name.replace("after_sum.0", f"groups.0.k{candidate.kernels[0][0]}")
+            state[name] = tensor
+        built.load_state_dict(state)
+        if isinstance(built.after_sum[0], NormAct):
+            for path in built.groups[0].values():  # type: ignore[operator]
+                path.bn.reset_parameters()
+                path.bn.weight.fill_((1 + path.bn.eps) ** 0.5)
 
     def _merged(self, x: Tensor, weights: Mapping[int, Tensor]) -> Tensor:
         """What candidates of one expansion make of x together."""

@@ -88,11 +88,16 @@ def shared(module: nn.Module, larger: nn.Module) -> Shared:
 
 
 def plain_state(module: nn.Module) -> dict[str, Tensor]:
-    """The state dict of a module as if nothing in it were shared."""
+    """The state dict of a module as if nothing in it were shared, and all batch norms had a weight
+    and a bias.
+    """
     state: dict[str, Tensor] = module.state_dict()
     for name, part in module.named_modules():
+        prefix = f"{name}." if name else ""
+        if isinstance(part, nn.BatchNorm2d) and not part.affine:
+            state[f"{prefix}weight"] = torch.ones_like(part.running_mean)  # type: ignore[arg-type]
+            state[f"{prefix}bias"] = torch.zeros_like(part.running_mean)  # type: ignore[arg-type]
         if isinstance(part, Shared):
-            prefix = f"{name}." if name else ""
             state[f"{prefix}weight"] = part.weight.detach()
             if part.bias is not None:
                 state[f"{prefix}bias"] = part.bias.detach()

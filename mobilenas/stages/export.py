@@ -34,7 +34,10 @@ from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
 from mobilenas.space import space_from_dict
+from mobilenas.stages.derived import NETWORK
+from mobilenas.stages.search import open_search_run
 from mobilenas.stages.searched import find_supernet
+from mobilenas.train.calibrate import accuracy
 from mobilenas.train.networks import NetworkResult, open_network_run
 from mobilenas.train.supernets import open_supernet_run
 
@@ -166,6 +169,33 @@ def run_export_trained(
         info = replace(info, accuracy=tested)
     source = _of_run(network, info, folder, run.images.data, run.images.splits)
     return _export(source, target, out)
+
+
+def run_export_searched(
+    folder: Path, target: Target, out: Path | None = None, data: str | None = None
+) -> Report:
+    """Export the network that a search by gradient ended in, with the weights of its supernet.
+
+    data: where the images are, if they have moved.
+    The accuracy in the file is that on the test images, without these on the validation images,
+    which the architecture was learnt from. Raises BadInput where the supernet left no network.
+    """
+    run = open_search_run(folder, data=data)
+    run.folder.check_finished()
+    if not (folder / NETWORK).exists():
+        raise BadInput(
+            f"{folder} has no network with the weights of its supernet, which not every search can "
+            f"leave: `mobilenas train --search {folder}` trains one"
+        )
+    network, info = load_network(folder / NETWORK)
+    images, splits = run.images.data, run.images.splits
+    if images.test is not None:
+        judged = _all(images.test, "test images")
+    else:
+        judged = Some(images.train, splits.validate, "validation images, used in the search")
+    share = accuracy(network, run.images.evaluation(judged.part, indices=judged.rows))
+    info = replace(info, accuracy=Accuracy(share, f"{len(judged.rows)} {judged.words}"))
+    return _export(_of_run(network, info, folder, images, splits), target, out)
 
 
 def run_export_saved(path: Path, data: str, target: Target, out: Path | None) -> Report:

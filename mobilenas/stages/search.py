@@ -6,6 +6,7 @@ log.jsonl       step, epoch, passes, loss, lr; now and then entropy, expected co
 tensorboard/    the same for TensorBoard
 checkpoint.pt   weights, optimizer, architecture parameters, step (weights_only loadable)
 timing.json     seconds of work so far, hardware
+network/        the network of the derived arch with the weights of the supernet, where there is one
 front.json      the derived arch and its costs, as a front of one
 stage-1/, ...   where a search has several trainings, those before the last: log, checkpoint, and
                 kept.json, the candidates that went on, which is written last
@@ -40,6 +41,7 @@ from mobilenas.space import (
     network_space_from_dict,
 )
 from mobilenas.stages.benchmark import standing_of
+from mobilenas.stages.derived import NETWORK, store_network
 from mobilenas.stages.inherited import Inherited, inherit_from
 from mobilenas.stages.search_costs import (
     check_limits,
@@ -56,6 +58,7 @@ from mobilenas.strategies.methods import METHODS, method, strategy_class, strate
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.strategies.searchable import Searchable
+from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.device import pick_device
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.images import (
@@ -67,7 +70,7 @@ from mobilenas.train.images import (
 )
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
-from mobilenas.train.trainer import Trainer, fit
+from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
 
 KEPT = "kept.json"
 
@@ -273,8 +276,17 @@ def run_search(
         },
     }
     if processes.is_main:
+        store_network(run.folder.path / NETWORK, _searched(run, task), arch, run.images)
         run.folder.store_result(result)
     return result
+
+
+def _searched(run: GradientRun, task: SearchTask) -> torch.nn.Module:
+    """The supernet as it is at the end of a search."""
+    module = _supernet(run.kind, run.settings, run.config, task.searchable, run.settings.seed)
+    state = load_checkpoint(run.folder.path / CHECKPOINT, "module")
+    module.load_state_dict(state["module"])
+    return module
 
 
 def _trained(run: GradientRun, processes: Processes) -> SearchTask:

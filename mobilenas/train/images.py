@@ -35,6 +35,7 @@ from mobilenas.train.config import TrainingConfig
 from mobilenas.train.distributed import SINGLE, Processes
 
 SPLITS = "splits.json"
+CALIBRATION_IMAGES = 2016  # that batch norms are recalibrated on, at most, if nothing else is said
 _FEWEST = 8  # training images: an export is verified on batches of up to as many
 _EVAL_BATCH, _EVAL_SIDE = 256, 48  # images at a time, fewer where they are larger than this
 
@@ -154,7 +155,7 @@ def choose_images(
             "them and to verify an export"
         )
     if calibrate is None:
-        calibrate = min(2016, config.limit or count, count - validate)
+        calibrate = min(CALIBRATION_IMAGES, config.limit or count, count - validate)
     splits = make_splits(
         data.train.labels, seed=seed, validate=validate, calibrate=calibrate, limit=config.limit
     )

@@ -16,6 +16,7 @@ from tables import made_up_table
 from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
 from mobilenas.evaluate.published_truth import read_benchmark
+from mobilenas.nn.saved import load_network
 from mobilenas.space import EdgeCellSpace, load_listed_space, load_space, space_from_dict
 from mobilenas.stages import search as stage
 from mobilenas.stages.benchmark import read_truths, standing_of
@@ -33,8 +34,8 @@ CHEAPER = {
 
 
 def lasting(folder: Path) -> dict[str, bytes]:
-    names = ("run.json", "splits.json", "log.jsonl", "front.json")
-    return {name: (folder / name).read_bytes() for name in names}
+    names = ("run.json", "splits.json", "log.jsonl", "front.json", "network/model.safetensors")
+    return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
 
 
 def asked_for(name: str, tmp_path: Path, call: Call) -> list[str]:
@@ -73,8 +74,22 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert {"entropy", "skip", "expected_flops", "arch", "loss", "lr"} <= rows[-1].keys()
     assert rows[-1]["arch"] == row["arch"]  # which meets the budget
     assert rows[-1]["skips"] == sum(row["arch"].count(word) for word in ("id", "skip_connect"))
+    if name == "pc-darts":
+        refused = call("export", "--onnx", f"--run={out}")
+        check_refused(refused, "no network with the weights of its supernet", "train --search")
+        return
+    network, info = load_network(out / "network")
+    assert str(network.arch) == row["arch"] and info.classes == tuple("0123456789")
     if name != "gdas":
         return
+    exported = call(
+        "export", "--onnx", f"--run={out}", f"--out={tmp_path / 'model.onnx'}", "--json"
+    )
+    assert exported.code == 0, exported.err
+    report = json.loads(exported.out)
+    assert report["metadata"]["top1_accuracy_on"] == "355 test images"
+    evaluated = json.loads(call("eval", tmp_path / "model.onnx", "--data=digits", "--json").out)
+    assert evaluated["top1"] == pytest.approx(float(report["metadata"]["top1_accuracy"]), abs=1e-9)
     trained = call("train", f"--search={out}", *ALONE, f"--out={tmp_path / 'train'}", "--json")
     assert trained.code == 0, trained.err
     result = json.loads(trained.out)

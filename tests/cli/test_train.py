@@ -192,10 +192,12 @@ def test_export_wants_a_finished_training(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    check_refused(call("export", "--onnx"), "no finished run in runs/train or runs/evolve")
+    check_refused(
+        call("export", "--onnx"), "no finished run in runs/train or runs/evolve or runs/search"
+    )
     shutil.copytree(trained.folder, "run")
     for flags, words in (
-        ("--pick=knee", "--pick is for a search"),
+        ("--pick=knee", "--pick is for a run of evolve"),
         ("--data=/no/such", "/no/such"),
     ):
         check_refused(call("export", "--onnx", "--run=run", flags), words)
