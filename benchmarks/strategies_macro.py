@@ -6,12 +6,14 @@ validation accuracy, and the mean of all archs within the budget. Epochs should 
 spend about as many passes as the supernets; a pass is an image that runs forward and backward
 through one candidate of each block, over the images of the training part.
 
+With --within a strategy searches within one budget, with the term for costs of its preset.
+
 Runs continue where they stopped; several processes may share an OUT, each with seeds of its own.
 
     python benchmarks/strategies_macro.py --data CIFAR10 --data-root DIR --out runs/macro
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,16 +42,20 @@ def main(
         str, typer.Option(help="By commas; each may have settings: NAME:KEY=VALUE:KEY=VALUE.")
     ] = "gdas:epochs=4",
     preset: str = "cpu",
+    within: Annotated[float | None, typer.Option(help="The one budget, such as 60e6.")] = None,
     supernet: Annotated[list[Path] | None, typer.Option(help="One for each seed.")] = None,
     seeds: str = "0,1,2",
     out: Path = Path("runs/strategies-macro"),
 ) -> Iterator[Table]:
     """Regret in points: the best published accuracy within a budget minus that of the answer."""
-    field = Field(space, data_root)
+    field = Field(space, data_root, (within,) if within else BUDGETS)
     rows: list[dict[str, Any]] = []
     asked: dict[str, Any] = {"space": space, "data": data, "preset": preset}
+    variant = ""
+    if within:
+        asked["flops"], variant = field.limits[0], f"-{within / 1e6:.0f}M"
     for each in strategies.split(","):
-        found = searches(each, asked, seeds, out)
+        found = searches(each, asked, seeds, out, variant)
         derived = [
             [field.derived(result["probabilities"], limit) for limit in field.limits]
             for result in found.values()
@@ -71,11 +77,11 @@ def main(
 class Field:
     """All archs of a space with their published accuracies, in percent, and FLOPs.
 
-    limits: FLOPs that the same share of archs stay below as below BUDGETS in the networks whose
+    limits: FLOPs that the same share of archs stay below as below the budgets in the networks whose
     accuracies were published, which are wider.
     """
 
-    def __init__(self, name: str, data_root: Path) -> None:
+    def __init__(self, name: str, data_root: Path, budgets: Sequence[float]) -> None:
         space = load_space(name)
         assert isinstance(space, Space)
         self.space, self.costs = space, CostModel(space)
@@ -83,7 +89,8 @@ class Field:
         self.values = 100 * truth.accuracy
         self.accuracy = dict(zip(truth.archs, self.values.tolist(), strict=True))
         self.flops = self.costs.flops_batch(np.stack([space.encode(arch) for arch in truth.archs]))
-        shares = [np.mean(truth.costs["flops"] <= budget) for budget in BUDGETS]
+        self.budgets = [f"{budget / 1e6:.0f}M" for budget in budgets]
+        shares = [np.mean(truth.costs["flops"] <= budget) for budget in budgets]
         self.limits = [int(np.quantile(self.flops, share)) for share in shares]
 
     def derived(self, probabilities: list[list[float]], limit: int) -> AnyArch:
@@ -111,14 +118,14 @@ class Field:
                 for of_seed in archs
             ]
         )
-        cells = {f"{b / 1e6:.0f}M": harness.mean_sd(regret[:, i]) for i, b in enumerate(BUDGETS)}
+        cells = {b: harness.mean_sd(regret[:, i]) for i, b in enumerate(self.budgets)}
         return cells | {"mean": harness.mean_sd(regret.mean(axis=1))}
 
     def rivals(self) -> dict[str, str]:
         """The mean regret of all archs that are within a budget."""
         within = [self.values[self.flops <= limit] for limit in self.limits]
         regret = [values.max() - values.mean() for values in within]
-        cells = {f"{b / 1e6:.0f}M": f"{r:.2f}" for b, r in zip(BUDGETS, regret, strict=True)}
+        cells = {b: f"{r:.2f}" for b, r in zip(self.budgets, regret, strict=True)}
         return cells | {"mean": f"{np.mean(regret):.2f}"}
 
 
