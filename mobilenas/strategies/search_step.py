@@ -31,7 +31,7 @@ class SearchStep:
     below 0 it is one of weights alone. progress: which share of these lies behind, 0..1. steps: of
     the whole search; learning_steps: those that learn the architecture. spent: images that ran
     forward and backward through one candidate a choice, summed over the step; forward alone is a
-    third.
+    third. held_losses: those on held-out images so far, without a graph.
     """
 
     trainer: Trainer
@@ -44,6 +44,7 @@ class SearchStep:
     progress: float
     steps: int
     spent: float = field(default=0.0, init=False)
+    held_losses: list[Tensor] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self._batches: dict[tuple[str, int], Batch] = {}
@@ -78,7 +79,9 @@ class SearchStep:
                 logits = self.trainer.forward(images, placed)
         if part == "train":
             return self.objective.loss(logits, target, None)
-        return cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
+        loss = cross_entropy(logits.float(), target, 0)  # as released: smoothing is for the weights
+        self.held_losses.append(loss.detach())
+        return loss
 
     @torch.no_grad()
     def scores(self, several: Sequence[Views], batches: range) -> list[tuple[float, float]]:

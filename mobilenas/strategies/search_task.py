@@ -62,6 +62,7 @@ class SearchTask:
             self.steps, self.first = 1, 0
         self.validate_every = max(1, self.steps // _ROWS)
         self.spent = 0.0  # images times candidates of a choice
+        self.held_loss: torch.Tensor | None = None  # mean of the last step that had one
 
     def step(self, trainer: Trainer, n: int) -> None:
         """Step n: weights alone at first, then as the strategy has it."""
@@ -86,6 +87,8 @@ class SearchTask:
             else:
                 self.strategy.step(step)
         self.spent += step.spent
+        if step.held_losses:
+            self.held_loss = torch.stack(step.held_losses).mean()
 
     def position(self, n: int) -> float:
         """All steps are of one size."""
@@ -99,8 +102,9 @@ class SearchTask:
 
     def validate(self, trainer: Trainer, n: int) -> dict[str, Any]:
         """Where the architecture stands: mean entropy of the probabilities over that of equal ones,
-        the mean probability of passing on the input where it is offered, expected costs, and the
-        arch that would be derived now, with its shortcuts.
+        the mean probability of passing on the input where it is offered, expected costs, the loss
+        on held-out images that it last learnt from, and the arch that would be derived now, with
+        its shortcuts.
         """
         with torch.no_grad():
             probabilities = self.strategy.probabilities()
@@ -116,6 +120,10 @@ class SearchTask:
             for cost in {"flops": None, **self.cost.limits}:
                 row[f"expected_{cost}"] = float(self.cost.of(cost, occurrences))
         row |= self.strategy.figures()
+        if self.held_loss is not None:
+            joint = self.held_loss.to(trainer.device, copy=True)
+            trainer.processes.average([joint])
+            row["held_loss"] = float(joint)
         arch = self.derive() or self.strategy.derive(self.searchable, {})
         if passing:
             genes = whole.space.encode(arch)  # type: ignore[arg-type]
@@ -135,10 +143,15 @@ class SearchTask:
         return ""
 
     def state(self) -> dict[str, Any]:
-        """The strategy's, and what was spent."""
-        return {"strategy": self.strategy.state(), "spent": self.spent}
+        """The strategy's, what was spent, and the loss on held-out images."""
+        return {
+            "strategy": self.strategy.state(),
+            "spent": self.spent,
+            "held_loss": self.held_loss,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.strategy.load_state(state["strategy"])
         self.spent = state["spent"]
+        self.held_loss = state.get("held_loss")  # runs of before have none

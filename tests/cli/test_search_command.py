@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import ALONE, Call, Job, check_refused
-from searched import CELLS, SMALL, SPACE, suited
+from searched import BUDGET, CELLS, CHEAPER, SMALL, SPACE, asked_for, suited
 from tables import made_up_table
 
 from mobilenas.cost import CostModel
@@ -24,33 +24,10 @@ from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 
-BUDGET = "--flops=0.2M"
-CHEAPER = {
-    "rome": ["--set=samples=2"],
-    "shapley": ["--set=arch_every=3", "--set=orders=2", "--set=score_images=16"],
-    "zarts": ["--set=arch_every=5", "--set=samples=2", "--set=inner_steps=2"],
-    "svge": ["--set=labels=10", "--set=rounds=3", "--set=round_archs=3", "--set=vae_steps=20"],
-}
-
 
 def lasting(folder: Path) -> dict[str, bytes]:
     names = ("run.json", "splits.json", "log.jsonl", "front.json", "network/model.safetensors")
     return {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
-
-
-def asked_for(name: str, tmp_path: Path, call: Call) -> list[str]:
-    """The flags of a search by a strategy, below the median FLOPs of its space; where it goes on
-    from another search, that is made.
-    """
-    space = suited(name, SPACE)
-    budget = BUDGET if space == SPACE else "--flops=60k"
-    flags = [*SMALL, *CHEAPER.get(name, []), f"--space={space}", budget]
-    asked = ["search", f"--strategy={name}", *flags]
-    if not METHODS[name].strategy.must_start_from:
-        return asked
-    parent = tmp_path / "parent"
-    assert call("search", "--strategy=darts", *SMALL, f"--out={parent}").code == 0
-    return [*asked, f"--from={parent}"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -73,6 +50,7 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert rows[-1]["passes"] == pytest.approx(printed["passes"])
     assert {"entropy", "skip", "expected_flops", "arch", "loss", "lr"} <= rows[-1].keys()
     assert rows[-1]["arch"] == row["arch"]  # which meets the budget
+    assert ("held_loss" in rows[-1]) == (name not in ("dropnas", "shapley", "svge"))
     assert rows[-1]["skips"] == sum(row["arch"].count(word) for word in ("id", "skip_connect"))
     if name == "pc-darts":
         refused = call("export", "--onnx", f"--run={out}")

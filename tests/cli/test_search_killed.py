@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ENVIRONMENT, Call, command, contents
-from searched import SMALL
+from searched import asked_for
 
-KILLS = 3
+from mobilenas.strategies.methods import METHODS
+
+KILLS = 2
 
 
 def is_at_work(pid: int, out: Path) -> bool:
@@ -17,11 +19,9 @@ def is_at_work(pid: int, out: Path) -> bool:
     return (out / "run.json").exists() and lock.exists() and str(pid) in lock.read_text()
 
 
-@pytest.mark.parametrize("name", ["gdas", "rome", "pdarts", "svge"])
+@pytest.mark.parametrize("name", METHODS)
 def test_whatever_the_instant_the_end_is_the_same(name: str, tmp_path: Path, call: Call) -> None:
-    asked = ["search", f"--strategy={name}", *SMALL, "--set=epochs=3"]
-    if name == "svge":
-        asked += ["--set=labels=10", "--set=rounds=3", "--set=round_archs=3", "--set=vae_steps=20"]
+    asked = [*asked_for(name, tmp_path, call), "--set=epochs=3"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert call(*asked, f"--out={whole}").code == 0
     rng, codes = np.random.default_rng(sum(map(ord, name))), []
