@@ -42,17 +42,19 @@ class ScoreLog:
         names: list[str],
         several: Sequence[Views],
         batches: range,
+        least: float = 0.0,
     ) -> Scores:
         """The next scores: those of several mixtures, each without what a name says, as
-        `SearchStep.scores` measures them. Raises BadInput where the file has others.
+        `SearchStep.scores` measures them, fewer where it stops. Raises BadInput where the file has
+        others.
         """
         before = step.spent
         if self.taken == len(self.rows):
             step.spent = 0.0
-            loss, accuracy = zip(*step.scores(several, batches), strict=True)
+            loss, accuracy = zip(*step.scores(several, batches, least), strict=True)
             row = Scores(
                 choice=choice,
-                without=names,
+                without=names[: len(loss)],
                 loss=[*loss],
                 accuracy=[*accuracy],
                 spent=step.spent,
@@ -63,7 +65,7 @@ class ScoreLog:
         row = self.rows[self.taken]
         step.spent = before + row.spent
         self.taken += 1
-        if (row.choice, row.without) != (choice, names):
+        if (row.choice, row.without) != (choice, names[: len(row.without)]):
             raise BadInput(
                 f"{self.path} line {self.taken} is of {row.choice}, where {choice} is measured: it "
                 "is of another search"

@@ -83,12 +83,25 @@ class SearchStep:
         self.held_losses.append(loss.detach())
         return loss
 
-    @torch.no_grad()
-    def scores(self, several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+    def scores(
+        self, several: Sequence[Views], batches: range, least: float = 0.0
+    ) -> list[tuple[float, float]]:
         """Loss and accuracy of several mixtures on some batches of the held-out images, by number,
         by the statistics of each batch. Running ones do not move. All have the same dropout, which
-        no other draw hangs on.
+        no other draw hangs on. least: share of the accuracy of the first mixture; the one that has
+        less is the last that is measured.
         """
+        if not least:
+            return self._scored(several, batches)
+        found: list[tuple[float, float]] = []
+        for views in several:
+            found += self._scored([views], batches)
+            if found[-1][1] < least * found[0][1]:
+                break
+        return found
+
+    @torch.no_grad()
+    def _scored(self, several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
         device, seed, rank = self.trainer.device, self.trainer.seed, self.trainer.processes.rank
         sums = torch.zeros(len(several), 3, dtype=torch.float64, device=device)
         self.trainer.module.train()

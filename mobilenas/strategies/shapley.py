@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor
 
@@ -126,7 +125,7 @@ class Shapley(LearnedStrategy):
 
     def _order(self, step: SearchStep, number: int, rng: np.random.Generator) -> list[Tensor]:
         """What each candidate is worth in one order, (candidates,) a choice; 0 what is not
-        removed.
+        removed, or only after too little was left.
         """
         players = [(place, i) for place, own in enumerate(self.groups) for i in range(len(own))]
         order = removed([players[i] for i in rng.permutation(len(players))], self.groups)
@@ -137,11 +136,10 @@ class Shapley(LearnedStrategy):
             ["nothing", *names],
             self._ever_less(order),
             self._batches(step, number),
+            self.config.truncate,
         )
         found = [torch.zeros(size) for size in self.choices.sizes]
-        for (place, i), worth in zip(
-            order, marginals(scores.accuracy, self.config.truncate), strict=True
-        ):
+        for (place, i), worth in zip(order, -np.diff(scores.accuracy), strict=False):
             found[place][self.groups[place][i]] += worth
         return found
 
@@ -204,17 +202,6 @@ def removed(players: Sequence[_Player], groups: _Groups) -> list[_Player]:
             left[place] = rest
             order.append((place, i))
     return order
-
-
-def marginals(worth: Sequence[float], truncate: float) -> NDArray[np.float64]:
-    """What each removal of an order cost. worth: of the whole, then after each removal. 0 from
-    where what is left is worth less than that share of the whole.
-    """
-    lost = -np.diff(worth)
-    over = np.flatnonzero(np.asarray(worth[1:]) < truncate * worth[0])
-    if len(over):
-        lost[over[0] + 1 :] = 0
-    return lost
 
 
 def _standardised(searchable: Searchable, worth: Sequence[Tensor]) -> list[Tensor]:

@@ -34,7 +34,7 @@ def scripted(step: SearchStep, worth: Worth) -> list[Views]:
     """A step that says of each mixture what `worth` does; all that it was asked for."""
     asked: list[Views] = []
 
-    def scores(several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+    def scores(several: Sequence[Views], batches: range, least: float) -> list[tuple[float, float]]:
         asked.extend(several)
         return [(worth(views), 0.5) for views in several]
 

@@ -21,7 +21,7 @@ from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
-from mobilenas.strategies.shapley import Shapley, marginals, removed
+from mobilenas.strategies.shapley import Shapley, removed
 
 Game = Callable[[frozenset[int]], float]
 PLAYERS = 6
@@ -33,12 +33,12 @@ def game(seed: int) -> Game:
     return lambda players: float(drawn[sum(1 << i for i in players)])
 
 
-def estimate(worth: Game, orders: Iterable[Sequence[int]], truncate: float = 0.0) -> np.ndarray:
+def estimate(worth: Game, orders: Iterable[Sequence[int]]) -> np.ndarray:
     """Of each player the mean over orders, (players,)."""
     found = []
     for order in orders:
         left = [frozenset(order[k:]) for k in range(len(order) + 1)]
-        lost = marginals([worth(players) for players in left], truncate)
+        lost = -np.diff([worth(players) for players in left])
         found.append(lost[np.argsort(order)])
     return np.mean(found, axis=0)
 
@@ -90,10 +90,18 @@ def test_one_order_is_enough_where_players_only_add() -> None:
 
 
 def test_an_order_is_over_where_too_little_is_left() -> None:
-    lost = marginals([0.8, 0.7, 0.3, 0.35, 0.1], 0.5)
-    np.testing.assert_allclose(lost, [0.1, 0.4, 0, 0])
-    assert lost.sum() == pytest.approx(0.8 - 0.3)  # to where it stopped
-    np.testing.assert_allclose(marginals([0.8, 0.7, 0.3], 0.0), [0.1, 0.4])
+    strategy = Shapley(choices(3, 3, 3), configured(Shapley, truncate=0.5), seed=0)
+    for accuracies, losses in (
+        ([0.8, 0.7, 0.3, 0.35, 0.1], [0.1, 0.4]),
+        ([0.8, 0.7, 0.6, 0.5, 0.45, 0.41, 0.4], [0.1, 0.1, 0.1, 0.05, 0.04, 0.01]),  # not less
+    ):
+        step, left = Steps(Toy(3), strategy.config)(0), iter(accuracies)
+        step._scored = lambda several, batches, left=left: [(0.0, next(left)) for _ in several]  # type: ignore[misc]
+        found = torch.cat(strategy._order(step, 0, np.random.default_rng(0)))
+        assert sorted(found[found != 0].tolist()) == pytest.approx(sorted(losses))
+        # To where it stopped; what comes after was not measured.
+        assert float(found.sum()) == pytest.approx(accuracies[0] - accuracies[len(losses)])
+        assert [*left] == accuracies[len(losses) + 1 :]
 
 
 def test_the_last_candidate_of_a_choice_stays() -> None:
@@ -111,7 +119,7 @@ def test_a_path_goes_with_all_that_have_it_and_a_candidate_is_worth_its_paths() 
     assert [choice.candidates[i] for i in paths["e6 path 2"]] == ["e6k5", "e6k35", "e6k57"]
     step = Steps(Toy(1), strategy.config)(0)
 
-    def scores(several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+    def scores(several: Sequence[Views], batches: range, least: float) -> list[tuple[float, float]]:
         left = [
             [n for n, (alone, *_) in enumerate(paths.values()) if alone in v[0]] for v in several
         ]  # type: ignore[operator]
@@ -131,7 +139,7 @@ def additive(step: SearchStep, worth: Sequence[Sequence[float]]) -> list[range]:
     """A step whose mixtures are worth the sum of their candidates; the batches asked for."""
     asked: list[range] = []
 
-    def scores(several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+    def scores(several: Sequence[Views], batches: range, least: float) -> list[tuple[float, float]]:
         asked.append(batches)
         return [
             (0.0, 10 + sum(own[i] for own, view in zip(worth, views, strict=True) for i in view))  # type: ignore[union-attr]

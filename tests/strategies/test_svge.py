@@ -94,7 +94,9 @@ def told(step: SearchStep) -> list[tuple[int, ...]]:
     """A step that says of each arch what `worth` does, in 0..1; the archs that it was asked for."""
     asked: list[tuple[int, ...]] = []
 
-    def scores(several: list[tuple[int, ...]], batches: range) -> list[tuple[float, float]]:
+    def scores(
+        several: list[tuple[int, ...]], batches: range, least: float
+    ) -> list[tuple[float, float]]:
         asked.extend(several)
         return [(0.0, 0.5 + float(x) / 40) for x in worth(torch.tensor(several))]
 
