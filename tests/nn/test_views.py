@@ -135,3 +135,23 @@ def test_candidates_of_a_residual_block_differ_only_without_an_affine_last_norm(
     assert weights.grad is not None
     # Where blocks start as the identity, no gradient tells one candidate from the other.
     assert (weights.grad[0] == weights.grad[1]).item() == affine_last
+
+
+def test_subsets_of_equal_marginals_differ_by_their_own_norms_only() -> None:
+    space = load_space("s1:width=0.25,resolution=16,candidates.max_paths=2")
+    block = space.blocks[2]
+    choice = made(space).double().blocks[space.layers.index(block)]
+    assert isinstance(choice, ChoiceBlock)
+    x = torch.randn(8, block.in_channels, *block.in_shape).double()
+    # Each path is there half of the time, in both.
+    halves = [("e3k35", "e3k7"), ("e3k3", "e3k57")]
+    branch = choice.branches["e3"]
+    paths, hidden = branch.groups[0], branch.expand(x)  # type: ignore[index,operator,union-attr]
+    names = [str(candidate) for candidate in choice.candidates]
+    sums, outputs = [], []
+    for pair in halves:
+        kernels = [kernel for name in pair for kernel in name.removeprefix("e3k")]
+        sums.append(torch.stack([paths[f"k{kernel}"](hidden) for kernel in kernels]).sum(0) / 2)  # type: ignore[index,operator]
+        outputs.append(choice(x, {names.index(name): torch.tensor(0.5).double() for name in pair}))
+    assert (sums[0] - sums[1]).abs().max() < 1e-12  # what a norm behind the sum would see
+    assert (outputs[0] - outputs[1]).norm() > 0.01 * outputs[0].norm()

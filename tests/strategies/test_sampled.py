@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor, nn
-from toys import Steps, Toy, choices, configured
+from toys import Steps, Toy, cells, choices, configured, searched
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
@@ -50,6 +50,21 @@ def test_gdas_draws_by_the_probabilities_whatever_the_temperature(tau: float) ->
         counts[index] += 1
     expected = strategy.probabilities()[0].detach().double().numpy()
     assert chisquare(counts, 2000 * expected / expected.sum()).pvalue > 0.001
+
+
+def test_gdas_draws_once_for_all_cells_of_a_type() -> None:
+    searchable = searched(cells("darts"))
+    strategy = Gdas(searchable.choices, configured(Gdas), seed=0)
+    steps = Steps(nn.Linear(1, 1), strategy.config, space=cells("darts"))
+    normal, reduction = searchable.layers
+    assert (len(normal), len(reduction)) == (1, 2)
+    drawn = []
+    for n in range(2):
+        placed = searchable.placed(strategy.views(steps(n), Stream.ARCH_STEP))
+        of_cells = [[[*placed[place]] for place in layer] for layer in [*normal, *reduction]]  # type: ignore[misc]
+        assert of_cells[1] == of_cells[2] != of_cells[0]
+        drawn.append(of_cells)
+    assert drawn[0] != drawn[1]
 
 
 def test_gdas_cools_from_its_first_step_to_its_last() -> None:

@@ -87,6 +87,18 @@ def test_the_predictor_learns_its_labels_and_orders_others(vae: GraphVae) -> Non
     vae.load_state_dict(state)
 
 
+def test_the_predictor_overfits_few_labels(vae: GraphVae) -> None:
+    genes = drawn(16, np.random.default_rng(4))
+    labels = torch.randn(16, generator=torch.Generator().manual_seed(0))  # nothing to generalise
+    state = {name: value.clone() for name, value in vae.state_dict().items()}
+    with fixed_generators(1):
+        train_predictor(vae, genes, labels, 300)
+    with torch.no_grad():
+        found = vae.predictor(vae.encode(genes)[0])[:, 0]
+    assert (found - labels).square().mean() < 0.01
+    vae.load_state_dict(state)
+
+
 SMALL = {"labels": 40, "rounds": 3, "round_archs": 10, "score_images": 32, "vae_steps": 200}
 
 
