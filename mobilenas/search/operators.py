@@ -125,13 +125,13 @@ def repair(problem: Problem, genes: Genes, rng: np.random.Generator) -> Genes:
     """
     num_candidates = problem.cost_model.space.num_candidates
     for _ in range(int(num_candidates.sum())):
-        excess = problem.excess(genes[None])[0]
-        if excess == 0:
+        if problem.excess(genes[None])[0] == 0:
             break
         for i in rng.permutation(len(genes)):
             options = np.tile(genes, (num_candidates[i], 1))
             options[:, i] = np.arange(len(options))
-            better = options[problem.excess(options) < excess]
+            excess = problem.excess(options)  # of genes too: sums in one order are equal to the bit
+            better = options[excess < excess[genes[i]]]
             if len(better):
                 genes = better[rng.integers(len(better))]
                 break

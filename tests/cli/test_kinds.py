@@ -13,7 +13,7 @@ def test_commands_refuse_runs_of_other_kinds(
 ) -> None:
     detect = tmp_path / "detect"
     RunFolder.create(detect, "detect", {"config": "ssdlite"})
-    needed = "a run of `mobilenas train` or `mobilenas evolve` is needed"
+    needed = "a run of `mobilenas train` or `mobilenas evolve` or `mobilenas search` is needed"
     is_detector = f"{detect} holds the training of a detector"
     check_refused(call("export", "--onnx", f"--run={detect}"), is_detector, needed)
     is_network = f"{trained.folder} holds the training of a network"

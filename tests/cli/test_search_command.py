@@ -313,7 +313,7 @@ def test_another_search_is_not_resumed(
         check_refused(call("search", "--resume", f"--out={out}", *flags), *words)
     assert (out / "run.json").read_bytes() == before
     check_refused(call("search", "--resume", f"--out={job.search}"), "holds a search", "search")
-    check_refused(call("export", "--onnx", f"--run={out}"), "a search by gradient")
+    check_refused(call("export", "--onnx", f"--run={out}"), "is not finished", "search --resume")
 
 
 @pytest.mark.parametrize("strategy", ["gdas", "rome", "ista"])

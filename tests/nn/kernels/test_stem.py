@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from fusing import (
+    BIASES,
     FUSED,
     FUSED_BLOCKS,
+    LIMITS,
     SOME_KERNELS,
     block,
     errors,
@@ -50,7 +52,7 @@ def start(
     **changes: Any,
 ) -> Start:
     activation: Activation = "relu6" if clamps else "relu"
-    bias = 0.5 if clamps else 20.0
+    bias = BIASES[clamps]
     changes = {"in_channels": hidden, "residual": False, "activation": activation} | changes
     first = block(kernels, 1, bias, **changes)
     stem = conv_bn(colours, hidden, kernel, stride, activation)
@@ -86,8 +88,7 @@ def test_a_stem_is_equal_to_torch_in_float64(
     with threads(num_threads):
         found = errors(made, x, inputs=False)
     theirs = errors(made, x, fused=False, inputs=False)
-    limit = 0.03 if clamps else 1e-5  # as in test_bottleneck.py
-    assert all(error < limit + 3 * theirs[name] for name, error in found.items()), found
+    assert all(error < LIMITS[clamps] + 3 * theirs[name] for name, error in found.items()), found
 
 
 def test_where_a_stem_is_torchs() -> None:
