@@ -25,12 +25,13 @@ def finished(out: Path, command: str, *, result: str = "result.json", **flags: A
     """
     if not (out / result).exists():
         words = [sys.executable, "-m", "mobilenas", *command.split(), "--out", out]
+        if (out / "run.json").exists():
+            words.append("--resume")
+            flags.pop("from", None)  # the run has what it inherits
         for name, value in flags.items():
             flag = f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
             for each in value if isinstance(value, list) else [value]:
                 words += [flag] if each is True else [flag, each]
-        if (out / "run.json").exists():
-            words.append("--resume")
         code = subprocess.call(list(map(str, words)), stdout=sys.stderr)
         if code:
             raise SystemExit(code)
