@@ -15,6 +15,8 @@ from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, Positive
 
+_LEAST = 1e-6  # that a coefficient is divided by
+
 
 class IstaConfig(SearchConfig):
     """recoveries: how often it is chosen anew what is taken, over the search. price: of the size of
@@ -35,7 +37,8 @@ class Ista(LearnedStrategy):
     of each edge of NAS-Bench-201's; a candidate of a block, by the sum of |z| over its paths. Only
     this is run until the next recovery, times its coefficients z + A (b - A z), which may be
     negative. They have a gradient, that of b; z itself has none. Of candidates the probabilities
-    are their shares of |z|.
+    are their shares of |z|. What a block takes stands alone, so it counts by its sign and learns by
+    its relative change: b starts at a thousandth, and a chain of blocks would pass on nothing.
 
     Where costs have limits, dear coefficients have higher prices (`Node.dearness`). They have them
     all the time: prices that come and go with a limit that is passed would change what is taken at
@@ -87,7 +90,10 @@ class Ista(LearnedStrategy):
         for node, b, z in zip(self.nodes, self.parameters, self.z, strict=True):
             chosen, weights = node.chosen(z), node.weights(b, z)
             for place, candidate in chosen.items():
-                ops[place] = {candidate: weights[place]}
+                weight = weights[place]
+                if not self.choices.inputs:
+                    weight = weight / weight.detach().abs().clamp_min(_LEAST)
+                ops[place] = {candidate: weight}
             inputs.append({place - node.places.start: torch.ones(()) for place in chosen})
         return [*ops, *(inputs if self.choices.inputs else ())]
 

@@ -138,6 +138,23 @@ def test_only_what_is_taken_runs_and_it_is_what_is_derived(name: str) -> None:
         assert step.cost.of("flops", strategy.occurrences()).item() == exact
 
 
+def test_a_chain_of_blocks_passes_on_what_it_takes() -> None:
+    space = load_space("macro:width=0.25,resolution=8,num_classes=4")
+    strategy = ista(space)
+    generator = torch.Generator().manual_seed(0)
+    supernet = strategy.supernet(searched(space), strategy.config, generator)
+    steps = Steps(supernet, strategy.config, ImageBatches, space=space)
+    views = strategy.views(steps(0), Stream.ARCH_STEP)
+    assert all(abs(w.item()) == 1 for view in views for w in view.values())  # type: ignore[union-attr]
+    logits = supernet(steps.held(0)[0], views)
+    assert logits.std(0).min() > 0.01  # images differ
+    (w,) = views[0].values()  # type: ignore[union-attr]
+    (gradient,) = torch.autograd.grad(w, strategy.parameters[0])
+    node, b = strategy.nodes[0], strategy.parameters[0]
+    (own,) = node.weights(b, strategy.z[0]).values()
+    torch.testing.assert_close(gradient, torch.autograd.grad(own, b)[0] / own.detach().abs())
+
+
 def test_what_is_taken_stays_until_the_next_recovery() -> None:
     strategy = ista(cells("darts"), recoveries=4)
     steps = Steps(torch.nn.Linear(1, 1), strategy.config, space=cells("darts"))
