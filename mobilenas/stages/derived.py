@@ -47,15 +47,17 @@ def derived_network(supernet: nn.Module, arch: AnyArch, batches: Iterable[Tensor
     statistics, which were those of mixtures, are averaged anew over image batches (n, channels, h,
     w), in the supernet too.
 
-    Raises BadInput where there is no such network, as some ops are others while they are searched.
+    Raises BadInput where there is no such network, as some ops are others while they are searched,
+    or the supernet is of another class.
     """
     network: AnyNetwork
     if isinstance(supernet, EdgeCellSupernet):
         network = EdgeCellNetwork(supernet.space, arch)  # type: ignore[arg-type]
         if plain_state(supernet.network(arch)).keys() != network.state_dict().keys():  # type: ignore[arg-type]
             raise BadInput("pools have a batch norm while they are searched, and none in a network")
+    elif not isinstance(supernet, Supernet):
+        raise BadInput(f"nothing is known of supernets of class {type(supernet).__name__}")
     else:
-        assert isinstance(supernet, Supernet)
         network = Network(supernet.space, arch)  # type: ignore[arg-type]
     network = network.to(supernet.classifier.weight)
     with fresh_statistics(supernet) as next_batch:

@@ -68,10 +68,11 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert report["metadata"]["top1_accuracy_on"] == "355 test images"
     evaluated = json.loads(call("eval", tmp_path / "model.onnx", "--data=digits", "--json").out)
     assert evaluated["top1"] == pytest.approx(float(report["metadata"]["top1_accuracy"]), abs=1e-9)
-    trained = call("train", f"--search={out}", *ALONE, f"--out={tmp_path / 'train'}", "--json")
-    assert trained.code == 0, trained.err
-    result = json.loads(trained.out)
-    assert (result["arch"], result["flops"]) == (row["arch"], row["flops"])
+    for folder, start in (("train", f"--search={out}"), ("tuned", f"--weights={out / 'network'}")):
+        trained = call("train", start, *ALONE, f"--out={tmp_path / folder}", "--json")
+        assert trained.code == 0, trained.err
+        result = json.loads(trained.out)
+        assert (result["arch"], result["flops"]) == (row["arch"], row["flops"])
     settings = json.loads((tmp_path / "train" / "run.json").read_text())["settings"]
     assert space_from_dict(settings["space"]).name == SPACE
 

@@ -71,6 +71,11 @@ def test_it_computes_what_the_supernet_does(name: str, build: Build) -> None:
             for images in data:
                 logits = supernet(images, arch)
                 assert (network(images) - logits).abs().max() <= 1e-12 * logits.abs().max()
+            first = next(m for m in network.modules() if isinstance(m, nn.Conv2d))
+            norm = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+            means = torch.stack([first(images).mean((0, 2, 3)) for images in data])
+        assert norm.running_mean is not None  # the statistics are those of the batches
+        torch.testing.assert_close(norm.running_mean, means.mean(0))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +84,7 @@ def test_it_computes_what_the_supernet_does(name: str, build: Build) -> None:
         (DARTS, of_cells(), POOLED, "pools have a batch norm"),
         (DARTS, of_cells(merged="flat"), PLAIN, "a sep_conv runs once"),
         (NB201, of_cells(parts=2), None, "parts 2"),
+        (S1, lambda space: nn.Linear(1, 1), None, "class Linear"),
     ],
 )
 def test_it_refuses_ops_that_are_others_in_a_network(
