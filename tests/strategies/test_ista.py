@@ -30,6 +30,12 @@ def ista(space: Space | EdgeCellSpace, **settings: Any) -> Ista:
     return Ista(searched(space).choices, configured(Ista, **settings), seed=0)
 
 
+def steps_in(strategy: Ista, space: Space | EdgeCellSpace) -> Steps:
+    generator = torch.Generator().manual_seed(0)
+    supernet = strategy.supernet(searched(space), strategy.config, generator)
+    return Steps(supernet, strategy.config, ImageBatches, space=space)
+
+
 def residual(matrix: Matrix, b: Matrix, prices: Matrix, z: Matrix) -> float:
     """How far z is from what makes a minimum (Karush, Kuhn and Tucker)."""
     slopes = matrix.T @ (b - matrix @ z)
@@ -116,9 +122,7 @@ def test_where_there_is_no_coefficient_something_is_taken_all_the_same() -> None
 def test_only_what_is_taken_runs_and_it_is_what_is_derived(name: str) -> None:
     space = space_of(name)
     strategy = ista(space)
-    generator = torch.Generator().manual_seed(0)
-    supernet = strategy.supernet(searched(space), strategy.config, generator)
-    steps = Steps(supernet, strategy.config, ImageBatches, space=space)
+    steps = steps_in(strategy, space)
     for n in range(3):
         step = steps(n, n / 2)
         strategy.step(step)
@@ -141,12 +145,10 @@ def test_only_what_is_taken_runs_and_it_is_what_is_derived(name: str) -> None:
 def test_a_chain_of_blocks_passes_on_what_it_takes() -> None:
     space = load_space("macro:width=0.25,resolution=8,num_classes=4")
     strategy = ista(space)
-    generator = torch.Generator().manual_seed(0)
-    supernet = strategy.supernet(searched(space), strategy.config, generator)
-    steps = Steps(supernet, strategy.config, ImageBatches, space=space)
+    steps = steps_in(strategy, space)
     views = strategy.views(steps(0), Stream.ARCH_STEP)
     assert all(abs(w.item()) == 1 for view in views for w in view.values())  # type: ignore[union-attr]
-    logits = supernet(steps.held(0)[0], views)
+    logits = steps.trainer.module(steps.held(0)[0], views)
     assert logits.std(0).min() > 0.01  # images differ
     (w,) = views[0].values()  # type: ignore[union-attr]
     (gradient,) = torch.autograd.grad(w, strategy.parameters[0])
@@ -174,13 +176,11 @@ def test_what_is_taken_stays_until_the_next_recovery() -> None:
 def test_what_is_not_taken_forgets_its_momentum() -> None:
     space = cells("nb201")
     strategy = ista(space)
-    generator = torch.Generator().manual_seed(0)
-    supernet = strategy.supernet(searched(space), strategy.config, generator)
-    steps = Steps(supernet, strategy.config, ImageBatches, space=space)
+    steps = steps_in(strategy, space)
     taken = []
     for n in range(4):
         strategy.fit(steps(n, n / 4))
-        weights = dict(supernet.named_parameters())
+        weights = dict(steps.trainer.module.named_parameters())
         taken.append({name for name, weight in weights.items() if weight.grad is not None})
         state = steps.trainer.optimizer.state
         assert {name for name, weight in weights.items() if weight in state} == taken[-1]
