@@ -5,6 +5,7 @@ random    the best on validation images of random archs within the budget, which
           as many multiply-adds are spent as by the first of --searches: supernet, evaluations and
           trainings
 score     the search without trainings: accuracy in the supernet and NASWOT
+accuracy  the same by accuracy in the supernet alone
 rounds    evolve --rounds
 
 The budget is that of the plain network of the supernet's space, or of each space of --plain, the
@@ -52,7 +53,9 @@ def main(
     settings: Set = None,
     rounds: int = 2,
     per_round: int = 8,
-    searches: Annotated[str, typer.Option(help="By commas: score, rounds.")] = "rounds,score",
+    searches: Annotated[
+        str, typer.Option(help="By commas: score, accuracy, rounds.")
+    ] = "rounds,score",
     population: int = 20,
     generations: int = 5,
     trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
@@ -62,7 +65,7 @@ def main(
     recipe = {"data": data, "preset": preset, "set": settings or []}
     search = {"population": population, "generations": generations}
     asked: dict[str, dict[str, Any]] = {
-        "score": {"objectives": "score", **search},
+        **{name: {"objectives": name, **search} for name in ("score", "accuracy")},
         "rounds": {
             "objectives": "prediction",
             "rounds": rounds,
@@ -101,7 +104,7 @@ def main(
         title = f"Budget {budget / 1e6:.2f}M FLOPs; {trainings} trainings of each answer, mean ± sd"
         yield Table(rows, {"MFLOPs": ".2f"}, title)
         title = f"{names[0]} - rival, points; a pair is a training seed"
-        yield Table(differences(held_out, names[0]), {}, title)
+        yield Table(differences(held_out, names[0], trainings), {}, title)
 
 
 @dataclass(frozen=True)
@@ -171,18 +174,20 @@ def _epochs(training: Path) -> int:
     return int(read_json(training / "run.json")["settings"]["config"]["epochs"])
 
 
-def differences(held_out: dict[str, list[float]], search: str) -> list[dict[str, Any]]:
-    """By how many points the answer of a search is above the others, with a 95 % interval of
-    Student's t.
+def differences(
+    held_out: dict[str, list[float]], search: str, trainings: int
+) -> list[dict[str, Any]]:
+    """By how many points the answer of a search is above the others: over all trainings, with a
+    95 % interval of Student's t, and the mean of each search. trainings: of each search.
     """
     rows = []
     for name in sorted(set(held_out) - {search}):
         points = np.subtract(held_out[search], held_out[name])
         mean = points.mean()
         low, high = stats.t.interval(0.95, len(points) - 1, mean, stats.sem(points))
-        rows.append(
-            {"rival": name, "points": f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", "n": len(points)}
-        )
+        each = points.reshape(-1, trainings).mean(axis=1)
+        row = {"rival": name, "points": f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", "n": len(points)}
+        rows.append(row | {"by search": ", ".join(f"{x:+.2f}" for x in each)})
     return rows
 
 
