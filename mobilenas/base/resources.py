@@ -33,7 +33,10 @@ def read_preset(reference: str, *kinds: str) -> dict[str, Any]:
         known = [name for kind in kinds for name in shipped(kind)]
         near = difflib.get_close_matches(reference, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadInput(f"{reference!r} is neither a YAML file nor one of {', '.join(known)}{hint}")
+        what = f"{reference!r} is neither a YAML file nor one of"
+        if Path(reference).suffix in (".yaml", ".yml"):
+            what = f"{reference}: no such file; there are also"
+        raise BadInput(f"{what} {', '.join(known)}{hint}")
     data = read_yaml(path) or {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise BadInput(f"{path} must hold a mapping of keys to values, the keys words")

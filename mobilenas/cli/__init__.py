@@ -77,7 +77,7 @@ app.command(rich_help_panel=DEPLOY)(networks.convert)
 # Of a name that no file can have: it is too long, or goes in a circle.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
 # What typer makes of an interrupt, and `closed_when_told_to_end` of SIGTERM, without a word.
-_STOPPED = {130: "interrupted", 143: "told to end"}
+_STOPPED = {130: "interrupted", 143: "stopped by SIGTERM"}
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def _run() -> None:
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:
             raise
-        how = "a run is continued with --resume, a quickstart by itself"
+        how = "--resume continues a run; a quickstart continues when it is run again"
         _fail(f"{_STOPPED[stop.code]}; {how}", stop.code)
 
 

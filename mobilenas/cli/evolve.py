@@ -79,7 +79,10 @@ def evolve(
     settings: Overrides = None,
     inherit: Annotated[
         bool,
-        typer.Option("--inherit", help="Trainings of --rounds start from the supernet's weights."),
+        typer.Option(
+            "--inherit",
+            help="Trainings of --rounds start from the weights of --supernet (a flag, no path).",
+        ),
     ] = False,
     workers: Workers = "1",
     worker_timeout: WorkerTimeout = None,
@@ -153,5 +156,5 @@ def evolve(
     else:
         print(front_table(front, truths.get("accuracy")))
         print(selected_on(found))
-        print(f"picture: {out / 'front.png'}; next: mobilenas export --onnx --run {out}")
+        print(f"picture: {out / 'front.png'}; next: mobilenas train --search {out}")
     check_left_out(found)

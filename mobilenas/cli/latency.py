@@ -82,8 +82,10 @@ def latency_build(
     from mobilenas.runs.lock import held
     from mobilenas.space import load_space
 
-    if space is None or (device is None and devices is None):
-        raise BadInput("--space and --device say what to measure and what to call it")
+    if space is None:
+        raise BadInput("--space is missing: the space whose blocks are measured")
+    if device is None and devices is None:
+        raise BadInput("--device is missing: what this host is called, or --devices FILE")
     loaded = load_space(space)
     if resolution is not None and resolution != loaded.resolution:
         joint = "," if ":" in space else ":"

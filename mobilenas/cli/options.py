@@ -17,6 +17,10 @@ DATA_HELP = (
     "Folder of class folders, parquet or WebDataset files, cifar10:DIR, cifar100:DIR, or digits "
     "(built in)."
 )
+TRAINING_PRESETS = (
+    "Recipe: cifar10-quick or digits (minutes on a CPU), cifar10, finetune, imagenet-modern, "
+    "imagenet-mnasnet, or a YAML file."
+)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Resume = Annotated[

@@ -47,7 +47,8 @@ def search(
     preset: Annotated[
         str | None,
         typer.Option(
-            help="Preset of configs/strategies or YAML file; that of the strategy by default."
+            help="Recipe: cpu, cpu-small or cpu-tiny (for CPUs), or a YAML file; by default the "
+            "published one of the strategy, hours on an accelerator."
         ),
     ] = None,
     settings: Overrides = None,

@@ -1,10 +1,11 @@
 """The commands `space` and `arch`. Heavy imports live inside commands."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.units import format_size
 from mobilenas.cli.options import (
     Flops,
     Json,
@@ -17,24 +18,35 @@ from mobilenas.cli.options import (
     print_json,
 )
 
+if TYPE_CHECKING:
+    from mobilenas.cost.budget import Budget
+    from mobilenas.space import ListedSpace
+
 space_app = typer.Typer(no_args_is_help=True, help="What may be built: the search spaces.")
 arch_app = typer.Typer(no_args_is_help=True, help="Single networks of a space.")
 
 
 @space_app.command("list")
 def space_list(as_json: Json = False) -> None:
-    """List the shipped spaces.
+    """List the shipped spaces, with the side of their images and the FLOPs of their networks.
 
     Example: mobilenas space list
     """
+    from mobilenas.report.text import table
     from mobilenas.space import list_cell_spaces, list_spaces, load_listed_space
 
     spaces = [load_listed_space(name) for name in list_spaces() + list_cell_spaces()]
     if as_json:
         print_json({s.name: s.spec.description for s in spaces})
         return
+    rows = []
     for space in spaces:
-        print(f"{space.name:8}  {space.spec.description}")
+        facts = _facts(space)
+        flops = {f"flops_{key}": format_size(value) for key, value in facts["flops"].items()}
+        rows.append({"space": space.name, "px": facts["resolution"], **flops} | facts)
+    titles = {"space": "space", "px": "px", "flops_minimum": "FLOPs: min"}
+    titles |= {"flops_median": "median", "flops_maximum": "max", "description": "what it is"}
+    print(table(rows, titles))
 
 
 @space_app.command("show")
@@ -52,25 +64,38 @@ def space_show(
 
     Example: mobilenas space show s1 --flops 500M
     """
-    from mobilenas.report.cells import cell_space_facts, describe_cell_space
-    from mobilenas.report.edge_cells import describe_edge_cell_space, edge_cell_space_facts
-    from mobilenas.report.text import describe_space, space_facts
+    from mobilenas.report.cells import describe_cell_space
+    from mobilenas.report.edge_cells import describe_edge_cell_space
+    from mobilenas.report.text import describe_space
     from mobilenas.space import CellSpace, Space, load_listed_space
 
-    budget = parse_budget(flops, params, memory, latency)
     loaded = load_listed_space(space)
-    if isinstance(loaded, Space):
-        facts, describe = space_facts(*budget.look_up(loaded)), describe_space
-    elif budget:
-        raise BadInput(f"space {space}: budgets are for spaces of blocks, and this one has cells")
-    elif isinstance(loaded, CellSpace):
-        facts, describe = cell_space_facts(loaded), describe_cell_space
-    else:
-        facts, describe = edge_cell_space_facts(loaded), describe_edge_cell_space
+    facts = _facts(loaded, parse_budget(flops, params, memory, latency))
     if as_json:
         print_json(facts)
+    elif isinstance(loaded, Space):
+        print(describe_space(facts))
+    elif isinstance(loaded, CellSpace):
+        print(describe_cell_space(facts))
     else:
-        print(describe(facts))
+        print(describe_edge_cell_space(facts))
+
+
+def _facts(space: "ListedSpace", budget: "Budget | None" = None) -> dict[str, Any]:
+    """What there is to say of a space, and of a budget in it. Raises BadInput."""
+    from mobilenas.cost.budget import Budget
+    from mobilenas.report.cells import cell_space_facts
+    from mobilenas.report.edge_cells import edge_cell_space_facts
+    from mobilenas.report.text import space_facts
+    from mobilenas.space import CellSpace, Space
+
+    if isinstance(space, Space):
+        return space_facts(*(budget or Budget()).look_up(space))
+    if budget:
+        raise BadInput(f"space {space.name}: budgets are for spaces of blocks, this one has cells")
+    if isinstance(space, CellSpace):
+        return cell_space_facts(space)
+    return edge_cell_space_facts(space)
 
 
 @arch_app.command("sample")

@@ -17,7 +17,11 @@ def supernet_train(
         typer.Option(help=DATA_HELP),
     ] = "digits",
     preset: Annotated[
-        str, typer.Option(help="Preset of configs/supernet or YAML file.")
+        str,
+        typer.Option(
+            help="Recipe: default (200 passes, for accelerators), cifar10-cpu, ranking-cpu or "
+            "quick (for CPUs), imagenet, or a YAML file."
+        ),
     ] = "default",
     config: Annotated[str | None, typer.Option(hidden=True, help="--preset, as it was.")] = None,
     settings: Overrides = None,

@@ -91,5 +91,5 @@ def sweep(
     else:
         print(sweep_table(found))
         name = found["budgets"][0]["budget"]
-        print(f"all in {out / 'sweep.json'}; next: mobilenas export --onnx --run {out / name}")
+        print(f"all in {out / 'sweep.json'}; next: mobilenas train --search {out / name}")
     check_left_out(found)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from mobilenas.cli.options import (
+    TRAINING_PRESETS,
     ChosenSpace,
     Inherit,
     Json,
@@ -25,7 +26,9 @@ def train(
     arch: Annotated[str | None, typer.Option(help="Arch of the space, by its text form.")] = None,
     search: Annotated[
         Path | None,
-        typer.Option(help="Run folder of evolve: train what it found, on the data it used."),
+        typer.Option(
+            help="Run folder of evolve or search: train what it found, on the data it used."
+        ),
     ] = None,
     pick: Annotated[
         str | None,
@@ -36,9 +39,7 @@ def train(
     data: TrainingData = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="Preset of configs/train or YAML file; cifar10 by default, digits for the digits."
-        ),
+        typer.Option(help=f"{TRAINING_PRESETS} By default cifar10, digits for the digits."),
     ] = None,
     settings: Overrides = None,
     inherit: Inherit = None,

@@ -7,6 +7,7 @@ import typer
 
 from mobilenas.base.errors import WorkFailed
 from mobilenas.cli.options import (
+    TRAINING_PRESETS,
     WORKERS_TEXT,
     ChosenSpace,
     Inherit,
@@ -34,15 +35,14 @@ def truth(
     ] = None,
     search: Annotated[
         Path | None,
-        typer.Option(help="Run folder of evolve: archs spread over its front, the ends first."),
+        typer.Option(
+            help="Run folder of evolve or search: archs spread over its front, the ends first."
+        ),
     ] = None,
     data: TrainingData = None,
     preset: Annotated[
         str | None,
-        typer.Option(
-            help="Preset of configs/train or YAML file; cifar10-quick by default, digits for the "
-            "digits."
-        ),
+        typer.Option(help=f"{TRAINING_PRESETS} By default cifar10-quick, digits for the digits."),
     ] = None,
     settings: Overrides = None,
     inherit: Inherit = None,

@@ -151,7 +151,8 @@ class LatencyTable(Record):
         if missing:
             raise BadInput(
                 f"latency table {self.name} (made for {self.space}) lacks {len(missing)} of"
-                f" {len(rows_of(space).distinct)} rows of space {space.name}, such as {missing[0]}"
+                f" {len(rows_of(space).distinct)} rows of space {space.name}, such as {missing[0]};"
+                " mobilenas latency build measures those of a space"
             )
         rows = rows_of(space)
         for key in rows.fixed:

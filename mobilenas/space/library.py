@@ -133,7 +133,7 @@ def _no_edges(space: ListedSpace) -> AnySpace:
     if isinstance(space, EdgeCellSpace):
         raise BadInput(
             f"{space.name} is a space of cells whose edges have ops: only search, train, export, "
-            "space and arch take it"
+            "eval, space and arch take it"
         )
     return space
 

@@ -221,7 +221,7 @@ def test_a_search_by_score_goes_to_an_export_and_resumes(
 
 
 @pytest.mark.parametrize(
-    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "told to end")]
+    ("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped by SIGTERM")]
 )
 def test_a_signal_ends_all_processes_and_says_how_to_go_on(
     number: signal.Signals, word: str, tmp_path: Path
@@ -253,6 +253,6 @@ def test_a_signal_ends_all_processes_and_says_how_to_go_on(
             process.kill()
     assert process.returncode == 128 + number
     assert out == ""
-    assert err.splitlines()[-1].startswith(f"mobilenas: {word}; a run is continued with --resume")
+    assert err.splitlines()[-1].startswith(f"mobilenas: {word}; --resume continues a run")
     assert "Traceback" not in err
     assert processes_of(folder) == []
