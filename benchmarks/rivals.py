@@ -136,14 +136,23 @@ class Study:
     def best_random(self, search: str) -> Arch:
         """The best of as many random archs as can be trained by the work of a search."""
         seed = self.run.settings.seed
-        costs = CostModel(self.space)
-        genes = self.space.sample_genes(100_000, np.random.default_rng(seed))
-        share = costs.flops_batch(genes) / self.budget
-        drawn = genes[(share > 1 - MARGIN) & (share <= 1)][: round(self.work(search))]
-        archs = [self.space.decode(row) for row in drawn]
         # The seed of the trainings in rounds: the same validation images.
-        results = [self.trained(self.space, arch, seed + 1) for arch in archs]
-        return max(zip(results, archs, strict=True), key=lambda pair: pair[0]["accuracy"])[1]
+        results = {
+            arch: self.trained(self.space, arch, seed + 1)["accuracy"]
+            for arch in self.drawn(round(self.work(search)))
+        }
+        return max(results, key=lambda arch: results[arch])
+
+    def drawn(self, count: int) -> list[Arch]:
+        """So many archs, uniform among those of at most MARGIN less FLOPs than the budget."""
+        costs, rng = CostModel(self.space), np.random.default_rng(self.run.settings.seed)
+        found: list[Arch] = []
+        while len(found) < count:  # in a wide space one of a million has such FLOPs
+            genes = self.space.sample_genes(100_000, rng)
+            share = costs.flops_batch(genes) / self.budget
+            within = genes[(share > 1 - MARGIN) & (share <= 1)]
+            found += [self.space.decode(row) for row in within]
+        return found[:count]
 
     def trained(self, space: Space, arch: Arch, seed: int) -> Any:
         """The result of a stand-alone training."""
