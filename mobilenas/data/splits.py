@@ -60,13 +60,20 @@ class Splits:
 
 
 def make_splits(
-    labels: Indices, *, seed: int, validate: int, calibrate: int, limit: int | None = None
+    labels: Indices,
+    *,
+    seed: int,
+    validate: int,
+    calibrate: int,
+    limit: int | None = None,
+    held_out: Indices | None = None,
 ) -> Splits:
     """Draw the splits of the training images with these `labels` (N,).
 
-    First `validate` images are set aside, then at most `limit` of the others are kept as `train`,
-    then `calibrate` of these are chosen. Each draw has every class in its proportion, to less than
-    one image. The same labels and arguments give the same splits on every machine.
+    First `validate` images are set aside, or exactly those of `held_out` (sorted). Then at most
+    `limit` of the others are kept as `train`, and `calibrate` of these are chosen. Each draw has
+    every class in its proportion, to less than one image. The same labels and arguments give the
+    same splits on every machine.
 
     Raises BadInput where a number is negative or more than the images that are left.
     """
@@ -81,7 +88,7 @@ def make_splits(
 
     rng = generator(seed, Stream.SPLITS)
     everything = np.arange(images, dtype=np.int64)
-    validate_part = _draw(everything, labels, validate, rng)
+    validate_part = _draw(everything, labels, validate, rng) if held_out is None else held_out
     train = np.setdiff1d(everything, validate_part)
     if limit is not None and limit < len(train):
         train = _draw(train, labels, limit, rng)

@@ -9,7 +9,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,15 @@ class Truth:
     accuracy: Floats
     costs: dict[str, NDArray[np.int64]]
     ceiling: float | None = None
+
+    def in_order(self) -> "Truth":
+        """The same archs from the worst to the best, whatever their order in a file: what a search
+        finds must not depend on it, and regularised evolution forgets the first ones first.
+        """
+        order = np.lexsort((np.array(list(map(str, self.archs))), self.accuracy))
+        costs = {name: values[order] for name, values in self.costs.items()}
+        archs = tuple(self.archs[row] for row in order)
+        return replace(self, archs=archs, accuracy=self.accuracy[order], costs=costs)
 
 
 @dataclass(frozen=True)

@@ -88,11 +88,12 @@ def mutate(space: Space, genes: Genes, rng: np.random.Generator) -> Genes:
 def sample_feasible(
     problem: Problem, n: int, rng: np.random.Generator, first: Sequence[Arch] = ()
 ) -> Genes:
-    """Up to n distinct archs (m, blocks), feasible where possible; more if more of `first` are.
+    """The archs of `first` that are feasible, and up to n others: distinct, (m, blocks), feasible
+    where possible.
 
-    Those of `first` that are feasible, then archs uniform among the feasible ones by rejection;
-    those still missing after DRAWS_PER_ARCH * n draws are drawn archs repaired. Fewer than n where
-    hardly any arch is feasible.
+    The others are uniform among the feasible ones, by rejection; those still missing after
+    DRAWS_PER_ARCH * n draws are drawn archs repaired. Fewer than n where hardly any arch is
+    feasible.
     """
     space = problem.cost_model.space
     found: dict[tuple[int, ...], None] = {}
@@ -103,7 +104,7 @@ def sample_feasible(
 
     if first:
         add_feasible(np.stack([space.encode(arch) for arch in first]))
-    n = max(n, len(found))
+    n += len(found)
     for _ in range(DRAWS_PER_ARCH):
         add_feasible(space.sample_genes(n, rng))
         if len(found) >= n:

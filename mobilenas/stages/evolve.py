@@ -171,7 +171,7 @@ class Prepared:
         path, run = self.asked.truth, self.evaluator.run
         if path is None:
             return None
-        truth = read_truth(path, run.space, run.folder)
+        truth = read_truth(path, run.space, run.folder).in_order()
         try:
             check_enough(truth.accuracy)
         except BadInput as error:
@@ -221,14 +221,28 @@ class Prepared:
         resume: bool,
     ) -> Result:
         """The search by what `truth` predicts, which begins with the archs of the truth."""
+        run, result, more = self.predicted(out, truth, measurements, about, resume=resume)
+        run.store(result, more, left_out=measurements.left_out)
+        return result
+
+    def predicted(
+        self,
+        out: Path,
+        truth: Truth,
+        measurements: Measurements,
+        about: Mapping[str, Any],
+        *,
+        resume: bool,
+    ) -> tuple[SearchRun, Result, dict[str, Any]]:
+        """The same without its result on disk: the run, what it found, and what its front.json says
+        of the prediction.
+        """
         predicted = PredictedAccuracy(measurements, self.problem.cost_model, truth)
         known: Sequence[Any] = truth.archs
-        return self.start(out, about, known, resume=resume).explore(
-            predicted,
-            predicted.about,
-            left_out=measurements.left_out,
-            at_once=measurements.at_once,
-        )
+        run = self.start(out, about, known, resume=resume)
+        left_out, at_once = measurements.left_out, measurements.at_once
+        result = run.searched(predicted, left_out=left_out, at_once=at_once)
+        return run, result, predicted.about()
 
     def _parents(self) -> dict[str, str]:
         asked = self.asked

@@ -10,7 +10,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput
@@ -110,7 +110,8 @@ def _on_ray(
     paths: Sequence[Path], finish: Finish, asked: WorkersAsked, done: Callable[[Path], None]
 ) -> dict[Path, str]:
     failed = {}
-    with open_workers(asked, finish, finish.threads) as workers:
+    # A worker's timeout is for groups of measured archs: a training may take as long as it needs.
+    with open_workers(replace(asked, timeout=None), finish, finish.threads) as workers:
         for outcome in workers(finish.command, [[str(path.resolve())] for path in paths]):
             path = Path(outcome.items[0])
             if outcome.results is None:

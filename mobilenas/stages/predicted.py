@@ -27,13 +27,16 @@ class PredictedAccuracy:
 
     truth: stand-alone accuracies of archs of the space; what cannot be measured of them is not
     predicted from. None for an arch that cannot be measured itself. Nothing is measured before the
-    first call. Raises BadInput as `Predictor` does.
+    first call. A network that has several names is measured and predicted under its canonical one.
+    Raises BadInput as `Predictor` does.
     """
 
     def __init__(self, measurements: Measurements, cost_model: CostModel, truth: Truth) -> None:
         self._measurements, self._cost_model, self._all = measurements, cost_model, truth
 
     def __call__(self, archs: Sequence[AnyArch]) -> list[Measured | None]:
+        space = self._cost_model.space
+        archs = [space.canonical(arch) for arch in archs]  # type: ignore[arg-type]
         measured = self._measurements.figures(archs)
         there = _are_known(measured)
         predicted = self._predictor.predict(self._genes(archs)[there], measured[there])

@@ -3,6 +3,7 @@ what they reach tells the next round what to look for.
 
 round-1/, ...          the search of each round, in a run folder of its own
 round-1/trained.json   what its archs reached; null where a training failed
+trained.json           of a search for one arch, the same of the arch that is predicted best
 truth/                 the trainings, and truth.csv with what all of them reached
 measured.jsonl         what was measured of archs in any round
 
@@ -13,6 +14,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from os.path import realpath
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,7 +34,7 @@ from mobilenas.runs.folder import is_run
 from mobilenas.search import Result
 from mobilenas.search.choose import choose_archs
 from mobilenas.search.problem import PREDICTION, SCORE
-from mobilenas.space import Arch
+from mobilenas.space import Arch, Space
 from mobilenas.stages.evolve import Prepared, Search
 from mobilenas.stages.measurements import MEASURED, Measurements
 from mobilenas.stages.predicted import about_truth
@@ -117,7 +119,7 @@ def run_rounds(search: Search, asked: RoundSettings, out: Path, *, resume: bool)
     plan = NetworkSettings(
         space=run.space.to_dict(),
         arch="any",
-        data=search.data or data_place(run.folder),
+        data=data_place(run.folder),
         # Its validation images are others than those that the supernet is measured on.
         seed=(run.settings.seed + 1) % 2**32,
         config=asked.config,
@@ -161,31 +163,104 @@ def search_in_rounds(
     # The last search is started first: another one in this folder is refused before any work.
     prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
-    tried = set(truth.archs) if truth else set()  # those too whose training failed
+    known = _Known(prepared, train, truth, set(truth.archs) if truth else set(), [])
     for number in range(1, asked.rounds + 1):
         folder = out / f"round-{number}"
         log.info("round %d of %d", number, asked.rounds)
         there = is_run(folder, "evolve")
-        if truth is None:
+        if known.truth is None:
             objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
             scored = replace(prepared, problem=replace(problem, objectives=objectives))
             with measuring() as measurements:
                 found = scored.explore(scored.start(folder, {}, resume=there), measurements)
-            count = max(FEWEST, asked.per_round)
-            chosen = choose_archs(scored.problem, found.evaluations, count, tried)
+            searched, count = scored.problem, max(FEWEST, asked.per_round)
         else:
-            rests_on = about_truth(truth)
+            rests_on = about_truth(known.truth)
             with measuring() as measurements:
-                found = prepared.by_prediction(folder, truth, measurements, rests_on, resume=there)
-            chosen = choose_archs(problem, found.evaluations, asked.per_round, tried)
-        path = folder / TRAINED
-        if not path.exists():
-            write_json(path, train(chosen))
-        tried.update(chosen)
-        truth = _joined(prepared, truth, validated(dict[str, Share | None], read_json(path), path))
-    assert truth is not None
+                found = prepared.by_prediction(
+                    folder, known.truth, measurements, rests_on, resume=there
+                )
+            searched, count = problem, asked.per_round
+        known.train_more(folder, partial(choose_archs, searched, found.evaluations), count)
+    assert known.truth is not None
     with measuring() as measurements:
-        return prepared.by_prediction(out, truth, measurements, about, resume=True)
+        run, result, more = prepared.predicted(out, known.truth, measurements, about, resume=True)
+        left_out = measurements.left_out
+    if not problem.cost_objectives:
+        result = known.settled(out, result)
+        more["truth"]["accuracy"] = {str(arch): x for arch, x in known.reached().items()}
+    if known.failed:
+        more["failed"] = known.failed
+    run.store(result, more, left_out=left_out)
+    return result
+
+
+@dataclass
+class _Known:
+    """What the trainings have shown so far.
+
+    tried: every arch that was trained, or is of the truth file; failed: those whose training was.
+    """
+
+    prepared: Prepared
+    train: Train
+    truth: Truth | None
+    tried: set[Any]
+    failed: list[str]
+
+    def train_more(
+        self, folder: Path, choose: Callable[[int, set[Any]], list[Arch]], count: int
+    ) -> None:
+        """Train the `count` archs that are chosen, or take what `folder` has of them.
+
+        Before anything can be predicted others take the place of those that failed. Raises BadInput
+        where there are too few.
+        """
+        path = folder / TRAINED
+        found: dict[str, float | None] = {}
+        if path.exists():
+            found |= validated(dict[str, Share | None], read_json(path), path)
+        else:
+            while count > 0 and (chosen := choose(count, self.tried)):
+                if self.truth is None and not found and len(chosen) < FEWEST:
+                    raise BadInput(
+                        f"the search found networks within the budget: {len(chosen)}; a prediction "
+                        f"needs {FEWEST} to train: give a larger budget or --population"
+                    )
+                self.tried.update(chosen)
+                found |= self.train(chosen)
+                reached = sum(accuracy is not None for accuracy in found.values())
+                count = 0 if self.truth else FEWEST - reached
+            write_json(path, found)
+        self.tried.update(map(self._space.parse, found))
+        self.failed += [arch for arch, accuracy in found.items() if accuracy is None]
+        self.truth = _joined(self.prepared, self.truth, found)
+
+    def settled(self, folder: Path, result: Result) -> Result:
+        """The result of a search for one arch: the best that was trained, once the arch that is
+        predicted to be the best was trained too.
+
+        The best prediction of many is mostly one that is too high (the optimizer's curse, Smith &
+        Winkler 2006), so it has to prove itself.
+        """
+        canonical = self._space.canonical
+        predicted = canonical(result.front[0].arch)
+        self.train_more(folder, lambda n, tried: [predicted][: predicted not in tried], 1)
+        there = {canonical(each.arch): each for each in result.evaluations}
+        reached = {arch: x for arch, x in self.reached().items() if arch in there}
+        best = max(reached, key=lambda arch: reached[arch])
+        return replace(result, front=[there[best]])
+
+    def reached(self) -> dict[Any, float]:
+        """The accuracy of each arch that was trained, or is of the truth file."""
+        assert self.truth is not None
+        return dict(zip(self.truth.archs, self.truth.accuracy.tolist(), strict=True))
+
+    @property
+    def _space(self) -> Space:
+        space = self.prepared.evaluator.run.space
+        assert isinstance(space, Space)
+        return space
 
 
 def _joined(prepared: Prepared, truth: Truth | None, trained: Mapping[str, float | None]) -> Truth:
@@ -196,4 +271,4 @@ def _joined(prepared: Prepared, truth: Truth | None, trained: Mapping[str, float
     archs, accuracy = tuple(known), np.array(list(known.values()))
     check_enough(accuracy)
     source = "trained in rounds" if truth is None else truth.source
-    return Truth(source, archs, accuracy, flops_and_params(space, archs))
+    return Truth(source, archs, accuracy, flops_and_params(space, archs)).in_order()

@@ -142,15 +142,27 @@ class SearchRun:
         left_out: Mapping[str, str] | None = None,
         at_once: int | None = GROUP,
     ) -> Result:
-        """Run the search to its end, with what `measure` says of archs (see `search.replay`).
+        """Search to the end and store the result. more: what front.json says besides, asked for at
+        the end; the rest as in `searched`.
+        """
+        result = self.searched(measure, left_out=left_out, at_once=at_once)
+        self.store(result, more(), left_out=left_out)
+        return result
 
-        more: what front.json says besides, asked for at the end. left_out: the archs that cannot be
-        measured, and why; `measure` may add to it. Raises BadInput for evaluations that this search
-        would not have made.
+    def searched(
+        self,
+        measure: Measure,
+        *,
+        left_out: Mapping[str, str] | None = None,
+        at_once: int | None = GROUP,
+    ) -> Result:
+        """Search to the end, with what `measure` says of archs (see `search.replay`).
+
+        left_out: the archs that cannot be measured, and why; `measure` may add to it. Raises
+        BadInput for evaluations that this search would not have made.
         """
         search = self.search
-        more_at_first = max(len(search.first) - search.population, 0)
-        most = search.population * search.generations + more_at_first
+        most = search.population * search.generations + len(search.first)
         with ProgressBar("evolve", most) as bar:
             explore(
                 search,
@@ -160,19 +172,26 @@ class SearchRun:
                 left_out={} if left_out is None else left_out,
                 at_once=at_once,
             )
-        result = search.result()
+        return search.result()
+
+    def store(
+        self,
+        result: Result,
+        more: Mapping[str, Any],
+        *,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write front.json, history.csv and front.png."""
         about = {
             "settings": self.settings | {"places": _places(self.parents)},
             "feasible_share": self.feasible_share,
             "ranges": self._ranges(),
-            **more(),
+            **more,
         }
         if left_out:
-            about["left_out"] = {
-                arch: why for arch, why in sorted(left_out.items()) if search.has_proposed(arch)
-            }
-        _write_result(self.folder, search.problem, result, about)
-        return result
+            asked = {arch: why for arch, why in left_out.items() if self.search.has_proposed(arch)}
+            about["left_out"] = dict(sorted(asked.items()))
+        _write_result(self.folder, self.search.problem, result, about)
 
     def _ranges(self) -> dict[str, dict[str, float]]:
         cost_model = self.search.problem.cost_model

@@ -145,7 +145,9 @@ def create_network_run(
     config, seed = settings.config, settings.seed
     resolution = network_space_from_dict(settings.space).resolution
     if images is None:
-        images = choose_images(settings.data, resolution, config, seed, calibrate=0)
+        place = settings.inherit
+        supernet = RunFolder.open(Path(place), "supernet") if place is not None else None
+        images = choose_images(settings.data, resolution, config, seed, calibrate=0, start=supernet)
     if settings.weights is not None:  # which were trained with a mean and std of their own
         _, info = load_network(Path(settings.weights))
         images = images.normalised_by(info.mean, info.std)

@@ -5,6 +5,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -138,13 +139,21 @@ def data_parent(source: str) -> dict[str, str]:
 
 
 def choose_images(
-    source: str, resolution: int, config: TrainingConfig, seed: int, calibrate: int | None
+    source: str,
+    resolution: int,
+    config: TrainingConfig,
+    seed: int,
+    calibrate: int | None,
+    *,
+    start: RunFolder | None = None,
 ) -> TrainingImages:
     """The images of a new training, with splits drawn from the seed.
 
-    calibrate: images for recalibration, None for 2,016 at most. Of images that are streamed those
-    for validation and testing are decoded once, so that a damaged one is found before the training
-    and not after it. Raises BadInput.
+    calibrate: images for recalibration, None for 2,016 at most. start: the supernet run whose
+    weights the training starts from; if its images are the same, the held-out ones are too, as its
+    weights have seen all others. Of images that are streamed those for validation and testing are
+    decoded once, so that a damaged one is found before the training and not after it. Raises
+    BadInput.
     """
     data = read_data(source, resolution, config.eval_crop, stream=config.stream)
     count = len(data.train)
@@ -156,16 +165,26 @@ def choose_images(
         )
     if calibrate is None:
         calibrate = min(CALIBRATION_IMAGES, config.limit or count, count - validate)
-    splits = make_splits(
-        data.train.labels, seed=seed, validate=validate, calibrate=calibrate, limit=config.limit
+    make = partial(
+        make_splits,
+        data.train.labels,
+        seed=seed,
+        validate=validate,
+        calibrate=calibrate,
+        limit=config.limit,
     )
+    images = TrainingImages(data, make(), resolution, config, seed)
+    if start is not None and start.facts.get("data_checksum") == images.checksum():
+        held_out = Splits.from_json(read_json(start.path / SPLITS)).validate
+        if len(held_out):
+            images = replace(images, splits=make(held_out=held_out))
     if isinstance(data.train, EncodedImages) and not data.found.damaged:
-        decodings = [try_all(data.train, splits.validate)]
+        decodings = [try_all(data.train, images.splits.validate)]
         if isinstance(data.test, EncodedImages):
             decodings.append(try_all(data.test))
         if turned := sum(decoding.turned for decoding in decodings):
             log.info("of the validation and test images, %d are turned upright (EXIF)", turned)
-    return TrainingImages(data, splits, resolution, config, seed)
+    return images
 
 
 def data_place(run: RunFolder) -> str:

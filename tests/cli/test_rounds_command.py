@@ -61,6 +61,13 @@ def test_a_round_trains_what_was_found(job: Job, truth: Path, tmp_path: Path, ca
     result = json.loads((out / "truth" / "trainings" / arch / "result.json").read_text())
     settings = json.loads((out / "truth" / "trainings" / arch / "run.json").read_text())["settings"]
     assert settings["inherit"] == str(job.supernet.resolve())
+    # Weights of the supernet have seen its training images, so none of them may be held out here,
+    # whatever the seed.
+    ours, theirs = (
+        json.loads((run / "splits.json").read_text())
+        for run in (out / "truth" / "trainings" / arch, job.supernet)
+    )
+    assert ours["validate"] == theirs["validate"] and ours["train"] != theirs["train"]
     front = json.loads((out / "front.json").read_text())
     assert front["truth"]["accuracy"][arch] == result["last_accuracy"]
     before = contents(out)

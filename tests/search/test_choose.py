@@ -14,13 +14,15 @@ FRONT = Problem(COSTS, ("prediction", "flops"))
 ONE = Problem(COSTS, ("prediction",), {"flops": 60e6})
 
 
-def evaluations(n: int = 200, deviation: float = 0.0) -> list[Evaluation]:
+def evaluations(n: int = 200, deviation: float = 0.0, generation: int = 2) -> list[Evaluation]:
     """Archs of which the dearer ones are better, by and large."""
     rng = np.random.default_rng(0)
     genes = SPACE.sample_genes(n, rng)
     quality = COSTS.flops_batch(genes) / 2e8 + 0.05 * rng.random(n)
     return [
-        Evaluation(1, SPACE.decode(g), 0.5, COSTS.of(SPACE.decode(g)), 1.0, float(q), deviation)
+        Evaluation(
+            generation, SPACE.decode(g), 0.5, COSTS.of(SPACE.decode(g)), 1.0, float(q), deviation
+        )
         for g, q in zip(genes, quality, strict=True)
     ]
 
@@ -54,6 +56,29 @@ def test_every_second_one_is_what_may_be_the_best() -> None:
     best = max(found, key=lambda e: e.prediction or 0.0)
     assert chosen[:2] == [SPACE.canonical(best.arch), SPACE.canonical(unsure.arch)]
     assert SPACE.canonical(unsure.arch) not in choose_archs(ONE, [*found, unsure], 1, ())
+    # One at a time: whatever was known before shifts the turns.
+    known = [SPACE.canonical(best.arch)]
+    assert choose_archs(ONE, [*found, unsure], 1, known) == [SPACE.canonical(unsure.arch)]
+
+
+def test_a_single_arch_of_a_front_is_not_the_cheapest() -> None:
+    found = evaluations()
+    best = max(found, key=lambda e: e.prediction or 0.0)
+    assert choose_archs(FRONT, found, 1, ()) == [SPACE.canonical(best.arch)]
+
+
+@pytest.mark.parametrize("problem", [FRONT, ONE])
+def test_what_is_not_sure_of_anything_tries_the_first_generation(problem: Problem) -> None:
+    later = evaluations(60)[20:]
+    drawn = {SPACE.canonical(each.arch): each for each in evaluations(20, generation=1)}
+    for each in later:
+        drawn.pop(SPACE.canonical(each.arch), None)
+    assert len(drawn) > 8
+    chosen = choose_archs(problem, [*drawn.values(), *later], 8, ())
+    assert len(set(chosen)) == 8
+    by_quality = sorted(drawn, key=lambda arch: drawn[arch].prediction or 0.0)
+    first = [by_quality.index(arch) for arch in chosen[:4]]  # they come first, in this order
+    assert first == np.linspace(0, len(drawn) - 1, 4).round().tolist()
 
 
 @pytest.mark.parametrize("problem", [FRONT, ONE])

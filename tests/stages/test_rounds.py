@@ -6,11 +6,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from additive import additive, naswot
 from helpers import contents
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, WorkFailed
+from mobilenas.cli.options import check_left_out
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.evaluate.truth import read_truth
@@ -54,11 +56,13 @@ class StandIn:
 
 
 class Trainings:
-    """What trains archs. Raises in the batch `fail_in`; archs of `dying` come to nothing."""
+    """What trains archs. Raises in the batch `fail_in`; the first `dying` of a batch come to
+    nothing, `once`: of the first batch only.
+    """
 
-    def __init__(self, fail_in: int | None = None, dying: int = 0) -> None:
+    def __init__(self, fail_in: int | None = None, dying: int = 0, once: bool = False) -> None:
         self.batches: list[list[Arch]] = []
-        self.fail_in, self.dying = fail_in, dying
+        self.fail_in, self.dying, self.once = fail_in, dying, once
 
     def __call__(self, archs: list[Arch]) -> Mapping[str, float | None]:
         if self.fail_in == len(self.batches):
@@ -67,6 +71,8 @@ class Trainings:
         reached: dict[str, float | None] = dict(zip(map(str, archs), TRUE(archs), strict=True))
         for arch in archs[: self.dying]:
             reached[str(arch)] = None
+        if self.once:
+            self.dying = 0
         return reached
 
 
@@ -118,9 +124,22 @@ def test_what_is_trained_is_found_before_and_known_after(tmp_path: Path) -> None
     assert TRUE([best.arch])[0] > max(known.values()) - 0.1
 
 
-def test_one_arch_can_be_looked_for(tmp_path: Path) -> None:
-    result = search(tmp_path / "evolve", objectives=("prediction",))
-    assert len(result.front) == 1
+def test_the_answer_to_a_search_for_one_arch_is_the_best_that_was_trained(tmp_path: Path) -> None:
+    out, train = tmp_path / "evolve", Trainings()
+    result = search(out, train=train, objectives=("prediction",))
+    trained = {arch: TRUE([arch])[0] for batch in train.batches for arch in batch}
+    assert [each.arch for each in result.front] == [max(trained, key=lambda arch: trained[arch])]
+    # What is predicted to be the best is trained too, unless it was before.
+    last = json.loads((out / "trained.json").read_text())
+    best = max(result.evaluations, key=lambda each: (each.prediction, -each.costs["flops"]))
+    assert SPACE.canonical(best.arch) in trained and set(last) <= {str(best.arch)}
+    front = json.loads((out / "front.json").read_text())
+    assert [row["arch"] for row in front["front"]] == [str(result.front[0].arch)]
+    assert front["truth"]["accuracy"] == {str(arch): x for arch, x in trained.items()}
+    assert [len(batch) for batch in train.batches][:2] == [8, 3]
+    before, again = lasting(out), Trainings()
+    search(out, train=again, objectives=("prediction",), resume=True)
+    assert not again.batches and lasting(out) == before
 
 
 @pytest.mark.parametrize("stop", ["measuring 1", "measuring 2", "training 1", "training 2"])
@@ -175,6 +194,54 @@ def test_other_rounds_are_refused_on_resume(
     with pytest.raises(BadInput, match="was started with another evaluator"):
         search(unbroken, rounds=ROUNDS.model_copy(update=change), resume=True)
     assert contents(unbroken) == before
+
+
+def test_others_take_the_place_of_those_that_failed_in_the_first_round(tmp_path: Path) -> None:
+    out, train = tmp_path / "evolve", Trainings(dying=3, once=True)
+    search(out, train=train)
+    assert [len(batch) for batch in train.batches] == [8, 3, 3]
+    front = json.loads((out / "front.json").read_text())
+    assert front["failed"] == [str(arch) for arch in train.batches[0][:3]]
+    assert len(front["truth"]["accuracy"]) == 11
+    with pytest.raises(WorkFailed, match="3 trainings failed twice: e"):
+        check_left_out(front)
+
+
+def test_fewer_networks_than_a_prediction_needs_are_refused_before_any_training(
+    tmp_path: Path,
+) -> None:
+    train = Trainings()
+    few = {"flops": COSTS.range("flops").minimum}
+    with pytest.raises(BadInput, match=r"networks within the budget: 1.* needs 8"):
+        search(tmp_path / "evolve", train=train, limit=few)
+    assert train.batches == []
+
+
+def test_where_all_is_trained_the_rounds_end(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    known = [SPACE.canonical(SPACE.sample(rng)) for _ in range(8)]
+    cheap = {"flops": COSTS.range("flops").minimum}
+    smallest = COSTS.smallest("flops")
+    file = tmp_path / "truth.csv"
+    known.append(smallest)
+    rows = [f"{arch},{x}\n" for arch, x in zip(known, TRUE(known), strict=True)]
+    file.write_text("arch,accuracy\n" + "".join(rows))
+    train = Trainings()
+    result = search(
+        tmp_path / "evolve", train=train, truth=file, limit=cheap, objectives=("prediction",)
+    )
+    assert train.batches == [] and [each.arch for each in result.front] == [smallest]
+
+
+def test_the_order_of_a_truth_file_does_not_matter(tmp_path: Path, unbroken: Path) -> None:
+    known = json.loads((unbroken / "front.json").read_text())["truth"]["accuracy"]
+    lines = [f"{arch},{x}\n" for arch, x in known.items()]
+    for name, rows in (("one", lines), ("other", lines[::-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "truth.csv").write_text("arch,accuracy\n" + "".join(rows))
+        search(tmp_path / name / "evolve", truth=tmp_path / name / "truth.csv")
+    one, other = (lasting(tmp_path / name / "evolve") for name in ("one", "other"))
+    assert one["evaluations.jsonl"] == other["evaluations.jsonl"]
 
 
 @pytest.mark.parametrize("dying", [3, 8])
