@@ -139,7 +139,9 @@ def rounds(
 def in_rounds(
     table: Published, stand_in: Any, budget: int, seed: int, count: int, out: Path
 ) -> list[float]:
-    """After each round, of its archs and of the best one that the next search predicts."""
+    """After each round, of its archs and of the best one that the next search predicts, which is
+    trained last.
+    """
     asked = Search(out / "supernet", Budget(), seed=seed)
     problem = Problem(table.cost_model, (PREDICTION,), {"flops": budget})
     config = load_network_config("cifar10-quick", [])
@@ -157,9 +159,12 @@ def in_rounds(
     found = []
     for number in range(1, count + 1):
         known += read_json(out / f"round-{number}" / TRAINED)
-        after = out / f"round-{number + 1}" if number < count else out
-        best = read_json(after / "front.json")["front"][0]["arch"]
-        rows = [table.row[table.space.parse(arch)] for arch in (*known, best)]
+        if number < count:
+            after = read_json(out / f"round-{number + 1}" / "front.json")
+            last = [after["front"][0]["arch"]]
+        else:
+            last = list(read_json(out / TRAINED))
+        rows = [table.row[table.space.parse(arch)] for arch in (*known, *last)]
         found.append(table.regret(rows, budget))
     return found
 
