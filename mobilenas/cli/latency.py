@@ -223,10 +223,10 @@ def latency_list(as_json: Json = False) -> None:
 
     Example: mobilenas latency list
     """
-    from mobilenas.cost.latency import list_tables, read_table
+    from mobilenas.cost.latency import readable_tables
     from mobilenas.report.latency import tables_text
 
-    tables = [read_table(path) for path in list_tables().values()]
+    tables = readable_tables()
     if as_json:
         drop: Any = {"rows", "calibration"}
         print_json({table.name: table.model_dump(mode="json", exclude=drop) for table in tables})

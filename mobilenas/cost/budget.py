@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.units import parse_duration
-from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table
+from mobilenas.cost.latency import LatencyTable, find_table, readable_tables
 from mobilenas.cost.model import CostModel
 from mobilenas.cost.own import BlockCosts
 from mobilenas.cost.titles import latency_cost
@@ -71,5 +71,4 @@ class Budget:
 
 def known_tables(space: Space) -> list[LatencyTable]:
     """Every known table that covers a space at its resolution."""
-    tables = [read_table(path) for path in list_tables().values()]
-    return [t for t in tables if t.is_of_size(space) and t.covers(space)]
+    return [t for t in readable_tables() if t.is_of_size(space) and t.covers(space)]

@@ -204,6 +204,17 @@ def list_tables() -> dict[str, Path]:
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
 
 
+def readable_tables() -> list[LatencyTable]:
+    """All tables that there are; a file that is none is left out, and logged."""
+    tables = []
+    for path in list_tables().values():
+        try:
+            tables.append(read_table(path))
+        except BadInput as error:
+            log.warning("left out: %s", error)
+    return tables
+
+
 def find_table(reference: str, space: Space | None) -> LatencyTable:
     """The table of a file path, a table name, or a device with one table that covers the space.
 
@@ -215,7 +226,7 @@ def find_table(reference: str, space: Space | None) -> LatencyTable:
     known = list_tables()
     if reference in known:
         return read_table(known[reference])
-    tables = [read_table(path) for path in known.values()]
+    tables = readable_tables()
     of_device = [table for table in tables if table.device == reference]
     if not of_device:
         devices = ", ".join(sorted({table.device for table in tables})) or "none"

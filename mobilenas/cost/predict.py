@@ -17,12 +17,15 @@ Share and penalty are those with the smallest leave-one-out error, which a ridge
 form (Hastie, Tibshirani & Friedman 2009, section 7.10).
 """
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+
+log = logging.getLogger(__name__)
 
 MIN_NETWORKS = 5
 FLOPS_SHARES = (0.0, 0.5, 1.0)
@@ -36,7 +39,8 @@ SCALE, OVERHEAD, DEVICE, GROUP, ROW = 1e-6, 1.0, 0.1, 1.0, 10.0
 class Fit:
     """Rows (rows,) in ms whose sum, with the overhead, predicts a network.
 
-    loo_mape: mean relative error of each network as predicted from all the others.
+    loo_mape: mean relative error of each network as predicted from all the others; of the fit with
+    the smallest error of all shares and penalties, and before rows below 0 ms are taken for 0.
     """
 
     overhead_ms: float
@@ -84,8 +88,11 @@ def calibrate(
             ms = prior * (scale + shared @ of_group + of_row)
             ms = ms + device[0] * flops + device[1] * block
             loo_mape = float(np.abs(errors).mean())
-            smallest, best = squared, Fit(float(overhead[0] * mean), np.maximum(ms, 0.0), loo_mape)
+            smallest, best = squared, Fit(float(overhead[0] * mean), ms, loo_mape)
     assert best is not None
+    if negative := int((best.ms < 0).sum()):
+        log.info("%d of %d rows are fitted below 0 ms and taken for 0", negative, len(best.ms))
+        best = replace(best, ms=np.maximum(best.ms, 0.0))
     return best
 
 

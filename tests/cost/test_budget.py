@@ -89,6 +89,19 @@ def test_known_tables_are_those_that_cover_the_space_at_its_resolution(folder: P
     assert [table.name for table in known_tables(load_space(spaces[1]))] == ["t1"]
 
 
+def test_a_file_that_is_no_table_is_left_out_with_a_word(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_table(folder, made_up_table(MACRO, "t0", device="phone"))
+    (folder / "notes.json").write_text('{"a": 1}')
+    assert [table.name for table in known_tables(MACRO)] == ["t0"]
+    assert "left out" in caplog.text and "notes.json" in caplog.text
+    cost_model, _ = Budget({}, (LatencyLimit("phone", 20.0),)).look_up(MACRO)
+    assert [table.name for table in cost_model.tables] == ["t0"]
+    with pytest.raises(BadInput, match=r"notes\.json"):
+        Budget({}, (LatencyLimit("notes"),)).look_up(MACRO)
+
+
 def test_a_budget_that_asks_for_nothing_is_none() -> None:
     assert not Budget()
     assert Budget({"flops": 1})

@@ -68,6 +68,17 @@ def test_every_kind_of_run_has_its_part(job: Path) -> None:
     assert all(trace["y"] for figure in drawn.values() for trace in figure["data"])
 
 
+def test_a_cost_of_ones_own_is_drawn_in_its_own_units(job: Path) -> None:
+    content = report_content([job / "evolve"])
+    (search,) = content["searches"]
+    search["cost"], search["costs"] = "joules@board", ["joules@board", "flops"]
+    for row in [*search["front"], *search["evaluated"]]:
+        row["joules@board"] = row["flops"] / 1e9
+    axis = draw_figures(content)["front"]["variants"][0]
+    assert "joules@board" in axis["title"]
+    assert min(axis["x"][0]) == min(row["joules@board"] for row in search["evaluated"])
+
+
 def test_the_sentences_say_what_was_asked_found_and_compared(job: Path) -> None:
     content = report_content([job / "train", job / "rank"])
     assert "space digits" in content["asked"]
