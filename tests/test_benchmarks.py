@@ -65,7 +65,7 @@ def test_help(
 ) -> None:
     """Every script imports and has a command line."""
     if name == "detection":
-        pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+        pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
     monkeypatch.setattr(harness, "tune_process", lambda: None)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
     with pytest.raises(SystemExit) as stop:

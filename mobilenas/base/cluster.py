@@ -66,7 +66,7 @@ def check_cluster(address: str | None) -> None:
     Ray itself would try for minutes.
     """
     if find_spec("ray") is None:
-        raise BadInput("ray is not installed: pip install 'mobilenas[dist]'")
+        raise BadInput("ray is not installed: pip install '.[dist]' in the checkout")
     if address is None:
         return
     host_and_port = parse_address(address)

@@ -97,7 +97,7 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a network as ONNX or for another runtime, proved there or not written.
+    """Export a network as ONNX or for another runtime, verified before it is written.
 
     It is a trained one, the one that a search found, with the supernet's weights, or a saved one.
 

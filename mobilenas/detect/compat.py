@@ -37,7 +37,8 @@ def prepare() -> None:
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise BadInput(
-            f"detection needs {', '.join(missing)}, not installed: pip install 'mobilenas[detect]'"
+            f"detection needs {', '.join(missing)}, not installed: "
+            "pip install '.[detect]' in the checkout"
         )
     try:
         import cv2  # noqa: F401

@@ -31,7 +31,7 @@ def _rows(facts: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         if name == _DEVELOPERS:
             continue
         whole, details = _packages(packages)
-        how = f": pip install 'mobilenas[{name}]'" if whole == "no" else ""
+        how = f": pip install '.[{name}]' in the checkout" if whole == "no" else ""
         yield f"extra {name}", whole, details + how
     for name, each in facts["runtimes"].items():
         yield f"runtime {name}", _state(each), _runtime(each)

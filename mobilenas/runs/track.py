@@ -32,7 +32,9 @@ def check_tracker(uri: str) -> None:
     try:
         _client(uri).search_experiments(max_results=1)
     except ImportError:
-        raise BadInput(f"--track {uri}: pip install 'mobilenas[track]' installs mlflow") from None
+        raise BadInput(
+            f"--track {uri}: mlflow is not installed: pip install '.[track]' in the checkout"
+        ) from None
     except Exception as error:  # mlflow raises its own, and those of whatever it talks through
         raise BadInput(f"--track {uri}: {one_line(error)}") from None
 

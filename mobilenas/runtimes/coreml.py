@@ -49,7 +49,7 @@ class CoreML(Runtime):
     takes_bytes = False  # an image is a type of its own in Core ML
 
     def __init__(self, threads: int | None = None) -> None:
-        self.version = package_version("coremltools", "pip install 'mobilenas[coreml]'")
+        self.version = package_version("coremltools", "pip install '.[coreml]' in the checkout")
         self.stand_in = None if sys.platform == "darwin" else "torch, operator by operator"
 
     def convert(

@@ -41,7 +41,7 @@ class ExecuTorch(Runtime):
     takes_bytes = True
 
     def __init__(self, threads: int | None = None) -> None:
-        self.version = package_version("executorch", "pip install 'mobilenas[mobile]'")
+        self.version = package_version("executorch", "pip install '.[mobile]' in the checkout")
         self._threads = threads
 
     def convert(

@@ -46,7 +46,7 @@ def check_file(path: Path) -> None:
     if not path.is_file():
         raise BadInput(f"no such file: {path}")
     if path.suffix == ".pte":
-        package_version("executorch", "pip install 'mobilenas[mobile]'")
+        package_version("executorch", "pip install '.[mobile]' in the checkout")
 
 
 def open_exported(path: Path, threads: int, resolution: int | None = None) -> Exported:

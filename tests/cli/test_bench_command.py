@@ -57,4 +57,4 @@ def test_what_bench_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.Monk
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    check_refused(call("bench", good, pte), "executorch is not installed", "mobilenas[mobile]")
+    check_refused(call("bench", good, pte), "executorch is not installed", "'.[mobile]'")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mobilenas.data.scenes import make_scenes
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 SPACE, ARCH = "mobilenetv2:width=0.1", "_".join(["e3k3"] * 16)
 OPTIONS = [

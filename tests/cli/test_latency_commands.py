@@ -232,7 +232,7 @@ def test_a_runtime_that_is_not_installed_names_the_extra(
     monkeypatch.setitem(sys.modules, "executorch", None)
     monkeypatch.setattr("importlib.metadata.version", _raise_not_found)
     refused = call("latency", "build", "--space=three.yaml", "--device=x", "--runtime=executorch")
-    check_refused(refused, "executorch is not installed", "mobilenas[mobile]")
+    check_refused(refused, "executorch is not installed", "pip install '.[mobile]'")
 
 
 def _raise_not_found(package: str) -> str:

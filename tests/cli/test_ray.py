@@ -20,7 +20,7 @@ from odd_work import opened
 from mobilenas.base.errors import BadInput
 from mobilenas.workers import WorkersAsked, cluster, open_workers
 
-pytest.importorskip("ray", reason="pip install 'mobilenas[dist]'")
+pytest.importorskip("ray", reason="pip install '.[dist]'")
 
 CLUSTER = """
 import sys

@@ -17,7 +17,7 @@ def test_without_mlflow_nothing_is_begun(
     monkeypatch.setitem(sys.modules, "mlflow", None)
     out = tmp_path / "run"
     refused = call(*TRAIN, f"--out={out}", f"--track=file://{tmp_path}/store")
-    check_refused(refused, "pip install 'mobilenas[track]'")
+    check_refused(refused, "pip install '.[track]'")
     assert not out.exists()
 
 

@@ -134,7 +134,7 @@ def test_every_command_that_writes_a_run_folder_takes_its_lock(
             ["detect", "train", "--resume"],
         ):
             if arguments[0] == "detect":
-                pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+                pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
             outcome = call(*arguments, f"--out={run}")
             check_refused(outcome, f"{run} is in use by process {other} on")
         check_refused(call("quickstart", f"--out={tmp_path / 'all'}"), "train is in use")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("cv2", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("cv2", reason="needs pip install '.[detect]'")
 
 import cv2
 
@@ -242,7 +242,7 @@ def test_colours_of_16_bits_are_refused_too(folder: Path) -> None:
     ],
 )
 def test_images_are_read_as_mmdet_reads_them(kind: str, mode: str, tmp_path: Path) -> None:
-    transforms = pytest.importorskip("mmcv.transforms", reason="needs mobilenas[detect]")
+    transforms = pytest.importorskip("mmcv.transforms", reason="needs the extra detect")
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).convert(mode)
     exif = Image.Exif()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 import mmcv
 
@@ -45,7 +45,7 @@ def test_annotations_with_a_byte_order_mark_are_read(coco: Any, tmp_path: Path) 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compat, "_PACKAGES", ("mmengine", "no_such_package"))
-    with pytest.raises(BadInput, match=r"no_such_package.*pip install 'mobilenas\[detect\]'"):
+    with pytest.raises(BadInput, match=r"no_such_package.*pip install '\.\[detect\]'"):
         compat.prepare()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mmdet.registry import DATASETS, MODELS
 from tiny_detectors import ARCH, TINY

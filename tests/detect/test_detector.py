@@ -20,7 +20,7 @@ from mobilenas.data.scenes import make_scenes
 from mobilenas.nn.saved import load_network, save_network
 from mobilenas.runs import RunFolder
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mmdet.registry import MODELS
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample

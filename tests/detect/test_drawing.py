@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mobilenas.base.errors import BadInput
 from mobilenas.detect.predict import draw, drawings, list_images

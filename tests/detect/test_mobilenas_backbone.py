@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mmdet.registry import MODELS
 from tiny_detectors import ARCH, INFO, TINY

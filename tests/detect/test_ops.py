@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-pytest.importorskip("mmdet", reason="needs pip install 'mobilenas[detect]'")
+pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 import mobilenas.detect
 from mobilenas.base.errors import BadInput

@@ -176,5 +176,5 @@ def test_an_address_without_ray_is_one_line(address: str) -> None:
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BadInput, match=r"pip install 'mobilenas\[dist\]'"), connected(None):
+    with pytest.raises(BadInput, match=r"pip install '\.\[dist\]'"), connected(None):
         pass

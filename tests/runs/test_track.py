@@ -92,7 +92,7 @@ def test_what_cannot_be_asked_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
             check_tracker(uri)
         assert "\n" not in str(refused.value)
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(BadInput, match=r"pip install 'mobilenas\[track\]'"):
+    with pytest.raises(BadInput, match=r"pip install '\.\[track\]'"):
         check_tracker("http://127.0.0.1:9")
 
 

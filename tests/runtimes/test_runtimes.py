@@ -132,7 +132,7 @@ def test_missing_package_names_its_extra(
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    with pytest.raises(BadInput, match=r"executorch is not installed.*mobilenas\[mobile\]"):
+    with pytest.raises(BadInput, match=r"executorch is not installed.*'\.\[mobile\]'"):
         timer(name, command=command)
 
 
