@@ -106,10 +106,13 @@ def test_nothing_heavy_is_imported(arguments: list[str]) -> None:
 def test_space_list(call: Call) -> None:
     described = json.loads(call("space", "list", "--json").out)
     assert list(described) == list_spaces() + list_cell_spaces()
-    lines = call("space", "list").out.splitlines()
+    head, *lines = call("space", "list").out.splitlines()
+    assert head.split()[:3] == ["space", "px", "FLOPs:"]
     for line, (name, text) in zip(lines, described.items(), strict=True):
         assert line.split()[0] == name
         assert line.endswith(text)
+    s1 = next(line for line in lines if line.startswith("s1 "))
+    assert s1.split()[1:5] == ["32", "242.8M", "435M", "681.3M"]
 
 
 def test_space_show(call: Call) -> None:

@@ -212,7 +212,8 @@ def test_without_networks_the_rows_are_those_of_blocks_alone(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--space=three.yaml"], ["--space and --device"]),
+        (["--space=three.yaml"], ["--device is missing"]),
+        (["--device=x"], ["--space is missing"]),
         (["--space=three.yaml", "--device=a b"], ["--device", "a b"]),
         (["--space=three.yaml", "--device=x", "--budget=10"], ["'10' is not a time", "10m"]),
         (["--space=three.yaml", "--device=x", "--runtime=tflite"], ["tflite", "onnxruntime"]),
