@@ -111,6 +111,7 @@ def rounds(
     table = Published(data_root / "nas_bench_macro" / "nas-bench-macro_cifar10.json")
     networks = sorted({table.space.canonical(arch) for arch in table.row}, key=str)
     evaluator = SupernetEvaluator(open_supernet_run(supernet))
+    out.mkdir(parents=True, exist_ok=True)
     with arch_workers(ONE_WORKER, evaluator, 0, None) as workers:
         measured = Measurements(workers, SCORE, out / MEASURED).figures(networks)
     stand_in = Measured(table.space, list(map(str, networks)), measured)
