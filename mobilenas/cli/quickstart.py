@@ -54,8 +54,8 @@ def quickstart(
     print(
         "\nnext, with your own images and budget:\n"
         "  mobilenas space list\n"
-        "  mobilenas supernet-train --space s1 --data DIR\n"
-        "  mobilenas evolve --flops 500M\n"
-        "  mobilenas train --search runs/evolve --inherit runs/supernet\n"
+        "  mobilenas supernet-train --space SPACE --data DIR --preset cifar10-quick\n"
+        "  mobilenas evolve --flops BUDGET --objectives score\n"
+        "  mobilenas train --search runs/evolve --preset cifar10-quick\n"
         "  mobilenas export --onnx"
     )

@@ -19,8 +19,8 @@ def supernet_train(
     preset: Annotated[
         str,
         typer.Option(
-            help="Recipe: default (200 passes, for accelerators), cifar10-cpu, ranking-cpu or "
-            "quick (for CPUs), imagenet, or a YAML file."
+            help="Recipe: default (200 passes, for accelerators), cifar10-quick, cifar10-cpu, "
+            "ranking-cpu or quick (for CPUs), imagenet, or a YAML file."
         ),
     ] = "default",
     config: Annotated[str | None, typer.Option(hidden=True, help="--preset, as it was.")] = None,
