@@ -15,6 +15,7 @@ projections.jsonl, contributions.jsonl, labels.jsonl   the scores that a strateg
                   after each
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os.path import realpath
@@ -41,7 +42,7 @@ from mobilenas.space import (
     network_space_from_dict,
 )
 from mobilenas.stages.benchmark import standing_of
-from mobilenas.stages.derived import NETWORK, store_network
+from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
 from mobilenas.stages.inherited import Inherited, inherit_from
 from mobilenas.stages.search_costs import (
     check_limits,
@@ -73,6 +74,8 @@ from mobilenas.train.supernets import SupernetRun, open_supernet_run
 from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
 
 KEPT = "kept.json"
+
+log = logging.getLogger(__name__)
 
 
 class StageResult(Record):
@@ -276,7 +279,10 @@ def run_search(
         },
     }
     if processes.is_main:
-        store_network(run.folder.path / NETWORK, _searched(run, task), arch, run.images)
+        if run.kind.no_network is None:
+            store_network(run.folder.path / NETWORK, _searched(run, task), arch, run.images)
+        else:
+            log.info(NO_NETWORK, run.kind.no_network)
         run.folder.store_result(result)
     return result
 

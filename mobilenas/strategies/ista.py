@@ -47,6 +47,7 @@ class Ista(LearnedStrategy):
 
     Config = IstaConfig
     is_dense = False
+    no_network = "what ista takes it trains times coefficients, which a network does not have"
     config: IstaConfig
 
     def __init__(self, choices: Choices, config: IstaConfig, seed: int) -> None:

@@ -52,9 +52,13 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert rows[-1]["arch"] == row["arch"]  # which meets the budget
     assert ("held_loss" in rows[-1]) == (name not in ("dropnas", "shapley", "svge"))
     assert rows[-1]["skips"] == sum(row["arch"].count(word) for word in ("id", "skip_connect"))
-    if name == "pc-darts":
+    if name in ("pc-darts", "ista"):
+        assert "no network with the weights of the supernet: " in done.err
         refused = call("export", "--onnx", f"--run={out}")
         check_refused(refused, "no network with the weights of its supernet", "train --search")
+        start = f"--weights={out / 'network'}"
+        refused = call("train", start, *ALONE, f"--out={tmp_path / 'tuned'}")
+        check_refused(refused, "no saved network", str(out / "network"))
         return
     network, info = load_network(out / "network")
     assert str(network.arch) == row["arch"] and info.classes == tuple("0123456789")

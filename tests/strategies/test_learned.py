@@ -4,6 +4,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from searched import CELLS, suited
@@ -17,6 +18,7 @@ from toys import (
     Steps,
     Toy,
     blocks,
+    cells,
     choices,
     configured,
     snapshot,
@@ -24,6 +26,7 @@ from toys import (
 )
 
 from mobilenas.base.errors import Diverged
+from mobilenas.base.randomness import Stream
 from mobilenas.cost.edge_model import costs_of
 from mobilenas.space import (
     EdgeCellSpace,
@@ -32,6 +35,7 @@ from mobilenas.space import (
     load_listed_space,
     load_space,
 )
+from mobilenas.stages.derived import derived_network
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.learned import LearnedStrategy
@@ -144,6 +148,28 @@ def test_weights_that_were_not_drawn_do_not_move(name: str) -> None:
     assert idle
     state = module.state_dict()
     assert all(torch.equal(state[key], before[key]) for key in idle)
+
+
+# Those that run one candidate a choice; of a sum no network computes more than what is derived.
+@pytest.mark.parametrize("name", ["gdas", "proxyless", "parsec", "rome", "ista", "svge", "gaea"])
+@pytest.mark.parametrize("space", [two_blocks(), cells("nb201")], ids=["blocks", "nb201"])
+def test_a_network_computes_what_was_trained_or_is_not_left(
+    name: str, space: Space | EdgeCellSpace
+) -> None:
+    settings = {"backbone": "gdas"} if name == "gaea" else SETTINGS.get(name, {})
+    strategy, steps = in_space(name, settings, space)
+    for n in range(3):
+        strategy.step(steps(n, n / 2))
+    with torch.no_grad():
+        views = strategy.views(steps(2, 1.0), Stream.WEIGHT_STEP)
+        ops = views[: len(strategy.choices.ops)]
+        genes = [view if isinstance(view, int) else next(iter(view)) for view in ops]
+        images, supernet = steps.held(0)[0], steps.trainer.module
+        network = derived_network(supernet, space.decode(np.array(genes)), [images])
+        supernet.eval()
+        logits = supernet(images, steps.searchable.placed(views))
+        off = float((network(images) - logits).abs().max() / logits.abs().max())
+    assert (off > 0.1) if strategy.no_network else (off < 1e-5)
 
 
 @pytest.mark.parametrize("name, settings", ALL)
