@@ -142,7 +142,7 @@ def create_search_run(
     """
     check_free(path)
     kind = strategy_class(strategy)
-    inherits = inherit_from(kind, parent.folder if parent else None)
+    inherits = inherit_from(kind, *((parent.folder, parent.images) if parent else (None, None)))
     searchable, limits = limited(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
