@@ -14,6 +14,7 @@ from mobilenas.nn.views import View, Views
 from mobilenas.space import Choice, EdgeCellSpace
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.score_log import Scores
 from mobilenas.strategies.search_step import SearchStep
@@ -142,6 +143,10 @@ class DartsPt(LearnedStrategy):
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """As the other strategy has it."""
         self.base.apply(gradients)
+
+    def reach(self, steps: int) -> str | None:
+        """Of parameters that have a rate of their own, by that."""
+        return self.base.reach(steps) if isinstance(self.base, Gaea) else super().reach(steps)
 
     def step(self, step: SearchStep) -> None:
         """The projections that are due, then one of the architecture and one of the weights."""
