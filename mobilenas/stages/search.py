@@ -43,7 +43,7 @@ from mobilenas.space import (
 )
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
-from mobilenas.stages.inherited import Inherited, inherit_from
+from mobilenas.stages.inherited import Inherited, InheritedSupernet, inherit_from
 from mobilenas.stages.search_costs import (
     check_limits,
     digests,
@@ -57,7 +57,7 @@ from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS, method, strategy_class, strategy_name
 from mobilenas.strategies.score_log import ScoreLog
-from mobilenas.strategies.search_task import SearchTask
+from mobilenas.strategies.search_task import SearchTask, search_steps
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.device import pick_device
@@ -154,10 +154,14 @@ def create_search_run(
         )
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
+    if config.ema_decay is not None:
+        raise BadInput("ema_decay: a search by gradient keeps no average; it must be left out")
     if parent is None:
         images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
         images = replace(parent.images, config=config, seed=seed)
+    if not isinstance(inherits, InheritedSupernet):  # which is trained no further
+        search_steps(config, len(images.splits.train))
     own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
     if parent is not None and own.to_dict() != parent.settings.space:
         raise BadInput(

@@ -259,6 +259,8 @@ def test_a_supernet_that_does_not_fit_is_not_built(
         (["--set=validate_images=8"], ["batch"]),
         (["--set=precision=fp16"], ["fp16", "bf16"]),
         (["--set=teacher=timm:resnet18"], ["teacher"]),
+        (["--set=ema_decay=0.99"], ["ema_decay", "left out"]),
+        (["--set=weights_first=0.96"], ["weights_first 0.96", "10 steps"]),
         (["--set=optimizer=nothing"], ["optimizer nothing"]),
         (["--latency=2ms@nowhere"], ["nowhere"]),
         (["--space=darts:channels=4,cells=3", "--latency=2ms@phone"], ["nb201", "darts"]),
