@@ -13,7 +13,7 @@ from mobilenas.strategies.learned import LearnedStrategy, draw
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, NotNegative, Share
 
-_NEGLIGIBLE = 1e-3  # weight of a sample that is left out of a weight step
+_NEGLIGIBLE = 8e-3  # share of the mean weight: a sample that has less is left out of a weight step
 
 
 class ParsecConfig(SearchConfig):
@@ -59,7 +59,8 @@ class Parsec(LearnedStrategy):
     def fit(self, step: SearchStep) -> None:
         """A weight step on the samples that count."""
         archs, weights = self._weighted(step, Stream.WEIGHT_STEP, "train")
-        counting = [k for k, w in enumerate(weights.tolist()) if w > _NEGLIGIBLE]
+        least = _NEGLIGIBLE / len(archs)
+        counting = [k for k, w in enumerate(weights.tolist()) if w > least]
         step.train([archs[k] for k in counting], [float(weights[k]) for k in counting])
 
     def _weighted(
