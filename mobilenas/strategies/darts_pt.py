@@ -49,7 +49,8 @@ class DartsPt(LearnedStrategy):
     that have it, until there are as many as a candidate may have; of the rest one is kept.
 
     Cells of all types are projected at once. Where there are limits, candidates that none of the
-    archs that are left within them has are not offered.
+    archs that are left within them has are not offered; nor are those that the other strategy
+    pruned, unless nothing else is within the limits.
     """
 
     Config = DartsPtConfig
@@ -84,7 +85,8 @@ class DartsPt(LearnedStrategy):
             if decided is not None:
                 p = torch.eye(len(p))[decided]
             elif self.config.blank:
-                p = torch.full((len(p),), 1 / len(p))
+                left = (p > 0).float()
+                p = left / left.sum()
             found.append(p)
         return found
 
@@ -167,6 +169,8 @@ class DartsPt(LearnedStrategy):
         candidates = self.choices.ops[place].candidates
         left = [*range(len(candidates))]
         offered = {i for i in left if self._is_offered(step, place, i)}
+        p = self.base.probabilities()[place]
+        offered = {i for i in offered if p[i] > 0} or offered  # others have not been trained on
         parts = Parts.of(self.choices.ops[place])
         if parts.paths:
             of_op = {name: parts.of_op(op) for op, name in enumerate(parts.ops)}
