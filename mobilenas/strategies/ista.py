@@ -1,6 +1,6 @@
 """ISTA-NAS (Yang et al. 2020): a sparse architecture, recovered from a compressed one."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,11 +20,12 @@ _LEAST = 1e-6  # that a coefficient is divided by
 
 class IstaConfig(SearchConfig):
     """recoveries: how often it is chosen anew what is taken, over the search. price: of the size of
-    coefficients in a recovery.
+    coefficients in a recovery. cost_form: no loss has the expected costs, prices have them.
     """
 
     recoveries: Positive = 50
     price: AboveZero = 1e-5
+    cost_form: Literal["add"] = "add"
 
 
 class Ista(LearnedStrategy):
