@@ -82,9 +82,11 @@ class Ista(LearnedStrategy):
         return found
 
     def views(self, step: SearchStep, stream: Stream) -> Views:
-        """What is taken; after a recovery, where one is due."""
+        """What is taken; after a recovery, where one is due. The last step has none: no step would
+        train what is taken by it.
+        """
         due = int(step.progress * self.config.recoveries) + 1
-        if self.recoveries < due:
+        if self.recoveries < due and step.progress < 1:
             self.recoveries = due
             self._recover(step.cost)
         ops: list[View] = [0] * len(self.choices.ops)  # of edges that are not taken none is run
