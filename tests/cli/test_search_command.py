@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -13,6 +14,7 @@ from helpers import ALONE, Call, Job, check_refused
 from searched import BUDGET, CELLS, CHEAPER, SMALL, SPACE, asked_for, suited
 from tables import made_up_table
 
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
 from mobilenas.evaluate.published_truth import read_benchmark
@@ -130,12 +132,34 @@ def test_a_search_of_stages_goes_on_in_the_right_one(
             json.loads((folder / f"stage-{n}/kept.json").read_text()) for folder in (whole, killed)
         ]
         assert logs[0] == logs[1] and kept[0]["kept"] == kept[1]["kept"]
-    weights = [
-        torch.load(whole / folder / "checkpoint.pt", weights_only=True)["module"]
-        for folder in ("stage-1", ".")
-    ]
-    key = "classifier.weight"
-    assert not torch.equal(weights[0][key], weights[1][key])
+
+
+def test_each_stage_starts_with_new_weights_and_parameters(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are built from its seed, which is that of the search only in the first."""
+    fresh = []
+    fit = stage.fit
+
+    def noted(folder: Any, task: Any, trainer: Any, seconds: float) -> None:
+        kind, config = type(task.strategy), task.strategy.config
+        start = torch.Generator().manual_seed(trainer.seed)
+        module = kind.supernet(task.searchable, config, start).state_dict()
+        strategy = kind(task.searchable.choices, config, trainer.seed)
+        found = trainer.module.state_dict()
+        assert all(torch.equal(value, module[key]) for key, value in found.items())
+        pairs = zip(task.strategy.parameters, strategy.parameters, strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert not task.strategy.optimizer.state and not trainer.optimizer.state
+        fresh.append((trainer.seed, module["classifier.weight"]))
+        fit(folder, task, trainer, seconds)
+
+    monkeypatch.setattr(stage, "fit", noted)
+    asked = ["search", "--strategy=pdarts", *SMALL, "--seed=3", f"--out={tmp_path / 'search'}"]
+    assert call(*asked).code == 0
+    seeds = [3, *(int(generator(3, Stream.STAGE, n).integers(1 << 32)) for n in (1, 2))]
+    assert [seed for seed, _ in fresh] == seeds
+    assert not any(torch.equal(a, b) for (_, a), (_, b) in pairwise(fresh))
 
 
 @pytest.mark.parametrize(

@@ -223,3 +223,25 @@ def test_dropout_where_the_architecture_is_learnt_is_a_function_of_the_step() ->
             task.step(steps.trainer, n)
         found.append(strategy.parameters)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("first, steps_in_all", [(0.0, 8), (0.25, 8), (0.75, 8), (0.0, 1)])
+def test_progress_goes_from_the_first_step_that_learns_to_the_last(
+    first: float, steps_in_all: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, steps = in_space("darts", {"weights_first": first, "epochs": 1})
+    task = SearchTask(
+        *(strategy, steps(0).objective, steps.held, steps.searchable, {}, 32 * steps_in_all)
+    )
+    seen = []
+    monkeypatch.setattr(strategy, "fit", lambda step: seen.append((step.learnt, step.progress)))
+    monkeypatch.setattr(strategy, "learn", lambda step: seen.append("learns"))
+    assert task.steps == steps_in_all
+    for n in range(task.steps):
+        task.step(steps.trainer, n)
+    alone = round(first * steps_in_all)
+    learning = steps_in_all - alone
+    expected: list[Any] = [(n - alone, 0.0) for n in range(alone)]
+    for n in range(learning):
+        expected += ["learns", (n, n / max(1, learning - 1))]
+    assert seen == expected  # from 0 to 1
