@@ -18,6 +18,7 @@ from mobilenas.train.device import pick_device
 from mobilenas.train.images import CALIBRATION_IMAGES, TrainingImages
 
 NETWORK = "network"  # in the run folder
+NO_NETWORK = "no network with the weights of the supernet: %s"  # is logged, and why
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ def store_network(folder: Path, supernet: nn.Module, arch: AnyArch, images: Trai
     try:
         network = derived_network(supernet.to(device), arch, (x for x, _ in batches))
     except BadInput as error:
-        log.info("no network with the weights of the supernet: %s", error)
+        log.info(NO_NETWORK, error)
         return
     data = images.data
     save_network(

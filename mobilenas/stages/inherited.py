@@ -20,6 +20,7 @@ from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import method, strategy_name
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.images import TrainingImages
 from mobilenas.train.supernets import SupernetSettings, load_supernet, new_supernet
 from mobilenas.train.trainer import CHECKPOINT
 
@@ -106,11 +107,13 @@ class InheritedSupernet(Record):
 Inherited = InheritedSearch | InheritedSupernet
 
 
-def inherit_from(kind: type[LearnedStrategy], parent: RunFolder | None) -> Inherited | None:
-    """What a strategy has from another run, of the kind that it starts from. Raises BadInput where
-    it needs one, or not this one.
+def inherit_from(
+    kind: type[LearnedStrategy], parent: RunFolder | None, images: TrainingImages | None
+) -> Inherited | None:
+    """What a strategy has from another run, of the kind that it starts from. images: of that run,
+    with its config. Raises BadInput where it needs one, or not this one.
     """
-    if parent is None:
+    if parent is None or images is None:
         if kind.must_start_from:
             raise BadInput(
                 f"strategy {strategy_name(kind)} starts from the supernet of a finished search: "
@@ -127,6 +130,13 @@ def inherit_from(kind: type[LearnedStrategy], parent: RunFolder | None) -> Inher
         raise BadInput(
             f"{parent.path} is a search by {other}: --from needs one whose supernet adds up all "
             "candidates of the whole space, such as darts"
+        )
+    count = len(images.splits.validate)
+    if count <= config.batch_size:  # by which all projections would be decided
+        raise BadInput(
+            f"{parent.path} is a search by {other} with validate_images {count}, one batch, of "
+            f"which --from needs several: search again with validate_images above "
+            f"{config.batch_size}"
         )
     return inherited
 

@@ -15,6 +15,7 @@ projections.jsonl, contributions.jsonl, labels.jsonl   the scores that a strateg
                   after each
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from os.path import realpath
@@ -41,8 +42,8 @@ from mobilenas.space import (
     network_space_from_dict,
 )
 from mobilenas.stages.benchmark import standing_of
-from mobilenas.stages.derived import NETWORK, store_network
-from mobilenas.stages.inherited import Inherited, inherit_from
+from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
+from mobilenas.stages.inherited import Inherited, InheritedSupernet, inherit_from
 from mobilenas.stages.search_costs import (
     check_limits,
     digests,
@@ -56,7 +57,7 @@ from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS, method, strategy_class, strategy_name
 from mobilenas.strategies.score_log import ScoreLog
-from mobilenas.strategies.search_task import SearchTask
+from mobilenas.strategies.search_task import SearchTask, search_steps
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.device import pick_device
@@ -73,6 +74,8 @@ from mobilenas.train.supernets import SupernetRun, open_supernet_run
 from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
 
 KEPT = "kept.json"
+
+log = logging.getLogger(__name__)
 
 
 class StageResult(Record):
@@ -139,7 +142,7 @@ def create_search_run(
     """
     check_free(path)
     kind = strategy_class(strategy)
-    inherits = inherit_from(kind, parent.folder if parent else None)
+    inherits = inherit_from(kind, *((parent.folder, parent.images) if parent else (None, None)))
     searchable, limits = limited(space, budget)
     check_limits(searchable, limits)
     if config.precision == "fp16":
@@ -151,10 +154,14 @@ def create_search_run(
         )
     if config.teacher is not None:
         raise BadInput("teacher: a search by gradient has none; it must be left out")
+    if config.ema_decay is not None:
+        raise BadInput("ema_decay: a search by gradient keeps no average; it must be left out")
     if parent is None:
         images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
         images = replace(parent.images, config=config, seed=seed)
+    if not isinstance(inherits, InheritedSupernet):  # which is trained no further
+        search_steps(config, len(images.splits.train))
     own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
     if parent is not None and own.to_dict() != parent.settings.space:
         raise BadInput(
@@ -276,7 +283,10 @@ def run_search(
         },
     }
     if processes.is_main:
-        store_network(run.folder.path / NETWORK, _searched(run, task), arch, run.images)
+        if run.kind.no_network is None:
+            store_network(run.folder.path / NETWORK, _searched(run, task), arch, run.images)
+        else:
+            log.info(NO_NETWORK, run.kind.no_network)
         run.folder.store_result(result)
     return result
 

@@ -1,5 +1,6 @@
 """What a node of cells or a block may take, as coefficients of a sparse vector."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -27,23 +28,26 @@ class Node:
     places: its choices. taken: how many of them an arch has. members: of each choice (candidates,
     columns), 1 where a candidate has a coefficient: an op of an edge its own, a candidate of a
     block of several paths those of its expansion with each of its paths. matrix: A (rows, columns).
+    nothing: of each choice the column of `none`, where it has one.
     """
 
     places: range
     taken: int
     members: list[NDArray[np.float64]]
     matrix: NDArray[np.float64]
+    nothing: tuple[int | None, ...]
 
     def recovered(self, b: Vector, prices: Vector) -> Vector:
-        """The sparse z of b (rows,). Of a choice without any coefficient the one that comes first
-        at a lower price stands for something next to nothing.
+        """The sparse z of b (rows,). Of a choice without any coefficient that of `none` stands for
+        something next to nothing; without `none` the one that comes first at a lower price.
         """
         z = lasso(self.matrix, b, prices)
         nearness = np.abs(self.matrix.T @ (b - self.matrix @ z)) / prices
-        for members in self.members:
+        for members, nothing in zip(self.members, self.nothing, strict=True):
             own = members.any(axis=0)
             if not z[own].any():
-                z[np.where(own, nearness, -1).argmax()] = _NOTHING
+                first = np.where(own, nearness, -1).argmax()
+                z[first if nothing is None else nothing] = _NOTHING
         return z
 
     def scores(self, z: Vector) -> list[Vector]:
@@ -99,9 +103,11 @@ def make_nodes(choices: Choices, seed: int) -> list[Node]:
     else:
         spans = [range(place, place + 1) for place in range(len(choices.ops))]
         degrees = [1] * len(spans)
+    # Where nodes leave edges out no arch has `none`, not even at a node that keeps all.
+    leaves_out = any(node.taken < len(node.candidates) for node in choices.inputs)
     nodes = []
     for number, (places, taken) in enumerate(zip(spans, degrees, strict=True)):
-        has = [_coefficients(choices.ops[place], taken < len(places)) for place in places]
+        has = [_coefficients(choices.ops[place], leaves_out) for place in places]
         columns = [
             (place, name)
             for place, each in enumerate(has)
@@ -114,17 +120,25 @@ def make_nodes(choices: Choices, seed: int) -> list[Node]:
         rows = len(columns) // len(places) if choices.inputs else (len(columns) + 1) // 2
         matrix = generator(seed, Stream.ARCH_MATRIX, number).random((rows, len(columns)))
         matrix /= np.linalg.norm(matrix, axis=0)
-        nodes.append(Node(places, taken, members, matrix))
+        named = zip(members, places, strict=True)
+        nothing = tuple(_column(own, choices.ops[place].candidates) for own, place in named)
+        nodes.append(Node(places, taken, members, matrix, nothing))
     return nodes
 
 
 def _coefficients(choice: Choice, leaves_out: bool) -> list[list[tuple[int | None, int]]]:
     """Of each candidate the names of its coefficients: op and path, or op alone.
 
-    leaves_out: whether an arch may leave the edge out, so that `none` has no coefficient.
+    leaves_out: whether an arch leaves edges out, so that `none` has no coefficient.
     """
     parts = Parts.of(choice)
     if parts.paths:
         return [[(op, path) for path in subset or (-1,)] for op, subset in parts.pairs]
     names = enumerate(choice.candidates)
     return [[] if leaves_out and name == NONE else [(index, -1)] for index, name in names]
+
+
+def _column(members: NDArray[np.float64], candidates: Sequence[str]) -> int | None:
+    """That of the coefficient of `none`, if there is one."""
+    own = members[candidates.index(NONE)] if NONE in candidates else np.zeros(1)
+    return int(own.argmax()) if own.any() else None

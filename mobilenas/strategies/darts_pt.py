@@ -14,6 +14,7 @@ from mobilenas.nn.views import View, Views
 from mobilenas.space import Choice, EdgeCellSpace
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.score_log import Scores
 from mobilenas.strategies.search_step import SearchStep
@@ -48,7 +49,8 @@ class DartsPt(LearnedStrategy):
     that have it, until there are as many as a candidate may have; of the rest one is kept.
 
     Cells of all types are projected at once. Where there are limits, candidates that none of the
-    archs that are left within them has are not offered.
+    archs that are left within them has are not offered; nor are those that the other strategy
+    pruned, unless nothing else is within the limits.
     """
 
     Config = DartsPtConfig
@@ -83,7 +85,8 @@ class DartsPt(LearnedStrategy):
             if decided is not None:
                 p = torch.eye(len(p))[decided]
             elif self.config.blank:
-                p = torch.full((len(p),), 1 / len(p))
+                left = (p > 0).float()
+                p = left / left.sum()
             found.append(p)
         return found
 
@@ -143,6 +146,10 @@ class DartsPt(LearnedStrategy):
         """As the other strategy has it."""
         self.base.apply(gradients)
 
+    def reach(self, steps: int) -> str | None:
+        """Of parameters that have a rate of their own, by that."""
+        return self.base.reach(steps) if isinstance(self.base, Gaea) else super().reach(steps)
+
     def step(self, step: SearchStep) -> None:
         """The projections that are due, then one of the architecture and one of the weights."""
         parts = len(self.events) + 1
@@ -162,6 +169,8 @@ class DartsPt(LearnedStrategy):
         candidates = self.choices.ops[place].candidates
         left = [*range(len(candidates))]
         offered = {i for i in left if self._is_offered(step, place, i)}
+        p = self.base.probabilities()[place]
+        offered = {i for i in offered if p[i] > 0} or offered  # others have not been trained on
         parts = Parts.of(self.choices.ops[place])
         if parts.paths:
             of_op = {name: parts.of_op(op) for op, name in enumerate(parts.ops)}

@@ -63,7 +63,7 @@ class Gaea(LearnedStrategy):
         super().__init__(choices, config, seed)
         sizes = self.sizes(choices)
         self.parameters = [torch.full((n,), 1 / n, requires_grad=True) for n in sizes]
-        self.eta = config.eta or 0.1
+        self.eta = config.eta or 0.1  # until a step says how many there are
         self._warned = False
 
     @classmethod
@@ -103,7 +103,10 @@ class Gaea(LearnedStrategy):
         return self.parameters[len(self.choices.ops) :]
 
     def views(self, step: SearchStep, stream: Stream) -> Views:
-        """All candidates, and edges, by their p; or one that is drawn."""
+        """All candidates, and edges, by their p; or one that is drawn. A strategy that goes on from
+        this one comes by here too, and has the rate of its own number of steps.
+        """
+        self.eta = self.config.eta or _REACH / step.learning_steps
         if self.config.backbone == "gdas":
             logs = [p.log() for p in self.parameters]
             return gumbel_views(logs, self.config.tau(step.progress), step.rng(stream))
@@ -120,7 +123,6 @@ class Gaea(LearnedStrategy):
         if self.config.entropy_weight:
             entropies = [(p * (len(p) * p).log()).sum() for p in self.parameters]
             loss = loss + self.config.entropy_weight * torch.stack(entropies).sum().to(loss)
-        self.eta = self.config.eta or _REACH / step.learning_steps
         self.apply(step.gradient(loss, self.parameters))
 
     def reach(self, steps: int) -> str:

@@ -1,6 +1,6 @@
 """ISTA-NAS (Yang et al. 2020): a sparse architecture, recovered from a compressed one."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,11 +20,12 @@ _LEAST = 1e-6  # that a coefficient is divided by
 
 class IstaConfig(SearchConfig):
     """recoveries: how often it is chosen anew what is taken, over the search. price: of the size of
-    coefficients in a recovery.
+    coefficients in a recovery. cost_form: no loss has the expected costs, prices have them.
     """
 
     recoveries: Positive = 50
     price: AboveZero = 1e-5
+    cost_form: Literal["add"] = "add"
 
 
 class Ista(LearnedStrategy):
@@ -47,6 +48,7 @@ class Ista(LearnedStrategy):
 
     Config = IstaConfig
     is_dense = False
+    no_network = "what ista takes it trains times coefficients, which a network does not have"
     config: IstaConfig
 
     def __init__(self, choices: Choices, config: IstaConfig, seed: int) -> None:
@@ -80,9 +82,11 @@ class Ista(LearnedStrategy):
         return found
 
     def views(self, step: SearchStep, stream: Stream) -> Views:
-        """What is taken; after a recovery, where one is due."""
+        """What is taken; after a recovery, where one is due. The last step has none: no step would
+        train what is taken by it.
+        """
         due = int(step.progress * self.config.recoveries) + 1
-        if self.recoveries < due:
+        if self.recoveries < due and step.progress < 1:
             self.recoveries = due
             self._recover(step.cost)
         ops: list[View] = [0] * len(self.choices.ops)  # of edges that are not taken none is run

@@ -1,6 +1,6 @@
 """PARSEC (Casale et al. 2019): sampled archs, weighted by how well each explains a batch."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -13,17 +13,20 @@ from mobilenas.strategies.learned import LearnedStrategy, draw
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, NotNegative, Share
 
-_NEGLIGIBLE = 1e-3  # weight of a sample that is left out of a weight step
+_NEGLIGIBLE = 8e-3  # share of the mean weight: a sample that has less is left out of a weight step
 
 
 class ParsecConfig(SearchConfig):
-    """samples: archs of a step. effective: the least effective number of them, as a share."""
+    """samples: archs of a step. effective: the least effective number of them, as a share.
+    cost_form: no loss has the expected costs, archs are weighed by their own.
+    """
 
     samples: Annotated[int, Field(ge=2, le=10_000)] = 8
     effective: Annotated[float, Field(gt=0, le=1)] = 0.5
     arch_lr: AboveZero = 1e-2
     arch_betas: tuple[Share, Share] = (0.0, 0.999)
     arch_weight_decay: NotNegative = 0.0
+    cost_form: Literal["add"] = "add"
 
 
 class Parsec(LearnedStrategy):
@@ -59,7 +62,8 @@ class Parsec(LearnedStrategy):
     def fit(self, step: SearchStep) -> None:
         """A weight step on the samples that count."""
         archs, weights = self._weighted(step, Stream.WEIGHT_STEP, "train")
-        counting = [k for k, w in enumerate(weights.tolist()) if w > _NEGLIGIBLE]
+        least = _NEGLIGIBLE / len(archs)
+        counting = [k for k, w in enumerate(weights.tolist()) if w > least]
         step.train([archs[k] for k in counting], [float(weights[k]) for k in counting])
 
     def _weighted(

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.data import TrainingBatches
 from mobilenas.space import Arch, Genotype
+from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy, normalised
 from mobilenas.strategies.search_step import SearchStep
@@ -56,10 +58,9 @@ class SearchTask:
         self.num_images = num_images
         self.images_per_step = config.batch_size
         self.steps_per_epoch = num_images / config.batch_size
-        self.steps = math.ceil(config.epochs * self.steps_per_epoch)
-        self.first = round(config.weights_first * self.steps)
-        if not strategy.trains_weights:
-            self.steps, self.first = 1, 0
+        self.steps, self.first = 1, 0
+        if strategy.trains_weights:
+            self.steps, self.first = search_steps(config, num_images)
         self.validate_every = max(1, self.steps // _ROWS)
         self.spent = 0.0  # images times candidates of a choice
         self.held_loss: torch.Tensor | None = None  # mean of the last step that had one
@@ -155,3 +156,17 @@ class SearchTask:
         self.strategy.load_state(state["strategy"])
         self.spent = state["spent"]
         self.held_loss = state.get("held_loss")  # runs of before have none
+
+
+def search_steps(config: SearchConfig, num_images: int) -> tuple[int, int]:
+    """All steps of a search, and how many of them train weights alone. num_images: of the training
+    part. Raises BadInput where these are all.
+    """
+    steps = math.ceil(config.epochs * (num_images / config.batch_size))
+    first = round(config.weights_first * steps)
+    if first == steps:
+        raise BadInput(
+            f"weights_first {config.weights_first:g} is all of {steps} steps, of which the "
+            "architecture must have some: a smaller share, or more epochs"
+        )
+    return steps, first

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 class SvgeConfig(SearchConfig):
     """labels: archs that are measured first; rounds: searches in the latent space after that, of
     round_archs archs each. score_images: held-out images that archs are measured on. vae_steps: of
-    the autoencoder's training.
+    the autoencoder's training. cost_form: no loss has the expected costs, archs are worth less by
+    their own.
     """
 
     labels: Positive = 100
@@ -41,6 +42,7 @@ class SvgeConfig(SearchConfig):
     round_archs: Positive = 10
     score_images: Positive = 256
     vae_steps: Positive = 500
+    cost_form: Literal["add"] = "add"
 
 
 class Svge(LearnedStrategy):

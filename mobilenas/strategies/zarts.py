@@ -23,9 +23,9 @@ Worth = Callable[[Tensor], Tensor]  # of a change of all parameters the loss
 
 class ZartsConfig(SearchConfig):
     """arch_every: weight steps between architecture steps. search: how these are made. samples: of
-    changes that are tried; inner_steps: weight steps with each. sigma: how large changes are, which
-    falls to 0 by a cosine. temperature: of the weights of samples by their loss; importance:
-    divided by how likely each was.
+    changes that are tried; inner_steps: weight steps with each. sigma: how large changes are; it
+    falls to 0 by a cosine, other than that of `rs`. temperature: of the weights of samples by their
+    loss; importance: divided by how likely each was.
     """
 
     arch_every: Positive = 10
@@ -45,7 +45,8 @@ class Zarts(LearnedStrategy):
 
     mgs   draws changes around minus the gradient of the held-out loss, and moves by their mean,
           weighted by softmax(-loss / temperature)
-    rs    estimates the gradient from random directions (`random_gradient`), for Adam
+    rs    estimates the gradient from random directions (`random_gradient`), for Adam; sigma stays,
+          as differences of losses in float32, divided by next to nothing, are rounding
     gld   draws one change of each radius sigma, sigma / 2, ..., and takes the best if it is better
           than none
     """
@@ -64,7 +65,7 @@ class Zarts(LearnedStrategy):
 
         if self.config.search == "rs":
             noise = torch.from_numpy(rng.normal(size=shape)).float()
-            self.apply(self._split(random_gradient(worth, noise, max(sigma, 1e-6))))
+            self.apply(self._split(random_gradient(worth, noise, self.config.sigma)))
             return
         if self.config.search == "gld":
             change = best_of(worth, radial(shape[1], sigma, rng))

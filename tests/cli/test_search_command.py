@@ -2,27 +2,25 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from helpers import ALONE, Call, Job, check_refused
 from searched import BUDGET, CELLS, CHEAPER, SMALL, SPACE, asked_for, suited
 from tables import made_up_table
 
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
-from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.nn.saved import load_network
 from mobilenas.space import EdgeCellSpace, load_listed_space, load_space, space_from_dict
 from mobilenas.stages import search as stage
-from mobilenas.stages.benchmark import read_truths, standing_of
 from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.search_step import SearchStep
-from mobilenas.strategies.searchable import Searchable
 
 
 def lasting(folder: Path) -> dict[str, bytes]:
@@ -52,9 +50,13 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert rows[-1]["arch"] == row["arch"]  # which meets the budget
     assert ("held_loss" in rows[-1]) == (name not in ("dropnas", "shapley", "svge"))
     assert rows[-1]["skips"] == sum(row["arch"].count(word) for word in ("id", "skip_connect"))
-    if name == "pc-darts":
+    if name in ("pc-darts", "ista"):
+        assert "no network with the weights of the supernet: " in done.err
         refused = call("export", "--onnx", f"--run={out}")
         check_refused(refused, "no network with the weights of its supernet", "train --search")
+        start = f"--weights={out / 'network'}"
+        refused = call("train", start, *ALONE, f"--out={tmp_path / 'tuned'}")
+        check_refused(refused, "no saved network", str(out / "network"))
         return
     network, info = load_network(out / "network")
     assert str(network.arch) == row["arch"] and info.classes == tuple("0123456789")
@@ -126,12 +128,34 @@ def test_a_search_of_stages_goes_on_in_the_right_one(
             json.loads((folder / f"stage-{n}/kept.json").read_text()) for folder in (whole, killed)
         ]
         assert logs[0] == logs[1] and kept[0]["kept"] == kept[1]["kept"]
-    weights = [
-        torch.load(whole / folder / "checkpoint.pt", weights_only=True)["module"]
-        for folder in ("stage-1", ".")
-    ]
-    key = "classifier.weight"
-    assert not torch.equal(weights[0][key], weights[1][key])
+
+
+def test_each_stage_starts_with_new_weights_and_parameters(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are built from its seed, which is that of the search only in the first."""
+    fresh = []
+    fit = stage.fit
+
+    def noted(folder: Any, task: Any, trainer: Any, seconds: float) -> None:
+        kind, config = type(task.strategy), task.strategy.config
+        start = torch.Generator().manual_seed(trainer.seed)
+        module = kind.supernet(task.searchable, config, start).state_dict()
+        strategy = kind(task.searchable.choices, config, trainer.seed)
+        found = trainer.module.state_dict()
+        assert all(torch.equal(value, module[key]) for key, value in found.items())
+        pairs = zip(task.strategy.parameters, strategy.parameters, strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert not task.strategy.optimizer.state and not trainer.optimizer.state
+        fresh.append((trainer.seed, module["classifier.weight"]))
+        fit(folder, task, trainer, seconds)
+
+    monkeypatch.setattr(stage, "fit", noted)
+    asked = ["search", "--strategy=pdarts", *SMALL, "--seed=3", f"--out={tmp_path / 'search'}"]
+    assert call(*asked).code == 0
+    seeds = [3, *(int(generator(3, Stream.STAGE, n).integers(1 << 32)) for n in (1, 2))]
+    assert [seed for seed, _ in fresh] == seeds
+    assert not any(torch.equal(a, b) for (_, a), (_, b) in pairwise(fresh))
 
 
 @pytest.mark.parametrize(
@@ -255,6 +279,8 @@ def test_a_supernet_that_does_not_fit_is_not_built(
         (["--set=validate_images=8"], ["batch"]),
         (["--set=precision=fp16"], ["fp16", "bf16"]),
         (["--set=teacher=timm:resnet18"], ["teacher"]),
+        (["--set=ema_decay=0.99"], ["ema_decay", "left out"]),
+        (["--set=weights_first=0.96"], ["weights_first 0.96", "10 steps"]),
         (["--set=optimizer=nothing"], ["optimizer nothing"]),
         (["--latency=2ms@nowhere"], ["nowhere"]),
         (["--space=darts:channels=4,cells=3", "--latency=2ms@phone"], ["nb201", "darts"]),
@@ -350,29 +376,3 @@ def test_small_differences_are_of_float32(
     out = f"--out={tmp_path / 'search'}"
     assert call("search", *SMALL, f"--space={CELLS}", f"--strategy={strategy}", out).code == 0
     assert used == ["auto" if strategy == "darts" else "fp32"]
-
-
-def test_a_random_cell_is_one_of_the_ops_that_are_searched(data_root: Path) -> None:
-    means = []
-    for ops in ("", ",ops=[skip_connect,nor_conv_1x1,nor_conv_3x3,avg_pool_3x3]"):
-        space = load_listed_space(f"nb201:channels=4{ops}")
-        assert isinstance(space, EdgeCellSpace)
-        truth = read_truths("nb201", data_root, space)["cifar10"]
-        arch = space.sample(np.random.default_rng(0))
-        means.append(100 * standing_of(arch, truth, Searchable(costs_of(space))).random_mean)
-    assert means == pytest.approx([87.06, 89.45], abs=0.005)
-
-
-def test_where_an_arch_stands(tmp_path: Path, call: Call, data_root: Path) -> None:
-    out = tmp_path / "search"
-    asked = ["--benchmark=macro", f"--data-root={data_root}", f"--out={out}"]
-    done = call("search", *SMALL, BUDGET, *asked, "--json")
-    assert done.code == 0, done.err
-    printed = json.loads(done.out)
-    standing = printed["standing"]["cifar10"]
-    truth = read_benchmark("macro", data_root, load_space(SPACE))
-    arch = load_space(SPACE).canonical(load_space(SPACE).parse(printed["front"][0]["arch"]))
-    assert standing["accuracy"] == truth.accuracy[truth.archs.index(arch)]
-    assert standing["place"] == 1 + (truth.accuracy > standing["accuracy"]).sum()
-    again = call("search", "--resume", *asked)
-    assert f"place {standing['place']:,} of 3,969" in again.out

@@ -58,6 +58,25 @@ def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
     check_refused(call(*asked, given, f"--out={tmp_path / 'other'}"), "not finished")
 
 
+@pytest.mark.parametrize("name", ["gaea", "dropnas"])
+def test_a_projection_needs_more_than_one_batch(name: str, tmp_path: Path, call: Call) -> None:
+    parent, out = tmp_path / "parent", f"--out={tmp_path / 'search'}"
+    flags = [flag for flag in SMALL if "validate_images" not in flag]
+    single = ["--set=level=single"] if name == "gaea" else []
+    asked = ["search", "--strategy=darts-pt", *flags, f"--from={parent}", out]
+    assert call("search", f"--strategy={name}", *flags, *single, f"--out={parent}").code == 0
+    check_refused(call(*asked), str(parent), name, "validate_images 16", "above 16")
+    assert not (tmp_path / "search").exists()
+    again = tmp_path / "again"
+    more = [*flags, *single, "--set=validate_images=32"]
+    assert call("search", f"--strategy={name}", *more, f"--out={again}").code == 0
+    asked[-2] = f"--from={again}"
+    done = call(*asked)
+    assert done.code == 0, done.err
+    if name == "gaea":  # by its own rate, 2,000 over the steps that learn
+        assert "eta" in done.err and "arch_lr" not in done.err
+
+
 @pytest.mark.parametrize("sharing", ["none", "both"])
 def test_a_trained_supernet_is_searched_as_it_is(
     sharing: str, job: Job, tmp_path: Path, call: Call

@@ -19,12 +19,26 @@ def is_at_work(pid: int, out: Path) -> bool:
     return (out / "run.json").exists() and lock.exists() and str(pid) in lock.read_text()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_whatever_the_instant_the_end_is_the_same(name: str, tmp_path: Path, call: Call) -> None:
-    asked = [*asked_for(name, tmp_path, call), "--set=epochs=3"]
+OPTIONS = [
+    ("drnas", "prune_to=2"),
+    ("gaea", "backbone=gdas"),
+    ("gaea", "level=single"),
+    ("darts", "order=2"),
+]
+
+
+@pytest.mark.parametrize("name, option", [*((name, "") for name in METHODS), *OPTIONS])
+def test_whatever_the_instant_the_end_is_the_same(
+    name: str, option: str, tmp_path: Path, call: Call
+) -> None:
+    asked = [
+        *asked_for(name, tmp_path, call),
+        "--set=epochs=3",
+        *([f"--set={option}"] if option else []),
+    ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert call(*asked, f"--out={whole}").code == 0
-    rng, codes = np.random.default_rng(sum(map(ord, name))), []
+    rng, codes = np.random.default_rng(sum(map(ord, name + option))), []
     for _ in range(KILLS):
         words = ["search", "--resume"] if (killed / "run.json").exists() else asked
         with subprocess.Popen(

@@ -17,6 +17,8 @@ from mobilenas.nn.views import View, Views
 from mobilenas.space import Choice, load_listed_space, load_space
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts_pt import DartsPt
+from mobilenas.strategies.drnas import Drnas
+from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.score_log import ScoreLog, Scores
@@ -257,6 +259,41 @@ def test_it_goes_on_from_the_parameters_of_another_strategy() -> None:
     steps = Steps(Toy(2), strategy.config)
     strategy.learn(steps(0))
     assert strategy.parameters[0] is base.parameters[0]
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_what_was_pruned_is_not_offered(blank: bool) -> None:
+    """Though it would be missed the most."""
+    base = Drnas(choices(4, 4), configured(Drnas), seed=0)
+    base.kept = [torch.tensor([1, 3]), torch.tensor([2])]
+    strategy = made(choices(4, 4), blank=blank)
+    strategy.inherit(base)
+    assert [(p > 0).nonzero().flatten().tolist() for p in strategy.probabilities()] == [[1, 3], [2]]
+
+    def worth(views: Views) -> float:
+        return 9.0 * (0 not in views[0]) + 2.0 * (1 not in views[0])  # type: ignore[operator]
+
+    strategy.events = [(strategy._decide, [0, 1])]
+    assert len(projected(strategy, worth)) == 2
+    assert strategy.decided == [1, 2]
+
+
+@pytest.mark.parametrize("eta, expected", [(None, 2000 / STEPS), (0.3, 0.3)])
+def test_over_gaea_it_learns_by_the_rate_of_gaea(eta: float | None, expected: float) -> None:
+    """As a search by GAEA of as many steps would, from the same parameters."""
+    moved = []
+    for kind in (Gaea, DartsPt):
+        gaea = Gaea(choices(3, 3), configured(Gaea, eta=eta), seed=0)
+        strategy: LearnedStrategy = gaea
+        if kind is DartsPt:
+            strategy = projection = made(choices(3, 3), arch_lr=5.0)
+            projection.inherit(gaea)
+        torch.manual_seed(0)
+        strategy.learn(Steps(Toy(2), strategy.config)(0))
+        assert gaea.eta == expected
+        assert strategy.reach(STEPS) == gaea.reach(STEPS)
+        moved.append([p.detach() for p in gaea.parameters])
+    assert all(torch.equal(a, b) for a, b in zip(*moved, strict=True))
 
 
 @pytest.mark.parametrize("setting", ["score=f1", "removal=all", "score_images=0", "blank=2"])

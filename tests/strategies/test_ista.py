@@ -10,13 +10,14 @@ from toys import ImageBatches, Steps, cells, configured, searched
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
-from mobilenas.cost.edge_model import EdgeCellCosts
-from mobilenas.space import EdgeCellSpace, Space, load_space
+from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
+from mobilenas.space import EdgeCellSpace, Space, load_listed_space, load_space
 from mobilenas.strategies.compressed import Node, make_nodes
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.ista import Ista
 from mobilenas.strategies.lasso import lasso
 from mobilenas.strategies.methods import load_search_config
+from mobilenas.strategies.searchable import Searchable
 
 Matrix = NDArray[np.float64]
 SPACES = ["darts", "nb201", "blocks"]
@@ -59,7 +60,7 @@ def test_the_recovery_is_exact(columns: int) -> None:
 
 def test_a_price_moves_the_choice_as_it_is_predicted_to() -> None:
     """With A the identity, z is b less the price, and the larger one is taken."""
-    node = Node(range(1), 1, [np.eye(2)], np.eye(2))
+    node = Node(range(1), 1, [np.eye(2)], np.eye(2), (None,))
     b = np.array([1.0, 0.9])
     for prices, taken in (([0.1, 0.1], 0), ([0.3, 0.1], 1), ([0.15, 0.1], 0)):
         z = node.recovered(b, np.array(prices))
@@ -114,8 +115,18 @@ def test_where_there_is_no_coefficient_something_is_taken_all_the_same() -> None
     node = make_nodes(searched(cells("nb201")).choices, seed=0)[2]  # three edges of five ops
     z = node.recovered(node.matrix[:, 1], np.full(15, 1e-3))
     assert np.count_nonzero(np.abs(z) > 1e-20) == 1
-    assert sorted(node.chosen(z)) == [3, 4, 5]
+    assert node.chosen(z) == {3: 1, 4: 0, 5: 0}  # `none` of the edges without any
     assert all(scores.sum() > 0 for scores in node.scores(z))
+    space = load_listed_space("nb201:channels=4,cells=1,ops=[skip_connect,nor_conv_3x3]")
+    node = make_nodes(Searchable(costs_of(space)).choices, seed=0)[2]
+    z = node.recovered(node.matrix[:, 1], np.full(6, 1e-3))
+    assert node.chosen(z)[3] == 1 and all(scores.sum() > 0 for scores in node.scores(z))
+
+
+def test_cells_of_two_edges_a_node_never_take_none() -> None:
+    nodes = make_nodes(searched(cells("darts")).choices, seed=0)
+    assert [node.matrix.shape for node in nodes] == [(7, n) for n in (14, 21, 28, 35)] * 2
+    assert all(not members[0].any() for node in nodes for members in node.members)
 
 
 @pytest.mark.parametrize("name", SPACES)
@@ -170,7 +181,14 @@ def test_what_is_taken_stays_until_the_next_recovery() -> None:
         with torch.no_grad():
             for b in strategy.parameters:
                 b.add_(torch.from_numpy(rng.normal(size=len(b))))
-    assert changed == [False, *[n % 4 == 0 for n in range(1, 17)]]
+    # Four, of which the one of the start found the same; in the last step there is none.
+    assert changed == [False, *[n % 4 == 0 for n in range(1, 16)], False]
+    many = ista(cells("darts"), recoveries=50)
+    found = many.z
+    for progress in (0.0, 0.5, 1.0):  # more recoveries than steps
+        many.views(steps(0, progress), Stream.ARCH_STEP)
+        found, before = many.z, found
+    assert found is before
 
 
 def test_what_is_not_taken_forgets_its_momentum() -> None:

@@ -10,10 +10,11 @@ from test_learned import SETTINGS, in_space
 from toys import cells, saved_bytes, two_blocks
 
 from mobilenas.base.randomness import Stream
+from mobilenas.nn.choice_block import ChoiceBlock
 from mobilenas.nn.edge_cells import MixedEdge, PartialEdge
 from mobilenas.nn.edge_ops import build_op
 from mobilenas.nn.merged import MergedEdge
-from mobilenas.space import EdgeCellSpace, Space
+from mobilenas.space import EdgeCellSpace, Space, load_space
 from mobilenas.strategies.methods import METHODS
 
 CHANNELS = 16
@@ -94,6 +95,35 @@ def test_merged_convolutions_keep_what_one_does(ops: list[str], maps: dict[str, 
     kernel = edge.conv.weight.numel() / features().numel()  # the weighted sum of masks
     expected = one + sum(maps[op] + 1 for op in apart) - again + kernel
     assert kept_maps(edge, weights(len(ops))) == maps_of(expected)
+
+
+def kept_by_block(expansion: int, paths: int) -> int:
+    """Maps that a block of an MBConv keeps: its input, that of the norm and what the ReLU puts out
+    behind the expansion and each path, the sum of several, and the input of the last norm.
+    """
+    return 1 + expansion * (2 + 2 * paths + (paths > 1)) + 1
+
+
+@pytest.mark.parametrize("name", ["macro:resolution=32", "digits:width=1,resolution=16"])
+def test_a_block_keeps_what_its_candidates_do(name: str) -> None:
+    kind = next(block for block in load_space(name).blocks if block.keeps_shape)
+    block = ChoiceBlock(kind, shadow_bn=True, affine_last=False).train()
+    x = torch.randn(8, kind.in_channels, 16, 16, requires_grad=True)
+
+    def maps(view: int | dict[int, torch.Tensor]) -> float:
+        return saved_bytes(block, x, view) / (4 * x.numel())
+
+    once = 1  # the input; and what the candidates of an expansion have in common
+    for index, candidate in enumerate(kind.candidates):
+        count = len(candidate.kernels[0]) if candidate.kernels else 0
+        own = 0 if candidate.is_identity else kept_by_block(candidate.expansion, count)
+        assert maps(index) == maps_of(own)
+        assert maps({index: weights(1)[0]}) == maps_of(own + 1)
+        # Beside others: its sum, the input of its norm, and what its weight multiplies.
+        once += 0 if candidate.is_identity else candidate.expansion * (count > 1) + 2
+    kernels = {(c.expansion, k) for c in kind.candidates for group in c.kernels for k in group}
+    once += sum(2 * e for e in {e for e, _ in kernels}) + sum(2 * e for e, _ in kernels)
+    assert maps(weights(len(kind.candidates))) == pytest.approx(once + 0.1, abs=0.1)
 
 
 # Strategies that run one candidate a choice; the smallest network, where stem and head count too.

@@ -13,6 +13,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import Views, mix
 from mobilenas.strategies.gdas import Gdas
+from mobilenas.strategies.learned import draw
 from mobilenas.strategies.methods import load_search_config, method
 from mobilenas.strategies.parsec import Parsec, tempered
 from mobilenas.strategies.proxyless import Proxyless
@@ -180,6 +181,68 @@ def test_the_bias_of_parsec_falls_with_the_number_of_samples() -> None:
     assert errors[2] < errors[0] / 2 and errors[2] < 0.15
 
 
+@pytest.mark.parametrize("samples, spread", [(2, 1.0), (8, 1.0), (1500, 1.0), (1001, 0.0)], ids=str)
+def test_the_weight_step_of_parsec_takes_the_weighted_gradients(
+    samples: int, spread: float
+) -> None:
+    """The sum of w_k times the gradient of loss k, by autograd in float64, but for samples that
+    count next to nothing. spread: of the archs; at 0 all are alike.
+    """
+    sizes = [4, 4, 4]
+    rates = {"clip": None, "momentum": 0.0, "arch_lr": 0.1}
+    config = configured(Parsec, samples=samples, batch_size=2, **rates)
+    strategy = Parsec(choices(*sizes), config, seed=0)
+    module = Fixed(sizes)
+    module.vectors = [spread * own for own in module.vectors]
+    steps = Steps(module, config)
+    labels = torch.tensor([1, 2])
+    steps.trainer.train = lambda n: (torch.zeros(2, 3, 1, 1), labels)  # type: ignore[method-assign,assignment]
+    step = steps(0)
+    strategy.fit(step)
+    assert module.bias.grad is not None
+    rng = step.rng(Stream.WEIGHT_STEP)
+    archs = [draw(strategy.probabilities(), rng) for _ in range(samples)]
+    bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    vectors = zip(module.vectors, zip(*archs, strict=True), strict=True)
+    total = torch.stack([own[list(genes)] for own, genes in vectors]).sum(0) + bias
+    losses = nn.functional.cross_entropy(
+        total.repeat_interleave(2, 0), labels.repeat(samples), reduction="none"
+    )
+    losses = losses.view(samples, 2).mean(1)
+    nothing = torch.zeros(samples).double()
+    weights = tempered(-losses.detach(), nothing, 2, samples / 2)
+    (exact,) = torch.autograd.grad((weights * losses).sum(), bias)
+    torch.testing.assert_close(module.bias.grad, exact, rtol=0, atol=1e-2 * float(exact.norm()))
+    if samples <= 8:  # of which all count; losses are float32
+        torch.testing.assert_close(module.bias.grad, exact, rtol=1e-5, atol=1e-7)
+
+
+def test_equal_losses_move_no_probability_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exactly, over all pairs of archs of a tiny space, by how likely each pair is."""
+    config = configured(Parsec, samples=2)
+    strategy = Parsec(choices(2, 3), config, seed=0)
+    with torch.no_grad():
+        strategy.parameters[0].copy_(torch.tensor([0.4, -0.3]))
+        strategy.parameters[1].copy_(torch.tensor([0.2, -0.5, 0.7]))
+    p = [x.detach().double() for x in strategy.probabilities()]
+    archs = [[*arch] for arch in product(range(2), range(3))]
+    found: list[list[Tensor]] = []
+    strategy.apply = found.append  # type: ignore[method-assign,assignment]
+    steps, shares = Steps(Toy(2), config), []
+    for pair in product(archs, archs):
+        left = iter(pair)
+        monkeypatch.setattr("mobilenas.strategies.parsec.draw", lambda *_, left=left: next(left))
+        step = steps(0)
+        step.loss = lambda views, part: torch.tensor(1.3)  # type: ignore[method-assign]
+        strategy.learn(step)
+        shares.append(np.prod([float(x[g]) for arch in pair for x, g in zip(p, arch, strict=True)]))
+    assert sum(shares) == pytest.approx(1)
+    for of_choice in zip(*found, strict=True):
+        assert max(float(each.abs().max()) for each in of_choice) > 0.1
+        mean = sum(share * each.double() for share, each in zip(shares, of_choice, strict=True))
+        assert float(mean.abs().max()) < 1e-6  # type: ignore[union-attr]
+
+
 def test_equal_likelihoods_say_nothing() -> None:
     weights = tempered(torch.full((8,), -1.3).double(), torch.zeros(8).double(), 64, 4)
     torch.testing.assert_close(weights, torch.full((8,), 1 / 8).double())
@@ -204,6 +267,9 @@ def test_the_temperature_leaves_as_many_effective_samples_as_are_asked_for() -> 
         ("proxyless", "arch_betas=[0.5,0.999]", "arch_betas"),
         ("proxyless", "arch_every=0", "arch_every"),
         ("parsec", "samples=1", "samples"),
+        ("parsec", "cost_form=power", "cost_form"),
+        ("ista", "cost_form=power", "cost_form"),
+        ("svge", "cost_form=power", "cost_form"),
         ("darts", "order=3", "order"),
         ("gaea", "backbone=enas", "backbone"),
         ("gaea", "eta=0", "eta"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 from math import factorial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,14 +34,35 @@ def game(seed: int) -> Game:
     return lambda players: float(drawn[sum(1 << i for i in players)])
 
 
-def estimate(worth: Game, orders: Iterable[Sequence[int]]) -> np.ndarray:
-    """Of each player the mean over orders, (players,)."""
-    found = []
-    for order in orders:
-        left = [frozenset(order[k:]) for k in range(len(order) + 1)]
-        lost = -np.diff([worth(players) for players in left])
-        found.append(lost[np.argsort(order)])
-    return np.mean(found, axis=0)
+class Scripted:
+    """Draws the orders that it is given."""
+
+    def __init__(self, orders: Iterable[Sequence[int]]) -> None:
+        self._left = iter(orders)
+
+    def permutation(self, count: int) -> Sequence[int]:
+        order = next(self._left)
+        assert len(order) == count
+        return order
+
+
+def estimate(worth: Game, orders: Sequence[Sequence[int]]) -> np.ndarray:
+    """What the strategy says that each player is worth, (players,), where accuracy is a game. All
+    players are candidates of one choice; one more, which is no player, comes last and stays.
+    """
+    strategy = Shapley(choices(PLAYERS + 1), configured(Shapley, truncate=0.0), seed=0)
+    step = Steps(Toy(1), strategy.config)(0)
+
+    def scores(several: Sequence[Views], batches: range, least: float) -> list[tuple[float, float]]:
+        sets = [frozenset(views[0]) for views in several]  # type: ignore[arg-type]
+        assert all(PLAYERS in each for each in sets)
+        return [(0.0, worth(each - {PLAYERS})) for each in sets]
+
+    step.scores = scores  # type: ignore[method-assign]
+    rng: Any = Scripted([*order, PLAYERS] for order in orders)
+    (found,) = strategy._estimated([strategy._order(step, n, rng) for n in range(len(orders))])
+    assert found[PLAYERS] == 0
+    return found[:PLAYERS].double().numpy()
 
 
 def exact(worth: Game) -> np.ndarray:
@@ -62,7 +84,7 @@ EVERYBODY = frozenset(range(PLAYERS))
 def test_all_orders_are_the_exact_values() -> None:
     worth = game(0)
     found = estimate(worth, ALL_ORDERS)
-    np.testing.assert_allclose(found, exact(worth), atol=1e-12)
+    np.testing.assert_allclose(found, exact(worth), atol=1e-6)
     assert found.sum() == pytest.approx(worth(EVERYBODY) - worth(frozenset()))
 
 
@@ -73,20 +95,20 @@ def test_symmetric_players_null_players_and_sums_of_games() -> None:
         return one(frozenset(players & {2, 3, 4}) | frozenset(range(len(players & {0, 1}))))
 
     found = estimate(alike, ALL_ORDERS)
-    assert found[0] == pytest.approx(found[1]) and found[5] == 0
+    assert found[0] == pytest.approx(found[1], abs=1e-6) and found[5] == pytest.approx(0, abs=1e-6)
     both = estimate(lambda players: 9 + 2 * one(players) - two(players), ALL_ORDERS)
     parts = 2 * estimate(one, ALL_ORDERS) - estimate(two, ALL_ORDERS)
-    np.testing.assert_allclose(both, parts, atol=1e-12)
+    np.testing.assert_allclose(both, parts, atol=1e-6)
 
 
 def test_one_order_is_enough_where_players_only_add() -> None:
     addends = np.random.default_rng(0).random(PLAYERS)
     for order in ALL_ORDERS[:5]:
         found = estimate(lambda players: float(sum(addends[i] for i in players)), [order])
-        np.testing.assert_allclose(found, addends, atol=1e-12)
+        np.testing.assert_allclose(found, addends, atol=1e-6)
     # A pair that is worth something together only: half to each.
     pair = estimate(lambda players: float({0, 1} <= players), ALL_ORDERS)
-    np.testing.assert_allclose(pair, [0.5, 0.5, 0, 0, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(pair, [0.5, 0.5, 0, 0, 0, 0], atol=1e-6)
 
 
 def test_an_order_is_over_where_too_little_is_left() -> None:

@@ -55,6 +55,26 @@ def random_gradient_of_many(slope: Tensor, noise: Tensor) -> Tensor:
     return torch.stack(parts).mean(0)
 
 
+def test_the_size_of_random_directions_stays() -> None:
+    """At the last step as at the first: the largest change that is tried is one of sigma."""
+    config = configured(Zarts, search="rs", sigma=0.25)
+    largest = []
+    for progress in (0.0, 0.5, 1.0):
+        strategy = Zarts(choices(3, 3), config, seed=0)
+        tried: list[Tensor] = []
+
+        def worth(step: SearchStep, change: Tensor, tried: list[Tensor] = tried) -> Tensor:
+            tried.append(change)
+            return change.sum()
+
+        strategy._trained_loss = worth  # type: ignore[method-assign]
+        before = [a.detach().clone() for a in strategy.parameters]
+        strategy.learn(Steps(Toy(2), config)(0, progress))
+        largest.append(float(torch.stack(tried).abs().max()))
+        assert not any(map(torch.equal, before, strategy.parameters))
+    assert largest[0] == largest[1] == largest[2] > 0.1
+
+
 def test_a_descent_without_gradients_never_goes_up() -> None:
     for seed in range(50):
         rng = np.random.default_rng(seed)
