@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from scipy import stats
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.base.process import tune_process
@@ -156,6 +157,13 @@ def mean_sd(values: Sequence[float], digits: int = 2) -> str:
     """Mean and, of several values, standard deviation."""
     mean = f"{statistics.fmean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
+
+
+def mean_interval(points: Sequence[float]) -> str:
+    """Mean and its 95 % interval of Student's t."""
+    mean = statistics.fmean(points)
+    low, high = stats.t.interval(0.95, len(points) - 1, mean, stats.sem(points))
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def numbers(text: str) -> tuple[int, ...]:

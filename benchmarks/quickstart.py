@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
-import numpy as np
 from harness import Table
-from scipy import stats
 from trainings import finished
 
 from mobilenas.cost import CostModel
@@ -39,10 +37,9 @@ def main(seeds: str = "0,1,2,3,4", out: Path = Path("runs/quickstart-rival")) ->
         rows.append(row | {"uniform arch": rival.blocks[0]})
     formats = dict.fromkeys(("winner, MFLOPs", "uniform, MFLOPs"), ".2f")
     yield Table(rows, formats | dict.fromkeys(("winner, test", "uniform, test"), ".2f"))
-    points = np.array([row["winner, test"] - row["uniform, test"] for row in rows])
-    low, high = stats.t.interval(0.95, len(points) - 1, points.mean(), stats.sem(points))
-    mean = {"points": points.mean(), "95 %": f"{low:+.2f} .. {high:+.2f}", "n": len(points)}
-    yield Table([mean], {"points": "+.2f"}, "winner - uniform, by seed")
+    points = [row["winner, test"] - row["uniform, test"] for row in rows]
+    mean = {"points": harness.mean_interval(points), "n": len(points)}
+    yield Table([mean], {}, "winner - uniform, mean over the seeds and its 95 % interval")
 
 
 if __name__ == "__main__":

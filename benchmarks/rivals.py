@@ -29,9 +29,9 @@ import harness
 import numpy as np
 import typer
 from harness import Data, Set, Table
-from scipy import stats
 from trainings import finished, space_file
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.cost import CostModel
 from mobilenas.search.front import pick_arch
@@ -39,6 +39,7 @@ from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
 MARGIN = 0.02  # the FLOPs of random archs are at most so much below the budget
+DRAWS = 2000  # of 100,000 archs each, until there are as many as are trained
 STEP = 3  # multiply-adds of a training step over those of a forward pass
 FRESH = 100  # the first seed of the last trainings
 
@@ -144,15 +145,19 @@ class Study:
         return max(results, key=lambda arch: results[arch])
 
     def drawn(self, count: int) -> list[Arch]:
-        """So many archs, uniform among those of at most MARGIN less FLOPs than the budget."""
+        """So many archs, uniform among those of at most MARGIN less FLOPs than the budget. Raises
+        BadInput where there are hardly any.
+        """
         costs, rng = CostModel(self.space), np.random.default_rng(self.run.settings.seed)
-        found: list[Arch] = []
-        while len(found) < count:  # in a wide space one of a million has such FLOPs
+        found: dict[Arch, None] = {}
+        for _ in range(DRAWS):  # of 100,000: in a wide space one of a million has such FLOPs
             genes = self.space.sample_genes(100_000, rng)
             share = costs.flops_batch(genes) / self.budget
             within = genes[(share > 1 - MARGIN) & (share <= 1)]
-            found += [self.space.decode(row) for row in within]
-        return found[:count]
+            found |= dict.fromkeys(self.space.decode(row) for row in within)
+            if len(found) >= count:
+                return list(found)[:count]
+        raise BadInput(f"{self.budget} FLOPs: {len(found)} random archs found, {count} are needed")
 
     def trained(self, space: Space, arch: Arch, seed: int) -> Any:
         """The result of a stand-alone training."""
@@ -192,10 +197,8 @@ def differences(
     rows = []
     for name in sorted(set(held_out) - {search}):
         points = np.subtract(held_out[search], held_out[name])
-        mean = points.mean()
-        low, high = stats.t.interval(0.95, len(points) - 1, mean, stats.sem(points))
         each = points.reshape(-1, trainings).mean(axis=1)
-        row = {"rival": name, "points": f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]", "n": len(points)}
+        row = {"rival": name, "points": harness.mean_interval(points.tolist()), "n": len(points)}
         rows.append(row | {"by search": ", ".join(f"{x:+.2f}" for x in each)})
     return rows
 

@@ -18,7 +18,7 @@ from mobilenas.cli.options import (
     Seed,
     Workers,
     WorkerTimeout,
-    check_left_out,
+    check_all_done,
     is_given,
     parse_budget,
     parse_workers,
@@ -118,7 +118,7 @@ def evolve(
     """
     budget = parse_budget(flops, params, memory, latency)
     from mobilenas.base.units import parse_image_size
-    from mobilenas.report.text import front_table, selected_on
+    from mobilenas.report.text import front_table, selected_on, trained_accuracy
     from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
@@ -148,13 +148,13 @@ def evolve(
     front = [evaluation.row() for evaluation in result.front]
     run = RunFolder.open(out, "evolve")
     found: dict[str, Any] = run.result()
-    truths: dict[str, Any] = found.get("truth", {})
     if as_json:
         about = {"data": run.facts.get("data"), "evaluations": len(result.evaluations)}
-        about |= {key: found[key] for key in ("truth", "prediction", "left_out") if key in found}
+        told = ("truth", "prediction", "left_out", "failed")
+        about |= {key: found[key] for key in told if key in found}
         print_json({"run": str(out), **about, "front": front})
     else:
-        print(front_table(front, truths.get("accuracy")))
+        print(front_table(front, trained_accuracy(found)))
         print(selected_on(found))
         print(f"picture: {out / 'front.png'}; next: mobilenas train --search {out}")
-    check_left_out(found)
+    check_all_done(found)

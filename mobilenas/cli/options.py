@@ -95,17 +95,18 @@ def parse_workers(text: str, timeout: float | None = None) -> "WorkersAsked":
     return asked
 
 
-def check_left_out(result: Mapping[str, Any]) -> None:
+def check_all_done(result: Mapping[str, Any]) -> None:
     """Raise WorkFailed where archs could not be measured or trained, with the exit code 1 of a
     command that has done the rest.
     """
-    left_out = result.get("left_out", {})
-    if left_out:
+    missing = []
+    if left_out := result.get("left_out"):
         ends = ", ".join(f"{arch} ({why})" for arch, why in left_out.items())
-        raise WorkFailed(f"{len(left_out)} of the archs could not be measured: {ends}")
-    failed = result.get("failed", [])
-    if failed:
-        raise WorkFailed(f"{len(failed)} trainings failed twice: {', '.join(failed)}")
+        missing.append(f"{len(left_out)} of the archs could not be measured: {ends}")
+    if failed := result.get("failed"):
+        missing.append(f"{len(failed)} trainings failed twice: {', '.join(failed)}")
+    if missing:
+        raise WorkFailed("; ".join(missing))
 
 
 def print_json(value: object) -> None:

@@ -12,7 +12,7 @@ from mobilenas.cli.options import (
     Seed,
     Workers,
     WorkerTimeout,
-    check_left_out,
+    check_all_done,
     parse_workers,
     print_json,
 )
@@ -86,4 +86,4 @@ def rank(
     else:
         print(describe_ranking(result))
         print(f"every arch in {out / 'rank.json'}; picture: {out / 'rank.png'}")
-    check_left_out(result)
+    check_all_done(result)

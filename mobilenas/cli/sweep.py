@@ -12,7 +12,7 @@ from mobilenas.cli.options import (
     Seed,
     Workers,
     WorkerTimeout,
-    check_left_out,
+    check_all_done,
     parse_workers,
     print_json,
 )
@@ -92,4 +92,4 @@ def sweep(
         print(sweep_table(found))
         name = found["budgets"][0]["budget"]
         print(f"all in {out / 'sweep.json'}; next: mobilenas train --search {out / name}")
-    check_left_out(found)
+    check_all_done(found)

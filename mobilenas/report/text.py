@@ -257,6 +257,14 @@ def describe_evaluation(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def trained_accuracy(found: Mapping[str, Any]) -> dict[str, float]:
+    """The stand-alone accuracies (0..1) that a search knows, by the text form of the arch. found:
+    the content of front.json.
+    """
+    truth = found.get("truth", {})
+    return {**truth.get("accuracy", {}), **truth.get("trained_last", {})}
+
+
 def selected_on(found: Mapping[str, Any]) -> str:
     """What the accuracies of a search rest on. found: the content of front.json."""
     settings = found["settings"]

@@ -106,7 +106,9 @@ def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
         measurements = Measurements(workers, prepared.measured_quality, out / MEASURED)
         if truth is None:
             return prepared.explore(run, measurements)
-        return prepared.by_prediction(out, truth, measurements, about, resume=True)
+        run, result, more = prepared.by_prediction(out, truth, measurements, about, resume=True)
+        run.store(result, more, left_out=measurements.left_out)
+        return result
 
 
 @dataclass(frozen=True)
@@ -219,23 +221,9 @@ class Prepared:
         about: Mapping[str, Any],
         *,
         resume: bool,
-    ) -> Result:
-        """The search by what `truth` predicts, which begins with the archs of the truth."""
-        run, result, more = self.predicted(out, truth, measurements, about, resume=resume)
-        run.store(result, more, left_out=measurements.left_out)
-        return result
-
-    def predicted(
-        self,
-        out: Path,
-        truth: Truth,
-        measurements: Measurements,
-        about: Mapping[str, Any],
-        *,
-        resume: bool,
     ) -> tuple[SearchRun, Result, dict[str, Any]]:
-        """The same without its result on disk: the run, what it found, and what its front.json says
-        of the prediction.
+        """The search by what `truth` predicts, which begins with the archs of the truth: its run,
+        whose result is yet to be stored, what it found, and what front.json says of the prediction.
         """
         predicted = PredictedAccuracy(measurements, self.problem.cost_model, truth)
         known: Sequence[Any] = truth.archs

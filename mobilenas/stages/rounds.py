@@ -177,18 +177,24 @@ def search_in_rounds(
         else:
             rests_on = about_truth(known.truth)
             with measuring() as measurements:
-                found = prepared.by_prediction(
+                run, found, more = prepared.by_prediction(
                     folder, known.truth, measurements, rests_on, resume=there
                 )
+                run.store(found, more, left_out=measurements.left_out)
             searched, count = problem, asked.per_round
         known.train_more(folder, partial(choose_archs, searched, found.evaluations), count)
     assert known.truth is not None
     with measuring() as measurements:
-        run, result, more = prepared.predicted(out, known.truth, measurements, about, resume=True)
+        run, result, more = prepared.by_prediction(
+            out, known.truth, measurements, about, resume=True
+        )
         left_out = measurements.left_out
     if not problem.cost_objectives:
+        before = known.reached()
         result = known.settled(out, result)
-        more["truth"]["accuracy"] = {str(arch): x for arch, x in known.reached().items()}
+        # Not among those that the prediction was made from.
+        last = known.reached().items() - before.items()
+        more["truth"]["trained_last"] = {str(arch): accuracy for arch, accuracy in last}
     if known.failed:
         more["failed"] = known.failed
     run.store(result, more, left_out=left_out)
@@ -241,14 +247,15 @@ class _Known:
         predicted to be the best was trained too.
 
         The best prediction of many is mostly one that is too high (the optimizer's curse, Smith &
-        Winkler 2006), so it has to prove itself.
+        Winkler 2006), so it has to prove itself. Where no arch within the limits has an accuracy,
+        as all trainings failed, it is the answer all the same.
         """
         canonical = self._space.canonical
         predicted = canonical(result.front[0].arch)
         self.train_more(folder, lambda n, tried: [predicted][: predicted not in tried], 1)
         there = {canonical(each.arch): each for each in result.evaluations}
         reached = {arch: x for arch, x in self.reached().items() if arch in there}
-        best = max(reached, key=lambda arch: reached[arch])
+        best = max(reached, key=lambda arch: reached[arch], default=predicted)
         return replace(result, front=[there[best]])
 
     def reached(self) -> dict[Any, float]:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import typer
 import typer.main
-from helpers import ENVIRONMENT, MACRO_ARCH, Call, Outcome
+from helpers import ENVIRONMENT, MACRO_ARCH, Call, Outcome, check_refused
 
 import mobilenas as package
 from mobilenas import cli
+from mobilenas.base.resources import shipped
 from mobilenas.cost import CostModel
 from mobilenas.space import list_cell_spaces, list_spaces, load_space
 
@@ -113,6 +114,18 @@ def test_space_list(call: Call) -> None:
         assert line.endswith(text)
     s1 = next(line for line in lines if line.startswith("s1 "))
     assert s1.split()[1:5] == ["32", "242.8M", "435M", "681.3M"]
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"), [("supernet-train", "supernet"), ("train", "train"), ("truth", "train")]
+)
+def test_help_names_every_preset(command: str, kind: str) -> None:
+    (option,) = [each for each in leaves()[command].params if each.name == "preset"]
+    assert set(shipped(kind)) <= set(re.findall(r"[\w-]+", option.help))
+
+
+def test_a_space_file_that_is_missing(call: Call) -> None:
+    check_refused(call("space", "show", "my.yaml"), "my.yaml: no such file")
 
 
 def test_space_show(call: Call) -> None:

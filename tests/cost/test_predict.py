@@ -51,12 +51,14 @@ def test_few_networks_do_not_spoil_the_rows() -> None:
     assert error.mean() < 0.08 and error.mean() < 0.75 * raw.mean()
 
 
-def test_no_row_is_below_zero() -> None:
+def test_no_row_is_below_zero(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     counts, measured, alone, flops, groups = made_up(60, noise=0.01)
     measured = measured - 2.5 * counts[:, 0]  # networks are the faster for having the first row
     assert measured.min() > 0
     fit = calibrate(counts, measured, alone, flops, groups)
     assert fit.ms[0] == 0 and (fit.ms[1:] > 0).all()
+    assert f"1 of {len(fit.ms)} rows are fitted below 0 ms" in caplog.text
 
 
 @pytest.mark.parametrize("n", [0, 4])

@@ -138,6 +138,14 @@ def test_initial_archs_are_distinct_and_feasible(name, tightness, seed):
         assert len(genes) == 12
 
 
+def test_archs_that_are_given_are_beside_the_drawn_ones():
+    space = SPACES["s1"]
+    given = [space.sample(np.random.default_rng(seed)) for seed in range(30)]
+    genes = sample_feasible(Problem(CostModel(space)), 20, np.random.default_rng(0), given)
+    assert len(np.unique(genes, axis=0)) == 50
+    assert [space.decode(row) for row in genes[:30]] == given
+
+
 def test_the_tightest_budget_is_reached_by_repair():
     space = SPACES["s1"]
     cost_model = CostModel(space)

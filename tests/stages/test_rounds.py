@@ -12,10 +12,11 @@ from additive import additive, naswot
 from helpers import contents
 
 from mobilenas.base.errors import BadInput, WorkFailed
-from mobilenas.cli.options import check_left_out
+from mobilenas.cli.options import check_all_done
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
 from mobilenas.evaluate.truth import read_truth
+from mobilenas.report.text import trained_accuracy
 from mobilenas.search import Problem
 from mobilenas.space import Arch, load_space
 from mobilenas.stages.evolve import Prepared, Search
@@ -135,8 +136,10 @@ def test_the_answer_to_a_search_for_one_arch_is_the_best_that_was_trained(tmp_pa
     assert SPACE.canonical(best.arch) in trained and set(last) <= {str(best.arch)}
     front = json.loads((out / "front.json").read_text())
     assert [row["arch"] for row in front["front"]] == [str(result.front[0].arch)]
-    assert front["truth"]["accuracy"] == {str(arch): x for arch, x in trained.items()}
+    assert trained_accuracy(front) == {str(arch): x for arch, x in trained.items()}
+    # Those that the prediction was made from.
     assert [len(batch) for batch in train.batches][:2] == [8, 3]
+    assert len(front["truth"]["accuracy"]) == 11 and front["truth"]["trained_last"] == last
     before, again = lasting(out), Trainings()
     search(out, train=again, objectives=("prediction",), resume=True)
     assert not again.batches and lasting(out) == before
@@ -204,7 +207,7 @@ def test_others_take_the_place_of_those_that_failed_in_the_first_round(tmp_path:
     assert front["failed"] == [str(arch) for arch in train.batches[0][:3]]
     assert len(front["truth"]["accuracy"]) == 11
     with pytest.raises(WorkFailed, match="3 trainings failed twice: e"):
-        check_left_out(front)
+        check_all_done(front)
 
 
 def test_fewer_networks_than_a_prediction_needs_are_refused_before_any_training(
@@ -231,6 +234,24 @@ def test_where_all_is_trained_the_rounds_end(tmp_path: Path) -> None:
         tmp_path / "evolve", train=train, truth=file, limit=cheap, objectives=("prediction",)
     )
     assert train.batches == [] and [each.arch for each in result.front] == [smallest]
+
+
+def test_where_no_training_within_the_limits_succeeds_the_prediction_is_the_answer(
+    tmp_path: Path,
+) -> None:
+    known = sorted(
+        (SPACE.canonical(SPACE.sample(np.random.default_rng(seed))) for seed in range(40)),
+        key=COSTS.flops,
+    )[-8:]
+    rows = [f"{arch},{x}\n" for arch, x in zip(known, TRUE(known), strict=True)]
+    file = tmp_path / "truth.csv"
+    file.write_text("arch,accuracy\n" + "".join(rows))
+    assert min(map(COSTS.flops, known)) > LIMIT["flops"]
+    result = search(
+        tmp_path / "evolve", train=Trainings(dying=9), truth=file, objectives=("prediction",)
+    )
+    best = max(result.evaluations, key=lambda each: (each.prediction, -each.costs["flops"]))
+    assert [each.arch for each in result.front] == [best.arch]
 
 
 def test_the_order_of_a_truth_file_does_not_matter(tmp_path: Path, unbroken: Path) -> None:

@@ -8,7 +8,7 @@ from mobilenas.base.files import read_jsonl
 from mobilenas.cost.titles import is_cost
 from mobilenas.report.page.found import FoundRun
 from mobilenas.report.page.shapes import Asked, Evaluated, Learnt, Logged, plain, plain_rows
-from mobilenas.report.text import standing_lines
+from mobilenas.report.text import standing_lines, trained_accuracy
 from mobilenas.runs import RunFolder
 from mobilenas.search.front import PICKS, read_search
 from mobilenas.search.problem import ACCURACY, QUALITIES
@@ -49,7 +49,7 @@ def read_front(found: FoundRun) -> Part:
         ),
         "picks": {which: search.pick(which) for which in PICKS},
         "feasible_share": result.get("feasible_share"),
-        "trained": result.get("truth", {}).get("accuracy", {}),
+        "trained": trained_accuracy(result),
     }
 
 
