@@ -77,13 +77,13 @@ def main(
     }
     names = searches.split(",")
     runs = [open_supernet_run(folder) for folder in supernet]
+    everything: dict[str, list[Any]] = {}
     spaces: list[AnySpace] = [load_space(reference) for reference in plain or []]
     for shape in spaces or [runs[0].space]:
         assert isinstance(shape, Space)
         uniform = Arch(tuple(Candidate(6, ((3,),)) for _ in shape.blocks))
         budget = CostModel(shape).flops(uniform)
         rows: list[dict[str, Any]] = []
-        held_out: dict[str, list[float]] = {}
         for number, run in enumerate(runs):
             study = Study(run, budget, recipe, out / str(budget) / run.folder.path.name)
             first = FRESH + run.settings.seed * trainings
@@ -97,15 +97,15 @@ def main(
             for name, results in done.items():
                 accuracy = [100 * result["last_accuracy"] for result in results]
                 test = [100 * result["test_accuracy"] for result in results]
-                held_out.setdefault(name, []).extend(accuracy)
+                everything.setdefault(name, []).extend(results)
                 row = {"search": number, "network": name, "MFLOPs": results[0]["flops"] / 1e6}
                 row |= {"held out, %": harness.mean_sd(accuracy), "test, %": harness.mean_sd(test)}
                 rows.append(row | {"arch": str(answers.get(name, uniform))})
             log.info("search %d: work of %.1f trainings", number, study.work(names[0]))
         title = f"Budget {budget / 1e6:.2f}M FLOPs; {trainings} trainings of each answer, mean ± sd"
         yield Table(rows, {"MFLOPs": ".2f"}, title)
-        title = f"{names[0]} - rival, points; a pair is a training seed"
-        yield Table(differences(held_out, names[0], trainings), {}, title)
+    title = f"{names[0]} - rival, points; a pair is a training seed, a search is of one budget"
+    yield Table(differences(everything, names[0], trainings), {}, title)
 
 
 @dataclass(frozen=True)
@@ -189,17 +189,22 @@ def _epochs(training: Path) -> int:
 
 
 def differences(
-    held_out: dict[str, list[float]], search: str, trainings: int
+    everything: dict[str, list[Any]], search: str, trainings: int
 ) -> list[dict[str, Any]]:
     """By how many points the answer of a search is above the others: over all trainings, with a
-    95 % interval of Student's t, and the mean of each search. trainings: of each search.
+    95 % interval of Student's t, and the mean of each search. everything: the results of all
+    trainings by what was trained, in one order. trainings: of each search.
     """
     rows = []
-    for name in sorted(set(held_out) - {search}):
-        points = np.subtract(held_out[search], held_out[name])
-        each = points.reshape(-1, trainings).mean(axis=1)
-        row = {"rival": name, "points": harness.mean_interval(points.tolist()), "n": len(points)}
-        rows.append(row | {"by search": ", ".join(f"{x:+.2f}" for x in each)})
+    for name in sorted(set(everything) - {search}):
+        row: dict[str, Any] = {"rival": name, "n": len(everything[name])}
+        for title, key in (("held out", "last_accuracy"), ("test", "test_accuracy")):
+            ours, theirs = ([x[key] for x in everything[each]] for each in (search, name))
+            points = 100 * np.subtract(ours, theirs)
+            each_search = points.reshape(-1, trainings).mean(axis=1)
+            row[title] = harness.mean_interval(points.tolist())
+            row[f"{title}, by search"] = ", ".join(f"{x:+.2f}" for x in each_search)
+        rows.append(row)
     return rows
 
 
