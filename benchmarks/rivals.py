@@ -9,9 +9,10 @@ accuracy  the same by accuracy in the supernet alone
 rounds    evolve --rounds
 
 The budget is that of the plain network of the supernet's space, or of each space of --plain, the
-same at another width. Searches differ in their supernet. Every answer is then trained with fresh
-seeds, each with held-out images of its own, which choose nothing, and looked at once on these and
-on the test images.
+same at another width. It is in FLOPs, or with --table in ms: what the plain network takes on this
+host, by which the tables must have been made, timed before anything else. Searches differ in their
+supernet. Every answer is then trained with fresh seeds, each with held-out images of its own, which
+choose nothing, and looked at once on these and on the test images.
 
 Runs continue where they stopped. Several processes may share an OUT, each with supernets of its
 own; with all of them the tables are complete.
@@ -21,7 +22,7 @@ own; with all of them the tables are complete.
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,16 +30,21 @@ import harness
 import numpy as np
 import typer
 from harness import Data, Set, Table
+from numpy.typing import NDArray
 from trainings import finished, space_file
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.cost import CostModel
+from mobilenas.cost.latency import LatencyTable, read_table
+from mobilenas.cost.titles import latency_cost
+from mobilenas.latency.check import time_networks
+from mobilenas.latency.timer import Host, make_timer
 from mobilenas.search.front import pick_arch
 from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
-MARGIN = 0.02  # the FLOPs of random archs are at most so much below the budget
+MARGIN = 0.02  # the costs of random archs are at most so much below the budget
 DRAWS = 2000  # of 100,000 archs each, until there are as many as are trained
 STEP = 3  # multiply-adds of a training step over those of a forward pass
 FRESH = 100  # the first seed of the last trainings
@@ -60,9 +66,12 @@ def main(
     population: int = 20,
     generations: int = 5,
     trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
+    table: Annotated[
+        list[Path] | None, typer.Option(help="Latency tables: the budgets are in ms.")
+    ] = None,
     out: Path = Path("runs/rivals"),
 ) -> Iterator[Table]:
-    """What searches found, against simple choices of equal FLOPs."""
+    """What searches found, against simple choices of equal cost."""
     recipe = {"data": data, "preset": preset, "set": settings or []}
     search = {"population": population, "generations": generations}
     asked: dict[str, dict[str, Any]] = {
@@ -78,18 +87,14 @@ def main(
     names = searches.split(",")
     runs = [open_supernet_run(folder) for folder in supernet]
     everything: dict[str, list[Any]] = {}
-    spaces: list[AnySpace] = [load_space(reference) for reference in plain or []]
-    for shape in spaces or [runs[0].space]:
-        assert isinstance(shape, Space)
-        uniform = Arch(tuple(Candidate(6, ((3,),)) for _ in shape.blocks))
-        budget = CostModel(shape).flops(uniform)
+    for limit in limits([load_space(each) for each in plain or []] or [runs[0].space], table, out):
         rows: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
-            study = Study(run, budget, recipe, out / str(budget) / run.folder.path.name)
+            study = Study(run, limit, recipe)
             first = FRESH + run.settings.seed * trainings
             seeds = range(first, first + trainings)
             # Before the others: the work of a search is counted in its trainings.
-            done = {"plain": [study.trained(shape, uniform, seed) for seed in seeds]}
+            done = {"plain": [study.trained(limit.plain, limit.uniform, seed) for seed in seeds]}
             answers = {name: study.found(name, asked[name]) for name in names}
             answers["random"] = study.best_random(names[0])
             for name, arch in answers.items():
@@ -98,26 +103,109 @@ def main(
                 accuracy = [100 * result["last_accuracy"] for result in results]
                 test = [100 * result["test_accuracy"] for result in results]
                 everything.setdefault(name, []).extend(results)
+                arch = answers.get(name, limit.uniform)
                 row = {"search": number, "network": name, "MFLOPs": results[0]["flops"] / 1e6}
+                row |= limit.latency(study.space, answers.get(name))
                 row |= {"held out, %": harness.mean_sd(accuracy), "test, %": harness.mean_sd(test)}
-                rows.append(row | {"arch": str(answers.get(name, uniform))})
+                rows.append(row | {"arch": str(arch)})
             log.info("search %d: work of %.1f trainings", number, study.work(names[0]))
-        title = f"Budget {budget / 1e6:.2f}M FLOPs; {trainings} trainings of each answer, mean ± sd"
-        yield Table(rows, {"MFLOPs": ".2f"}, title)
+        title = f"Budget {limit}; {trainings} trainings of each answer, mean ± sd"
+        yield Table(rows, {"MFLOPs": ".2f", "ms": ".3f", "by the table": ".3f"}, title)
     title = f"{names[0]} - rival, points; a pair is a training seed, a search is of one budget"
     yield Table(differences(everything, names[0], trainings), {}, title)
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What the plain network of a space costs: FLOPs, or with a table ms on this host.
+
+    folder: of all studies with this plain network.
+    """
+
+    plain: Space
+    folder: Path
+    table: LatencyTable | None = None
+    file: Path | None = None  # of the table
+    ms: float | None = None
+
+    @property
+    def uniform(self) -> Arch:
+        """The plain network."""
+        return Arch(tuple(Candidate(6, ((3,),)) for _ in self.plain.blocks))
+
+    @property
+    def flops(self) -> int:
+        """Multiply-adds of the plain network."""
+        return CostModel(self.plain).flops(self.uniform)
+
+    def __str__(self) -> str:
+        if self.table is None:
+            return f"{self.flops / 1e6:.2f}M FLOPs"
+        return f"{self.ms:.3f} ms on {self.table.name}"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """As evolve takes it."""
+        return {"latency": f"{self.ms}ms@{self.file}"} if self.table else {"flops": self.flops}
+
+    def shares(self, space: Space, genes: NDArray[Any]) -> NDArray[np.float64]:
+        """Costs of archs over the limit, (n,)."""
+        if self.table is None:
+            return CostModel(space).flops_batch(genes) / self.flops
+        costs = CostModel(space, [self.table])
+        return costs.batch(latency_cost(self.table.name), genes) / np.float64(self.ms)
+
+    def latency(self, space: Space, arch: Arch | None) -> dict[str, float]:
+        """For a row: ms of an arch as it is timed and as the table says; of None the limit."""
+        if self.table is None or self.ms is None:
+            return {}
+        if arch is None:
+            return {"ms": self.ms, "by the table": np.nan}
+        by_table = self.shares(space, space.encode(arch)[None])[0] * self.ms
+        folder = self.folder / self.table.name / "timed"
+        return {"ms": timed(space, arch, self.table, folder), "by the table": by_table}
+
+
+def limits(plain: list[AnySpace], tables: list[Path] | None, out: Path) -> list[Limit]:
+    """The budgets, in ms if there are tables."""
+    found = []
+    for space in plain:
+        assert isinstance(space, Space)
+        limit = Limit(space, out)
+        limit = replace(limit, folder=out / str(limit.flops))
+        for file in tables or []:
+            table = read_table(file)
+            ms = timed(space, limit.uniform, table, limit.folder / table.name / "plain")
+            found.append(replace(limit, table=table, file=file, ms=round(ms, 4)))
+        if not tables:
+            found.append(limit)
+    return found
+
+
+def timed(space: Space, arch: Arch, table: LatencyTable, folder: Path) -> float:
+    """Milliseconds of a network on this host, by the runtime of a table."""
+    assert table.dtype is not None and table.threads is not None
+    timer = make_timer(table.runtime, dtype=table.dtype, threads=table.threads, command=None)
+    run = folder / str(arch)
+    return float(time_networks(space, [arch], Host(timer, run), run, table.batch)[0][0])
+
+
+@dataclass(frozen=True)
 class Study:
-    """The searches through one supernet under one budget, in `folder`. recipe: of all trainings, as
-    options of the command line.
+    """The searches through one supernet under one budget. recipe: of all trainings, as options of
+    the command line.
     """
 
     run: SupernetRun
-    budget: int
+    limit: Limit
     recipe: dict[str, Any]
-    folder: Path
+
+    @property
+    def folder(self) -> Path:
+        """That of the searches."""
+        table = self.limit.table
+        home = self.limit.folder / table.name if table else self.limit.folder
+        return home / self.run.folder.path.name
 
     @property
     def space(self) -> Space:
@@ -127,7 +215,7 @@ class Study:
 
     def found(self, name: str, asked: dict[str, Any]) -> Arch:
         """The arch that a search ends in. asked: its options."""
-        through = {"supernet": self.run.folder.path, "flops": self.budget}
+        through = {"supernet": self.run.folder.path, **self.limit.flags}
         seed = self.run.settings.seed
         found = finished(
             self.folder / name, "evolve", result="front.json", **through, seed=seed, **asked
@@ -145,32 +233,32 @@ class Study:
         return max(results, key=lambda arch: results[arch])
 
     def drawn(self, count: int) -> list[Arch]:
-        """So many archs, uniform among those of at most MARGIN less FLOPs than the budget. Raises
+        """So many archs, uniform among those of at most MARGIN less cost than the budget. Raises
         BadInput where there are hardly any.
         """
-        costs, rng = CostModel(self.space), np.random.default_rng(self.run.settings.seed)
+        rng = np.random.default_rng(self.run.settings.seed)
         found: dict[Arch, None] = {}
         for _ in range(DRAWS):  # of 100,000: in a wide space one of a million has such FLOPs
             genes = self.space.sample_genes(100_000, rng)
-            share = costs.flops_batch(genes) / self.budget
+            share = self.limit.shares(self.space, genes)
             within = genes[(share > 1 - MARGIN) & (share <= 1)]
             found |= dict.fromkeys(self.space.decode(row) for row in within)
             if len(found) >= count:
                 return list(found)[:count]
-        raise BadInput(f"{self.budget} FLOPs: {len(found)} random archs found, {count} are needed")
+        raise BadInput(f"{self.limit}: {len(found)} random archs found, {count} are needed")
 
     def trained(self, space: Space, arch: Arch, seed: int) -> Any:
         """The result of a stand-alone training."""
         name = "space" if space.to_dict() == self.space.to_dict() else "plain"
-        file = space_file(space, self.folder.parent / f"{name}.yaml")
-        out = self.folder.parent / "trained" / f"{name}-{arch}-s{seed}"
+        file = space_file(space, self.limit.folder / f"{name}.yaml")
+        out = self.limit.folder / "trained" / f"{name}-{arch}-s{seed}"
         return finished(out, "train", space=file, arch=arch, seed=seed, **self.recipe)
 
     def work(self, search: str) -> float:
         """The multiply-adds of a search, in trainings of a network of the budget's FLOPs."""
         costs, folder = CostModel(self.space), self.folder / search
         done = sorted((folder / "truth" / "trainings").glob("*"))
-        plain = next((self.folder.parent / "trained").iterdir())
+        plain = next((self.limit.folder / "trained").iterdir())
         images = len(read_json(plain / "splits.json")["train"]) * _epochs(plain)
         trainings = sum(costs.flops(self.space.parse(each.name)) for each in done) * STEP * images
 
@@ -181,7 +269,7 @@ class Study:
         measured = read_jsonl(folder / ("measured.jsonl" if done else "evaluations.jsonl"))
         flops = sum(costs.flops(self.space.parse(row["arch"])) for row in measured)
         evaluations = flops * (len(splits.calibrate) + len(splits.validate))
-        return float(trainings + supernet + evaluations) / (self.budget * STEP * images)
+        return float(trainings + supernet + evaluations) / (self.limit.flops * STEP * images)
 
 
 def _epochs(training: Path) -> int:
