@@ -70,7 +70,8 @@ def make_splits(
 ) -> Splits:
     """Draw the splits of the training images with these `labels` (N,).
 
-    First `validate` images are set aside, or exactly those of `held_out` (sorted). Then at most
+    First `validate` images are set aside, of those in `held_out` if it is given: all of these where
+    they are no more. Then at most
     `limit` of the others are kept as `train`, and `calibrate` of these are chosen. Each draw has
     every class in its proportion, to less than one image. The same labels and arguments give the
     same splits on every machine.
@@ -88,7 +89,8 @@ def make_splits(
 
     rng = generator(seed, Stream.SPLITS)
     everything = np.arange(images, dtype=np.int64)
-    validate_part = _draw(everything, labels, validate, rng) if held_out is None else held_out
+    pool = everything if held_out is None else held_out
+    validate_part = _draw(pool, labels, min(validate, len(pool)), rng)
     train = np.setdiff1d(everything, validate_part)
     if limit is not None and limit < len(train):
         train = _draw(train, labels, limit, rng)

@@ -17,7 +17,7 @@ from mobilenas.data import Part
 from mobilenas.nn.saved import load_network
 from mobilenas.report.card import network_card
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import check_free
+from mobilenas.runs.folder import KINDS, check_free, is_run
 from mobilenas.search.front import read_search
 from mobilenas.space import Space, load_network_space, network_space_from_dict
 from mobilenas.stages.searched import find_supernet, is_by_gradient
@@ -145,9 +145,10 @@ def create_network_run(
     config, seed = settings.config, settings.seed
     resolution = network_space_from_dict(settings.space).resolution
     if images is None:
-        place = settings.inherit
-        supernet = RunFolder.open(Path(place), "supernet") if place is not None else None
-        images = choose_images(settings.data, resolution, config, seed, calibrate=0, start=supernet)
+        start_run = _start(settings)
+        images = choose_images(
+            settings.data, resolution, config, seed, calibrate=0, start=start_run
+        )
     if settings.weights is not None:  # which were trained with a mean and std of their own
         _, info = load_network(Path(settings.weights))
         images = images.normalised_by(info.mean, info.std)
@@ -181,6 +182,18 @@ def create_network_run(
         parents["search"] = realpath(search)
     folder = RunFolder.create(path, "train", settings, parents=parents, facts=facts)
     return NetworkRun(folder, settings, space, arch, images)
+
+
+def _start(settings: NetworkSettings) -> RunFolder | None:
+    """The run that trained the weights that a network starts from, where there is one."""
+    if settings.inherit is not None:
+        return RunFolder.open(Path(settings.inherit), "supernet")
+    if settings.weights is not None:
+        home = Path(settings.weights).parent
+        if any(is_run(home, kind) for kind in KINDS):
+            run = RunFolder.open(home, *KINDS)
+            return run if run.kind in ("train", "search") else None
+    return None
 
 
 def resume_network_run(path: Path, asked: Asked) -> NetworkRun:

@@ -149,9 +149,9 @@ def choose_images(
 ) -> TrainingImages:
     """The images of a new training, with splits drawn from the seed.
 
-    calibrate: images for recalibration, None for 2,016 at most. start: the supernet run whose
-    weights the training starts from; if its images are the same, the held-out ones are too, as its
-    weights have seen all others. Of images that are streamed those for validation and testing are
+    calibrate: images for recalibration, None for 2,016 at most. start: the run whose weights the
+    training starts from; if its images are the same, those for validation are among the ones that
+    it held out, as its weights have seen all others. Of images that are streamed those for validation and testing are
     decoded once, so that a damaged one is found before the training and not after it. Raises
     BadInput.
     """
@@ -174,7 +174,7 @@ def choose_images(
         limit=config.limit,
     )
     images = TrainingImages(data, make(), resolution, config, seed)
-    if start is not None and start.facts.get("data_checksum") == images.checksum():
+    if start is not None and _are_of(start, images):
         held_out = Splits.from_json(read_json(start.path / SPLITS)).validate
         if len(held_out):
             images = replace(images, splits=make(held_out=held_out))
@@ -185,6 +185,12 @@ def choose_images(
         if turned := sum(decoding.turned for decoding in decodings):
             log.info("of the validation and test images, %d are turned upright (EXIF)", turned)
     return images
+
+
+def _are_of(run: RunFolder, images: TrainingImages) -> bool:
+    """Whether a run had the same images, at whatever resolution."""
+    found = run.facts.get("data") == images.data.found.to_dict()
+    return found or run.facts.get("data_checksum") == images.checksum()
 
 
 def data_place(run: RunFolder) -> str:

@@ -150,7 +150,10 @@ def test_training_inherits_the_weights_of_a_supernet(job: Job, tmp_path: Path, c
 
 def test_weights_say_space_and_arch(trained: Trained, tmp_path: Path, call: Call) -> None:
     saved = trained.folder / "network"
-    run = start(call, tmp_path / "run", f"--weights={saved}", "--resolution=12")
+    run = start(call, tmp_path / "run", f"--weights={saved}", "--resolution=12", "--seed=1")
+    # Its weights have seen the others.
+    splits = [read_json(each / "splits.json") for each in (trained.folder, tmp_path / "run")]
+    assert splits[1]["validate"] == splits[0]["validate"]
     assert (run["arch"], run["data"], run["weights"]) == (TINY_ARCH, "digits", str(saved))
     assert run["space"]["resolution"] == 12
     before, info = load_network(saved)

@@ -85,11 +85,12 @@ def test_equal_classes_get_counts_that_differ_by_at_most_one(
 def test_held_out_images_may_be_given() -> None:
     labels = np.arange(100) % 5
     held_out = np.arange(3, 90, 3)
-    splits = make_splits(labels, seed=1, validate=10, calibrate=8, limit=40, held_out=held_out)
+    splits = make_splits(labels, seed=1, validate=50, calibrate=8, limit=40, held_out=held_out)
     assert splits.validate.tolist() == held_out.tolist()
     assert len(splits.train) == 40 and not np.isin(splits.train, held_out).any()
-    all_others = make_splits(labels, seed=1, validate=10, calibrate=0, held_out=held_out).train
-    assert all_others.tolist() == np.setdiff1d(np.arange(100), held_out).tolist()
+    some = make_splits(labels, seed=1, validate=10, calibrate=0, held_out=held_out)
+    assert len(some.validate) == 10 and np.isin(some.validate, held_out).all()
+    assert some.train.tolist() == np.setdiff1d(np.arange(100), some.validate).tolist()
 
 
 def test_another_seed_gives_another_split_and_limit_leaves_validate() -> None:
