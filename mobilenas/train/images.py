@@ -151,9 +151,9 @@ def choose_images(
 
     calibrate: images for recalibration, None for 2,016 at most. start: the run whose weights the
     training starts from; if its images are the same, those for validation are among the ones that
-    it held out, as its weights have seen all others. Of images that are streamed those for validation and testing are
-    decoded once, so that a damaged one is found before the training and not after it. Raises
-    BadInput.
+    it held out, as its weights have seen all others. Of images that are streamed those for
+    validation and testing are decoded once, so that a damaged one is found before the training and
+    not after it. Raises BadInput.
     """
     data = read_data(source, resolution, config.eval_crop, stream=config.stream)
     count = len(data.train)
