@@ -35,10 +35,13 @@ from trainings import finished, space_file
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, read_jsonl
+from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable, read_table
 from mobilenas.cost.titles import latency_cost
-from mobilenas.latency.check import time_networks
+from mobilenas.latency.build import control_arch
+from mobilenas.latency.graphs import network_job
+from mobilenas.latency.measure import TimingLog, measure, steps
 from mobilenas.latency.timer import Host, make_timer
 from mobilenas.search.front import pick_arch
 from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
@@ -47,6 +50,7 @@ from mobilenas.train.supernets import SupernetRun, open_supernet_run
 MARGIN = 0.02  # the costs of random archs are at most so much below the budget
 DRAWS = 2000  # of 100,000 archs each, until there are as many as are trained
 STEP = 3  # multiply-adds of a training step over those of a forward pass
+ROUNDS = 10  # of timings of a network
 FRESH = 100  # the first seed of the last trainings
 
 log = logging.getLogger(__name__)
@@ -87,7 +91,9 @@ def main(
     names = searches.split(",")
     runs = [open_supernet_run(folder) for folder in supernet]
     everything: dict[str, list[Any]] = {}
-    for limit in limits([load_space(each) for each in plain or []] or [runs[0].space], table, out):
+    home = runs[0].space
+    spaces: list[AnySpace] = [load_space(each) for each in plain or []]
+    for limit in limits(spaces or [home], table, home, out):
         rows: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
             study = Study(run, limit, recipe)
@@ -163,11 +169,14 @@ class Limit:
             return {"ms": self.ms, "by the table": np.nan}
         by_table = self.shares(space, space.encode(arch)[None])[0] * self.ms
         folder = self.folder / self.table.name / "timed"
-        return {"ms": timed(space, arch, self.table, folder), "by the table": by_table}
+        return {"ms": timed(space, arch, self.table, space, folder), "by the table": by_table}
 
 
-def limits(plain: list[AnySpace], tables: list[Path] | None, out: Path) -> list[Limit]:
-    """The budgets, in ms if there are tables."""
+def limits(
+    plain: list[AnySpace], tables: list[Path] | None, home: AnySpace, out: Path
+) -> list[Limit]:
+    """The budgets, in ms if there are tables, which are those of `home`."""
+    assert isinstance(home, Space)
     found = []
     for space in plain:
         assert isinstance(space, Space)
@@ -175,19 +184,28 @@ def limits(plain: list[AnySpace], tables: list[Path] | None, out: Path) -> list[
         limit = replace(limit, folder=out / str(limit.flops))
         for file in tables or []:
             table = read_table(file)
-            ms = timed(space, limit.uniform, table, limit.folder / table.name / "plain")
+            ms = timed(space, limit.uniform, table, home, limit.folder / table.name / "plain")
             found.append(replace(limit, table=table, file=file, ms=round(ms, 4)))
         if not tables:
             found.append(limit)
     return found
 
 
-def timed(space: Space, arch: Arch, table: LatencyTable, folder: Path) -> float:
-    """Milliseconds of a network on this host, by the runtime of a table."""
-    assert table.dtype is not None and table.threads is not None
+def timed(space: Space, arch: Arch, table: LatencyTable, home: Space, folder: Path) -> float:
+    """Milliseconds of a network on this host, by the runtime of a table, as when the table was
+    made: by the time that the control network of its space, `home`, takes now.
+    """
+    assert table.dtype is not None and table.threads is not None and table.control_ms is not None
     timer = make_timer(table.runtime, dtype=table.dtype, threads=table.threads, command=None)
     run = folder / str(arch)
-    return float(time_networks(space, [arch], Host(timer, run), run, table.batch)[0][0])
+    run.mkdir(parents=True, exist_ok=True)
+    log, job = TimingLog(run / "timings.jsonl"), network_job(space, arch, table.batch)
+    control = network_job(home, control_arch(home), table.batch)
+    with ProgressBar(f"{table.name}: {arch}", steps([job], log, ROUNDS)) as bar:
+        measure([job], Host(timer, run), log, control=control, rounds=ROUNDS, bar=bar)
+    now = log.control()
+    assert now is not None
+    return log.timings()[job.key].median_ms * table.control_ms / now.median_ms
 
 
 @dataclass(frozen=True)
