@@ -1,6 +1,7 @@
 """All costs of the genotypes of a space of cells whose edges have ops, as `CostModel` has them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,11 +70,11 @@ class EdgeCellCosts:
             return CostRange(ms.min(), np.median(ms), ms.max())
         _, rows, _ = self.parts(cost)
         low, high = (self.of(self.space.strongest([sign * r for r in rows])) for sign in (-1, 1))
-        return CostRange(low[cost], int(np.median(self.batch(cost, self._drawn()))), high[cost])
+        return CostRange(low[cost], int(np.median(self.batch(cost, self._drawn))), high[cost])
 
     def feasible_share(self, limits: dict[str, float]) -> float:
         """Share of drawn genotypes that meet every limit {cost: largest value}."""
-        drawn = self._drawn()
+        drawn = self._drawn
         meets = [self.batch(cost, drawn) <= limit for cost, limit in limits.items()]
         return float(np.all(meets, axis=0).mean())
 
@@ -86,6 +87,7 @@ class EdgeCellCosts:
         shape = [len(self.space.spec.ops)] * len(self.space.choices)
         return np.indices(shape).reshape(len(shape), -1).T
 
+    @cached_property
     def _drawn(self) -> Genes:
         """Genes of some genotypes (n, choices), drawn uniformly, always the same."""
         rng = np.random.default_rng(0)

@@ -187,7 +187,9 @@ class EdgeCellSpace:
                 worth = of_node.max(axis=1) * np.asarray(next(nodes))
                 kept = np.argsort(-worth, kind="stable")[: self._degree(end)]
                 best = np.array(self.allowed)[of_node.argmax(axis=1)]
-                genes.append(np.where(np.isin(np.arange(end), kept), best, -1))
+                row = np.full(end, -1)
+                row[kept] = best[kept]
+                genes.append(row)
         return self.decode(np.concatenate(genes))
 
     def parse(self, text: str) -> Genotype:
