@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from trainings import finished, space_file
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import read_json, read_jsonl
+from mobilenas.base.files import read_jsonl
 from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable, read_table
@@ -45,6 +45,7 @@ from mobilenas.latency.measure import TimingLog, measure, steps
 from mobilenas.latency.timer import Host, make_timer
 from mobilenas.search.front import pick_arch
 from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
+from mobilenas.train.config import load_network_config
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
 MARGIN = 0.02  # the costs of random archs are at most so much below the budget
@@ -70,6 +71,9 @@ def main(
     population: int = 20,
     generations: int = 5,
     trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
+    final: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of these alone, beside --set.")
+    ] = None,
     table: Annotated[
         list[Path] | None, typer.Option(help="Latency tables: the budgets are in ms.")
     ] = None,
@@ -96,15 +100,15 @@ def main(
     for limit in limits(spaces or [home], table, home, out):
         rows: list[dict[str, Any]] = []
         for number, run in enumerate(runs):
-            study = Study(run, limit, recipe)
+            study = Study(run, limit, recipe, tuple(final or ()))
             first = FRESH + run.settings.seed * trainings
             seeds = range(first, first + trainings)
             # Before the others: the work of a search is counted in its trainings.
-            done = {"plain": [study.trained(limit.plain, limit.uniform, seed) for seed in seeds]}
+            done = {"plain": [study.final(limit.plain, limit.uniform, seed) for seed in seeds]}
             answers = {name: study.found(name, asked[name]) for name in names}
             answers["random"] = study.best_random(names[0])
             for name, arch in answers.items():
-                done[name] = [study.trained(study.space, arch, seed) for seed in seeds]
+                done[name] = [study.final(study.space, arch, seed) for seed in seeds]
             for name, results in done.items():
                 accuracy = [100 * result["last_accuracy"] for result in results]
                 test = [100 * result["test_accuracy"] for result in results]
@@ -211,12 +215,13 @@ def timed(space: Space, arch: Arch, table: LatencyTable, home: Space, folder: Pa
 @dataclass(frozen=True)
 class Study:
     """The searches through one supernet under one budget. recipe: of all trainings, as options of
-    the command line.
+    the command line; settings: more of the last ones.
     """
 
     run: SupernetRun
     limit: Limit
     recipe: dict[str, Any]
+    settings: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
@@ -265,33 +270,36 @@ class Study:
                 return list(found)[:count]
         raise BadInput(f"{self.limit}: {len(found)} random archs found, {count} are needed")
 
-    def trained(self, space: Space, arch: Arch, seed: int) -> Any:
-        """The result of a stand-alone training."""
+    def trained(self, space: Space, arch: Arch, seed: int, settings: tuple[str, ...] = ()) -> Any:
+        """The result of a stand-alone training. settings: beside those of the recipe."""
         name = "space" if space.to_dict() == self.space.to_dict() else "plain"
         file = space_file(space, self.limit.folder / f"{name}.yaml")
-        out = self.limit.folder / "trained" / f"{name}-{arch}-s{seed}"
-        return finished(out, "train", space=file, arch=arch, seed=seed, **self.recipe)
+        recipe = self.recipe | {"set": [*self.recipe["set"], *settings]}
+        out = self.limit.folder / "-".join(("trained", *settings)) / f"{name}-{arch}-s{seed}"
+        return finished(out, "train", space=file, arch=arch, seed=seed, **recipe)
+
+    def final(self, space: Space, arch: Arch, seed: int) -> Any:
+        """The result of one of the last trainings, of an answer."""
+        return self.trained(space, arch, seed, self.settings)
 
     def work(self, search: str) -> float:
         """The multiply-adds of a search, in trainings of a network of the budget's FLOPs."""
         costs, folder = CostModel(self.space), self.folder / search
         done = sorted((folder / "truth" / "trainings").glob("*"))
-        plain = next((self.limit.folder / "trained").iterdir())
-        images = len(read_json(plain / "splits.json")["train"]) * _epochs(plain)
+        splits = self.run.images.splits
+        config = load_network_config(self.recipe["preset"], self.recipe["set"])
+        count = len(splits.train) + len(splits.validate)
+        images = min(config.limit or count, count - config.held_out(count)) * config.epochs
         trainings = sum(costs.flops(self.space.parse(each.name)) for each in done) * STEP * images
 
         drawn = self.space.sample_genes(1000, np.random.default_rng(0))
-        passes, splits = self.run.settings.config.passes, self.run.images.splits
+        passes = self.run.settings.config.passes
         supernet = costs.flops_batch(drawn).mean() * STEP * passes * len(splits.train)
 
         measured = read_jsonl(folder / ("measured.jsonl" if done else "evaluations.jsonl"))
         flops = sum(costs.flops(self.space.parse(row["arch"])) for row in measured)
         evaluations = flops * (len(splits.calibrate) + len(splits.validate))
         return float(trainings + supernet + evaluations) / (self.limit.flops * STEP * images)
-
-
-def _epochs(training: Path) -> int:
-    return int(read_json(training / "run.json")["settings"]["config"]["epochs"])
 
 
 def differences(
