@@ -43,13 +43,16 @@ from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.measure import TimingLog, measure, steps
 from mobilenas.latency.timer import Host, make_timer
+from mobilenas.search import Problem
 from mobilenas.search.front import pick_arch
+from mobilenas.search.operators import sample_feasible
 from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
 from mobilenas.train.config import load_network_config
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
 MARGIN = 0.02  # the costs of random archs are at most so much below the budget
-DRAWS = 2000  # of 100,000 archs each, until there are as many as are trained
+DRAWS = 200  # of 100,000 archs each, until there are as many as are trained
+CHANGED = 1000  # archs that are changed, where draws do not do
 STEP = 3  # multiply-adds of a training step over those of a forward pass
 ROUNDS = 10  # of timings of a network
 FRESH = 100  # the first seed of the last trainings
@@ -158,12 +161,18 @@ class Limit:
         """As evolve takes it."""
         return {"latency": f"{self.ms}ms@{self.file}"} if self.table else {"flops": self.flops}
 
+    def problem(self, space: Space) -> Problem:
+        """Archs of a space within the limit."""
+        if self.table is None or self.ms is None:
+            return Problem(CostModel(space), ("accuracy",), {"flops": self.flops})
+        limit = {latency_cost(self.table.name): self.ms}
+        return Problem(CostModel(space, [self.table]), ("accuracy",), limit)
+
     def shares(self, space: Space, genes: NDArray[Any]) -> NDArray[np.float64]:
         """Costs of archs over the limit, (n,)."""
-        if self.table is None:
-            return CostModel(space).flops_batch(genes) / self.flops
-        costs = CostModel(space, [self.table])
-        return costs.batch(latency_cost(self.table.name), genes) / np.float64(self.ms)
+        problem = self.problem(space)
+        ((cost, limit),) = problem.limits.items()
+        return problem.cost_model.batch(cost, genes) / np.float64(limit)
 
     def latency(self, space: Space, arch: Arch | None) -> dict[str, float]:
         """For a row: ms of an arch as it is timed and as the table says; of None the limit."""
@@ -256,8 +265,9 @@ class Study:
         return max(results, key=lambda arch: results[arch])
 
     def drawn(self, count: int) -> list[Arch]:
-        """So many archs, uniform among those of at most MARGIN less cost than the budget. Raises
-        BadInput where there are hardly any.
+        """So many archs, uniform among those of at most MARGIN less cost than the budget. Where
+        draws find too few, archs that were drawn and then changed at random until they are within
+        it. Raises BadInput where there are hardly any.
         """
         rng = np.random.default_rng(self.run.settings.seed)
         found: dict[Arch, None] = {}
@@ -268,6 +278,13 @@ class Study:
             found |= dict.fromkeys(self.space.decode(row) for row in within)
             if len(found) >= count:
                 return list(found)[:count]
+        log.info("%s: %d of %d random archs by draws alone", self.limit, len(found), count)
+        genes = sample_feasible(self.limit.problem(self.space), CHANGED, rng)
+        share = self.limit.shares(self.space, genes)
+        within = genes[(share > 1 - MARGIN) & (share <= 1)]
+        found |= dict.fromkeys(self.space.decode(row) for row in within)
+        if len(found) >= count:
+            return list(found)[:count]
         raise BadInput(f"{self.limit}: {len(found)} random archs found, {count} are needed")
 
     def trained(self, space: Space, arch: Arch, seed: int, settings: tuple[str, ...] = ()) -> Any:
