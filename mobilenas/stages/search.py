@@ -144,7 +144,6 @@ def create_search_run(
     kind = strategy_class(strategy)
     inherits = inherit_from(kind, *((parent.folder, parent.images) if parent else (None, None)))
     searchable, limits = limited(space, budget)
-    check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
     if config.precision == "bf16" and kind.takes_differences(config):
@@ -169,8 +168,9 @@ def create_search_run(
             f"{parent.space.name}: it must be left out with --from"
         )
     tables = searchable.costs.tables
-    say_fits(tables)
     named = Searchable(costs_of(own, tables))
+    check_limits(named, limits)  # of the classes that there are, which params hang on
+    say_fits(tables)
     kind.check(named, config)
     ExpectedCost(named.costs, limits, config.cost_form)
     settings = GradientSettings(
