@@ -43,7 +43,13 @@ from mobilenas.space import (
 )
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
-from mobilenas.stages.inherited import Inherited, InheritedSupernet, inherit_from
+from mobilenas.stages.inherited import (
+    Inherited,
+    InheritedSupernet,
+    inherit_from,
+    inherit_images,
+    with_images_of,
+)
 from mobilenas.stages.search_costs import (
     check_limits,
     digests,
@@ -158,7 +164,8 @@ def create_search_run(
     if parent is None:
         images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
-        images = replace(parent.images, config=config, seed=seed)
+        config = with_images_of(config, parent.images.config)
+        images = inherit_images(parent.images, config, seed)
     if not isinstance(inherits, InheritedSupernet):  # which is trained no further
         search_steps(config, len(images.splits.train))
     own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
@@ -219,6 +226,8 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     if space is not None:
         same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
     if config is not None:
+        if run.settings.inherits is not None:
+            config = with_images_of(config, run.config)
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
         same["limits"] = limited(run.searchable.space, budget)[1]

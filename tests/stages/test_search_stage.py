@@ -1,32 +1,91 @@
-"""The run of a search by gradient: what it may be created with."""
+"""The run of a search by gradient: what it is created with, and opened again with."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from mobilenas.base.errors import InfeasibleBudget
+from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget
-from mobilenas.space import Space, load_space
-from mobilenas.stages.search import GradientRun, create_search_run
+from mobilenas.space import load_space
+from mobilenas.stages.search import (
+    GradientRun,
+    create_search_run,
+    open_parent,
+    open_search_run,
+    resume_search_run,
+    run_search,
+)
+from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import load_search_config
 
 SPACE = "macro:width=0.25,resolution=8"
-SETTINGS = ["batch_size=16", "limit=160", "validate_images=160", "epochs=1", "device=cpu"]
 
 
-def created(path: Path, space: Space, limits: dict[str, float]) -> GradientRun:
-    """A run of the digits, which are of ten classes."""
-    config = load_search_config("gdas", "cpu", SETTINGS)
-    return create_search_run(path, "gdas", space, "digits", 0, config, Budget(limits))
+def config(strategy: str, settings: Sequence[str] = ()) -> SearchConfig:
+    small = ["batch_size=8", "epochs=1", "weights_first=0", "workers=0", "device=cpu"]
+    return load_search_config(strategy, "cpu", [*small, *settings])
+
+
+def created(
+    path: Path,
+    *settings: str,
+    strategy: str = "gdas",
+    space: str = SPACE,
+    data: str = "digits",
+    budget: Budget | None = None,
+    parent: GradientRun | None = None,
+) -> GradientRun:
+    made = config(strategy, settings)
+    found = parent.space if parent else load_space(space)
+    return create_search_run(path, strategy, found, data, 0, made, budget or Budget(), parent)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> str:
+    """A folder of thirty images of each of two classes, larger than they are searched at."""
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return str(tmp_path / "photos")
 
 
 def test_a_budget_is_one_of_the_classes_of_the_data(tmp_path: Path) -> None:
     """Params hang on them, whatever number the space was written for."""
     least = CostModel(load_space(SPACE)).range("params").minimum
-    more, fewer = (load_space(f"{SPACE},num_classes={count}") for count in (1000, 2))
-    assert created(tmp_path / "more", more, {"params": least}).space.num_classes == 10
-    limit = CostModel(fewer).range("params").minimum
+    more, fewer = (f"{SPACE},num_classes={count}" for count in (1000, 2))
+    run = created(tmp_path / "more", space=more, budget=Budget({"params": least}))
+    assert run.space.num_classes == 10
+    limit = CostModel(load_space(fewer)).range("params").minimum
     with pytest.raises(InfeasibleBudget):
-        created(tmp_path / "fewer", fewer, {"params": limit})
+        created(tmp_path / "fewer", space=fewer, budget=Budget({"params": limit}))
     assert not (tmp_path / "fewer").exists()
+
+
+def test_images_that_are_inherited_are_prepared_as_they_were(tmp_path: Path, photos: str) -> None:
+    """Else they would not be those of the run when it is opened again."""
+    prepared = ["eval_crop=0.875", "stream=true", "validate_images=28"]
+    run = created(tmp_path / "darts", *prepared, strategy="darts", data=photos)
+    run_search(run)
+    parent = open_parent("darts-pt", tmp_path / "darts", None)
+    assert isinstance(parent, GradientRun)
+    for given in ("eval_crop=1", "stream=false", "validate_images=20", "limit=30"):
+        with pytest.raises(BadInput, match=f"{given.split('=')[0]} .*left out with --from"):
+            created(tmp_path / "x", given, strategy="darts-pt", data=photos, parent=parent)
+    out = tmp_path / "projected"
+    created(out, "validate_images=28", strategy="darts-pt", data=photos, parent=parent)
+    again = open_search_run(out)
+    assert again.images.config.model_dump(include={"eval_crop", "stream", "validate_images"}) == {
+        "eval_crop": 0.875,
+        "stream": True,
+        "validate_images": 28,
+    }
+    resume_search_run(out, {"config": config("darts-pt")})
+    with pytest.raises(BadInput, match=r"another config\.eval_crop"):
+        resume_search_run(out, {"config": config("darts-pt", ["eval_crop=0.5"])})
