@@ -206,7 +206,9 @@ def search(
         return
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start_one, lambda: open_search_run(out, data=moved))
+            run = processes.main_first(
+                start_one, lambda: open_search_run(out, data=moved, budget=budget)
+            )
             if benchmark and not truths:
                 truths = read_truths(benchmark, data_root, run.searchable.space)
             result = run_search(run, truths, processes)

@@ -54,6 +54,7 @@ from mobilenas.stages.search_costs import (
     check_limits,
     digests,
     limited,
+    moved_tables,
     places,
     say_fits,
     stored_costs,
@@ -219,10 +220,10 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     check_same_data(folder, given.get("data"))
     strategy = given.get("strategy")
     own = strategy if isinstance(strategy, type) else None
-    run = open_search_run(path, data=given.get("data"), strategy=own)
+    space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
+    run = open_search_run(path, data=given.get("data"), strategy=own, budget=budget)
     named = strategy and strategy_name(strategy_class(strategy))
     same: dict[str, Any] = {"strategy": named, "seed": given.get("seed")}
-    space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
     if space is not None:
         same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
     if config is not None:
@@ -236,14 +237,20 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
 
 
 def open_search_run(
-    path: Path, data: str | None = None, strategy: type[LearnedStrategy] | None = None
+    path: Path,
+    data: str | None = None,
+    strategy: type[LearnedStrategy] | None = None,
+    budget: Budget | None = None,
 ) -> GradientRun:
-    """The run in a folder, its data and latency tables. data: where they are now, if they moved.
-    strategy: the class, where it is one of one's own.
+    """The run in a folder, its data and latency tables. data: where they are now, if they moved;
+    budget: which names tables by their paths, if these did. strategy: the class, where it is one of
+    one's own.
 
     Raises BadInput naming what is missing or changed.
     """
     folder = RunFolder.open(path, "search").at(data=data)
+    if budget:
+        folder = folder.at(**moved_tables(folder, budget))
     settings = folder.read(GradientSettings)
     kind = strategy or strategy_class(settings.strategy)
     where = f"{path / 'run.json'}: config"

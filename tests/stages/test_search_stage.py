@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tables import made_up_table
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
-from mobilenas.cost.budget import Budget
+from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.space import load_space
 from mobilenas.stages.search import (
     GradientRun,
@@ -89,3 +90,24 @@ def test_images_that_are_inherited_are_prepared_as_they_were(tmp_path: Path, pho
     resume_search_run(out, {"config": config("darts-pt")})
     with pytest.raises(BadInput, match=r"another config\.eval_crop"):
         resume_search_run(out, {"config": config("darts-pt", ["eval_crop=0.5"])})
+
+
+def test_a_latency_table_that_moved_is_found(tmp_path: Path) -> None:
+    """With the run, and else by a budget that names it."""
+    project = tmp_path / "project"
+    project.mkdir()
+    table = made_up_table(load_space(SPACE), wobble=0.5).model_dump_json()
+    (project / "made-up.json").write_text(table)
+    asked = LatencyLimit(str(project / "made-up.json"), 100.0)
+    created(project / "run", budget=Budget(latencies=(asked,)))
+    project.rename(tmp_path / "other")
+    run = tmp_path / "other" / "run"
+    assert open_search_run(run).searchable.costs.tables[0].name == "made-up"
+    alone = (tmp_path / "other" / "made-up.json").rename(tmp_path / "made-up.json")
+    with pytest.raises(BadInput, match=r"latency table made-up of .* give its --latency"):
+        open_search_run(run)
+    budget = Budget(latencies=(LatencyLimit(str(alone), 100.0),))
+    assert resume_search_run(run, {"budget": budget}).settings.limits == {"latency_ms@made-up": 100}
+    alone.write_text(table.replace("made-up", "other"))
+    with pytest.raises(BadInput, match="made-up"):
+        resume_search_run(run, {"budget": budget})
