@@ -198,6 +198,7 @@ def search(
                 parse_seeds(seeds),
                 [f"{name}={value}" for name, value in options.items() if value],
                 parse_workers(workers),
+                compared=benchmark is not None,
             )
         if as_json:
             print_json({"run": str(out), "seeds": rows, "failed": failed})

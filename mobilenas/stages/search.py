@@ -282,18 +282,20 @@ def run_search(
 ) -> dict[str, Any]:
     """Search from the last checkpoint, or from the start, to the end, as `fit` does. Stores and
     returns the result. truths: of the space's archs, by data set, which the derived one is compared
-    by.
+    by; a search that was finished keeps what it was compared by before.
     """
     task, searchable = _trained(run, processes), run.searchable
     arch = task.derive()
     assert arch is not None, "the budget was checked before the search"
+    known = run.folder.result().get("standing", {}) if run.folder.is_finished else {}
     result = {
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
         "probabilities": [p.tolist() for p in task.arrays()],
         "most_probable": str(task.strategy.derive(task.searchable, {})),
         "passes": task.spent / task.num_images,
-        "standing": {
+        "standing": known
+        | {
             name: asdict(standing_of(arch, truth, searchable))
             for name, truth in (truths or {}).items()
         },

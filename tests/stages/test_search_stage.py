@@ -1,6 +1,7 @@
 """The run of a search by gradient: what it is created with, and opened again with."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from tables import made_up_table
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
+from mobilenas.evaluate.standing import Standing
+from mobilenas.report.text import seeds_table
 from mobilenas.space import load_space
+from mobilenas.stages import search, seeds
 from mobilenas.stages.search import (
     GradientRun,
     create_search_run,
@@ -22,6 +26,7 @@ from mobilenas.stages.search import (
 )
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import load_search_config
+from mobilenas.workers import WorkersAsked
 
 SPACE = "macro:width=0.25,resolution=8"
 
@@ -39,10 +44,11 @@ def created(
     data: str = "digits",
     budget: Budget | None = None,
     parent: GradientRun | None = None,
+    seed: int = 0,
 ) -> GradientRun:
     made = config(strategy, settings)
     found = parent.space if parent else load_space(space)
-    return create_search_run(path, strategy, found, data, 0, made, budget or Budget(), parent)
+    return create_search_run(path, strategy, found, data, seed, made, budget or Budget(), parent)
 
 
 @pytest.fixture
@@ -111,3 +117,29 @@ def test_a_latency_table_that_moved_is_found(tmp_path: Path) -> None:
     alone.write_text(table.replace("made-up", "other"))
     with pytest.raises(BadInput, match="made-up"):
         resume_search_run(run, {"budget": budget})
+
+
+def test_what_a_search_was_compared_by_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is only shown again; and a comparison may come after the search."""
+    found = Standing(0.9, 2, 10, {"flops": 0.01}, 0.8, 0.1, 0.85)
+    monkeypatch.setattr(search, "standing_of", lambda *_: found)
+    runs = [created(tmp_path / f"seed-{n}", "limit=40", "epochs=0.4", seed=n) for n in (0, 1)]
+    run_search(runs[0], {"cifar10": None})  # type: ignore[dict-item]
+    assert run_search(runs[0])["standing"] == {"cifar10": asdict(found)}
+    run_search(runs[1])
+    left: list[Path] = []
+    monkeypatch.setattr(seeds, "finish_runs", lambda paths, *_: left.extend(paths) or {})
+    for compared in (False, True):
+        rows, _ = seeds.search_seeds(
+            lambda _, seed: runs[seed],
+            tmp_path,
+            [0, 1],
+            [],
+            WorkersAsked.parse("1", None),
+            compared=compared,
+        )
+        assert left == ([runs[1].folder.path] if compared else [])
+    table = seeds_table(rows)
+    assert "90.00 %" in table and "over" not in table  # one of them alone
