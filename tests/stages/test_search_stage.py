@@ -1,5 +1,6 @@
 """The run of a search by gradient: what it is created with, and opened again with."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,8 @@ from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.evaluate.standing import Standing
+from mobilenas.nn import Network
+from mobilenas.nn.saved import NetworkInfo, save_network
 from mobilenas.report.text import seeds_table
 from mobilenas.space import load_space
 from mobilenas.stages import search, seeds
@@ -24,6 +27,7 @@ from mobilenas.stages.search import (
     resume_search_run,
     run_search,
 )
+from mobilenas.stages.train import Asked, create_network_run, training_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import load_search_config
 from mobilenas.workers import WorkersAsked
@@ -143,3 +147,23 @@ def test_what_a_search_was_compared_by_stays(
         assert left == ([runs[1].folder.path] if compared else [])
     table = seeds_table(rows)
     assert "90.00 %" in table and "over" not in table  # one of them alone
+
+
+def test_weights_of_a_search_are_tuned_on_what_they_have_seen(
+    tmp_path: Path, photos: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether the network is given by its folder or its file, and wherever the images are now."""
+    run = created(tmp_path / "search", "validate_images=10", data=photos)
+    arch = run.space.sample(np.random.default_rng(0))
+    network, data = Network(run.space, arch), run.images.data  # type: ignore[arg-type]
+    saved = tmp_path / "search" / "network"
+    save_network(network, saved, NetworkInfo(data.classes, data.mean, data.std))
+    moved = str(Path(photos).rename(tmp_path / "pictures"))
+    small = ("batch_size=8", "workers=0", "device=cpu")
+    caplog.set_level(logging.INFO)
+    for number, weights in enumerate((saved, saved / "model.safetensors")):
+        asked = Asked(weights=weights, data=moved, resolution=12, seed=1, overrides=small)
+        tuned = create_network_run(tmp_path / f"tuned-{number}", training_settings(asked))
+        assert tuned.images.splits.validate.tolist() == run.images.splits.validate.tolist()
+        assert "validating on 10 images in place of 12: " in caplog.text  # a fifth would be 12
+        caplog.clear()
