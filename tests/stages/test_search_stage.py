@@ -19,6 +19,7 @@ from mobilenas.nn.saved import NetworkInfo, save_network
 from mobilenas.report.text import seeds_table
 from mobilenas.space import load_space
 from mobilenas.stages import search, seeds
+from mobilenas.stages.export import Target, run_export_searched
 from mobilenas.stages.search import (
     GradientRun,
     create_search_run,
@@ -121,6 +122,17 @@ def test_a_latency_table_that_moved_is_found(tmp_path: Path) -> None:
     alone.write_text(table.replace("made-up", "other"))
     with pytest.raises(BadInput, match="made-up"):
         resume_search_run(run, {"budget": budget})
+
+
+def test_an_export_needs_no_latency_table(tmp_path: Path) -> None:
+    table = made_up_table(load_space(SPACE), wobble=0.5).model_dump_json()
+    (tmp_path / "made-up.json").write_text(table)
+    asked = LatencyLimit(str(tmp_path / "made-up.json"), 100.0)
+    small = ("limit=40", "epochs=0.4")
+    run_search(created(tmp_path / "run", *small, budget=Budget(latencies=(asked,))))
+    (tmp_path / "made-up.json").unlink()
+    report = run_export_searched(tmp_path / "run", Target())
+    assert report.to_dict()["metadata"]["top1_accuracy_on"] == "355 test images"
 
 
 def test_what_a_search_was_compared_by_stays(
