@@ -125,6 +125,7 @@ def search(
     from mobilenas.base.errors import BadInput, WorkFailed
     from mobilenas.base.process import is_one_of_several
     from mobilenas.evaluate.truth import Truth
+    from mobilenas.runs import RunFolder
     from mobilenas.runs.folder import is_run
     from mobilenas.runs.lock import held
     from mobilenas.space import NetworkSpace, load_network_space
@@ -161,7 +162,10 @@ def search(
         if from_run and seeds is None:
             raise BadInput("--from: the run has what it inherits; leave it out to resume")
         named = strategy if is_given(context, "strategy") else None
-        again = overrides or preset
+        again = None
+        if overrides or preset:
+            known = RunFolder.open(path, "search").settings.get("strategy", strategy)
+            again = load_search_config(named or known, preset, overrides)
         return resume_search_run(
             path,
             {
@@ -169,7 +173,7 @@ def search(
                 "space": load_network_space(space) if is_given(context, "space") else None,
                 "data": moved,
                 "seed": seed if seeds or is_given(context, "seed") else None,
-                "config": load_search_config(strategy, preset, overrides) if again else None,
+                "config": again,
                 "budget": budget,
             },
         )
@@ -194,6 +198,7 @@ def search(
                 parse_seeds(seeds),
                 [f"{name}={value}" for name, value in options.items() if value],
                 parse_workers(workers),
+                compared=benchmark is not None,
             )
         if as_json:
             print_json({"run": str(out), "seeds": rows, "failed": failed})
@@ -206,7 +211,9 @@ def search(
         return
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start_one, lambda: open_search_run(out, data=moved))
+            run = processes.main_first(
+                start_one, lambda: open_search_run(out, data=moved, budget=budget)
+            )
             if benchmark and not truths:
                 truths = read_truths(benchmark, data_root, run.searchable.space)
             result = run_search(run, truths, processes)

@@ -161,14 +161,15 @@ def seeds_table(rows: list[dict[str, Any]]) -> str:
     shown = [
         {key: row[key] for key in row if key == "arch" or is_cost(key)}
         | {"seed": row["seed"]}
-        | {f"accuracy {name}": row["standing"][name]["accuracy"] for name in sets}
+        | {f"accuracy {name}": row["standing"].get(name, {}).get("accuracy", "") for name in sets}
         for row in rows
     ]
     costs = {key: cost_title(key) for key in shown[0] if is_cost(key)}
     known = {f"accuracy {name}": name for name in sets}
     lines = [table(shown, {"seed": "seed"} | known | costs | {"arch": "arch", "flops": "FLOPs"})]
     for name in sets:
-        values = [100 * row["standing"][name]["accuracy"] for row in rows]
+        found = [row["standing"][name] for row in rows if name in row["standing"]]
+        values = [100 * standing["accuracy"] for standing in found]
         if len(values) > 1:
             mean, sd = statistics.fmean(values), statistics.stdev(values)
             lines.append(f"{name}: {mean:.2f} ± {sd:.2f} % over {len(values)} seeds")

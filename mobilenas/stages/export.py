@@ -11,6 +11,7 @@ import numpy as np
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import file_name, user_path, write_json, write_text
+from mobilenas.base.settings import validated
 from mobilenas.data import ImageData, Images, Part, Preparation, read_data
 from mobilenas.data.folders import loose_images
 from mobilenas.data.found import counted
@@ -28,16 +29,19 @@ from mobilenas.export.write import MIN_IMAGES, check_target
 from mobilenas.nn import AnyNetwork
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.report.card import export_card
+from mobilenas.runs import RunFolder
 from mobilenas.runs.beside import CARD, PROOF
 from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
-from mobilenas.space import space_from_dict
+from mobilenas.space import network_space_from_dict, space_from_dict
 from mobilenas.stages.derived import NETWORK
-from mobilenas.stages.search import open_search_run
+from mobilenas.stages.search import GradientSettings
 from mobilenas.stages.searched import find_supernet
+from mobilenas.strategies.methods import strategy_class
 from mobilenas.train.calibrate import accuracy
+from mobilenas.train.images import TrainingImages, stored_images
 from mobilenas.train.networks import NetworkResult, open_network_run
 from mobilenas.train.supernets import open_supernet_run
 
@@ -180,22 +184,32 @@ def run_export_searched(
     The accuracy in the file is that on the test images, without these on the validation images,
     which the architecture was learnt from. Raises BadInput where the supernet left no network.
     """
-    run = open_search_run(folder, data=data)
-    run.folder.check_finished()
+    run = RunFolder.open(folder, "search").at(data=data)
+    run.check_finished()
     if not (folder / NETWORK).exists():
         raise BadInput(
             f"{folder} has no network with the weights of its supernet, which not every search can "
             f"leave: `mobilenas train --search {folder}` trains one"
         )
     network, info = load_network(folder / NETWORK)
-    images, splits = run.images.data, run.images.splits
+    prepared = _searched_images(run)
+    images, splits = prepared.data, prepared.splits
     if images.test is not None:
         judged = _all(images.test, "test images")
     else:
         judged = Some(images.train, splits.validate, "validation images, used in the search")
-    share = accuracy(network, run.images.evaluation(judged.part, indices=judged.rows))
+    share = accuracy(network, prepared.evaluation(judged.part, indices=judged.rows))
     info = replace(info, accuracy=Accuracy(share, f"{len(judged.rows)} {judged.words}"))
     return _export(_of_run(network, info, folder, images, splits), target, out)
+
+
+def _searched_images(run: RunFolder) -> TrainingImages:
+    """Those of a search by gradient, whose latency tables are not needed any more."""
+    settings = run.read(GradientSettings)
+    shape = strategy_class(settings.strategy).Config
+    config = validated(shape, settings.config, f"{run.path / 'run.json'}: config", "the config")
+    resolution = network_space_from_dict(settings.space).resolution
+    return stored_images(run, resolution, config, settings.seed)
 
 
 def run_export_saved(path: Path, data: str, target: Target, out: Path | None) -> Report:

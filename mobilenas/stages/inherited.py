@@ -5,6 +5,7 @@ inherited.pt    its weights and, of a search, architecture parameters, so that t
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import method, strategy_name
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
+from mobilenas.train.config import TrainingConfig
 from mobilenas.train.images import TrainingImages
 from mobilenas.train.supernets import SupernetSettings, load_supernet, new_supernet
 from mobilenas.train.trainer import CHECKPOINT
 
 INHERITED = "inherited.pt"
+_OF_IMAGES = ("limit", "validate_images", "stream", "eval_crop")  # keys of a config
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +142,32 @@ def inherit_from(
             f"{config.batch_size}"
         )
     return inherited
+
+
+def with_images_of(config: SearchConfig, other: TrainingConfig) -> SearchConfig:
+    """The config with what another one says of images, splits and their preparation, where it says
+    nothing itself.
+    """
+    unset = {
+        name
+        for name in _OF_IMAGES
+        if name not in config.model_fields_set or getattr(config, name) is None
+    }
+    return config.model_copy(update={name: getattr(other, name) for name in unset})
+
+
+def inherit_images(images: TrainingImages, config: SearchConfig, seed: int) -> TrainingImages:
+    """The images of another run with its splits, prepared as its supernet was trained on them.
+    config: of `with_images_of`. Raises BadInput where it says others.
+    """
+    for name in _OF_IMAGES:
+        own, theirs = getattr(config, name), getattr(images.config, name)
+        if own != theirs:
+            raise BadInput(
+                f"{name} {own}: the images are those of the other run, with {name} {theirs}; it "
+                "must be left out with --from"
+            )
+    return replace(images, config=config, seed=seed)
 
 
 def _store(path: Path, state: dict[str, Any]) -> None:

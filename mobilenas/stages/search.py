@@ -43,11 +43,18 @@ from mobilenas.space import (
 )
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
-from mobilenas.stages.inherited import Inherited, InheritedSupernet, inherit_from
+from mobilenas.stages.inherited import (
+    Inherited,
+    InheritedSupernet,
+    inherit_from,
+    inherit_images,
+    with_images_of,
+)
 from mobilenas.stages.search_costs import (
     check_limits,
     digests,
     limited,
+    moved_tables,
     places,
     say_fits,
     stored_costs,
@@ -144,7 +151,6 @@ def create_search_run(
     kind = strategy_class(strategy)
     inherits = inherit_from(kind, *((parent.folder, parent.images) if parent else (None, None)))
     searchable, limits = limited(space, budget)
-    check_limits(searchable, limits)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")
     if config.precision == "bf16" and kind.takes_differences(config):
@@ -159,7 +165,8 @@ def create_search_run(
     if parent is None:
         images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
-        images = replace(parent.images, config=config, seed=seed)
+        config = with_images_of(config, parent.images.config)
+        images = inherit_images(parent.images, config, seed)
     if not isinstance(inherits, InheritedSupernet):  # which is trained no further
         search_steps(config, len(images.splits.train))
     own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
@@ -169,8 +176,9 @@ def create_search_run(
             f"{parent.space.name}: it must be left out with --from"
         )
     tables = searchable.costs.tables
-    say_fits(tables)
     named = Searchable(costs_of(own, tables))
+    check_limits(named, limits)  # of the classes that there are, which params hang on
+    say_fits(tables)
     kind.check(named, config)
     ExpectedCost(named.costs, limits, config.cost_form)
     settings = GradientSettings(
@@ -212,13 +220,15 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     check_same_data(folder, given.get("data"))
     strategy = given.get("strategy")
     own = strategy if isinstance(strategy, type) else None
-    run = open_search_run(path, data=given.get("data"), strategy=own)
+    space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
+    run = open_search_run(path, data=given.get("data"), strategy=own, budget=budget)
     named = strategy and strategy_name(strategy_class(strategy))
     same: dict[str, Any] = {"strategy": named, "seed": given.get("seed")}
-    space, config, budget = (given.get(name) for name in ("space", "config", "budget"))
     if space is not None:
         same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
     if config is not None:
+        if run.settings.inherits is not None:
+            config = with_images_of(config, run.config)
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
         same["limits"] = limited(run.searchable.space, budget)[1]
@@ -227,14 +237,20 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
 
 
 def open_search_run(
-    path: Path, data: str | None = None, strategy: type[LearnedStrategy] | None = None
+    path: Path,
+    data: str | None = None,
+    strategy: type[LearnedStrategy] | None = None,
+    budget: Budget | None = None,
 ) -> GradientRun:
-    """The run in a folder, its data and latency tables. data: where they are now, if they moved.
-    strategy: the class, where it is one of one's own.
+    """The run in a folder, its data and latency tables. data: where they are now, if they moved;
+    budget: which names tables by their paths, if these did. strategy: the class, where it is one of
+    one's own.
 
     Raises BadInput naming what is missing or changed.
     """
     folder = RunFolder.open(path, "search").at(data=data)
+    if budget:
+        folder = folder.at(**moved_tables(folder, budget))
     settings = folder.read(GradientSettings)
     kind = strategy or strategy_class(settings.strategy)
     where = f"{path / 'run.json'}: config"
@@ -266,18 +282,20 @@ def run_search(
 ) -> dict[str, Any]:
     """Search from the last checkpoint, or from the start, to the end, as `fit` does. Stores and
     returns the result. truths: of the space's archs, by data set, which the derived one is compared
-    by.
+    by; a search that was finished keeps what it was compared by before.
     """
     task, searchable = _trained(run, processes), run.searchable
     arch = task.derive()
     assert arch is not None, "the budget was checked before the search"
+    known = run.folder.result().get("standing", {}) if run.folder.is_finished else {}
     result = {
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
         "probabilities": [p.tolist() for p in task.arrays()],
         "most_probable": str(task.strategy.derive(task.searchable, {})),
         "passes": task.spent / task.num_images,
-        "standing": {
+        "standing": known
+        | {
             name: asdict(standing_of(arch, truth, searchable))
             for name, truth in (truths or {}).items()
         },

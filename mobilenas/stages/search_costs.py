@@ -17,7 +17,7 @@ from mobilenas.cost.titles import format_limits
 from mobilenas.evaluate.nb201 import read_nb201
 from mobilenas.runs import RunFolder
 from mobilenas.search import check_feasible
-from mobilenas.space import EdgeCellSpace, NetworkSpace, Space
+from mobilenas.space import EdgeCellSpace, NetworkSpace, Space, network_space_from_dict
 from mobilenas.stages.search_run import TABLE, digest, sha256_of
 from mobilenas.strategies.searchable import Searchable
 
@@ -81,6 +81,14 @@ def places(budget: Budget, tables: Sequence[Table]) -> dict[str, str]:
     }
 
 
+def moved_tables(folder: RunFolder, budget: Budget) -> dict[str, str]:
+    """By role where the tables of a run are now that a budget names by their paths."""
+    searchable, _ = limited(network_space_from_dict(folder.settings["space"]), budget)
+    named = places(budget, searchable.costs.tables)
+    paths = {role: place for role, place in named.items() if Path(place).is_absolute()}
+    return {role: place for role, place in paths.items() if role in folder.relative}
+
+
 def digests(tables: Sequence[Table]) -> dict[str, str]:
     """SHA-256 of the content of each table, by name."""
     return {
@@ -97,7 +105,11 @@ def stored_costs(
     """The costs of a space with the tables that a run was started with. known: their digests.
     Raises BadInput where one is gone or another.
     """
-    found = {role: place for role, place in folder.parents.items() if role.startswith(TABLE)}
+    found = {
+        role: folder.find(role, "--latency") if role in folder.relative else place
+        for role, place in folder.parents.items()
+        if role.startswith(TABLE)
+    }
     tables: list[Table]
     if isinstance(space, Space):
         tables = [find_table(place, space) for place in found.values()]

@@ -39,12 +39,15 @@ def search_seeds(
     seeds: Sequence[int],
     options: Sequence[str],
     workers: WorkersAsked,
+    *,
+    compared: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Search with each seed, as many at once as there are workers; what each found, a row a seed,
     and of those that failed how their processes ended.
 
     start: makes or opens the run in a folder of `out`. Where some are there and others are not, as
-    after a kill, these must be the same but for the seed. options: of all processes. Raises
+    after a kill, these must be the same but for the seed. options: of all processes. compared:
+    whether these compare what is found with published accuracies, finished searches too. Raises
     BadInput.
     """
     runs: dict[int, RunFolder] = {}
@@ -62,7 +65,11 @@ def search_seeds(
             )
     release_memory()  # of images that the processes read themselves
     finish = Finish("search", tuple(options), workers.threads_each(torch.get_num_threads()))
-    left = [run.path for run in runs.values() if not run.is_finished]
+    left = [
+        run.path
+        for run in runs.values()
+        if not run.is_finished or (compared and not run.result().get("standing"))
+    ]
     with ProgressBar("seeds", len(runs), len(runs) - len(left)) as bar:
         failed = finish_runs(left, finish, workers, lambda path: bar.advance(1, path.name))
     rows = []

@@ -189,7 +189,8 @@ def _start(settings: NetworkSettings) -> RunFolder | None:
     if settings.inherit is not None:
         return RunFolder.open(Path(settings.inherit), "supernet")
     if settings.weights is not None:
-        home = Path(settings.weights).parent
+        saved = Path(settings.weights)
+        home = saved.parent if saved.is_dir() else saved.parent.parent
         if any(is_run(home, kind) for kind in KINDS):
             run = RunFolder.open(home, *KINDS)
             return run if run.kind in ("train", "search") else None

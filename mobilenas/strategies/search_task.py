@@ -90,6 +90,7 @@ class SearchTask:
         self.spent += step.spent
         if step.held_losses:
             self.held_loss = torch.stack(step.held_losses).mean()
+            trainer.processes.average([self.held_loss])  # now: one process writes checkpoints
 
     def position(self, n: int) -> float:
         """All steps are of one size."""
@@ -122,9 +123,7 @@ class SearchTask:
                 row[f"expected_{cost}"] = float(self.cost.of(cost, occurrences))
         row |= self.strategy.figures()
         if self.held_loss is not None:
-            joint = self.held_loss.to(trainer.device, copy=True)
-            trainer.processes.average([joint])
-            row["held_loss"] = float(joint)
+            row["held_loss"] = float(self.held_loss)
         arch = self.derive() or self.strategy.derive(self.searchable, {})
         if passing:
             genes = whole.space.encode(arch)  # type: ignore[arg-type]

@@ -37,6 +37,7 @@ from mobilenas.train.distributed import SINGLE, Processes
 
 SPLITS = "splits.json"
 CALIBRATION_IMAGES = 2016  # that batch norms are recalibrated on, at most, if nothing else is said
+_SAME = ("train_images", "classes", "damaged")  # of what was found, where the images are the same
 _FEWEST = 8  # training images: an export is verified on batches of up to as many
 _EVAL_BATCH, _EVAL_SIDE = 256, 48  # images at a time, fewer where they are larger than this
 
@@ -176,6 +177,11 @@ def choose_images(
     images = TrainingImages(data, make(), resolution, config, seed)
     if start is not None and _are_of(start, images):
         held_out = Splits.from_json(read_json(start.path / SPLITS)).validate
+        if 0 < len(held_out) < validate:
+            log.info(
+                "validating on %d images in place of %d: the weights of %s have seen the others",
+                *(len(held_out), validate, start.path),
+            )
         if len(held_out):
             images = replace(images, splits=make(held_out=held_out))
     if isinstance(data.train, EncodedImages) and not data.found.damaged:
@@ -188,9 +194,13 @@ def choose_images(
 
 
 def _are_of(run: RunFolder, images: TrainingImages) -> bool:
-    """Whether a run had the same images, at whatever resolution."""
-    found = run.facts.get("data") == images.data.found.to_dict()
-    return found or run.facts.get("data_checksum") == images.checksum()
+    """Whether a run had the same images, at whatever resolution and wherever they are. Others that
+    are as many, of the same classes, are taken for them, which changes no more than the draw.
+    """
+    there, here = run.facts.get("data"), images.data.found.to_dict()
+    if isinstance(there, dict) and all(there.get(key) == here[key] for key in _SAME):
+        return True
+    return run.facts.get("data_checksum") == images.checksum()
 
 
 def data_place(run: RunFolder) -> str:

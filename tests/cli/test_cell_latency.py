@@ -131,6 +131,7 @@ def test_what_is_refused(
         assert not out.exists()
     assert call(*SEARCH, "--latency=12ms@board", f"--data-root={root}", f"--out={out}").code == 0
     settings = json.loads((out / "run.json").read_text())
-    moved = settings | {"parents": settings["parents"] | {"latency table board": str(tmp_path)}}
+    there = settings["parents"] | {"latency table board": str(tmp_path)}
+    moved = settings | {"parents": there, "relative": {}}
     (out / "run.json").write_text(json.dumps(moved))
     check_refused(call("search", "--resume", f"--out={out}"), "nasbench201.parquet")

@@ -1,6 +1,7 @@
 """Each strategy in two processes on a joint batch, against one process with all of it."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from toys import STEPS, ImageBatches
 from two_processes import in_two_processes
 
 from mobilenas.strategies.methods import METHODS
+from mobilenas.strategies.search_task import SearchTask
 from mobilenas.train.distributed import SINGLE, Processes, joined
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -84,3 +86,22 @@ def test_both_processes_have_the_same_and_what_one_would_have(
     for key, value in main["weights"].items():
         assert torch.equal(value, other["weights"][key])
         torch.testing.assert_close(value, single["weights"][key], rtol=1e-3, atol=1e-3)
+
+
+def held_loss() -> Tensor:
+    """What a checkpoint after one step says of the held-out images."""
+    with joined() as processes:
+        batches = partial(Rows, processes=processes)
+        strategy, steps = in_space("darts", {"epochs": 1}, batches=batches, processes=processes)
+        steps.trainer.module.double()
+        parts = (strategy, steps(0).objective, steps.held, steps.searchable, {}, 32 * STEPS)
+        task = SearchTask(*parts)
+        task.step(steps.trainer, 0)
+        found: Tensor = task.state()["held_loss"]
+        return found
+
+
+def test_a_checkpoint_has_the_loss_of_the_joint_batch(tmp_path: Path) -> None:
+    """One process writes it, and all go on from it."""
+    main, other = in_two_processes(held_loss, tmp_path)
+    assert torch.equal(main, other)
