@@ -113,10 +113,6 @@ class CostModel:
         """FLOPs (n,) of genes (n, blocks)."""
         return self.batch("flops", genes)
 
-    def params_batch(self, genes: Genes) -> NDArray[np.int64]:
-        """Params (n,) of genes (n, blocks)."""
-        return self.batch("params", genes)
-
     def batch(self, cost: str, genes: Genes) -> NDArray[Any]:
         """The named cost (n,) of genes (n, blocks). Raises BadInput for an unknown name."""
         parts = self._parts(cost, genes)

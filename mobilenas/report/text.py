@@ -9,6 +9,7 @@ from typing import Any
 from mobilenas.base.units import format_size
 from mobilenas.cost import CostModel, supernet_params
 from mobilenas.cost.titles import cost_title, format_cost, format_limits, is_cost
+from mobilenas.space import space_from_dict
 
 
 def space_facts(cost_model: CostModel, limits: dict[str, float]) -> dict[str, Any]:
@@ -259,11 +260,16 @@ def describe_evaluation(result: dict[str, Any]) -> str:
 
 
 def trained_accuracy(found: Mapping[str, Any]) -> dict[str, float]:
-    """The stand-alone accuracies (0..1) that a search knows, by the text form of the arch. found:
-    the content of front.json.
+    """The stand-alone accuracies (0..1) that a search knows, by the canonical text form of the
+    arch, and by what its front has for it. found: the content of front.json.
     """
     truth = found.get("truth", {})
-    return {**truth.get("accuracy", {}), **truth.get("trained_last", {})}
+    known = {**truth.get("accuracy", {}), **truth.get("trained_last", {})}
+    if not known:
+        return {}
+    space = space_from_dict(found["settings"]["space"])
+    names = {row["arch"]: str(space.canonical(space.parse(row["arch"]))) for row in found["front"]}
+    return known | {arch: known[name] for arch, name in names.items() if name in known}
 
 
 def selected_on(found: Mapping[str, Any]) -> str:

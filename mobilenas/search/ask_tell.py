@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
 from mobilenas.search.pareto import non_dominated
-from mobilenas.search.problem import QUALITIES, SCORE, Problem, score
+from mobilenas.search.problem import PREDICTION, QUALITIES, SCORE, Problem, score
 from mobilenas.space import Arch, Genes
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Result:
-    """The non-dominated evaluations, cheapest first, and all of them in order."""
+    """The non-dominated evaluations, cheapest first, and all of them in order. In a search by
+    prediction the front has a network once, whatever names it was evaluated under.
+    """
 
     front: list[Evaluation]
     evaluations: list[Evaluation]
@@ -203,6 +205,11 @@ class Search(ABC):
         order = sorted(front, key=lambda i: (cost[i], -qualities[i], str(evaluations[i].arch)))
         if not self.problem.cost_objectives:  # equal archs may be many: the cheapest is the answer
             order = order[:1]
+        if self.problem.quality == PREDICTION:  # which is one of a network, not of its names
+            once: dict[Arch, int] = {}
+            for i in order:
+                once.setdefault(self.problem.cost_model.space.canonical(evaluations[i].arch), i)
+            order = list(once.values())
         return Result([evaluations[i] for i in order], evaluations)
 
     def _costs(self, genes: Genes) -> dict[str, NDArray[Any]]:

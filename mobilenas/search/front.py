@@ -87,7 +87,10 @@ def read_search(run: Path) -> FoundSearch:
     """The finished search in a run folder. Raises BadInput where there is none."""
     path = run / "front.json"
     if not path.exists():
-        raise BadInput(f"{run} holds no finished search; `mobilenas evolve` and `search` make one")
+        raise BadInput(
+            f"{run} holds no finished search; `mobilenas evolve` and `search` make one, `sweep` "
+            "one in a folder for each budget"
+        )
     stored = read_json(path)
     if isinstance(stored, dict) and "probabilities" in stored:
         learnt = validated(_Learnt, stored, path)

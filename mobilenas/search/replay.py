@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.errors import BadInput, InfeasibleBudget, WorkFailed
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.base.settings import Record, is_number
 from mobilenas.cost.titles import format_limits
@@ -46,11 +46,13 @@ def explore(
     left_out: the text forms of those that are known to be. at_once: archs of a group, None for a
     generation. on_progress: called after the evaluations of a generation that are on disk, and
     after each group that is measured.
-    Raises InfeasibleBudget where no arch that was proposed meets the limits, and BadInput for
-    evaluations on disk that this search would not have made.
+    Raises InfeasibleBudget where no arch that was proposed meets the limits, WorkFailed where none
+    of the first can be measured, and BadInput for evaluations on disk that this search would not
+    have made.
     """
     replay = [row.model_dump() for row in read_jsonl(path, _Row)]
     while (archs := search.ask()) is not None:
+        asked = len(archs)
         for arch in archs:
             if str(arch) in left_out:
                 search.leave_out(arch)
@@ -68,6 +70,8 @@ def explore(
             evaluations = search.tell({arch: x for arch, x in measured.items() if x is not None})
             append_jsonl(path, (evaluation.row() for evaluation in evaluations))
             on_progress(search)
+        if asked and not search.evaluations:
+            raise WorkFailed(f"none of the first {asked} archs within the limits could be measured")
     if len(search.evaluations) < len(replay):
         raise BadInput(f"{path} has more lines than this search evaluates archs")
     if not search.evaluations:

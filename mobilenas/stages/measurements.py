@@ -71,6 +71,15 @@ class Measurements:
             -1, len(self._names)
         )
 
+    def leave_out_alias(self, alias: AnyArch, arch: AnyArch) -> None:
+        """Leave out another name of an arch that is left out, as a search that is resumed looks for
+        the names that it proposed.
+        """
+        name = str(alias)
+        if name not in self.left_out:
+            self.left_out[name] = self.left_out[str(arch)]
+            append_jsonl(self._path, [{"arch": name, "left_out": self.left_out[name]}])
+
     def _measure(self, archs: Sequence[AnyArch]) -> None:
         asked = sorted({str(arch) for arch in archs} - self._known.keys() - self.left_out.keys())
         for outcome in self._workers(self._what, even_groups(asked, GROUP, self._workers.count)):

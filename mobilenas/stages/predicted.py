@@ -36,9 +36,12 @@ class PredictedAccuracy:
 
     def __call__(self, archs: Sequence[AnyArch]) -> list[Measured | None]:
         space = self._cost_model.space
-        archs = [space.canonical(arch) for arch in archs]  # type: ignore[arg-type]
+        names, archs = archs, [space.canonical(arch) for arch in archs]  # type: ignore[arg-type]
         measured = self._measurements.figures(archs)
         there = _are_known(measured)
+        for name, arch, known in zip(names, archs, there, strict=True):
+            if not known:
+                self._measurements.leave_out_alias(name, arch)
         predicted = self._predictor.predict(self._genes(archs)[there], measured[there])
         rows = iter(np.column_stack([measured[there], *predicted]).tolist())
         return [Measured(*next(rows)) if known else None for known in there]

@@ -12,6 +12,8 @@ from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.train.config import TrainingConfig
 from mobilenas.train.distill import Teacher, distillation
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -63,6 +65,11 @@ def make_schedule(
 
     logging.getLogger("timm.scheduler").setLevel(logging.ERROR)  # it warns of a single step
     warmup = config.warmup_epochs * steps_per_epoch
+    if warmup >= steps + 1:  # a training is of whole steps
+        log.warning(
+            "warmup_epochs %g: training ends after %.3g, before the rate has risen to lr %g",
+            *(config.warmup_epochs, steps / steps_per_epoch, config.lr),
+        )
     if config.warmup_prefix:  # the first rate after it is the full one
         first, length = config.lr / (warmup + 1), steps - warmup
     else:

@@ -81,7 +81,7 @@ class Workers:
 
     what: which work, in the words of those who do it. timeout: seconds that a worker may take for a
     group, or to come up; then it is ended. Raises BadInput where a worker refuses its input, and
-    WorkFailed where no worker comes up or nothing at all succeeds.
+    WorkFailed where no worker comes up or nothing at all succeeds; of that there is no outcome.
     """
 
     def __init__(self, backend: Backend, timeout: float | None = None) -> None:
@@ -89,6 +89,7 @@ class Workers:
         self._wanted = backend.count
         self._started = self._starting = self._false_starts = self._left_out = 0
         self._succeeded = False
+        self._held: list[Outcome] = []  # failures before any success: maybe all will fail
         self._idle: list[int] = []
         self._busy: dict[int, _Busy] = {}  # in the order of `since`
         self._waiting: deque[_Task] = deque()
@@ -107,6 +108,7 @@ class Workers:
                     yield from self._take(event, self._busy.pop(event.worker).task)
                 else:  # it died while it had nothing to do
                     self._idle.remove(event.worker)
+        yield from self._released()
 
     def _take(self, event: Event, task: _Task | None) -> Iterator[Outcome]:
         """What follows from an event of a worker that had this task, or was starting."""
@@ -126,6 +128,7 @@ class Workers:
             self._idle.append(event.worker)
         if event.kind == "done":
             self._succeeded = True
+            yield from self._released()
             yield Outcome(task.items, event.value)
         else:
             yield from self._again(task, event.value)
@@ -167,8 +170,17 @@ class Workers:
         self._left_out += 1
         if not self._succeeded and self._left_out == TRIES:
             raise WorkFailed(f"{TRIES} of {TRIES} failed {TRIES} times each, the last: {why}")
-        log.warning("%s is left out, it failed %d times: %s", task.items[0], TRIES, why)
-        yield Outcome(task.items, None, why)
+        self._held.append(Outcome(task.items, None, why))
+        if self._succeeded:
+            yield from self._released()
+
+    def _released(self) -> Iterator[Outcome]:
+        """The failures that are held back: something has succeeded, or there is no more work."""
+        held, self._held = self._held, []
+        for outcome in held:
+            what, why = outcome.items[0], outcome.why
+            log.warning("%s is left out, it failed %d times: %s", what, TRIES, why)
+            yield outcome
 
     def _not_come_up(self, why: str) -> None:
         self._false_starts += 1

@@ -164,7 +164,7 @@ def test_all_of_nas_bench_macro(data_root: Path) -> None:
     cost = CostModel(MACRO)
     genes = np.array([MACRO.encode(macro_arch(code)) for code in table])
     assert cost.flops_batch(genes).tolist() == [row["flops"] for row in table.values()]
-    assert cost.params_batch(genes).tolist() == [row["params"] for row in table.values()]
+    assert cost.batch("params", genes).tolist() == [row["params"] for row in table.values()]
 
 
 def check_against_second_sources(space: Space, arch: Arch) -> None:
@@ -228,7 +228,7 @@ def test_batch_equals_one_by_one(small_space: Space) -> None:
     genes = small_space.sample_genes(20, np.random.default_rng(1))
     archs = [small_space.decode(row) for row in genes]
     assert cost.flops_batch(genes).tolist() == [cost.flops(arch) for arch in archs]
-    assert cost.params_batch(genes).tolist() == [cost.params(arch) for arch in archs]
+    assert cost.batch("params", genes).tolist() == [cost.params(arch) for arch in archs]
     assert cost.batch("flops", genes).tolist() == cost.flops_batch(genes).tolist()
     assert cost.batch("params", genes[:0]).shape == (0,)
 

@@ -6,13 +6,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers import edit
+from helpers import edit, edit_settings
 from reported import make_runs
 
 from mobilenas.base.errors import BadInput
 from mobilenas.report.page.content import report_content
 from mobilenas.report.page.figures import draw_figures
 from mobilenas.report.page.write import render, write_page
+from mobilenas.runs import RunFolder
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 RUNS = ("supernet", "evolve", "train", "search", "rank", "truth", "check", "detect")
@@ -66,6 +67,31 @@ def test_every_kind_of_run_has_its_part(job: Path) -> None:
     assert {"front", "training-loss", "ranking-0", "predictors-0", "latency-0"} <= drawn.keys()
     assert {"strategy-entropy", "strategy-skip", "probabilities-0"} <= drawn.keys()
     assert all(trace["y"] for figure in drawn.values() for trace in figure["data"])
+
+
+def test_a_sweep_brings_its_searches(job: Path, tmp_path: Path) -> None:
+    for name in ("flops-1M", "flops-2M"):
+        shutil.copytree(job / "evolve", tmp_path / "sweep" / name)
+    RunFolder.create(tmp_path / "sweep", "sweep", {"seed": 0})
+    content = report_content([tmp_path / "sweep"])
+    assert [search["run"] for search in content["searches"]] == ["flops-1M", "flops-2M"]
+    assert "2 searches that evaluated 24 archs" in content["asked"]
+
+
+def test_a_network_at_another_resolution_is_another_arch(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job / "evolve", tmp_path / "evolve")
+    shutil.copytree(job / "train", tmp_path / "train")
+    run = json.loads((tmp_path / "train" / "run.json").read_text())
+    space = run["settings"]["space"] | {"resolution": 64}
+    edit_settings(tmp_path / "train", space=space)
+    edit(tmp_path / "train" / "run.json", parents={}, relative={})
+    edit(tmp_path / "train" / "result.json", flops=12_345_678)
+    content = report_content([tmp_path / "evolve", tmp_path / "train"])
+    row = content["searches"][0]["front"][-1]
+    alike = [arch for arch in content["archs"] if arch["arch"] == row["arch"]]
+    assert [arch["costs"]["flops"] for arch in alike] == [row["flops"], 12_345_678]
+    assert ["trained" in arch for arch in alike] == [False, True]
+    assert "93.00 %" not in render(content).split('id="fronts"')[1].split("</table>")[0]
 
 
 def test_a_cost_of_ones_own_is_drawn_in_its_own_units(job: Path) -> None:

@@ -8,7 +8,14 @@ import pytest
 from mobilenas.base.errors import BadInput
 from mobilenas.base.units import format_size
 from mobilenas.cost import CostModel
-from mobilenas.report.text import cost_lines, describe_space, front_table, space_facts, table
+from mobilenas.report.text import (
+    cost_lines,
+    describe_space,
+    front_table,
+    space_facts,
+    table,
+    trained_accuracy,
+)
 from mobilenas.search.front import pick_arch
 from mobilenas.space import Arch, Space, load_space
 
@@ -127,6 +134,17 @@ def test_a_search_by_score_is_shown_and_picked_by_it() -> None:
     head, line, *_ = front_table(front).splitlines()
     assert head.split() == ["score", "accuracy", "naswot", "FLOPs", "params", "arch"]
     assert line.split() == ["-1.00", "60.00", "%", "700.13", "100", "1k", "cheap"]
+
+
+def test_a_network_was_trained_whatever_its_name() -> None:
+    space = load_space("macro")
+    names = ("id_id_id_e3k3_id_id_id_id", "id_id_id_id_e3k3_id_id_id")
+    known = {str(space.canonical(space.parse(names[0]))): 0.9}
+    for front in ([row(name, 100, 0.5)] for name in (*names, "id_id_id_id_id_id_id_id")):
+        found = {"front": front, "settings": {"space": space.to_dict()}}
+        trained = trained_accuracy(found | {"truth": {"accuracy": known}})
+        assert ("90.00 %" in front_table(front, trained)) == (front[0]["arch"] in names)
+        assert trained_accuracy(found) == {}
 
 
 @pytest.mark.parametrize("pick", ["best", "cheapest", "knee"])

@@ -222,6 +222,19 @@ def test_a_search_is_told_what_its_quality_needs(
         search.tell(dict.fromkeys(search.ask() or [], wrong))
 
 
+def test_the_front_of_a_search_by_prediction_has_a_network_once() -> None:
+    accuracy, search = Counting(SPACE).accuracy, start(("prediction", "flops"), population=20)
+    while (archs := search.ask()) is not None:
+        values = accuracy([SPACE.canonical(arch) for arch in archs])  # as networks are predicted
+        search.tell({a: Measured(x, 700.0, x, 0.01) for a, x in zip(archs, values, strict=True)})
+    front, evaluations = (
+        [(SPACE.canonical(e.arch), e.prediction) for e in found]
+        for found in (search.result().front, search.evaluations)
+    )
+    assert len(set(front)) == len(front) and max(map(evaluations.count, front)) > 1
+    assert max(x for _, x in front) == max(x for _, x in evaluations)
+
+
 @pytest.mark.parametrize("bad", [{"population": 1}, {"generations": 0}, {"max_evaluations": 0}])
 def test_settings_without_sense_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(BadInput, match="population >= 2"):

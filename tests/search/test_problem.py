@@ -36,7 +36,7 @@ def test_violations_are_relative_to_the_limit():
     violations = problem.violations(genes)
     assert violations.shape == (50, 2)
     np.testing.assert_allclose(violations[:, 0], cost_model.flops_batch(genes) / 50e6 - 1)
-    np.testing.assert_array_equal(violations[:, 1] <= 0, cost_model.params_batch(genes) <= 1e6)
+    np.testing.assert_array_equal(violations[:, 1] <= 0, cost_model.batch("params", genes) <= 1e6)
     assert Problem(cost_model).violations(genes).shape == (50, 0)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from additive import Counting
 
-from mobilenas.base.errors import BadInput, InfeasibleBudget
+from mobilenas.base.errors import BadInput, InfeasibleBudget, WorkFailed
 from mobilenas.cost import CostModel
 from mobilenas.search import Measured, NSGA2Search, Problem, explore
 from mobilenas.search.replay import GROUP, Measure
@@ -204,3 +204,11 @@ def test_limits_that_only_conflict_together(path: Path) -> None:
         explore(found, path, Counting(space))
     assert found.evaluations == []
     assert not path.exists()
+
+
+@pytest.mark.parametrize("generations", [1, 4])
+def test_where_no_arch_can_be_measured_the_budget_is_not_to_blame(
+    generations: int, path: Path
+) -> None:
+    with pytest.raises(WorkFailed, match=r"none of the first 14 archs .* could be measured"):
+        search(path, lambda archs: [None] * len(archs), generations=generations)

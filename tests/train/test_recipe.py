@@ -43,6 +43,18 @@ def test_a_cosine_rises_for_its_warmup_and_falls_to_the_least_rate() -> None:
         assert found[step] == pytest.approx(0.01 + 0.39 * wave)
 
 
+@pytest.mark.parametrize("prefix", [True, False])
+def test_a_warmup_that_training_does_not_reach_the_end_of_is_told(
+    prefix: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for epochs in (5.0, 3.0):
+        settings = {"warmup_epochs": 5, "warmup_prefix": prefix, "lr": 0.1}
+        config = NetworkConfig.model_validate(settings)
+        make_schedule(config, make_optimizer(config, nn.Linear(2, 2)), 10 * epochs, 10)
+    (said,) = caplog.messages
+    assert said == "warmup_epochs 5: training ends after 3, before the rate has risen to lr 0.1"
+
+
 def test_a_step_schedule_is_that_of_mnasnet() -> None:
     config = load_network_config("imagenet-mnasnet", [])
     per_epoch = 50

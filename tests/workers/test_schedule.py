@@ -122,10 +122,22 @@ def test_where_nothing_works_that_is_said_soon() -> None:
     def fails(worker: int, items: Sequence[str]) -> tuple[Kind, float]:
         return ("failed" if items else "done"), 1
 
-    stage = Stage(2, fails)
+    stage, seen = Stage(2, fails), []
     with pytest.raises(WorkFailed, match="3 of 3 failed 3 times each, the last: it failed"):
-        list(Workers(stage)("measure", [[f"{i}"] for i in range(1000)]))
+        seen += Workers(stage)("measure", [[f"{i}"] for i in range(1000)])
     assert len(stage.given) < 3005
+    assert seen == []
+
+
+@pytest.mark.parametrize("works", [[], ["c"]])
+def test_failures_before_any_success_are_told_with_it_or_at_the_end(works: list[str]) -> None:
+    def fate(worker: int, items: Sequence[str]) -> tuple[Kind, float]:
+        return ("failed" if items and list(items) != works else "done"), 1
+
+    outcomes = list(Workers(Stage(1, fate))("measure", [["a"], ["b"], *([works] if works else [])]))
+    failed = [outcome.items for outcome in outcomes if outcome.results is None]
+    assert sorted(failed) == [("a",), ("b",)]
+    assert len(outcomes) == 2 + len(works)
 
 
 @pytest.mark.parametrize("kind", ["failed", "died"])

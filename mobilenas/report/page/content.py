@@ -138,17 +138,19 @@ def _provenance(found: FoundRun) -> Part:
 
 
 def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
-    """Every arch of a front, and those that were trained: drawings, costs, accuracies."""
+    """Every arch of a front, and those that were trained: drawings, costs, accuracies. One at two
+    resolutions is two, which differ in both of the latter.
+    """
     spaces = {found.name: found.run.settings.get("space") for found in runs if found.run}
-    archs: dict[tuple[str, str], Part] = {}
+    archs: dict[tuple[Any, ...], Part] = {}
     for part in _sound(content["searches"] + content["strategies"] + content["trainings"]):
         space = spaces[part["run"]]
         rows = part.get("front", [])
         if part.get("kind") == "train":
             rows = [{"arch": part["arch"], **_costs(part.get("result", {}))}]
         for row in rows:
-            key = (part["space"], row["arch"])
-            arch = archs.setdefault(key, {"space": part["space"], "arch": row["arch"], "in": []})
+            named = {key: part[key] for key in ("space", "resolution")} | {"arch": row["arch"]}
+            arch = archs.setdefault(tuple(named.values()), {**named, "in": []})
             arch["in"].append(part["run"])
             arch.setdefault("costs", {}).update({k: x for k, x in row.items() if is_cost(k)})
             if "drawing" not in arch:

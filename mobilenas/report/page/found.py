@@ -47,7 +47,8 @@ def find_runs(named: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
     """The runs in these folders and their parents, in the order of the job; and notes on parents
     that are no longer where they were.
 
-    A folder that holds no run but folders with runs, as that of a quickstart, stands for these.
+    A folder that holds no run but folders with runs, as that of a quickstart, stands for these; a
+    sweep brings its searches.
     Raises BadInput for one that holds neither.
     """
     queue = deque(path.absolute() for place in named for path in _runs_in(place))
@@ -63,7 +64,7 @@ def find_runs(named: Sequence[Path]) -> tuple[list[FoundRun], list[str]]:
             run, damage = None, str(error)
         found[os.path.realpath(path)] = path, run, damage
         if run is not None:
-            queue += _parents(run, notes)
+            queue += [*_searches_in(run), *_parents(run, notes)]
     names = _names([path for path, _, _ in found.values()])
     runs = [FoundRun(path, names[path], run, why) for path, run, why in found.values()]
     return sorted(runs, key=_place), notes
@@ -76,6 +77,13 @@ def _runs_in(place: Path) -> list[Path]:
     if not inside:
         raise BadInput(f"{place} holds no run, and no folder in it does")
     return inside
+
+
+def _searches_in(run: RunFolder) -> list[Path]:
+    """The searches of a sweep, each in a folder of its own."""
+    if run.kind != "sweep":
+        return []
+    return sorted(inside for inside in run.path.iterdir() if inside.is_dir() and holds_run(inside))
 
 
 def _parents(run: RunFolder, notes: list[str]) -> Iterator[Path]:

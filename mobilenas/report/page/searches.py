@@ -26,6 +26,7 @@ def read_front(found: FoundRun) -> Part:
     evaluated = _evaluated(run)
     part: Part = {
         "space": asked.space.name,
+        "resolution": asked.space.resolution,
         "limits": asked.limits,
         "seed": asked.seed,
         "supernet": run.parents.get("supernet"),
@@ -62,6 +63,7 @@ def read_strategy(found: FoundRun) -> Part:
     expected = [key for key in (rows[0] if rows else {}) if key.startswith("expected_")]
     part: Part = {
         "space": asked.space.name,
+        "resolution": asked.space.resolution,
         "strategy": asked.strategy,
         "limits": asked.limits,
         "seed": asked.seed,

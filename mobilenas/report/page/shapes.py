@@ -30,10 +30,14 @@ class _Named(_Known):
     name: str
 
 
+class _Space(_Named):
+    resolution: Count | None = None
+
+
 class Asked(_Known):
     """Of the settings of any run over a space."""
 
-    space: _Named
+    space: _Space
     seed: Count | None = None
     arch: str | None = None
     limits: Annotated[dict[str, Number], Field(default_factory=dict)]

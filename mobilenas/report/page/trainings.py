@@ -30,6 +30,7 @@ def read_training(found: FoundRun) -> Part:
     part: Part = {
         "kind": run.kind,
         "space": asked.space.name,
+        "resolution": asked.space.resolution,
         "arch": asked.arch,
         "seed": asked.seed,
         "finished": run.is_finished,
