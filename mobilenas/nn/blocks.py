@@ -79,11 +79,16 @@ def conv_head(space: Space) -> ConvBN:
     return conv_bn(channels, space.head_channels, 1, 1, space.head_activation, space.spec.bn_eps)
 
 
-def identity(block: Block) -> nn.Module:
-    """Nothing, or the 1x1 convolution with batch norm where the shape changes."""
+def identity(block: Block, affine: bool = True) -> nn.Module:
+    """Nothing, or the 1x1 convolution with batch norm where the shape changes. affine: whether that
+    has a weight and a bias.
+    """
     if block.keeps_shape:
         return nn.Identity()
-    return conv_bn(block.in_channels, block.out_channels, 1, block.stride, None, block.bn_eps)
+    made = conv_bn(block.in_channels, block.out_channels, 1, block.stride, None, block.bn_eps)
+    if not affine:
+        made.bn = nn.BatchNorm2d(block.out_channels, block.bn_eps, affine=False)
+    return made
 
 
 class Paths(nn.ModuleDict):

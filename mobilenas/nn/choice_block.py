@@ -135,7 +135,7 @@ class ChoiceBlock(nn.Module):
                     branch.share_with(branches[max(branches)])
         self.branches = nn.ModuleDict({f"e{e}": branches[e] for e in block.expansions})
         if any(c.is_identity for c in block.candidates):
-            self.identity = identity(block)
+            self.identity = identity(block, affine_last)
 
     def forward(self, x: Tensor, view: View) -> Tensor:
         """Run what the view names; nothing else is executed, so nothing else gets a gradient."""

@@ -137,6 +137,18 @@ def test_candidates_of_a_residual_block_differ_only_without_an_affine_last_norm(
     assert (weights.grad[0] == weights.grad[1]).item() == affine_last
 
 
+def test_no_candidate_can_rescale_itself_without_an_affine_last_norm() -> None:
+    supernet = made(load_space("macro:width=0.25,resolution=16"), affine_last=False)
+    changing = 0
+    for block in supernet.blocks:
+        assert isinstance(block, ChoiceBlock)
+        for candidate in block.candidates:
+            norms = [x for x in block.chosen(candidate).modules() if isinstance(x, nn.BatchNorm2d)]
+            assert all(not norm.affine for norm in norms[-1:])
+            changing += candidate.is_identity and len(norms)
+    assert changing == 3  # 1x1 convolutions of candidates that are the identity elsewhere
+
+
 def test_subsets_of_equal_marginals_differ_by_their_own_norms_only() -> None:
     space = load_space("s1:width=0.25,resolution=16,candidates.max_paths=2")
     block = space.blocks[2]
