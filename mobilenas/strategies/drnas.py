@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Dirichlet, kl_divergence
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.nn.views import Views
 from mobilenas.space import Arch, Genotype
@@ -45,6 +46,17 @@ class Drnas(LearnedStrategy):
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:
         super().__init__(choices, config, seed)
         self.kept = [torch.arange(size) for size in choices.sizes]
+
+    @classmethod
+    def check(cls, searchable: Searchable, config: SearchConfig) -> None:
+        """Raises BadInput where pruning would leave every choice as it is."""
+        assert isinstance(config, DrnasConfig)
+        most = max(searchable.choices.sizes)
+        if config.prune_to is not None and config.prune_to >= most:
+            raise BadInput(
+                f"prune_to {config.prune_to}: no choice of {searchable.space.name} has more than "
+                f"{most} candidates; it must be below that"
+            )
 
     def concentrations(self) -> list[Tensor]:
         """Of the kept candidates of each choice, in float64."""

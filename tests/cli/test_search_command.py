@@ -50,6 +50,9 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert rows[-1]["arch"] == row["arch"]  # which meets the budget
     assert ("held_loss" in rows[-1]) == (name not in ("dropnas", "shapley", "svge"))
     assert rows[-1]["skips"] == sum(row["arch"].count(word) for word in ("id", "skip_connect"))
+    assert ("together" in done.err) == (
+        name not in ("shapley", "zarts", "svge")
+    )  # rate times steps
     if name in ("pc-darts", "ista"):
         assert "no network with the weights of the supernet: " in done.err
         refused = call("export", "--onnx", f"--run={out}")
@@ -235,6 +238,19 @@ def test_a_finished_search_stays_as_it_is(tmp_path: Path, call: Call) -> None:
     check_refused(call("search", *SMALL, f"--out={out}"), "already holds a run")
 
 
+def test_a_loss_that_is_no_number_costs_one_step(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out, loss = tmp_path / "whole", tmp_path / "search", SearchStep.loss
+    assert call("search", *SMALL, f"--out={whole}").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchStep, "loss", lambda s, *x, **y: loss(s, *x, **y) / (s.n != 7))
+        done = call("search", *SMALL, f"--out={out}")
+    assert done.code == 1 and "step 7: " in done.err.splitlines()[-1]
+    assert call("search", "--resume", f"--out={out}").code == 0
+    assert lasting(whole) == lasting(out)
+
+
 def test_memory_is_a_limit_too(tmp_path: Path, call: Call) -> None:
     costs = CostModel(load_space(SPACE))
     least = costs.range("memory").minimum
@@ -294,6 +310,9 @@ def test_a_supernet_that_does_not_fit_is_not_built(
         (["--strategy=rome", "--set=fair=ops"], ["samples 7", "number of ops", "block 1 has"]),
         (["--space=nb210"], ["'nb210'", "s1", "darts", "did you mean nb201?"]),
         (["--strategy=idarts", "--set=precision=bf16"], ["idarts", "bf16", "fp32"]),
+        (["--strategy=darts", "--set=order=2", "--set=precision=bf16"], ["darts", "bf16", "fp32"]),
+        (["--strategy=svge", "--space=darts:channels=4,cells=3"], ["svge", "choose their edges"]),
+        (["--benchmark=macro", "--space=digits"], ["digits", "blocks are not those of macro"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),

@@ -272,6 +272,18 @@ def test_ops_leave_their_input_as_it_is(stride: int) -> None:
             assert (op == "none") == (not y.any())
 
 
+def test_a_gate_of_none_has_a_gradient_of_0_whether_it_is_open_or_not() -> None:
+    space = load(SPACES[0])
+    supernet, ops = new(space), list(space.spec.ops)
+    none, conv = ops.index("none"), ops.index("nor_conv_3x3")
+    for gates in (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])):
+        gates.requires_grad_()
+        views: list[View] = [conv] * len(space.choices)
+        views[3] = {none: gates[0], conv: gates[1]}
+        supernet(images(space), place_views(space, views)).square().sum().backward()
+        assert gates.grad is not None and gates.grad[0] == 0 and gates.grad[1] != 0
+
+
 # --- partial channels ---------------------------------------------------------------------------
 
 

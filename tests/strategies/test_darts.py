@@ -95,7 +95,7 @@ def test_the_gradient_is_that_through_a_training_step(monkeypatch: pytest.Monkey
         assert second > 1e-3 * direct.norm()  # the second term is not nothing
         errors.append(float((found - exact).norm() / second))
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)  # of the order of the radius squared
-    assert errors[2] < 1e-5
+    assert errors[1] < 2e-5 and errors[2] < 1e-8  # relative to the second term
 
 
 @pytest.mark.parametrize("seed", range(20))  # another rounding shows with one of ten

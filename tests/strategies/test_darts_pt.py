@@ -300,3 +300,13 @@ def test_over_gaea_it_learns_by_the_rate_of_gaea(eta: float | None, expected: fl
 def test_settings_that_it_cannot_have(setting: str) -> None:
     with pytest.raises(BadInput, match=setting.split("=")[0]):
         load_search_config("darts-pt", "cpu", [setting])
+
+
+def test_over_drnas_the_mean_is_measured_and_no_draw() -> None:
+    base = Drnas(choices(3), configured(Drnas), seed=0)
+    with torch.no_grad():
+        base.parameters[0].copy_(torch.tensor([1.0, 0.0, 2.0]))  # concentrations 2, 1 and 3
+    strategy = made(choices(3))
+    strategy.inherit(base)
+    (view,) = strategy.mixture()
+    assert [float(w) for w in view.values()] == pytest.approx([2 / 6, 1 / 6, 3 / 6])  # type: ignore[union-attr]

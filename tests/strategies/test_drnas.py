@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.distributions import Dirichlet
-from toys import Steps, Toy, choices, configured
+from toys import Steps, Toy, cells, choices, configured, searched
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
@@ -95,8 +95,9 @@ def test_it_goes_on_where_a_concentration_is_nothing() -> None:
     steps.trainer.read_losses()  # finite
 
 
-def test_the_anchor_is_the_flat_distribution() -> None:
-    strategy = made([1.0, -1.0, 0.5], kl_weight=1.0)
+@pytest.mark.parametrize("anchor", ["kl_weight", "arch_weight_decay"])
+def test_the_anchor_is_the_flat_distribution(anchor: str) -> None:
+    strategy = made([1.0, -1.0, 0.5], **{anchor: 1.0})
     steps = Steps(Toy(1), strategy.config)
     for n in range(200):
         step = steps(n)
@@ -133,3 +134,10 @@ def test_cells_of_a_type_have_one_draw_and_edges_rank_by_the_softmax() -> None:
 def test_settings_that_it_cannot_have(setting: str) -> None:
     with pytest.raises(BadInput, match=setting.split("=")[0]):
         load_search_config("drnas", "cpu", [setting])
+
+
+def test_a_pruning_that_prunes_nothing_is_refused() -> None:
+    searchable = searched(cells("nb201"))
+    with pytest.raises(BadInput, match=r"prune_to 5: no choice of nb201.* more than 5 candidates"):
+        Drnas.check(searchable, configured(Drnas, prune_to=5))
+    Drnas.check(searchable, configured(Drnas, prune_to=4))

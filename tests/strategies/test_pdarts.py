@@ -16,7 +16,7 @@ from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.space import EdgeCellSpace, ListedSpace, Space, load_listed_space
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.methods import load_search_config
-from mobilenas.strategies.pdarts import Pdarts, dropout
+from mobilenas.strategies.pdarts import Pdarts, dropout, kept_count
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.stage import Kept, Stage
 
@@ -114,6 +114,21 @@ def test_blocks_that_were_not_there_have_the_candidates_of_the_last_one_before()
     whole_cost = ExpectedCost(costs, {"flops": 1.0})
     found = cost.of("flops", strategy.probabilities())
     assert torch.equal(found, whole_cost.of("flops", spread))
+
+
+def test_choices_of_other_lengths_each_keep_their_share() -> None:
+    whole = searched("proxyless:width=0.25,resolution=32")  # six kernels, in some blocks `id` too
+    assert set(whole.choices.sizes) == {6, 7}
+    stages = through("proxyless:width=0.25,resolution=32")
+    for (stage, _), share in zip(stages, (1, *Pdarts.Config().keep), strict=True):
+        of = [kept_count(share, size) for size in whole.choices.sizes]
+        first = {c.name: n for c, n in zip(whole.choices.ops, of, strict=True)}
+        assert [len(c.candidates) for c in stage.choices.ops] == [
+            first[c.name] for c in stage.choices.ops
+        ]
+    last, kept = stages[-1][0], stages[1][1]
+    blocks = zip(last.choices.ops, str(made(last).derive(last, {})).split("_"), strict=True)
+    assert all(candidate in kept[choice.name] for choice, candidate in blocks)
 
 
 @pytest.mark.parametrize("name", [NB201, MACRO])

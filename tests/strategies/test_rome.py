@@ -72,6 +72,16 @@ def test_subsets_are_drawn_by_their_law(subsets: Subsets) -> None:
     assert len(counts) == 1 or chisquare(list(counts.values()), 10_000 * law).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("apart, total", [(False, 1), (True, 2)])
+def test_of_two_members_the_relaxed_ones_sum_up_to_one_or_two(apart: bool, total: int) -> None:
+    """To one, where members have a parameter each; what runs is two edges times 1 in both."""
+    rng = np.random.default_rng(0)
+    subsets = Subsets(4, (2,), apart=apart)
+    own = [torch.from_numpy(rng.normal(size=n)) for n in subsets.sizes]
+    drawn, factor, relaxed = subsets.draw(own, rng, 0.7)
+    assert (len(drawn), float(factor), float(relaxed.sum())) == (2, 1.0, pytest.approx(total))
+
+
 def test_the_laws_are_those_of_the_published_formulas() -> None:
     pairs = Subsets(4, (2,), apart=False)
     law = pairs.law([P.log()])
@@ -187,6 +197,14 @@ def test_the_weights_move_along_the_sum_of_other_samples() -> None:
     streams = (Stream.ARCH_STEP, Stream.WEIGHT_STEP)
     held, trained = ([genes(v) for v in strategy.samples(step, stream)] for stream in streams)
     assert len(held) == len(trained) == 7 and held != trained
+
+
+def test_the_gradient_of_all_samples_is_clipped_once() -> None:
+    strategy = Rome(choices(1, 1), configured(Rome, samples=7, clip=0.01), seed=0)
+    steps = Steps(Toy(2), strategy.config)
+    strategy.fit(steps(0))
+    found = [p.grad.flatten() for p in steps.trainer.module.parameters() if p.grad is not None]
+    assert float(torch.cat(found).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_fair_weight_steps_use_each_op_once() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 from torch import Tensor, nn
-from toys import Steps, Toy, cells, choices, configured, searched
+from toys import Steps, Toy, cells, choices, configured, searched, two_blocks
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
@@ -110,6 +110,52 @@ def test_proxyless_moves_the_pair_and_leaves_the_probabilities_of_the_rest() -> 
             assert 1 <= len(moved) <= 2  # Adam without momentum: the others have no gradient
             rest = [i for i in range(6) if i not in moved]
             torch.testing.assert_close(p.detach()[rest], old[rest], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("shifted", [True, False])
+def test_without_a_shift_of_the_pair_all_probabilities_would_move(
+    shifted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shifted:
+        monkeypatch.setattr(Proxyless, "_mass", lambda self, pairs: [torch.zeros(())] * len(pairs))
+    strategy = Proxyless(choices(6), configured(Proxyless, arch_lr=1e-3), seed=0)
+    (alpha,) = strategy.parameters
+    alpha.data = alpha.data.double()
+    before, old = strategy.probabilities()[0].detach(), alpha.detach().clone()
+    strategy.learn(Steps(Fixed([6]), strategy.config)(0))
+    rest = alpha.detach() == old
+    drift = (strategy.probabilities()[0].detach() - before)[rest].abs().max()
+    assert rest.sum() == 4
+    assert drift < 1e-15 if shifted else drift > 1e-10
+
+
+def test_the_gradient_of_a_pair_is_that_of_straight_through_gates() -> None:
+    """Of six candidates, by autograd; the other four have none."""
+    config, module = configured(Proxyless), Fixed([6])
+    strategy = Proxyless(choices(6), config, seed=0)
+    toward = torch.tensor([1.0, -2.0, 0.5, 0.3]).double()
+    seen: list[Views] = []
+    found: list[Tensor] = []
+
+    def loss(views: Views, part: str) -> Tensor:
+        seen.append(views)
+        return (module(torch.zeros(1, 3), views)[0] - toward).square().sum()
+
+    strategy.apply = found.extend  # type: ignore[method-assign,assignment]
+    steps = Steps(module, config)
+    for n in range(10):
+        step = steps(n)
+        step.loss = loss  # type: ignore[method-assign,assignment]
+        strategy.learn(step)
+        view = seen[-1][0]
+        assert isinstance(view, dict) and sorted(g.item() for g in view.values()) == [0, 1]
+        alpha = strategy.parameters[0].detach().clone().requires_grad_()
+        q = alpha[list(view)].softmax(0)
+        gates = torch.stack([*view.values()]).detach() + q - q.detach()
+        (exact,) = torch.autograd.grad(loss([dict(zip(view, gates, strict=True))], "held"), alpha)
+        torch.testing.assert_close(found[-1], exact, rtol=1e-4, atol=1e-6)
+        assert abs(float(found[-1].sum())) < 1e-5
+        assert int((found[-1] == 0).sum()) == 4
 
 
 def test_the_gradients_of_a_pair_are_exact_on_average() -> None:
@@ -241,6 +287,52 @@ def test_equal_losses_move_no_probability_on_average(monkeypatch: pytest.MonkeyP
         assert max(float(each.abs().max()) for each in of_choice) > 0.1
         mean = sum(share * each.double() for share, each in zip(shares, of_choice, strict=True))
         assert float(mean.abs().max()) < 1e-6  # type: ignore[union-attr]
+
+
+def test_proxyless_counts_what_the_pair_costs() -> None:
+    """E is the sum of q c over the pair, so that its gradient is q (c - E), over the limit."""
+    space = two_blocks()
+    config = configured(Proxyless, cost_weight=0.5)
+    steps = Steps(Toy(2), config, limits={"flops": 100.0}, space=space)
+    strategy = Proxyless(steps.searchable.choices, config, seed=0)
+    found: list[Tensor] = []
+    strategy.apply = found.extend  # type: ignore[method-assign,assignment]
+    step, pairs = steps(0), list[list[int]]()
+
+    def loss(views: Views, part: str) -> Tensor:
+        pairs.extend([*view] for view in views)  # type: ignore[misc]
+        return 0 * sum(gate for view in views for gate in view.values())  # type: ignore[union-attr,return-value]
+
+    step.loss = loss  # type: ignore[method-assign,assignment]
+    strategy.learn(step)
+    _, costs, _ = steps.searchable.costs.parts("flops")
+    for alpha, pair, cost, gradient in zip(strategy.parameters, pairs, costs, found, strict=True):
+        q, c = alpha.detach()[pair].softmax(0), torch.from_numpy(cost).float()[pair]
+        exact = torch.zeros_like(alpha).index_put((torch.tensor(pair),), q * (c - (q * c).sum()))
+        torch.testing.assert_close(gradient, 0.5 * exact / 100, rtol=1e-4, atol=1e-4)
+
+
+def test_parsec_weighs_archs_by_what_they_cost() -> None:
+    """Of equal likelihoods exp(-cost_weight * excess) is all that counts."""
+    config = configured(Parsec, samples=6, cost_weight=0.5)
+    space = two_blocks()
+    costs = searched(space).costs
+    least = float(costs.range("flops").minimum)
+    steps = Steps(Toy(2), config, limits={"flops": least}, space=space)
+    strategy = Parsec(steps.searchable.choices, config, seed=0)
+    found: list[Tensor] = []
+    strategy.apply = found.extend  # type: ignore[method-assign,assignment]
+    step = steps(0)
+    step.loss = lambda views, part: torch.tensor(1.3)  # type: ignore[method-assign]
+    strategy.learn(step)
+    rng = step.rng(Stream.ARCH_STEP)
+    archs = np.array([draw(strategy.probabilities(), rng) for _ in range(6)])
+    weights = np.exp(-0.5 * (costs.batch("flops", archs) / least - 1))
+    weights /= weights.sum()
+    assert weights.max() > 1.5 / 6
+    for p, gradient, genes in zip(strategy.probabilities(), found, archs.T, strict=True):
+        drawn = np.bincount(genes, weights, len(p))
+        np.testing.assert_allclose(gradient, p.detach().numpy() - drawn, atol=1e-6)
 
 
 def test_equal_likelihoods_say_nothing() -> None:

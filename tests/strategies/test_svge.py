@@ -82,6 +82,8 @@ def test_the_predictor_learns_its_labels_and_orders_others(vae: GraphVae) -> Non
     of_linear = kendalltau(one_hot(held) @ linear, worth(held).numpy()).statistic
     tau = kendalltau(other.numpy(), worth(held).numpy()).statistic
     assert tau > of_linear - 0.05
+    unknown = (worth(held) - mean) / scale
+    assert (other - unknown).square().mean() < unknown.square().mean()  # better than the mean
     before = vae.predictor(start).detach()
     assert (vae.predictor(climb(vae, start, 20, 0.05)).detach() > before).all()
     vae.load_state_dict(state)

@@ -8,6 +8,7 @@ from torch import Tensor
 from toys import Steps, Toy, choices, configured, snapshot
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream
 from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.zarts import (
@@ -206,3 +207,17 @@ def test_an_error_in_a_trial_puts_weights_back_too() -> None:
 def test_settings_that_it_cannot_have(setting: str, words: str) -> None:
     with pytest.raises(BadInput, match=words):
         load_search_config("zarts", "cpu", [setting])
+
+
+def test_importance_divides_by_how_likely_a_change_was() -> None:
+    """Of changes of equal loss the unlikely ones count more."""
+    config = configured(Zarts, importance=True, sigma=0.3)
+    strategy = Zarts(choices(3, 3), config, seed=0)
+    strategy._trained_loss = lambda step, change: torch.tensor(1.3)  # type: ignore[method-assign]
+    before = [a.detach().clone() for a in strategy.parameters]
+    step = Steps(Toy(2), config)(0)
+    changes, densities = strategy._proposals(step, 0.3, step.rng(Stream.ARCH_STEP))
+    strategy.learn(step)
+    moved = torch.cat([a.detach() - b for a, b in zip(strategy.parameters, before, strict=True)])
+    torch.testing.assert_close(moved, (-densities).softmax(0).float() @ changes)
+    assert (moved - changes.mean(0)).abs().max() > 0.01

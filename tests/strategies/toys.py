@@ -1,13 +1,14 @@
 """A supernet of which the right arch is known, and steps of a search through it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mobilenas.cost.edge_model import costs_of
-from mobilenas.nn.views import Views, mix
+from mobilenas.nn.views import View, Views, mix
 from mobilenas.space import (
     Choice,
     EdgeCellSpace,
@@ -62,8 +63,14 @@ def choices(*sizes: int) -> Choices:
     return Choices(tuple(Choice("block", tuple(map(str, range(size)))) for size in sizes))
 
 
+def planted(x: Tensor) -> Callable[[Sequence[int]], list[Tensor]]:
+    """What three candidates make of their input: one passes it on, two put out noise."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(len(x)))
+    return lambda ids: [x if i == PLANTED else noise for i in ids]
+
+
 class Toy(nn.Module):
-    """Blocks of three candidates: one passes on its input, two put out noise."""
+    """Blocks of three candidates, of which one is right."""
 
     def __init__(self, blocks: int) -> None:
         super().__init__()
@@ -72,9 +79,38 @@ class Toy(nn.Module):
 
     def forward(self, x: Tensor, views: Views) -> Tensor:
         for view in views:
-            noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(len(x)))
-            x = mix(view, lambda ids, x=x, noise=noise: [x if i == PLANTED else noise for i in ids])  # type: ignore[misc]
+            x = mix(view, planted(x))
         return cast(Tensor, self.classifier(x.flatten(1)))
+
+
+class ToyCells(nn.Module):
+    """The cells of a space whose edges have three ops each, of which one is right. A node is the
+    mean of its edges, a cell that of its nodes.
+    """
+
+    def __init__(self, space: EdgeCellSpace) -> None:
+        super().__init__()
+        self.space = space
+        self.classifier = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: Tensor, views: Views) -> Tensor:
+        edges, first = len(self.space.edges), self.space.nodes[0]
+        count = edges + len(self.space.nodes)
+        for start in range(0, len(views), count):
+            ops, inputs = views[start : start + edges], views[start + edges : start + count]
+            states = [x] * first
+            for into, view in zip(self.space.into, inputs, strict=True):
+                states.append(mix(view, partial(_entering, states, ops[into])) / _size(view))
+            x = torch.stack(states[first:]).mean(0)
+        return cast(Tensor, self.classifier(x.flatten(1)))
+
+
+def _entering(states: list[Tensor], ops: Views, starts: Sequence[int]) -> list[Tensor]:
+    return [mix(ops[start], planted(states[start])) for start in starts]
+
+
+def _size(view: View) -> int:
+    return 1 if isinstance(view, int) else len(view)
 
 
 class Batches:
