@@ -118,7 +118,7 @@ class LambdaDarts(LearnedStrategy):
         groups = _groups(step.searchable)
         layers = ([torch.cat([gradients[p] for p in layer]) for layer in group] for group in groups)
         mean = torch.stack([agreement(each, self.config.agreement) for each in layers]).mean()
-        self.agreement = float(mean)
+        self.agreement = float(mean.detach())
         return dict(zip(gradients, torch.autograd.grad(mean, [*gradients.values()]), strict=True))
 
 
