@@ -257,8 +257,9 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
     with processes.together():
         device = pick_device(config.device)
         batches = run.images.training(device, processes)
-        teacher = ready_teacher(run, device)
         resumed = (run.folder.path / CHECKPOINT).exists()
+        needs_teacher = not (resumed and run.folder.is_finished)
+        teacher = ready_teacher(run, device) if needs_teacher else None
         trainer = Trainer(
             fresh_network(run) if resumed else new_network(run),
             config,

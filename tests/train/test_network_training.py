@@ -342,6 +342,20 @@ def test_the_teacher_changes_what_is_learnt(tmp_path: Path) -> None:
     assert not any(parameter.grad is not None for parameter in teacher.parameters())
 
 
+def test_a_finished_training_needs_no_teacher(tmp_path: Path) -> None:
+    """Until then it does."""
+    path, _ = saved(tmp_path / "teacher", tuple("0123456789"))
+    run = create(tmp_path / "run", epochs=0.2, teacher=str(path))
+    train_network(run)
+    path.rename(tmp_path / "gone")
+    with pytest.raises(BadInput, match="teacher"):
+        train_network(run)
+    finish_train(run)
+    before = contents(run.folder.path)
+    train_network(run)
+    assert contents(run.folder.path) == before
+
+
 def test_a_teacher_of_the_supernet_is_recalibrated(tmp_path: Path) -> None:
     """As every network of a supernet is used. A run that began without cannot go on."""
     supernet = supernet_run(tmp_path / "s")
