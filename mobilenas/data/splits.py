@@ -81,11 +81,13 @@ def make_splits(
     images = len(labels)
     for name, count in (("validate", validate), ("calibrate", calibrate)):
         if count < 0:
-            raise BadInput(f"{name} {count}: must be 0 or more images")
+            raise BadInput(f"{name}_images {count}: must be 0 or more images")
     if limit is not None and limit < 1:
         raise BadInput(f"limit {limit}: must be at least 1 training image")
     if validate >= images:
-        raise BadInput(f"validate {validate}: must be less than the {images} training images")
+        raise BadInput(
+            f"validate_images {validate}: must be less than the {images} training images"
+        )
 
     rng = generator(seed, Stream.SPLITS)
     everything = np.arange(images, dtype=np.int64)
@@ -96,8 +98,8 @@ def make_splits(
         train = _draw(train, labels, limit, rng)
     if calibrate > len(train):
         raise BadInput(
-            f"calibrate {calibrate}: must be at most {len(train)}, the training images that are "
-            f"left of {images} (validate {validate}, limit {limit})"
+            f"calibrate_images {calibrate}: must be at most {len(train)}, the training images "
+            f"that are left of {images} (validate_images {validate}, limit {limit})"
         )
     return Splits(train, _draw(train, labels, calibrate, rng), validate_part)
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.process import release_memory
-from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.model import flops_and_params
 from mobilenas.data import Batch, Part
@@ -113,18 +112,11 @@ class SupernetEvaluator:
         }
 
     def _calibration(self) -> Iterator[Tensor]:
-        # In random order: class folders come sorted, and a batch should hold all classes.
-        rng = generator(self.run.settings.seed, Stream.CALIBRATION)
-        indices = rng.permutation(self.run.images.splits.calibrate)
-        count = max(1, round(len(indices) / self.run.images.evaluation_batch))
-        size = len(indices) // count  # equal batches, so that each image weighs the same
-        train = self.run.images.data.train
-        for images, _ in self._batches(train, indices[: size * count], size):
-            yield images
+        return self.run.images.calibration(next(self.supernet.parameters()).device)
 
-    def _batches(self, part: Part, indices: Indices, size: int | None = None) -> Iterator[Batch]:
+    def _batches(self, part: Part, indices: Indices) -> Iterator[Batch]:
         device = next(self.supernet.parameters()).device
-        return self.run.images.evaluation(part, device, indices, size)
+        return self.run.images.evaluation(part, device, indices)
 
 
 def anchor_archs(space: AnySpace) -> dict[str, AnyArch]:

@@ -111,10 +111,13 @@ Inherited = InheritedSearch | InheritedSupernet
 
 
 def inherit_from(
-    kind: type[LearnedStrategy], parent: RunFolder | None, images: TrainingImages | None
+    kind: type[LearnedStrategy],
+    own: SearchConfig,
+    parent: RunFolder | None,
+    images: TrainingImages | None,
 ) -> Inherited | None:
-    """What a strategy has from another run, of the kind that it starts from. images: of that run,
-    with its config. Raises BadInput where it needs one, or not this one.
+    """What a strategy has from another run, of the kind that it starts from. own: the config
+    of the new run. images: of the other. Raises BadInput where it needs one, or not this one.
     """
     if parent is None or images is None:
         if kind.must_start_from:
@@ -135,11 +138,11 @@ def inherit_from(
             "candidates of the whole space, such as darts"
         )
     count = len(images.splits.validate)
-    if count <= config.batch_size:  # by which all projections would be decided
+    if count <= own.batch_size:  # by which all projections would be decided
         raise BadInput(
             f"{parent.path} is a search by {other} with validate_images {count}, one batch, of "
             f"which --from needs several: search again with validate_images above "
-            f"{config.batch_size}"
+            f"{own.batch_size}, or with a batch_size below {count} here"
         )
     return inherited
 

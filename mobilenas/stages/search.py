@@ -149,7 +149,8 @@ def create_search_run(
     """
     check_free(path)
     kind = strategy_class(strategy)
-    inherits = inherit_from(kind, *((parent.folder, parent.images) if parent else (None, None)))
+    start = (parent.folder, parent.images) if parent else (None, None)
+    inherits = inherit_from(kind, config, *start)
     searchable, limits = limited(space, budget)
     if config.precision == "fp16":
         raise BadInput("precision fp16: gradients of the architecture are not scaled; bf16 or fp32")

@@ -25,7 +25,7 @@ from mobilenas.train.calibrate import accuracy
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig, load_network_config
 from mobilenas.train.device import pick_device
-from mobilenas.train.distill import check_teacher, teacher_parent
+from mobilenas.train.distill import teacher_parent
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.images import (
     TrainingImages,
@@ -36,13 +36,16 @@ from mobilenas.train.images import (
 )
 from mobilenas.train.network_task import NetworkTask
 from mobilenas.train.networks import (
+    TEACHER_IMAGES,
     NetworkRun,
     NetworkSettings,
     fresh_network,
     make_teacher,
     new_network,
     open_network_run,
+    ready_teacher,
     saved_accuracy,
+    teacher_images,
 )
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.supernets import SupernetSettings
@@ -165,7 +168,7 @@ def create_network_run(
     run = NetworkRun(draft, settings, space, arch, images)
     start = new_network(run)
     make_optimizer(config, start)
-    teacher = make_teacher(run)
+    teacher, calibration = make_teacher(run), teacher_images(run)
     images.training(pick_device(config.device))
     images.store_splits(path)
     facts = {
@@ -175,6 +178,8 @@ def create_network_run(
         "std": data.std,
         "teacher_checksum": None if teacher is None else fingerprint(teacher),
     }
+    if calibration is not None:
+        facts[TEACHER_IMAGES] = len(calibration.splits.calibrate)
     if settings.inherit or settings.weights:
         facts["weights_checksum"] = fingerprint(start)
     parents |= data_parent(settings.data) | teacher_parent(config)
@@ -252,11 +257,9 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
     with processes.together():
         device = pick_device(config.device)
         batches = run.images.training(device, processes)
-        teacher = make_teacher(run)
-        if teacher is not None:
-            check_teacher(run.folder, teacher)
-            teacher.to(device)
         resumed = (run.folder.path / CHECKPOINT).exists()
+        needs_teacher = not (resumed and run.folder.is_finished)
+        teacher = ready_teacher(run, device) if needs_teacher else None
         trainer = Trainer(
             fresh_network(run) if resumed else new_network(run),
             config,

@@ -14,6 +14,7 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 
 _SGD = ("momentum", "sgd", "nesterov")  # of timm's names
+_OPTIONS = ("foreach", "fused", "momentum", "nesterov", "weight_decay")  # that it steps by
 RADIUS = 0.01  # how far the weights are moved for the difference of two gradients
 
 
@@ -46,6 +47,12 @@ class Darts(LearnedStrategy):
             raise BadInput(
                 f"order=2 with optimizer {config.optimizer}: it differentiates through a step of "
                 f"SGD; the optimizer must be one of {', '.join(_SGD)}"
+            )
+        odd = sorted(config.optimizer_options.keys() - _OPTIONS)
+        if config.order == 2 and odd:
+            raise BadInput(
+                f"order=2 with optimizer_options {odd[0]}: it differentiates through a step of "
+                f"SGD, of which it knows {', '.join(_OPTIONS)}"
             )
 
     @classmethod

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
+from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record
 from mobilenas.data import (
     Batch,
@@ -95,6 +97,17 @@ class TrainingImages:
         size = batch_size or self.evaluation_batch
         return self._loader(device).evaluation(part, rows, size)
 
+    def calibration(self, device: torch.device | str = "cpu") -> Iterator[Tensor]:
+        """Batches of the images that batch norms are recalibrated on, as evaluation sees them.
+
+        In random order: class folders come sorted, and a batch should hold all classes.
+        """
+        indices = generator(self.seed, Stream.CALIBRATION).permutation(self.splits.calibrate)
+        count = max(1, round(len(indices) / self.evaluation_batch))
+        size = len(indices) // count  # equal batches, so that each image weighs the same
+        for images, _ in self.evaluation(self.data.train, device, indices[: size * count], size):
+            yield images
+
     @property
     def evaluation_batch(self) -> int:
         """Images at a time in evaluation: as many pixels as 256 images of 48 px, 256 at most."""
@@ -175,7 +188,7 @@ def choose_images(
         limit=config.limit,
     )
     images = TrainingImages(data, make(), resolution, config, seed)
-    if start is not None and _are_of(start, images):
+    if start is not None and are_of(start, images):
         held_out = Splits.from_json(read_json(start.path / SPLITS)).validate
         if 0 < len(held_out) < validate:
             log.info(
@@ -193,7 +206,7 @@ def choose_images(
     return images
 
 
-def _are_of(run: RunFolder, images: TrainingImages) -> bool:
+def are_of(run: RunFolder, images: TrainingImages) -> bool:
     """Whether a run had the same images, at whatever resolution and wherever they are. Others that
     are as many, of the same classes, are taken for them, which changes no more than the draw.
     """
@@ -230,16 +243,22 @@ def stored_images(
     source = data_place(run)
     damaged = run.fact("data", _Found).damaged if "data" in run.facts else None
     data = read_data(source, resolution, config.eval_crop, stream=config.stream, damaged=damaged)
+    splits = stored_splits(run, len(data.train))
+    images = TrainingImages(data, splits, resolution, config, seed)
+    if images.checksum() != run.fact("data_checksum", int):
+        raise BadInput(f"the images of {source} are not those that {run.path} was made from")
+    return images
+
+
+def stored_splits(run: RunFolder, count: int) -> Splits:
+    """The splits of a training's run folder. count: of its training images. Raises BadInput."""
     try:
         splits = Splits.from_json(read_json(run.path / SPLITS))
     except BadInput as error:
         raise BadInput(f"{run.path}: {error}") from None
     for name, indices in vars(splits).items():
-        if len(indices) and indices[-1] >= len(data.train):
+        if len(indices) and indices[-1] >= count:
             raise BadInput(
-                f"{run.path / SPLITS}: {name} has image {indices[-1]}, there are {len(data.train)}"
+                f"{run.path / SPLITS}: {name} has image {indices[-1]}, there are {count}"
             )
-    images = TrainingImages(data, splits, resolution, config, seed)
-    if images.checksum() != run.fact("data_checksum", int):
-        raise BadInput(f"the images of {source} are not those that {run.path} was made from")
-    return images
+    return splits

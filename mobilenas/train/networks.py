@@ -11,7 +11,7 @@ timing.json     seconds of work so far, hardware
 result.json     accuracies, costs
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from mobilenas.nn import AnyNetwork, Network, Supernet, plain_network
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.runs import RunFolder
 from mobilenas.space import Arch, Genotype, NetworkSpace, network_space_from_dict
+from mobilenas.train.calibrate import recalibrate
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import NetworkConfig
-from mobilenas.train.distill import Teacher, load_teacher, teacher_name
-from mobilenas.train.images import TrainingImages, stored_images
-from mobilenas.train.supernets import load_supernet
+from mobilenas.train.distill import Teacher, check_teacher, load_teacher, teacher_name
+from mobilenas.train.images import TrainingImages, are_of, stored_images, stored_splits
+from mobilenas.train.supernets import SupernetSettings, load_supernet, open_supernet_run
+
+TEACHER_IMAGES = "teacher_calibration_images"  # a fact: how many, of an arch of the supernet
 
 _OF_NO_WEIGHT = {"name", "description", "resolution"}  # keys of a space
 
@@ -173,6 +176,43 @@ def make_teacher(run: NetworkRun) -> Teacher | None:
         return None
     supernet = run.supernet() if name == "supernet" else None
     return load_teacher(name, data.classes, (data.mean, data.std), supernet)
+
+
+def teacher_images(run: NetworkRun) -> TrainingImages | None:
+    """The images whose calibration split the teacher is recalibrated on: those of the run, split
+    as the supernet had them, where these are the same; else the supernet's own. None for a teacher
+    that is no arch of the supernet. Raises BadInput.
+    """
+    if run.settings.config.teacher != "supernet":
+        return None
+    folder = RunFolder.open(run.folder.parent("supernet", "--inherit"), "supernet")
+    images = run.images
+    if not are_of(folder, images):
+        data = images.data
+        return open_supernet_run(folder.path).images.normalised_by(data.mean, data.std)
+    splits = stored_splits(folder, len(images.data.train))
+    return replace(images, splits=splits, seed=folder.read(SupernetSettings).seed)
+
+
+def ready_teacher(run: NetworkRun, device: torch.device) -> Teacher | None:
+    """The teacher on a device as training has it, an arch of the supernet recalibrated there.
+
+    Raises BadInput where it is not the one that the run was started with.
+    """
+    teacher = make_teacher(run)
+    if teacher is None:
+        return None
+    check_teacher(run.folder, teacher)
+    teacher.to(device)
+    images = teacher_images(run)
+    if images is not None:
+        if TEACHER_IMAGES not in run.folder.facts:
+            raise BadInput(
+                f"{run.folder.path} is of an earlier version, whose teacher had other batch norm "
+                "statistics: it cannot go on, train it anew in another --out"
+            )
+        recalibrate(teacher, images.calibration(device))
+    return teacher
 
 
 def _start_from(network: AnyNetwork, path: Path, classes: tuple[str, ...]) -> None:

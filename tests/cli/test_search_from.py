@@ -71,6 +71,7 @@ def test_a_projection_needs_more_than_one_batch(name: str, tmp_path: Path, call:
     more = [*flags, *single, "--set=validate_images=32"]
     assert call("search", f"--strategy={name}", *more, f"--out={again}").code == 0
     asked[-2] = f"--from={again}"
+    check_refused(call(*asked, "--set=batch_size=32"), "validate_images 32", "above 32")
     done = call(*asked)
     assert done.code == 0, done.err
     if name == "gaea":  # by its own rate, 2,000 over the steps that learn

@@ -256,7 +256,7 @@ ARCHS = [str(arch) for arch in ("e3k3_e3k3_e3k3_e3k3_e3k3_e3k3", "e3k3_e3k3_e3k3
         ([f"--space={TINY_SPACE}", *[f"--arch={ARCHS[0]}"] * 2], [ARCHS[0], "given twice"]),
         (
             [f"--space={TINY_SPACE}", TOO_MANY],
-            ["validate 1442: must be less than"],
+            ["validate_images 1442: must be less than"],
         ),
         ([f"--space={TINY_SPACE}", "--set=epoch=1"], ["epoch", "did you mean epochs?"]),
         ([f"--space={TINY_SPACE}", "--preset=slow"], ["slow"]),

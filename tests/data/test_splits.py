@@ -106,10 +106,10 @@ def test_another_seed_gives_another_split_and_limit_leaves_validate() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        ({"validate": 100, "calibrate": 0}, "validate 100: must be less than the 100"),
-        ({"validate": -1, "calibrate": 0}, "validate -1: must be 0 or more"),
-        ({"validate": 0, "calibrate": -2}, "calibrate -2: must be 0 or more"),
-        ({"validate": 60, "calibrate": 41}, "calibrate 41: must be at most 40"),
+        ({"validate": 100, "calibrate": 0}, "validate_images 100: must be less than the 100"),
+        ({"validate": -1, "calibrate": 0}, "validate_images -1: must be 0 or more"),
+        ({"validate": 0, "calibrate": -2}, "calibrate_images -2: must be 0 or more"),
+        ({"validate": 60, "calibrate": 41}, "calibrate_images 41: must be at most 40"),
         ({"validate": 0, "calibrate": 31, "limit": 30}, r"must be at most 30, .* limit 30"),
         ({"validate": 0, "calibrate": 0, "limit": 0}, "limit 0: must be at least 1"),
     ],

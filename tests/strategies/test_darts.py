@@ -122,6 +122,11 @@ def test_a_step_of_another_optimizer_is_not_known_beforehand() -> None:
     Darts.check(searchable, configured(Darts, optimizer="adamw"))
     with pytest.raises(BadInput, match=r"order=2 with optimizer adamw.*momentum, sgd"):
         Darts.check(searchable, configured(Darts, order=2, optimizer="adamw"))
+    Darts.check(searchable, configured(Darts, order=2, optimizer_options={"nesterov": False}))
+    damped = {"optimizer_options": {"dampening": 0.5}}
+    Darts.check(searchable, configured(Darts, **damped))
+    with pytest.raises(BadInput, match=r"order=2 with optimizer_options dampening"):
+        Darts.check(searchable, configured(Darts, order=2, **damped))
 
 
 def test_moved_weights_are_put_back_to_the_bit_also_after_an_error() -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TINY_SPACE, contents
+from helpers import TINY_SPACE, contents, edit
 from torch import nn
 
 from mobilenas.base.errors import BadInput, Diverged
 from mobilenas.base.files import read_jsonl
+from mobilenas.cost import CostModel
+from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, load_network, save_network
 from mobilenas.space import load_space
@@ -28,8 +30,10 @@ from mobilenas.train.networks import (
     NetworkSettings,
     new_network,
     open_network_run,
+    ready_teacher,
 )
 from mobilenas.train.recipe import Objective
+from mobilenas.train.supernets import SupernetRun
 from mobilenas.train.trainer import CHECKPOINT, Trainer
 
 ARCH = "e3k3_e3k5_e3k3_e3k37_e3k35_e3k5"
@@ -259,13 +263,14 @@ def test_images_have_the_memory_format_of_the_weights(memory_format: str, run: N
     assert weight.is_contiguous(memory_format=expected)  # type: ignore[union-attr, operator]
 
 
-def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
+def supernet_run(folder: Path) -> SupernetRun:
     quick = ["passes=1", "limit=160", "validate_images=60", "calibrate_images=32"]
     quick += ["batch_size=16", "device=cpu"]
-    supernet = create_supernet_run(
-        tmp_path / "s", SPACE, "digits", 0, load_supernet_config("quick", quick)
-    )
-    trained = train_supernet(supernet)
+    return create_supernet_run(folder, SPACE, "digits", 0, load_supernet_config("quick", quick))
+
+
+def test_training_starts_from_a_supernet(tmp_path: Path) -> None:
+    trained = train_supernet(supernet_run(tmp_path / "s"))
     run = create(tmp_path / "run", inherit=str(tmp_path / "s"))
     network = new_network(run)
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -335,3 +340,49 @@ def test_the_teacher_changes_what_is_learnt(tmp_path: Path) -> None:
     assert losses[0] != pytest.approx(losses[1])
     assert all(math.isfinite(loss) for loss in losses)
     assert not any(parameter.grad is not None for parameter in teacher.parameters())
+
+
+def test_a_finished_training_needs_no_teacher(tmp_path: Path) -> None:
+    """Until then it does."""
+    path, _ = saved(tmp_path / "teacher", tuple("0123456789"))
+    run = create(tmp_path / "run", epochs=0.2, teacher=str(path))
+    train_network(run)
+    path.rename(tmp_path / "gone")
+    with pytest.raises(BadInput, match="teacher"):
+        train_network(run)
+    finish_train(run)
+    before = contents(run.folder.path)
+    train_network(run)
+    assert contents(run.folder.path) == before
+
+
+def test_a_teacher_of_the_supernet_is_recalibrated(tmp_path: Path) -> None:
+    """As every network of a supernet is used. A run that began without cannot go on."""
+    supernet = supernet_run(tmp_path / "s")
+    train_supernet(supernet)
+    run = create(tmp_path / "run", inherit=str(tmp_path / "s"), teacher="supernet")
+    teacher = ready_teacher(run, torch.device("cpu"))
+    assert teacher is not None
+    expected = SupernetEvaluator(supernet).network(CostModel(SPACE).largest("flops"))
+    for name, tensor in teacher.network.state_dict().items():
+        assert torch.equal(tensor, expected.state_dict()[name]), name
+    edit(
+        tmp_path / "run" / "run.json",
+        facts={k: x for k, x in run.folder.facts.items() if k != "teacher_calibration_images"},
+    )
+    with pytest.raises(BadInput, match="earlier version"):
+        train_network(open_network_run(tmp_path / "run"))
+
+
+def test_a_teacher_of_the_supernet_sees_images_of_another_size(tmp_path: Path) -> None:
+    """Two trainings from the start give the same bytes."""
+    train_supernet(supernet_run(tmp_path / "s"))
+    space = load_space("digits:resolution=24").to_dict()
+    small = settings(inherit=str(tmp_path / "s"), teacher="supernet", epochs=0.2)
+    run = create_network_run(tmp_path / "run", small.model_copy(update={"space": space}))
+    weights = []
+    for _ in range(2):
+        (run.folder.path / CHECKPOINT).unlink(missing_ok=True)
+        train_network(run)
+        weights.append(contents(run.last))
+    assert weights[0] == weights[1]
