@@ -102,7 +102,7 @@ def search(
     Example: mobilenas search --list
     """
     from mobilenas.report.text import front_table, seeds_table, standing_lines, table
-    from mobilenas.strategies.methods import METHODS, load_search_config
+    from mobilenas.strategies.methods import METHODS, load_search_config, strategy_class
 
     if list_methods:
         rows = [
@@ -225,7 +225,9 @@ def search(
         print_json({"run": str(out), **about, "front": result["front"]})
         return
     print(front_table(result["front"]))
-    print(f"the most probable arch within the budget, after {result['passes']:.1f} passes")
+    what = strategy_class(run.settings.strategy).answer
+    within = " within the budget" if run.settings.limits else ""
+    print(f"the {what} arch{within}, after {result['passes']:.1f} passes")
     for line in standing_lines(result["standing"]):
         print(line)
     print(f"search in {out}; next: mobilenas train --search {out}")

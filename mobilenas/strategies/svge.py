@@ -60,6 +60,7 @@ class Svge(LearnedStrategy):
     Config = SvgeConfig
     is_dense = False
     starts_from = "supernet"
+    answer = "best measured"
     config: SvgeConfig
     score_file = "labels.jsonl"
 

@@ -101,6 +101,8 @@ def test_a_trained_supernet_is_searched_as_it_is(
     measured = [name for row in rows for name in row["without"]]
     assert f"arch {found['arch']}" in measured and found["flops"] <= 1.2e6
     assert len(set(measured)) == len(measured) == 16
+    shown = call("search", "--resume", f"--out={out}")
+    assert "the best measured arch within the budget, after" in shown.out
 
 
 def test_what_svge_starts_from(job: Job, tmp_path: Path, call: Call) -> None:
