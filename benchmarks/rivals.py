@@ -106,7 +106,6 @@ def main(
             study = Study(run, limit, recipe, tuple(final or ()))
             first = FRESH + run.settings.seed * trainings
             seeds = range(first, first + trainings)
-            # Before the others: the work of a search is counted in its trainings.
             done = {"plain": [study.final(limit.plain, limit.uniform, seed) for seed in seeds]}
             answers = {name: study.found(name, asked[name]) for name in names}
             answers["random"] = study.best_random(names[0])
