@@ -3,12 +3,18 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+import torch
+
+from mobilenas import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,25 +55,46 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "mobilenas", *map(str, arguments)]
 
 
-def mobilenas(
-    *arguments: object, cwd: Path | None = None, timeout: float = 120
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end, whatever its exit code."""
-    return subprocess.run(
-        command(*arguments),
-        env=ENVIRONMENT,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+# A process that has imported what takes seconds; others are forked from it.
+FORKS = get_context("forkserver")
+FORKS.set_forkserver_preload(
+    ["mobilenas.stages.search", "timm", "torch._dynamo", "sklearn.datasets"]
+)
+
+
+def forked(*arguments: object, out: str = os.devnull, err: str = os.devnull) -> BaseProcess:
+    """`mobilenas arguments...`, started, with files for what it prints."""
+    process = FORKS.Process(target=_run_into, args=(list(map(str, arguments)), out, err))
+    process.start()
+    return process
+
+
+def _run_into(arguments: list[str], *files: str) -> None:
+    for stream, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
+    os.environ["COLUMNS"] = "200"
+    torch.set_num_threads(1)  # as in ENVIRONMENT
+    sys.argv = ["mobilenas", *arguments]
+    cli.main()
+
+
+def mobilenas(*arguments: object, timeout: float = 120) -> "Outcome":
+    """Run a command to its end in a process of its own, whatever its exit code."""
+    with TemporaryDirectory() as folder:
+        files = Path(folder, "out"), Path(folder, "err")
+        process = forked(*arguments, out=str(files[0]), err=str(files[1]))
+        process.join(timeout)
+        process.kill()
+        process.join()
+        assert process.exitcode is not None
+        return Outcome(process.exitcode, *(file.read_text() for file in files))
 
 
 def mobilenas_json(*arguments: object) -> Any:
     """The object that a command prints with --json; it has to succeed and print nothing else."""
     done = mobilenas(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

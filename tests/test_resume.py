@@ -6,7 +6,6 @@ fall anywhere in a step; each test proves that the killed process had not finish
 
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,12 +15,11 @@ import pytest
 import torch
 from helpers import (
     ALONE,
-    ENVIRONMENT,
     TINY,
     TINY_ARCH,
     TINY_SPACE,
-    command,
     contents,
+    forked,
     mobilenas_json,
     untimed,
 )
@@ -42,21 +40,18 @@ def kill_when(arguments: list[str], count: Callable[[], int], wanted: int, delay
     What was counted before must never become less: a resumed run goes on, it does not start over.
     """
     least, deadline = count(), time.monotonic() + 60
-    process = subprocess.Popen(
-        command(*arguments), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    with process:
-        try:
-            while (now := count()) < wanted:
-                assert now >= least, f"{least} were there already, now {now}"
-                assert process.stderr is not None
-                assert process.poll() is None, process.stderr.read().decode()
-                assert time.monotonic() < deadline, f"{now} of {wanted} after 60 s"
-                time.sleep(0.002)
-            time.sleep(delay)
-        finally:
-            process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL, "it had ended before the kill"
+    process = forked(*arguments)
+    try:
+        while (now := count()) < wanted:
+            assert now >= least, f"{least} were there already, now {now}"
+            assert process.is_alive(), f"it ended with exit code {process.exitcode}"
+            assert time.monotonic() < deadline, f"{now} of {wanted} after 60 s"
+            time.sleep(0.002)
+        time.sleep(delay)
+    finally:
+        process.kill()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL, "it had ended before the kill"
 
 
 def rows(path: Path) -> Callable[[], int]:

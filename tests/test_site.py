@@ -72,6 +72,6 @@ def test_the_shell_completes_commands_and_options() -> None:
 
 def test_the_help_names_where_to_start() -> None:
     shown = mobilenas("--help")
-    assert shown.returncode == 0
-    assert "quickstart" in shown.stdout.split("Options")[0]
-    assert "3 no network meets the budget" in " ".join(shown.stdout.split())
+    assert shown.code == 0
+    assert "quickstart" in shown.out.split("Options")[0]
+    assert "3 no network meets the budget" in " ".join(shown.out.split())

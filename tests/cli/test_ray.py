@@ -139,8 +139,8 @@ def test_a_search_finds_what_it_finds_without(address: str, job: Job, tmp_path: 
     asked = ("evolve", f"--supernet={job.supernet}", "--flops=1.2M", "--params=90k")
     small = ("--population=6", "--generations=3", f"--out={out}", f"--workers={address}", "--json")
     done = mobilenas(*asked, *small)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["front"] == job.searched["front"]
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["front"] == job.searched["front"]
     assert (out / "front.json").read_bytes() == (job.search / "front.json").read_bytes()
 
 
@@ -149,7 +149,7 @@ def test_trainings_on_ray_are_those_of_this_machine(address: str, tmp_path: Path
     for name, workers in (("ray", address), ("here", "1")):
         asked = ("truth", f"--space={TINY_SPACE}", "-n1", *ALONE, f"--workers={workers}")
         done = mobilenas(*asked, f"--out={tmp_path / name}")
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.err
         found[name] = (tmp_path / name / "truth.csv").read_bytes()
     assert found["ray"] == found["here"]
 

@@ -13,7 +13,6 @@ from helpers import (
     TINY_SPACE,
     Call,
     Job,
-    Outcome,
     check_refused,
     contents,
     edit,
@@ -220,7 +219,7 @@ def test_an_infeasible_budget_exits_with_3_and_the_range(
 def test_an_infeasible_budget_in_a_process(job: Job, tmp_path: Path) -> None:
     out = tmp_path / "evolve"
     done = mobilenas("evolve", f"--supernet={job.supernet}", "--flops=1k", f"--out={out}", "--json")
-    check_refused(Outcome(done.returncode, done.stdout, done.stderr), "526k", "2.151M", code=3)
+    check_refused(done, "526k", "2.151M", code=3)
     assert not out.exists()
 
 

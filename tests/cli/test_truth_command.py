@@ -41,8 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three trainings, one after the other; tests leave them as they are."""
     folder = tmp_path_factory.mktemp("whole") / "truth"
     done = mobilenas(*TRUTH, "--json", f"--out={folder}", timeout=500)
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    printed = json.loads(done.out)
     assert (len(printed["archs"]), printed["failed"]) == (3, {})
     return folder
 

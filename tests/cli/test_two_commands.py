@@ -21,6 +21,9 @@ from helpers import (
     check_refused,
     command,
     contents,
+    forked,
+    mobilenas,
+    mobilenas_json,
     untimed,
 )
 
@@ -52,7 +55,7 @@ def stopped(folder: Path, file: str, *arguments: str) -> Iterator["subprocess.Po
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken") / "run"
-    subprocess.run(command(*TRAIN, f"--out={folder}"), env=ENVIRONMENT, check=True)
+    mobilenas_json(*TRAIN, f"--out={folder}")
     return folder
 
 
@@ -88,19 +91,18 @@ def test_a_search_is_not_disturbed_by_one_with_another_seed(
 
 def test_a_killed_training_is_resumed_at_once(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = [*TRAIN, f"--out={run}"]
-    with subprocess.Popen(command(*arguments), env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 200  # of a machine that has much to do
-        while not (run / "checkpoint.pt").exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline, "no step within 200 s"
-            time.sleep(0.002)
-        process.kill()
+    process = forked(*TRAIN, f"--out={run}")
+    deadline = time.monotonic() + 200  # of a machine that has much to do
+    while not (run / "checkpoint.pt").exists():
+        assert process.is_alive()
+        assert time.monotonic() < deadline, "no step within 200 s"
+        time.sleep(0.002)
+    process.kill()
+    process.join()
     assert (run / ".lock").exists()
-    resume = command("train", "--resume", f"--out={run}")  # with as many threads as the others
-    resumed = subprocess.run(resume, env=ENVIRONMENT, capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    assert f"was left by process {process.pid}, which has ended" in resumed.stderr
+    resumed = mobilenas("train", "--resume", f"--out={run}")
+    assert resumed.code == 0, resumed.err
+    assert f"was left by process {process.pid}, which has ended" in resumed.err
     ours, theirs = untimed(run), untimed(unbroken)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == ["timing.json"]
