@@ -26,9 +26,9 @@ from trainings import space_file, stand_alone
 from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.networks import control_arch
 from mobilenas.latency.timer import Host, make_timer
 from mobilenas.space import Arch, Space, load_space, space_from_dict
 

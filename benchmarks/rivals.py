@@ -39,9 +39,9 @@ from mobilenas.base.progress import ProgressBar
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable, read_table
 from mobilenas.cost.titles import latency_cost
-from mobilenas.latency.build import control_arch
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.networks import control_arch
 from mobilenas.latency.timer import Host, make_timer
 from mobilenas.search import Problem
 from mobilenas.search.front import pick_arch

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.progress import ProgressBar
-from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record
 from mobilenas.cost.latency import NAME, Calibration, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, Fit, calibrate
@@ -21,10 +20,11 @@ from mobilenas.cost.rows import row_flops, row_groups, rows_of
 from mobilenas.latency.graphs import Job, network_job, row_jobs
 from mobilenas.latency.host import today
 from mobilenas.latency.measure import Timing, TimingLog, measure, steps
+from mobilenas.latency.networks import control_arch, design
 from mobilenas.latency.timer import Device, Host, make_timer
 from mobilenas.runs.folder import RunFolder
 from mobilenas.runtimes.command import TIME_LIMIT
-from mobilenas.space import Arch, Genes, Space, space_from_dict
+from mobilenas.space import Arch, Space, space_from_dict
 
 TIMINGS, GRAPHS = "timings.jsonl", "graphs"
 ROW_ROUNDS, NETWORK_ROUNDS = 5, 3
@@ -152,24 +152,6 @@ def table_name(settings: BuildSettings) -> str:
     extra += [f"batch{settings.batch}"] if settings.batch > 1 else []
     parts = [settings.device, settings.runtime, settings.dtype, *extra, str(settings.space["name"])]
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
-
-
-def control_arch(space: Space) -> Arch:
-    """The network that is timed again and again to see how quiet the machine is."""
-    return space.sample(np.random.default_rng(0))
-
-
-def design(space: Space, n: int, seed: int) -> list[Arch]:
-    """n archs in which each candidate of a block is chosen equally often, in random company."""
-    rng = generator(seed, Stream.LATENCY_DESIGN)
-    columns = []
-    for size in space.num_candidates:
-        repeated = np.tile(np.arange(size), -(-n // size))[:n]
-        columns.append(rng.permutation(repeated))
-    genes: Genes = np.stack(columns, axis=1)
-    archs = dict.fromkeys(space.decode(row) for row in genes)
-    archs.pop(control_arch(space), None)
-    return list(archs)
 
 
 def _is_wide(timing: Timing) -> bool:

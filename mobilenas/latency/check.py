@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
-from mobilenas.base.errors import BadInput
 from mobilenas.base.progress import ProgressBar
-from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import Check, Figures, LatencyTable
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.build import CHUNK, control_arch
+from mobilenas.latency.build import CHUNK
 from mobilenas.latency.graphs import network_job
 from mobilenas.latency.host import today
 from mobilenas.latency.measure import TimingLog, measure, steps
+from mobilenas.latency.networks import control_arch, held_out
 from mobilenas.latency.timer import Device
 from mobilenas.runs.folder import RunFolder
 from mobilenas.space import Arch, Space
@@ -46,20 +45,6 @@ def is_same_device(table: LatencyTable, device: Device) -> bool:
             log.warning("the %s is %s; the table was measured with %s", what, now, there)
             same = False
     return same
-
-
-def held_out(space: Space, table: LatencyTable, n: int, seed: int) -> list[Arch]:
-    """n archs drawn as `Space.sample` does, none of which the table was fitted to."""
-    used = set(table.calibration.archs) | {str(control_arch(space))}
-    rng = generator(seed, Stream.LATENCY_CHECK)
-    archs: dict[Arch, None] = {}
-    for _ in range(100 * n):
-        arch = space.sample(rng)
-        if str(arch) not in used:
-            archs[arch] = None
-        if len(archs) == n:
-            return list(archs)
-    raise BadInput(f"{space.name} has no {n} archs that the table was not fitted to")
 
 
 def time_networks(

@@ -19,7 +19,7 @@ from tables import made_up_table
 
 from mobilenas.cost.latency import read_table, write_table
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.build import design
+from mobilenas.latency.networks import design
 from mobilenas.runtimes.command import Command
 from mobilenas.space import Space, space_from_dict
 

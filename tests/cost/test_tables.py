@@ -14,7 +14,7 @@ from mobilenas.base.resources import resource
 from mobilenas.cost import CostModel
 from mobilenas.cost.latency import LatencyTable, find_table, list_tables, read_table, write_table
 from mobilenas.cost.rows import rows_of
-from mobilenas.latency.check import held_out
+from mobilenas.latency.networks import held_out
 from mobilenas.space import Arch, Space, load_space
 
 

@@ -10,21 +10,36 @@ from tables import made_up_table
 from torch import nn
 
 from mobilenas.base.errors import BadInput
-from mobilenas.latency.build import control_arch, design
-from mobilenas.latency.check import figures, held_out
+from mobilenas.cost import CostModel
+from mobilenas.latency.check import figures
 from mobilenas.latency.graphs import network_job
+from mobilenas.latency.networks import control_arch, design, held_out, spread
 from mobilenas.runs.folder import RunFolder
 from mobilenas.space import Space, load_space, space_from_dict
 
 
 def test_every_candidate_of_a_design_is_chosen_equally_often(mixed_space: Space) -> None:
-    archs = design(mixed_space, 60, seed=0)
-    genes = np.array([mixed_space.encode(arch) for arch in archs])
+    genes = spread(mixed_space, 60, np.random.default_rng(0))
     for column, size in zip(genes.T, mixed_space.num_candidates, strict=True):
         counts = np.bincount(column, minlength=size)
-        # All but a few of 60 archs are distinct, and the control network is left out.
-        assert counts.max() - counts.min() <= 1 + 60 - len(archs)
-    assert control_arch(mixed_space) not in archs
+        assert counts.max() - counts.min() <= 1
+    archs = design(mixed_space, 60, seed=0)
+    assert len(set(archs)) == 60 and control_arch(mixed_space) not in archs
+
+
+@pytest.mark.parametrize("name", ["s1", "s2", "macro", "proxyless"])
+def test_networks_are_timed_over_the_whole_range_of_costs(name: str) -> None:
+    space = load_space(name)
+    costs, rng = CostModel(space), np.random.default_rng(0)
+    timed = costs.flops_batch(spread(space, 200, rng))
+    drawn = costs.flops_batch(np.array([space.encode(space.sample(rng)) for _ in range(200)]))
+    extent = costs.range("flops")
+    shares = [
+        (flops - extent.minimum) / (extent.maximum - extent.minimum) for flops in (timed, drawn)
+    ]
+    assert shares[0].min() < 0.05 and shares[0].max() > 0.9
+    assert np.mean(shares[0] < shares[1].min()) > 0.05  # what a search under a budget comes to
+    assert 0.35 < np.median(shares[0]) < 0.6
 
 
 def test_held_out_networks_are_held_out(mixed_space: Space) -> None:
