@@ -58,6 +58,8 @@ def create_supernet_run(
         "data": images.data.found.to_dict(),
         "data_checksum": images.checksum(),
         "classes": images.data.classes,
+        "mean": images.data.mean,
+        "std": images.data.std,
         "teacher_checksum": None if teacher is None else fingerprint(teacher),
     }
     parents = data_parent(data) | teacher_parent(config)

@@ -14,6 +14,7 @@ from mobilenas.cost.budget import known_tables
 from mobilenas.cost.edge_model import costs_of
 from mobilenas.cost.titles import latency_cost
 from mobilenas.data import Part
+from mobilenas.data.images import Channels
 from mobilenas.nn.saved import load_network
 from mobilenas.report.card import network_card
 from mobilenas.runs import RunFolder
@@ -147,12 +148,16 @@ def create_network_run(
     check_free(path)
     config, seed = settings.config, settings.seed
     resolution = network_space_from_dict(settings.space).resolution
+    start_run = _start(settings)
     if images is None:
-        start_run = _start(settings)
         images = choose_images(
             settings.data, resolution, config, seed, calibrate=0, start=start_run
         )
-    if settings.weights is not None:  # which were trained with a mean and std of their own
+    # Weights were trained with a mean and std of their own; supernets of before do not tell.
+    if settings.inherit is not None and start_run is not None and "mean" in start_run.facts:
+        own = (start_run.fact("mean", Channels), start_run.fact("std", Channels))
+        images = images.normalised_by(*own)
+    if settings.weights is not None:
         _, info = load_network(Path(settings.weights))
         images = images.normalised_by(info.mean, info.std)
         if info.classes != images.data.classes:

@@ -19,6 +19,7 @@ from helpers import (
     Trained,
     check_refused,
     contents,
+    edit,
     edit_settings,
     is_written_last,
     untimed,
@@ -134,6 +135,22 @@ def test_the_pick_of_a_search_is_trained_on_its_data(job: Job, tmp_path: Path, c
     assert call(*resume, "--pick=knee").code == 0
     if read_search(job.search).pick("cheapest") != run["arch"]:
         check_refused(call(*resume, "--pick=cheapest"), "another arch")
+
+
+def test_images_are_normalised_as_the_supernet_had_them(
+    job: Job, tmp_path: Path, call: Call
+) -> None:
+    supernet = tmp_path / "supernet"
+    shutil.copytree(job.supernet, supernet)
+    facts = read_json(supernet / "run.json")["facts"]
+    assert len(facts["mean"]) == len(facts["std"]) == 3
+    theirs = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}  # as of images that are streamed
+    edit(supernet / "run.json", facts=facts | theirs)
+    run = tmp_path / "run"
+    start(call, run, f"--inherit={supernet}", f"--arch={TINY_ARCH}")
+    assert theirs.items() <= read_json(run / "run.json")["facts"].items()
+    _, info = load_network(run / "network")
+    assert (list(info.mean), list(info.std)) == (theirs["mean"], theirs["std"])
 
 
 def test_training_inherits_the_weights_of_a_supernet(job: Job, tmp_path: Path, call: Call) -> None:
