@@ -82,11 +82,8 @@ class RoundsAsked:
 
         Raises BadInput.
         """
-        stored: RoundSettings | None = None
-        if resume and is_run(out, "evolve"):
-            run = RunFolder.open(out, "evolve")
-            known = run.settings.get("evaluator", {}).get("rounds")
-            stored = None if known is None else validated(RoundSettings, known, run.path)
+        known = _stored(out) if resume else None
+        stored = None if known is None else validated(RoundSettings, known, out)
         if stored is None and self.rounds is None:
             if self != RoundsAsked():
                 raise BadInput("--per-round, --preset, --set and --inherit go with --rounds")
@@ -98,7 +95,8 @@ class RoundsAsked:
             recipe = Asked(
                 preset=self.preset, overrides=self.overrides, usual_preset="cifar10-quick"
             )
-            given["config"] = recipe.config(data)
+            config = recipe.config(data)
+            given["config"] = config if stored is None else config.resuming(stored.config)
         if stored is not None:
             return stored.model_copy(update=given | ({"inherit": True} if self.inherit else {}))
         usual = {
@@ -107,6 +105,14 @@ class RoundsAsked:
             "threads": search.workers.threads_each(torch.get_num_threads()),
         }
         return RoundSettings(**(usual | given))
+
+
+def _stored(out: Path) -> dict[str, Any] | None:
+    """The rounds of the run in a folder as its run.json has them, None where there are none."""
+    if not is_run(out, "evolve"):
+        return None
+    evaluator: dict[str, Any] = RunFolder.open(out, "evolve").settings.get("evaluator", {})
+    return evaluator.get("rounds")
 
 
 def run_rounds(search: Search, asked: RoundSettings, out: Path, *, resume: bool) -> Result:
@@ -159,7 +165,10 @@ def search_in_rounds(
             yield Measurements(workers, SCORE, out / MEASURED)
 
     truth = prepared.truth()
-    about = {"rounds": asked.model_dump(mode="json")} | (about_truth(truth) if truth else {})
+    rounds = _stored(out) if resume else None
+    if rounds is None or validated(RoundSettings, rounds, out) != asked:
+        rounds = asked.model_dump(mode="json")  # else as a release of before wrote them
+    about = {"rounds": rounds} | (about_truth(truth) if truth else {})
     # The last search is started first: another one in this folder is refused before any work.
     prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers import ALONE, Call, Job, check_refused, contents
+from helpers import ALONE, Call, Job, check_refused, contents, edit
 
 from mobilenas.space import load_space
 
@@ -77,6 +77,12 @@ def test_a_round_trains_what_was_found(job: Job, truth: Path, tmp_path: Path, ca
     for flag in ("--rounds=2", "--per-round=2", "--set=epochs=3"):
         refused = call("evolve", "--resume", flag, *ALONE[:4], f"--out={out}")
         check_refused(refused, "was started with another evaluator")
+    settings = json.loads((out / "run.json").read_text())["settings"]
+    del settings["evaluator"]["rounds"]["config"]["mixup"]  # as before there was this key
+    edit(out / "run.json", settings=settings)
+    for flags in ((), recipe):
+        again = call("evolve", "--resume", *flags, f"--out={out}")
+        assert again.code == 0 and again.out == done.out, again.err
 
 
 @pytest.mark.parametrize(
