@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ALONE, TINY, TINY_ARCH, Call, check_refused, contents
+from helpers import ALONE, TINY, TINY_ARCH, TINY_SPACE, Call, Trained, check_refused, contents
 from PIL import Image
 
 SPACE = "--space=digits:resolution=16"
@@ -154,3 +154,18 @@ def test_a_teacher_that_moved_is_named_again(project: Path, tmp_path: Path, call
     same = [*ALONE, *IMAGES[1:]]
     outcome = call(*resume, *same, "--set=teacher=professor/network")
     assert outcome.code == 0, outcome.err
+
+
+def test_a_finished_supernet_needs_no_teacher(trained: Trained, tmp_path: Path, call: Call) -> None:
+    teacher, run = tmp_path / "teacher", tmp_path / "run"
+    shutil.copytree(trained.folder / "network", teacher)
+    asked = (f"--space={TINY_SPACE}", *TINY, "--passes=1", f"--set=teacher={teacher}")
+    outcome = call("supernet-train", *asked, f"--out={run}")
+    assert outcome.code == 0, outcome.err
+    shutil.rmtree(teacher)
+    before = contents(run)
+    outcome = call("supernet-train", "--resume", f"--out={run}")
+    assert outcome.code == 0, outcome.err
+    assert contents(run) == before
+    unfinished(run)
+    check_refused(call("supernet-train", "--resume", f"--out={run}"), "teacher", "--set teacher=")
