@@ -78,6 +78,16 @@ def test_a_sweep_brings_its_searches(job: Path, tmp_path: Path) -> None:
     assert "2 searches that evaluated 24 archs" in content["asked"]
 
 
+def test_of_several_trainings_of_an_arch_the_best_is_shown(job: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("first", "second", "third")]
+    for run, accuracy in zip(runs, (0.6, 0.8, 0.7), strict=True):
+        shutil.copytree(job / "train", run)
+        edit(run / "result.json", accuracy=accuracy)
+    (arch,) = (arch for arch in report_content(runs)["archs"] if "trained" in arch)
+    assert arch["trained"]["accuracy"] == 0.8
+    assert {"first", "second", "third"} <= set(arch["in"])
+
+
 def test_a_network_at_another_resolution_is_another_arch(job: Path, tmp_path: Path) -> None:
     shutil.copytree(job / "evolve", tmp_path / "evolve")
     shutil.copytree(job / "train", tmp_path / "train")

@@ -138,8 +138,8 @@ def _provenance(found: FoundRun) -> Part:
 
 
 def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
-    """Every arch of a front, and those that were trained: drawings, costs, accuracies. One at two
-    resolutions is two, which differ in both of the latter.
+    """Every arch of a front, and those that were trained: drawings, costs, accuracies; of several
+    trainings of one the best. One at two resolutions is two, which differ in costs and accuracies.
     """
     spaces = {found.name: found.run.settings.get("space") for found in runs if found.run}
     archs: dict[tuple[Any, ...], Part] = {}
@@ -155,8 +155,9 @@ def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
             arch.setdefault("costs", {}).update({k: x for k, x in row.items() if is_cost(k)})
             if "drawing" not in arch:
                 arch["drawing"] = _drawing(space, row["arch"])
-            if "result" in part:
-                arch["trained"] = part["result"]
+            results = [x for x in (arch.get("trained"), part.get("result")) if x]
+            if results:
+                arch["trained"] = max(results, key=lambda result: result["accuracy"])
     return list(archs.values())
 
 
