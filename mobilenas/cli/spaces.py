@@ -102,20 +102,33 @@ def _facts(space: "ListedSpace", budget: "Budget | None" = None) -> dict[str, An
 def arch_sample(
     space: SpaceName,
     n: Annotated[int, typer.Option("-n", min=1, max=10**6, help="How many.")] = 1,
+    over_costs: Annotated[
+        bool,
+        typer.Option("--spread", help="From the cheapest to the costliest, as tables are made of."),
+    ] = False,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Draw archs at random, one text form a line.
 
+    Candidates drawn for each block by itself make archs of about the same cost; --spread draws
+    archs over the whole range of FLOPs.
+
     Example: mobilenas arch sample s1 -n 5
     """
     import numpy as np
 
-    from mobilenas.space import load_listed_space
+    from mobilenas.latency.networks import spread
+    from mobilenas.space import Space, load_listed_space
 
     rng = np.random.default_rng(seed)
     loaded = load_listed_space(space)
-    archs = [str(loaded.sample(rng)) for _ in range(n)]
+    if not over_costs:
+        archs = [str(loaded.sample(rng)) for _ in range(n)]
+    elif isinstance(loaded, Space):
+        archs = [str(loaded.decode(genes)) for genes in spread(loaded, n, rng)]
+    else:
+        raise BadInput(f"--spread: {loaded.name} has cells; it must be a space of blocks")
     if as_json:
         print_json({"space": loaded.name, "archs": archs})
     else:

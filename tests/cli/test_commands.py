@@ -162,6 +162,17 @@ def test_arch_sample(call: Call) -> None:
     assert call("arch", "sample", "s1", "-n", "2", "--seed", "3").out.splitlines() == archs[:2]
 
 
+def test_arch_sample_over_the_whole_range_of_costs(call: Call) -> None:
+    space = load_space("s1")
+    costs = CostModel(space)
+    flops = {}
+    for flags in ((), ("--spread",)):
+        archs = call("arch", "sample", "s1", "-n", "50", *flags).out.splitlines()
+        flops[flags] = [costs.flops(space.parse(arch)) for arch in archs]
+    assert min(flops[("--spread",)]) < min(flops[()]) and max(flops[()]) < max(flops[("--spread",)])
+    check_refused(call("arch", "sample", "nb201", "--spread"), "--spread", "nb201", "blocks")
+
+
 def test_arch_cost(call: Call) -> None:
     cost_model = CostModel(load_space("macro"))
     values = cost_model.of(cost_model.space.parse(MACRO_ARCH))
