@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,6 +73,7 @@ def _run_into(arguments: list[str], *files: str) -> None:
     for stream, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     os.environ["COLUMNS"] = "200"
+    set_start_method(None, force=True)  # its own workers start as anywhere
     torch.set_num_threads(1)  # as in ENVIRONMENT
     sys.argv = ["mobilenas", *arguments]
     cli.main()
