@@ -18,7 +18,7 @@ import torch
 from harness import PathOption, Table
 
 from mobilenas.base.randomness import Stream
-from mobilenas.stages.search import open_search_run
+from mobilenas.stages.gradient_run import open_search_run
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.rome import Rome
 from mobilenas.strategies.search_step import SearchStep

@@ -12,7 +12,8 @@ from mobilenas.base.randomness import Stream
 from mobilenas.cost.budget import Budget
 from mobilenas.nn.views import Views
 from mobilenas.space import load_space
-from mobilenas.stages.search import create_search_run, run_search
+from mobilenas.stages.gradient_run import create_search_run
+from mobilenas.stages.search import run_search
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep

@@ -12,7 +12,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.cost.budget import Budget
 from mobilenas.space import load_space
 from mobilenas.stages.evolve import Search, run_evolve
-from mobilenas.stages.search import (
+from mobilenas.stages.gradient_run import (
     GradientSettings,
     create_search_run,
     open_search_run,

@@ -15,7 +15,8 @@ from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, untimed
 from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.cost.budget import Budget
 from mobilenas.space import load_space
-from mobilenas.stages.search import create_search_run, run_search
+from mobilenas.stages.gradient_run import create_search_run
+from mobilenas.stages.search import run_search
 from mobilenas.stages.supernet_train import create_supernet_run, score_supernet, train_supernet
 from mobilenas.stages.train import (
     Asked,

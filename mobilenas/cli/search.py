@@ -130,14 +130,14 @@ def search(
     from mobilenas.runs.lock import held
     from mobilenas.space import NetworkSpace, load_network_space
     from mobilenas.stages.benchmark import read_truths
-    from mobilenas.stages.search import (
+    from mobilenas.stages.gradient_run import (
         GradientRun,
         create_search_run,
         open_parent,
         open_search_run,
         resume_search_run,
-        run_search,
     )
+    from mobilenas.stages.search import run_search
     from mobilenas.stages.seeds import parse_seeds, search_seeds
     from mobilenas.train.distributed import joined
     from mobilenas.train.images import data_place

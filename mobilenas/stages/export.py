@@ -37,7 +37,7 @@ from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
 from mobilenas.space import network_space_from_dict, space_from_dict
 from mobilenas.stages.derived import NETWORK
-from mobilenas.stages.search import GradientSettings
+from mobilenas.stages.gradient_run import GradientSettings
 from mobilenas.stages.searched import find_supernet
 from mobilenas.strategies.methods import strategy_class
 from mobilenas.train.calibrate import accuracy

@@ -18,7 +18,7 @@ from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
 from mobilenas.stages.finish import Finish, finish_runs
-from mobilenas.stages.search import GradientRun
+from mobilenas.stages.gradient_run import GradientRun
 from mobilenas.workers import WorkersAsked
 
 

@@ -20,14 +20,14 @@ from mobilenas.report.text import seeds_table
 from mobilenas.space import load_space
 from mobilenas.stages import search, seeds
 from mobilenas.stages.export import Target, run_export_searched
-from mobilenas.stages.search import (
+from mobilenas.stages.gradient_run import (
     GradientRun,
     create_search_run,
     open_parent,
     open_search_run,
     resume_search_run,
-    run_search,
 )
+from mobilenas.stages.search import run_search
 from mobilenas.stages.train import Asked, create_network_run, training_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import load_search_config
