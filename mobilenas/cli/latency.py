@@ -184,7 +184,7 @@ def latency_check(
         )
         return
     if table is None:
-        raise BadInput("TABLE says what to check, or --devices of which devices")
+        raise BadInput("TABLE is missing: the table to check, or --devices FILE")
     folder = Path(table).parent if table.endswith(".json") else Path(FOLDER)
     found = find_table(table, load_space(space) if space else None)
     drawn_from = load_space(space or found.space)

@@ -44,7 +44,8 @@ def sweep(
     ] = None,
     population: Annotated[int, typer.Option(min=2, max=10**5, help="Archs a generation.")] = 20,
     generations: Annotated[
-        int, typer.Option(min=1, max=10**6, help="The first population counts.")
+        int,
+        typer.Option(min=1, max=10**6, help="Generations, the first population counted."),
     ] = 20,
     workers: Workers = "1",
     worker_timeout: WorkerTimeout = None,

@@ -17,8 +17,8 @@ FEWEST = 8  # stand-alone trainings below which nothing is predicted
 Floats = NDArray[np.float64]
 
 _DRAWN = 1001  # archs of the space that put costs and blocks on one scale
-# The variance of all that describes the blocks, where each other feature has 1; measured in
-# docs/search.md.
+# The variance of all that describes the blocks, where each other feature has 1; docs/prediction.md
+# says how it was chosen.
 _BLOCKS = 1.6
 # Of residuals in standard deviations. The bounds keep a process from explaining a few points
 # without any noise.

@@ -68,9 +68,16 @@ def describe_space(facts: dict[str, Any]) -> str:
     lines += [_block_line(block) for block in facts["blocks"]]
     lines += ["", cost_lines({cost: facts[cost] for cost in facts["costs"]})]
     if "limits" in facts:
-        limits = format_limits(facts["limits"])
-        lines.append(f"{100 * facts['feasible_share']:.1f} % of the space has {limits}")
+        lines.append(f"{_share(facts)} of the space has {format_limits(facts['limits'])}")
     return "\n".join(lines)
+
+
+def _share(facts: dict[str, Any]) -> str:
+    """How much of a space is within its limits; what archs that were drawn hardly show is not 0."""
+    if any(limit < facts[cost]["minimum"] for cost, limit in facts["limits"].items()):
+        return "no arch"
+    share = 100 * facts["feasible_share"]
+    return "less than 0.1 %" if share < 0.05 else f"{share:.1f} %"
 
 
 def cost_lines(ranges: dict[str, dict[str, float]]) -> str:

@@ -63,7 +63,8 @@ def say_fits(tables: Sequence[Table]) -> None:
         if isinstance(table, CellLatencies):
             log.info(
                 "latency@%s: a sum over the edges explains %.1f %% of the variance and is within "
-                "10 %% for %.0f %% of the cells; the cell is held to what is listed of it",
+                "10 %% for %.0f %% of the cells; the cell must meet the limit by its listed "
+                "latency",
                 table.name,
                 100 * table.fit.r2,
                 100 * table.fit.within_10_percent,

@@ -62,6 +62,15 @@ def test_facts_agree_with_the_cost_model(
     assert describe_space(facts).endswith(share + format_size(limits["flops"]))
 
 
+def test_a_budget_that_hardly_any_arch_meets_is_told_from_one_that_none_does(
+    mixed_space: Space,
+) -> None:
+    facts = space_facts(CostModel(mixed_space), {"flops": 1.0})
+    assert "\nno arch of the space has flops <= " in describe_space(facts)
+    facts["limits"] = {"flops": facts["flops"]["minimum"]}
+    assert "\nless than 0.1 % of the space has flops <= " in describe_space(facts)
+
+
 def test_cost_lines_give_smallest_median_and_largest() -> None:
     extent = {"minimum": 1_500, "median": 2_000_000, "maximum": 3 * 10**9}
     lines = cost_lines({"flops": extent, "params": extent}).splitlines()
