@@ -44,7 +44,7 @@ def test_tables_are_built_and_checked_and_who_has_none_is_named(
     )
     found = json.loads(built.out)
     table = f"latency_tables/{name}.json"
-    assert found["tables"] == {"quick": {"table": table, "rows": 11, "networks": 10}}
+    assert found["tables"] == {"quick": {"table": table, "rows": 11, "networks": 11}}
     assert list(found["unfinished"]) == ["dead"]
     assert Path(f"runs/{name}/timings.jsonl").is_file()
     check_refused(call(*BUILD, "--out=runs"), "already holds a run", "--resume")
