@@ -1,6 +1,7 @@
 """From a config to what mmengine runs, and whether that can be built at all."""
 
 import contextlib
+import os
 import pprint
 import tempfile
 import time
@@ -134,9 +135,16 @@ def describe_data(config: Config, data: CocoData) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet(folder: Path) -> Iterator[None]:
-    """What mmengine and pycocotools print, and warnings, go to a file of the run folder."""
+    """What mmengine and pycocotools print, and warnings, go to a file of the run folder; nowhere
+    where it cannot be written: to use a detector of others takes no more than to read it.
+    """
     path = folder / "mmengine" / "printed.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError:
+        path = Path(os.devnull)
     with (
         path.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),

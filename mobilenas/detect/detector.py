@@ -119,6 +119,8 @@ def open_detect_run(
     """
     detector = open_detector(path)
     settings, config = detector.settings, detector.config
+    if settings.data == DIGITS == str(moved):  # no folder: they are built in
+        moved = None
     folder = detector.folder.at(data=moved, network=weights)
     if settings.data != DIGITS and "data" not in folder.parents:  # of a run of before
         folder = folder.at(data=settings.data)

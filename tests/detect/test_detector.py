@@ -5,6 +5,7 @@ move.
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_json
 from mobilenas.data.scenes import make_scenes
 from mobilenas.nn.saved import load_network, save_network
+from mobilenas.report.detect import describe_detector
 from mobilenas.runs import RunFolder
 
 pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mmdet.registry import MODELS
 
+from mobilenas.detect.build import quiet
 from mobilenas.detect.config import read_config
 from mobilenas.detect.detector import (
     DetectSettings,
@@ -282,3 +285,28 @@ def test_weights_may_change_only_after_the_first_checkpoint(
         open_detect_run(run)
     (run / "checkpoint.pth").touch()
     open_detect_run(run)
+
+
+def test_the_built_in_scenes_may_be_named_again(
+    settings: DetectSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(make_scenes, train=4, val=2)
+    monkeypatch.setattr("mobilenas.detect.detector.make_scenes", few)
+    create_detect_run(tmp_path / "run", settings.model_copy(update={"data": "digits"}))
+    assert open_detect_run(tmp_path / "run", Path("digits")).found["train"]["images"] == 4
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mmengine").touch()
+    with quiet(tmp_path):
+        print("of mmengine")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_backbone_of_mmdet_has_no_arch() -> None:
+    counts = {"total": 4, "backbone": 1, "neck": 1, "head": 2}
+    about = {"config": "mine.py", "space": None, "arch": None, "input": [64, 64]}
+    said = describe_detector(about | {"flops": counts, "params": counts})
+    assert said.startswith("mine.py\n4 FLOPs")
