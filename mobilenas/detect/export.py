@@ -159,7 +159,7 @@ def config_strides(config: Config) -> list[int]:
     raise _no_raw_heads(config, "has no strides")
 
 
-def _scale(config: Config) -> dict[str, list[float]]:
+def _scale(config: Config) -> dict[str, list[Any]]:
     """Mean and deviation of images of 0..1; a detector may take them as they are, of 0..255."""
     pre = config.model.data_preprocessor
     return {
