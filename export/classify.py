@@ -14,6 +14,8 @@ from PIL import Image, ImageOps
 def load(path: str, resolution: int, short_side: int) -> np.ndarray:
     """The pixels of an image file that the network sees: uint8 (resolution, resolution, 3)."""
     with Image.open(path) as file:
+        if file.mode[0] in "IF":  # convert would clip these to white
+            raise SystemExit(f"{path}: pixels of type {file.mode}; there must be 8 bits a channel")
         image = ImageOps.exif_transpose(file.convert("RGB"))  # photos lie upright in training too
     width, height = (short_side * side // min(image.size) for side in image.size)
     image = image.resize((width, height), Image.Resampling.BILINEAR)  # antialiased

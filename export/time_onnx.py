@@ -15,7 +15,7 @@ WARMUP_RUNS, MIN_RUNS = 5, 5
 def main() -> None:
     """Run the model on one random input, again and again, on the CPU."""
     parser = argparse.ArgumentParser(description="Time an ONNX model, in milliseconds a run.")
-    parser.add_argument("model", help="ONNX file with one float32 input")
+    parser.add_argument("model", help="ONNX file with one input, float32 or uint8")
     parser.add_argument("--threads", type=int, default=1, help="threads to compute with [1]")
     parser.add_argument("--seconds", type=float, default=1.0, help="how long to measure [1]")
     arguments = parser.parse_args()
@@ -26,7 +26,11 @@ def main() -> None:
     session = ort.InferenceSession(arguments.model, options, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0]
     shape = [size if isinstance(size, int) else 1 for size in image.shape]  # a free batch size: 1
-    feed = {image.name: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    rng = np.random.default_rng(0)
+    if image.type == "tensor(uint8)":  # of an export with --preprocess
+        feed = {image.name: rng.integers(0, 256, shape, dtype=np.uint8)}
+    else:
+        feed = {image.name: rng.standard_normal(shape, dtype=np.float32)}
 
     for _ in range(WARMUP_RUNS):
         session.run(None, feed)

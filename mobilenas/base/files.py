@@ -60,6 +60,17 @@ def check_replaceable(path: Path) -> None:
         raise BadInput(f"cannot write {path}: it is {what}")
 
 
+def check_writable(path: Path) -> None:
+    """Raise BadInput where a file cannot be written, its folder included; for what takes a while
+    before it is.
+    """
+    if not path.parent.is_dir():
+        raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
+    check_replaceable(path)
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"cannot write {path}: {path.parent} is read-only")
+
+
 def file_name(text: str) -> str:
     """A text, such as an arch, as the name of a file or folder, which has 255 bytes at most: of a
     long one the start, and a checksum. What a shell would take for its own is `-`.

@@ -34,9 +34,14 @@ def bench(
 
     Example: mobilenas bench model.onnx model-int8.onnx --threads 1
     """
+    from mobilenas.base.files import check_writable
     from mobilenas.latency.bench import bench_files
     from mobilenas.report.bench import describe_bench
+    from mobilenas.runs.beside import BENCH
 
+    if save:
+        for file in files:  # before minutes of measuring
+            check_writable(file.with_name(file.name + BENCH))
     found = bench_files(files, threads=threads, rounds=rounds, resolution=resolution)
     if save:
         found.store()

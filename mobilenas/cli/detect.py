@@ -75,6 +75,7 @@ def detect_train(
 
     Example: mobilenas detect train retinanet_quick --weights runs/train/network --data DIR
     """
+    from mobilenas.base.files import user_path
     from mobilenas.detect.detector import (
         DIGITS,
         DetectSettings,
@@ -86,7 +87,7 @@ def detect_train(
     from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
 
-    place = data if data == DIGITS else realpath(data)
+    place = data if data == DIGITS else realpath(user_path(data))
     given = {
         "config": config,
         "space": space,
@@ -162,8 +163,9 @@ def detect_predict(
     from mobilenas.detect.predict import list_images, predict
     from mobilenas.report.detect import describe_images, describe_predictions
 
-    files, found = list_images(images)
-    rows = predict(open_detector(run), files, out or run / "predictions", min_score)
+    out = out or run / "predictions"
+    files, found = list_images(images, out)
+    rows = predict(open_detector(run), files, out, min_score)
     typer.echo(describe_images(found), err=True)
     if as_json:
         print_json({"run": str(run), "data": found, "images": rows})

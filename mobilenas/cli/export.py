@@ -117,6 +117,8 @@ def export(
         raise BadInput(f"choose one: --onnx, or --runtime {runtime}")
     if network is not None and run is not None:
         raise BadInput("choose one: --network, or --run")
+    if arch is not None and is_given(context, "pick"):
+        raise BadInput("choose one: --arch, or --pick")
     for name in _OF_INT8:
         if is_given(context, name) and not int8:
             raise BadInput(f"--{name.replace('_', '-')} is for --int8")

@@ -1,6 +1,7 @@
 """From a config to what mmengine runs, and whether that can be built at all."""
 
 import contextlib
+import os
 import pprint
 import tempfile
 import time
@@ -18,7 +19,7 @@ from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json
 from mobilenas.base.randomness import borrowed_generators
 from mobilenas.data.coco import CocoData, CocoImage
-from mobilenas.detect.config import innermost
+from mobilenas.detect.config import evaluators, innermost
 from mobilenas.detect.costs import detector_cost
 
 
@@ -32,7 +33,7 @@ def check_config(config: Config, name: str, data: CocoData) -> dict[str, Any]:
         tempfile.TemporaryDirectory() as folder,
         quiet(Path(folder)),
         borrowed_generators(),
-        _errors_of_building(name),
+        errors_of_building(name),
     ):
         found = describe_data(config, data)
         detector_cost(config, *input_size(config))
@@ -76,7 +77,7 @@ def runnable(config: Config, folder: Path, seed: int) -> Config:
     config.experiment_name = config.visualizer.name = str(time.time_ns())
     # Workers that live on would carry their generators from one epoch into the next.
     config.train_dataloader.persistent_workers = False
-    for evaluator in (config.val_evaluator, config.test_evaluator):
+    for evaluator in evaluators(config):
         if evaluator.type == "CocoMetric":
             evaluator.classwise = True
             if isinstance(evaluator.get("metric"), list):
@@ -134,9 +135,16 @@ def describe_data(config: Config, data: CocoData) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def quiet(folder: Path) -> Iterator[None]:
-    """What mmengine and pycocotools print, and warnings, go to a file of the run folder."""
+    """What mmengine and pycocotools print, and warnings, go to a file of the run folder; nowhere
+    where it cannot be written: to use a detector of others takes no more than to read it.
+    """
     path = folder / "mmengine" / "printed.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a"):
+            pass
+    except OSError:
+        path = Path(os.devnull)
     with (
         path.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
@@ -155,7 +163,8 @@ def quiet(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors_of_building(name: str) -> Iterator[None]:
+def errors_of_building(name: str) -> Iterator[None]:
+    """Whatever goes wrong is BadInput, with `name` for the config."""
     try:
         yield
     except BadInput:

@@ -18,7 +18,10 @@ from mobilenas.space import Arch, Space, load_space
 
 _log = logging.getLogger(__name__)
 
-_NEEDED = ("model.backbone", "model.neck", "optim_wrapper", "train_cfg", "val_evaluator")
+_NEEDED = (
+    *("model.backbone", "model.neck", "optim_wrapper", "train_cfg", "val_evaluator"),
+    *("test_evaluator", "model.data_preprocessor", "visualizer"),
+)
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -173,11 +176,34 @@ def set_data(config: Config, data: CocoData) -> None:
         dataset.ann_file = str(part.annotations.absolute())
         dataset.data_prefix = {"img": str(part.images.absolute())}
         dataset.metainfo = {"classes": data.classes}  # mmdet's tools add to the tuple
-    for evaluator in (config.val_evaluator, config.test_evaluator):
+    for evaluator in evaluators(config):
         evaluator.ann_file = str(data.val.annotations.absolute())
-    for values in _dicts({key: x for key, x in config.model.items() if key != "backbone"}):
-        if "num_classes" in values:
-            values["num_classes"] = len(data.classes)
+    for values in _with_classes(config):
+        values["num_classes"] = len(data.classes)
+
+
+def check_classes(config: Config, data: CocoData) -> None:
+    """Raise BadInput where an option has set another number of classes than the data have."""
+    for values in _with_classes(config):
+        if values["num_classes"] != len(data.classes):
+            raise BadInput(
+                f"num_classes {values['num_classes']}: the data have {len(data.classes)} classes, "
+                "and set it"
+            )
+
+
+def _with_classes(config: Config) -> Iterator[dict[str, Any]]:
+    model = {key: value for key, value in config.model.items() if key != "backbone"}
+    return (values for values in _dicts(model) if "num_classes" in values)
+
+
+def evaluators(config: Config) -> list[Config]:
+    """Those of validation and of testing; a config has one, or a list."""
+    return [
+        each
+        for given in (config.val_evaluator, config.test_evaluator)
+        for each in (given if isinstance(given, list) else [given])
+    ]
 
 
 def innermost(dataset: Config) -> Config:

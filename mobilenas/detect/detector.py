@@ -21,8 +21,8 @@ from mobilenas.base.files import write_text
 from mobilenas.base.settings import Record, Seed
 from mobilenas.data.coco import CocoData, CocoPart, find_coco, read_coco
 from mobilenas.data.scenes import make_scenes
-from mobilenas.detect.build import PlainConfig, check_config, describe_data
-from mobilenas.detect.config import load_config, set_data, set_options
+from mobilenas.detect.build import PlainConfig, check_config, describe_data, errors_of_building
+from mobilenas.detect.config import check_classes, load_config, set_data, set_options
 from mobilenas.detect.stored import read_stored
 from mobilenas.nn.saved import load_block_network
 from mobilenas.runs import RunFolder
@@ -79,10 +79,13 @@ def create_detect_run(path: Path, settings: DetectSettings) -> DetectRun:
     """
     check_free(path)
     data = None if settings.data == DIGITS else read_coco(Path(settings.data))
-    config = settings.load()  # which may refuse them, before the scenes are made
+    with errors_of_building(settings.config):
+        config = settings.load()  # which may refuse them, before the scenes are made
     data = data or read_coco(_source(path, settings.data))
-    set_data(config, data)
-    set_options(config, settings.options)
+    with errors_of_building(settings.config):
+        set_data(config, data)
+        set_options(config, settings.options)
+        check_classes(config, data)
     found = check_config(config, settings.config, data)
     write_text(path / CONFIG, PlainConfig(config.to_dict()).pretty_text)
     config = _config(path)  # which refuses what cannot be read again
@@ -116,6 +119,8 @@ def open_detect_run(
     """
     detector = open_detector(path)
     settings, config = detector.settings, detector.config
+    if settings.data == DIGITS == str(moved):  # no folder: they are built in
+        moved = None
     folder = detector.folder.at(data=moved, network=weights)
     if settings.data != DIGITS and "data" not in folder.parents:  # of a run of before
         folder = folder.at(data=settings.data)

@@ -93,18 +93,24 @@ def export_detector(
     and a file that was there stays.
     """
     check_target(path)
-    _check(detector, classes, images)
+    _check(detector, config, classes, images)
     pre = config.model.data_preprocessor
     rgb = images if pre.get("bgr_to_rgb") else images[..., ::-1]
-    mean, std = ([value / 255 for value in pre[key]] for key in ("mean", "std"))
-    inputs = normalise(rgb, tuple(mean), tuple(std))
+    mean, std = (tuple(values) for values in _scale(config).values())
+    inputs = normalise(rgb, mean, std)
     heads = RawHeads(copy.deepcopy(detector).cpu().float().eval()).requires_grad_(False)
     with torch.inference_mode():
         expected = [[y.numpy() for y in heads(x[None])] for x in torch.from_numpy(inputs)]
-    levels = len(config_strides(config))
-    names = [f"{group}_{level}" for group in _GROUPS for level in range(levels)][: len(expected[0])]
+    levels, maps = len(config_strides(config)), len(expected[0])
+    if maps not in (2 * levels, 3 * levels):
+        raise _no_raw_heads(config, f"gives {maps} maps for {levels} strides")
+    names = [f"{group}_{level}" for group in _GROUPS for level in range(levels)][:maps]
     metadata = metadata_of(config, classes, images.shape[1:3])
-    model = with_metadata(trace(fold(heads), torch.from_numpy(inputs[:1]), names), metadata)
+    try:
+        traced = trace(fold(heads), torch.from_numpy(inputs[:1]), names)
+    except Exception as error:  # the exporter raises errors of its own
+        raise VerificationFailed(f"ONNX does not convert it: {one_line(error)}") from error
+    model = with_metadata(traced, metadata)
     max_rel = verify(model, names, inputs, expected)
     try:
         write_atomic(path, lambda file: file.write(model))
@@ -121,7 +127,6 @@ def metadata_of(config: Config, classes: list[str], size: tuple[int, ...]) -> di
     """
     model = config.model
     head, backbone, pre = model.bbox_head, model.backbone, model.data_preprocessor
-    scale = {key: [value / 255 for value in pre[key]] for key in ("mean", "std")}
     softmax = head.type == "SSDHead"
     return {
         "mobilenas_version": mobilenas.__version__,
@@ -135,14 +140,39 @@ def metadata_of(config: Config, classes: list[str], size: tuple[int, ...]) -> di
         "box_coder": json.dumps(_plain(head.get("bbox_coder"))),
         "input_size": json.dumps({"height": size[0], "width": size[1]}),
         "input_layout": f"NCHW, {'RGB' if pre.get('bgr_to_rgb') else 'BGR'}, float32",
-        "input_normalisation": json.dumps(scale),
+        "input_normalisation": json.dumps(_scale(config)),
     }
 
 
 def config_strides(config: Config) -> list[int]:
-    """The strides of the maps of a one-stage detector, in their order."""
+    """The strides of the maps of a one-stage detector, in their order. Raises BadInput for a head
+    that has none.
+    """
     head = config.model.bbox_head
-    return list(head.get("anchor_generator", head).strides)
+    for values, key in (
+        (head.get("anchor_generator", {}), "strides"),
+        (head, "strides"),
+        (head, "point_strides"),
+    ):
+        if key in values:
+            return list(values[key])
+    raise _no_raw_heads(config, "has no strides")
+
+
+def _scale(config: Config) -> dict[str, list[Any]]:
+    """Mean and deviation of images of 0..1; a detector may take them as they are, of 0..255."""
+    pre = config.model.data_preprocessor
+    return {
+        key: [value / 255 for value in pre.get(key) or [default] * 3]
+        for key, default in (("mean", 0), ("std", 1))
+    }
+
+
+def _no_raw_heads(config: Config, why: str) -> BadInput:
+    return BadInput(
+        f"{config.model.bbox_head.type} {why}: only heads that give class scores and boxes of "
+        "every stride can be exported"
+    )
 
 
 def fold(module: nn.Module) -> nn.Module:
@@ -190,12 +220,16 @@ def verify(
     return worst
 
 
-def _check(detector: BaseDetector, classes: list[str], images: npt.NDArray[np.uint8]) -> None:
+def _check(
+    detector: BaseDetector, config: Config, classes: list[str], images: npt.NDArray[np.uint8]
+) -> None:
     if hasattr(detector, "roi_head"):
         raise BadInput(
             f"{type(detector).__name__} has two stages, the second on regions of the first: only "
             "detectors of one stage have raw heads to export"
         )
+    if "bbox_head" not in config.model:
+        raise BadInput(f"{type(detector).__name__} gives regions without classes: no raw heads")
     if len(classes) != detector.bbox_head.num_classes:
         raise BadInput(
             f"{len(classes)} class names; the detector has {detector.bbox_head.num_classes} classes"

@@ -45,7 +45,8 @@ def _seed_worker(key: tuple[int, ...], worker: int) -> None:
 class CheckpointHook(Hook):
     """Writes checkpoint.pth atomically at the end of every `interval` epochs, and the timing.
 
-    (Or iterations, where the config counts these.) mmengine's own hook removes the old file before
+    (Or iterations, where the config counts these; of none but the last one, where the interval is
+    not positive.) mmengine's own hook removes the old file before
     it writes the new one, so that a kill can leave none.
     """
 
@@ -75,7 +76,7 @@ class CheckpointHook(Hook):
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
     def _due(self, done: int) -> bool:
-        return (done + 1) % self._interval == 0
+        return self._interval > 0 and (done + 1) % self._interval == 0
 
     def _save(self, runner: Runner) -> None:
         temporary = self._path.with_name(".checkpoint.pth.tmp")

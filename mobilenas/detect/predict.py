@@ -31,8 +31,9 @@ _VERIFY_IMAGES = 4
 _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000")
 
 
-def list_images(given: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
-    """The image files that are given, and those in folders that are given, at any depth.
+def list_images(given: Sequence[Path], out: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The image files that are given, and those in folders that are given, at any depth; of a
+    folder that holds `out`, where drawings go, without these.
 
     Returns also how many, and how many files of folders are left out, as `data.listing.scan` does,
     or because they are no images. Raises BadInput for a folder without images.
@@ -44,10 +45,14 @@ def list_images(given: Sequence[Path]) -> tuple[list[Path], dict[str, Any]]:
             files.append(place)
             continue
         folder = scan(place, left_out)
-        found = folder.images()
+        everything, target = folder.images(), out.resolve()
+        found = everything
+        if place.resolve() in target.parents:
+            found = [path for path in everything if target not in path.resolve().parents]
+        left_out["images in --out"] += len(everything) - len(found)
         if not found:
             raise BadInput(f"{place}: no images in this folder ({', '.join(SUFFIXES)})")
-        left_out["other files"] += sum(1 for _ in folder.walk()) - len(found)
+        left_out["other files"] += sum(1 for _ in folder.walk()) - len(everything)
         files += found
     return files, {"images": len(files), "left_out": dict(+left_out)}
 

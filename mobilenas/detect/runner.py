@@ -34,8 +34,9 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     if folder.is_finished:
         return folder.result()
     config, resumed = runnable(run.config, folder.path, seed), run.checkpoint.exists()
-    hook = config.default_hooks.checkpoint or {}
-    config.default_hooks.checkpoint = None
+    hooks = config.get("default_hooks") or {}
+    hook = hooks.get("checkpoint") or {}
+    config.default_hooks = {**hooks, "checkpoint": None}
     if resumed:
         config.update(resume=True, load_from=str(run.checkpoint))
         config.model.backbone.pop("init_cfg", None)  # the weights that training started from

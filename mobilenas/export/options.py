@@ -1,8 +1,10 @@
 """The form that a user asks for, if the runtime has it."""
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.runtimes.base import OPSET, Form, Runtime
 from mobilenas.runtimes.onnx import OPSETS
+
+LARGEST_BATCH = 4096  # whose images of 224 px take 2.5 GB
 
 
 def make_form(
@@ -31,8 +33,11 @@ def _batch(runtime: Runtime, text: str | None) -> int | None:
         if runtime.batches != "any":
             raise BadInput(f"--batch dynamic: {runtime.name} needs a number, 1 by default")
         return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise BadInput(f"--batch {text}: must be `dynamic` or a number from 1")
-    if runtime.batches == "one" and int(text) != 1:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    if not 1 <= number <= LARGEST_BATCH:
+        raise BadInput(
+            f"--batch {shortened(text)}: must be `dynamic` or a number from 1 to {LARGEST_BATCH}"
+        )
+    if runtime.batches == "one" and number != 1:
         raise BadInput(f"--batch {text}: {runtime.name} runs one image at a time")
-    return int(text)
+    return number

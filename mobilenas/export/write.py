@@ -1,7 +1,6 @@
 """Export of a network to files of a runtime, written after the proof that they compute the same."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,7 +11,7 @@ import numpy as np
 
 import mobilenas
 from mobilenas.base.errors import BadInput, VerificationFailed, one_line
-from mobilenas.base.files import check_replaceable, write_atomic, write_together
+from mobilenas.base.files import check_writable, write_atomic, write_together
 from mobilenas.cost.model import flops_and_params
 from mobilenas.data.pixels import short_side
 from mobilenas.export.classifier import METADATA, classifier_of
@@ -27,6 +26,7 @@ from mobilenas.runtimes.onnx import with_metadata
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 
 MIN_IMAGES = max(BATCH_SIZES)  # so that the largest batch of the verification is a full one
+_PACKAGE = ".mlpackage"  # a folder
 _SAME = 1e-6  # of the largest logit: the same file, in other batches
 _PLAIN_IMAGES = 64  # that the float model behind an int8 one is proved on
 
@@ -236,12 +236,10 @@ def _write(path: Path, suffix: str, files: Files, about: bytes | None) -> int:
 
 def check_target(path: Path, suffix: str = ".onnx") -> None:
     """Raise BadInput when `path` cannot be written; before the export, which takes a while."""
-    if not path.parent.is_dir():
-        raise BadInput(f"cannot write {path}: {path.parent} is not a folder")
-    if not (path / "Manifest.json").is_file():  # a package is replaced
-        check_replaceable(path)
-    if not os.access(path.parent, os.W_OK):
-        raise BadInput(f"cannot write {path}: {path.parent} is read-only")
+    replaced = suffix == _PACKAGE and (path / "Manifest.json").is_file()
+    check_writable(path.with_name(path.name + METADATA) if replaced else path)
+    if suffix == _PACKAGE and path.is_file():
+        raise BadInput(f"cannot write {path}: it is a file, and a package is a folder")
     if suffix != ".onnx" and not path.name.endswith(suffix):  # others have files beside them
         raise BadInput(f"cannot write {path}: its name must end in {suffix}")
 

@@ -13,7 +13,7 @@ from mobilenas.latency.host import processor
 from mobilenas.latency.measure import CONTROL, Timing, TimingLog, take_turns
 from mobilenas.runs.beside import BENCH
 from mobilenas.runtimes.base import timed
-from mobilenas.runtimes.open_file import RUNTIMES, check_file, open_exported
+from mobilenas.runtimes.open_file import RUNTIMES, check_file, open_exported, size_of
 from mobilenas.runtimes.probe import Probe, probe
 
 VISIT_SECONDS = 0.1
@@ -21,7 +21,7 @@ VISIT_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class FileBench:
-    """One file: what it takes (`Probe` has more on these), size, and time.
+    """One file: what it takes (`Probe` has more on these), size (`size_of`), and time.
 
     ms, spread_ms: median and quartile range of its visits; runs: those of all visits. ms_per_gmac:
     ms over the multiply-adds of the input's images, in units of 10^9. ratio: ms over that of the
@@ -110,7 +110,7 @@ def _file_bench(path: Path, found: Probe, timing: Timing, first_ms: float) -> Fi
         runtime=runtime,
         runtime_version=importlib.metadata.version(runtime),
         **asdict(found),
-        size_bytes=path.stat().st_size,
+        size_bytes=size_of(path),
         ms=ms,
         spread_ms=timing.spread_ms,
         runs=timing.count,

@@ -32,8 +32,9 @@ def describe_detector(about: dict[str, Any]) -> str:
     """What is trained and what it costs, from `detect.runner.describe_run`."""
     flops, params = about["flops"], about["params"]
     parts = ", ".join(f"{part} {format_size(flops[part])}" for part in ("backbone", "neck", "head"))
+    of = f" on {about['arch']} of {about['space']}" if about["space"] else ""  # else not ours
     return (
-        f"{about['config']} on {about['arch']} of {about['space']}\n"
+        f"{about['config']}{of}\n"
         f"{format_size(flops['total'])} FLOPs ({parts}) at {format_image_size(about['input'])} px, "
         f"{format_size(params['total'])} params"
     )

@@ -49,6 +49,23 @@ def check_file(path: Path) -> None:
         package_version("executorch", "pip install '.[mobile]' in the checkout")
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, with those that an .onnx file keeps its weights in."""
+    sizes = [path.stat().st_size]
+    if path.suffix == ".onnx":
+        import onnx  # here: the memory of a file is measured without it
+
+        graph = onnx.load(path, load_external_data=False).graph
+        places = {
+            entry.value
+            for tensor in graph.initializer
+            for entry in tensor.external_data
+            if entry.key == "location"
+        }
+        sizes += [(path.parent / place).stat().st_size for place in places]
+    return sum(sizes)
+
+
 def open_exported(path: Path, threads: int, resolution: int | None = None) -> Exported:
     """Load an .onnx file (ONNX Runtime) or a .pte file (ExecuTorch) on the CPU of this host.
 

@@ -30,7 +30,7 @@ from mobilenas.nn import AnyNetwork
 from mobilenas.nn.saved import Accuracy, NetworkInfo, load_network
 from mobilenas.report.card import export_card
 from mobilenas.runs import RunFolder
-from mobilenas.runs.beside import CARD, PROOF
+from mobilenas.runs.beside import BENCH, CARD, PROOF
 from mobilenas.runs.lock import held
 from mobilenas.runtimes.base import Runtime
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
@@ -138,7 +138,7 @@ def run_export(
     folder = supernet or find_supernet(run, "--supernet")
     trained = open_supernet_run(folder, data=data)
     space = space_from_dict(trained.settings.space)
-    chosen = space.parse(arch or found.pick(pick))
+    chosen = space.parse(found.pick(pick) if arch is None else arch)
     evaluator = SupernetEvaluator(trained)
     if evaluator.describe()["weights"] != found.weights:
         raise BadInput(f"{folder} has other weights than those that {run} was searched with")
@@ -295,6 +295,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
     with held(path, "export", is_file=True):
+        before = path.read_bytes() if path.is_file() else None
         report = export_network(
             source.network,
             source.info,
@@ -307,6 +308,8 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
             images_are=words,
             data=source.data,
         )
+        if path.is_file() and path.read_bytes() != before:
+            path.with_name(path.name + BENCH).unlink(missing_ok=True)  # of what was there
         store_beside(report)
         return report
 

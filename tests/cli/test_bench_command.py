@@ -39,6 +39,15 @@ def test_figures_are_stored_beside_each_file(tmp_path: Path, call: Call) -> None
     assert (stored["threads"], stored["processor"]) == (1, result["processor"])
 
 
+def test_what_cannot_be_stored_is_said_before_anything_is_measured(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_graph(tmp_path / "ours.onnx", (1, 3, 8, 8))
+    (tmp_path / "ours.onnx.bench.json").mkdir()
+    monkeypatch.setattr("mobilenas.latency.bench.bench_files", None)
+    check_refused(call("bench", path, "--save"), "ours.onnx.bench.json: it is a folder")
+
+
 def test_what_bench_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     good = write_graph(tmp_path / "good.onnx", (1, 3, 8, 8))
     torn = tmp_path / "torn.onnx"

@@ -300,6 +300,7 @@ def test_what_the_commands_refuse(
     check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")
     one = scenes / "val" / "0001.jpg"
     check_refused(call("detect", "predict", detector[0], one, one), "given more than once")
+    check_refused(call(*train, *TINY, "--data=~/none"), str(Path.home() / "none"))
     large = call(*train, *TINY, "--seed=5000000000")
     assert large.code == 2 and "'--seed'" in large.err and "Traceback" not in large.err
     assert contents(tmp_path) == {}

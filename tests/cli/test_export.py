@@ -8,6 +8,7 @@ import pytest
 from helpers import TINY_ARCH, Call, Job, Trained, check_refused, contents
 from PIL import Image
 
+from mobilenas.base.files import write_json
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, save_network
 from mobilenas.space import load_space
@@ -65,6 +66,8 @@ def test_what_export_refuses(trained: Trained, job: Job, tmp_path: Path, call: C
         (("--runtime=tflite",), ("tflite", "onnxruntime", "litert")),
         (("--onnx", "--opset=13"), ("--opset 13", "14 to 26")),
         (("--onnx", "--batch=few"), ("--batch few", "dynamic")),
+        (("--onnx", "--batch=4097"), ("--batch 4097", "1 to 4096")),
+        (("--onnx", "--batch=" + "9" * 5000), ("--batch 999", "1 to 4096")),
         (("--onnx", "--calibrate=9"), ("--calibrate is for --int8",)),
         (("--onnx", "--calibration-data=x"), ("--calibration-data is for --int8",)),
         (("--onnx", "--int8", "--calibrate=161"), ("--calibrate 161", "160 training images")),
@@ -72,6 +75,25 @@ def test_what_export_refuses(trained: Trained, job: Job, tmp_path: Path, call: C
     ):
         check_refused(call("export", *flags, run), *words)
     assert contents(trained.folder) == before
+    found = f"--run={job.search}"
+    both = ("--onnx", f"--arch={TINY_ARCH}", "--pick=knee")
+    check_refused(call("export", *both, found), "choose one: --arch, or --pick")
+    check_refused(call("export", "--onnx", "--arch=", found), "arch")
+
+
+def test_figures_of_another_file_do_not_stay(tmp_path: Path, call: Call) -> None:
+    info = NetworkInfo(tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
+    out = tmp_path / "model.onnx"
+    figures = tmp_path / "model.onnx.bench.json"
+    for seed, kept in ((0, False), (0, True), (1, False)):
+        network = Network(SPACE, SPACE.sample(np.random.default_rng(seed)))
+        network.load_state_dict({n: x.fill_(0.1) for n, x in network.state_dict().items()})
+        save_network(network, tmp_path / f"net {seed}", info)
+        write_json(figures, {})
+        flags = ("--onnx", f"--network={tmp_path / f'net {seed}'}", "--data=digits")
+        done = call("export", *flags, f"--out={out}")
+        assert done.code == 0, done.err
+        assert figures.exists() == kept
 
 
 def test_calibration_images_of_a_saved_network(tmp_path: Path, call: Call) -> None:

@@ -5,6 +5,7 @@ move.
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_json
 from mobilenas.data.scenes import make_scenes
 from mobilenas.nn.saved import load_network, save_network
+from mobilenas.report.detect import describe_detector
 from mobilenas.runs import RunFolder
 
 pytest.importorskip("mmdet", reason="needs pip install '.[detect]'")
 
 from mmdet.registry import MODELS
 
+from mobilenas.detect.build import quiet
+from mobilenas.detect.config import read_config
 from mobilenas.detect.detector import (
     DetectSettings,
     create_detect_run,
@@ -64,6 +68,7 @@ def with_options(settings: DetectSettings, *options: str) -> DetectSettings:
         ("train_dataloader.batch_size=0", "batch_size"),
         ("train_cfg.max_epoch=7", "max_epoch"),
         ("train_cfg.max_epochs=0", "no step"),
+        ("model.bbox_head.num_classes=3", "the data have 10 classes"),
         ("param_scheduler.0.factor=1", "factor"),
         ("optim_wrapper.optimizer.lr=x", "float"),
         ("optim_wrapper.optimizer.type=Foo", "type: Foo"),
@@ -79,6 +84,53 @@ def test_what_cannot_be_built_leaves_no_run(
     message = str(caught.value)
     assert word in message and "\n" not in message
     assert contents(tmp_path) == {}
+
+
+MISTAKES = {
+    "config.pop('test_evaluator')": "has no test_evaluator",
+    "config.model.pop('data_preprocessor')": "has no model.data_preprocessor",
+    "config.pop('visualizer')": "has no visualizer",
+    "config.model.backbone = 3": "int",
+    "config.model.neck = 'FPN'": "str",
+    "config.model.bbox_head.anchor_generator.strides = 8": "int",
+    "config.optim_wrapper = None": "NoneType",
+    "config.train_dataloader.dataset = 'x'": "str",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_config_with_something_else_in_place_of_a_part_is_refused(
+    mistake: str, settings: DetectSettings, tmp_path: Path
+) -> None:
+    config = read_config("retinanet_quick")
+    exec(mistake, {"config": config})
+    config.dump(tmp_path / "mine.py")
+    asked = settings.model_copy(update={"config": str(tmp_path / "mine.py"), "options": ()})
+    with pytest.raises(BadInput, match=f"config .*mine.py:? .*{MISTAKES[mistake]}"):
+        create_detect_run(tmp_path / "run", asked)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("hooks", [None, {"checkpoint": {"type": "CheckpointHook", "interval": 0}}])
+def test_lists_of_evaluators_and_any_hooks_are_taken(
+    hooks: dict[str, Any] | None, settings: DetectSettings, tmp_path: Path
+) -> None:
+    config = read_config("retinanet_quick")
+    config.pop("default_hooks")
+    config.update({} if hooks is None else {"default_hooks": hooks})
+    config.val_evaluator = [config.val_evaluator]
+    config.train_cfg.max_epochs = 2
+    config.dump(tmp_path / "mine.py")
+    update = {"config": str(tmp_path / "mine.py")}
+    small = with_options(
+        settings.model_copy(update=update),
+        "test_dataloader.dataset.pipeline.1.scale=(64,64)",
+        "val_dataloader.dataset.pipeline.1.scale=(64,64)",
+        "train_dataloader.dataset.pipeline.2.scale=(64,64)",
+    )
+    result = train_detector(create_detect_run(tmp_path / "run", small))
+    assert result["classes"].keys() == set("0123456789")
+    assert (tmp_path / "run" / "checkpoint.pth").is_file()
 
 
 def test_images_that_mmdet_leaves_out_are_counted(
@@ -233,3 +285,28 @@ def test_weights_may_change_only_after_the_first_checkpoint(
         open_detect_run(run)
     (run / "checkpoint.pth").touch()
     open_detect_run(run)
+
+
+def test_the_built_in_scenes_may_be_named_again(
+    settings: DetectSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(make_scenes, train=4, val=2)
+    monkeypatch.setattr("mobilenas.detect.detector.make_scenes", few)
+    create_detect_run(tmp_path / "run", settings.model_copy(update={"data": "digits"}))
+    assert open_detect_run(tmp_path / "run", Path("digits")).found["train"]["images"] == 4
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mmengine").touch()
+    with quiet(tmp_path):
+        print("of mmengine")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_backbone_of_mmdet_has_no_arch() -> None:
+    counts = {"total": 4, "backbone": 1, "neck": 1, "head": 2}
+    about = {"config": "mine.py", "space": None, "arch": None, "input": [64, 64]}
+    said = describe_detector(about | {"flops": counts, "params": counts})
+    assert said.startswith("mine.py\n4 FLOPs")

@@ -1,5 +1,6 @@
 """Every recipe's detector on a small network: it learns, predicts, exports, and has its costs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,53 @@ def test_what_cannot_be_exported_is_named(saved: Path, coco: Any, tmp_path: Path
         export_detector(detector, config, CLASSES, tmp_path / "d.onnx", photos()[0])
     with pytest.raises(BadInput, match="no_folder is not a folder"):
         export_detector(detector, config, CLASSES, tmp_path / "no_folder/d.onnx", photos())
+
+
+def of_mmdet(name: str, tiny_yaml: str, folder: Path) -> Config:
+    """One of mmdet's own configs, on the small network."""
+    (folder / "mine.py").write_text(f"_base_ = 'mmdet::{name}.py'")
+    return load_config(str(folder / "mine.py"), space=tiny_yaml, arch=ARCH)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("rpn/rpn_r50_fpn_1x_coco", "RPN gives regions without classes"),
+        ("centernet/centernet_r18_8xb16-crop512-140e_coco", "CenterNetHead has no strides"),
+        ("yolo/yolov3_d53_8xb8-320-273e_coco", "YOLOV3Head gives 3 maps for 3 strides"),
+    ],
+)
+def test_heads_without_scores_and_boxes_of_every_stride_are_refused(
+    name: str, why: str, tiny_yaml: str, tmp_path: Path
+) -> None:
+    config = of_mmdet(name, tiny_yaml, tmp_path)
+    detector = build(config)
+    classes = [str(number) for number in range(detector.bbox_head.num_classes)]
+    with pytest.raises(BadInput, match=why):
+        export_detector(detector, config, classes, tmp_path / "d.onnx", photos()[:1, :64, :64])
+    assert not (tmp_path / "d.onnx").exists()
+
+
+def test_a_detector_that_takes_images_as_they_are_is_exported(
+    tiny_yaml: str, tmp_path: Path
+) -> None:
+    config = of_mmdet("yolox/yolox_nano_8xb8-300e_coco", tiny_yaml, tmp_path)
+    classes = [str(number) for number in range(80)]
+    path = tmp_path / "d.onnx"
+    report = export_detector(build(config), config, classes, path, photos()[:1, :64, :64])
+    said = json.loads(report.metadata["input_normalisation"])
+    assert said == {"mean": [0.0] * 3, "std": [1 / 255] * 3}
+    assert report.metadata["strides"] == "[8, 16, 32]"
+    assert len(report.max_rel) == 9
+
+
+def test_what_the_exporter_cannot_convert_is_one_line(
+    saved: Path, coco: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trace(*arguments: object) -> bytes:
+        raise RuntimeError("no such\noperator")
+
+    monkeypatch.setattr(export, "trace", trace)
+    config = small("retinanet_quick", saved, coco)
+    with pytest.raises(VerificationFailed, match="ONNX does not convert it: no such operator"):
+        export_detector(build(config), config, CLASSES, tmp_path / "d.onnx", photos()[:1])

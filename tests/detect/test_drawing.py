@@ -60,4 +60,15 @@ def test_drawings_have_names_of_their_own(tmp_path: Path) -> None:
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / ".hidden.png").touch()
     with pytest.raises(BadInput, match=f"{tmp_path}: no images in this folder"):
-        list_images([tmp_path])
+        list_images([tmp_path], tmp_path / "drawn")
+
+
+def test_drawings_of_before_are_no_images(tmp_path: Path) -> None:
+    out = tmp_path / "drawn"
+    for path in (tmp_path / "a.jpg", out / "a.png", out / "b" / "c.png"):
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    files, found = list_images([tmp_path], out)
+    assert files == [tmp_path / "a.jpg"]
+    assert found == {"images": 1, "left_out": {"images in --out": 2}}
+    assert list_images([out], out)[1] == {"images": 2, "left_out": {}}

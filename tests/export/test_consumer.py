@@ -85,3 +85,11 @@ def test_it_needs_no_torch_and_is_short() -> None:
     imported = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
     assert imported == {"argparse", "json", "numpy", "onnxruntime", "PIL"}
     assert len(lines) <= 60
+
+
+def test_an_image_that_would_become_white_is_refused(tiny: Exported, tmp_path: Path) -> None:
+    Image.fromarray(np.full((20, 20), 3000, np.uint16)).save(tmp_path / "deep.png")
+    command = [sys.executable, "-I", str(CONSUMER), str(tiny.path), str(tmp_path / "deep.png")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0 and done.stdout == ""
+    assert "deep.png: pixels of type I;16; there must be 8 bits a channel" in done.stderr

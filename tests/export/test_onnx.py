@@ -36,6 +36,7 @@ import mobilenas
 from mobilenas.base.errors import BadInput, VerificationFailed
 from mobilenas.cost import CostModel
 from mobilenas.export.verify import TOLERANCE
+from mobilenas.export.write import check_target
 from mobilenas.nn import Network, fold_batch_norm
 from mobilenas.space import load_space
 
@@ -195,6 +196,9 @@ def test_impossible_target(tmp_path: Path) -> None:
             export(network, path)
     with pytest.raises(BadInput, match="it is a folder"):
         export(network, tmp_path)
+    (tmp_path / "net.mlpackage").touch()
+    with pytest.raises(BadInput, match=r"net\.mlpackage: it is a file, and a package is a folder"):
+        check_target(tmp_path / "net.mlpackage", ".mlpackage")
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from make_graphs import write_graph
 from onnx import TensorProto
@@ -50,6 +51,14 @@ def test_files_of_every_kind_are_run(tmp_path: Path) -> None:
     assert batch.ms_per_gmac == pytest.approx(batch.ms / 2e-8)  # four images
     assert half.ms_per_gmac is None
     assert all(f.runs >= 2 * MIN_RUNS and f.ms > 0 for f in result.files)
+
+
+def test_weights_in_a_file_of_their_own_are_of_the_size(tmp_path: Path) -> None:
+    path = write_graph(tmp_path / "net.onnx", PHOTO, weights=1)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="net.onnx.data")
+    assert path.stat().st_size < 1000
+    (found,) = bench_files([path], threads=1, rounds=1).files
+    assert found.size_bytes == path.stat().st_size + (tmp_path / "net.onnx.data").stat().st_size
 
 
 def test_a_machine_that_slows_down_changes_no_ratio(

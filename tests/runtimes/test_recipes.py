@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from make_graphs import write_graph
+from onnx import TensorProto
 from torch import nn
 
 from mobilenas.base.errors import BadInput
@@ -90,9 +92,12 @@ def onnx_file(folder: Path, batch: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("batch", ["fixed", "free"])
-def test_time_onnx_prints_a_number_a_run(batch: str, tmp_path: Path) -> None:
-    model = onnx_file(tmp_path, batch)
+@pytest.mark.parametrize("kind", ["fixed", "free", "bytes"])
+def test_time_onnx_prints_a_number_a_run(kind: str, tmp_path: Path) -> None:
+    if kind == "bytes":
+        model = write_graph(tmp_path / "net.onnx", ("n", 8, 8, 3), TensorProto.UINT8)
+    else:
+        model = onnx_file(tmp_path, kind)
     done = subprocess.run(
         [sys.executable, EXPORT / "time_onnx.py", model, "--seconds", "0.01"],
         capture_output=True,
