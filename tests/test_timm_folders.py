@@ -102,6 +102,18 @@ def test_damaged_weights_are_refused(unlike_fresh: Change, tmp_path: Path) -> No
         load_network(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", [[1], torch.ones(2), {"classifier.bias": 3}, {1: torch.ones(2)}]
+)
+def test_weights_that_are_no_state_dict_are_refused(
+    content: Any, unlike_fresh: Change, tmp_path: Path
+) -> None:
+    write(tmp_path, unlike_fresh, safe=False, **OF_A_SPACE)
+    torch.save(content, tmp_path / "pytorch_model.bin")
+    with pytest.raises(BadInput, match=r"pytorch_model\.bin must hold a state dict"):
+        load_network(tmp_path)
+
+
 def test_a_detector_starts_from_such_a_folder(unlike_fresh: Change, tmp_path: Path) -> None:
     pytest.importorskip("mmdet")
     from mobilenas.detect.backbone import MobileNASBackbone

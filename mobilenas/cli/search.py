@@ -189,14 +189,18 @@ def search(
             raise BadInput("give --seed or --seeds")
         if is_one_of_several():
             raise BadInput("--seeds: the processes of torchrun are of one search; take --workers")
-        root = str(data_root) if benchmark and data_root else None
-        options = {"--data": moved, "--benchmark": benchmark, "--data-root": root}
+        listed = benchmark or (resume and latency)
+        root = str(data_root) if listed and data_root else None
+        options = [("--data", moved), ("--benchmark", benchmark), ("--data-root", root)]
+        if resume:  # a budget says where latency tables are now
+            options += [("--flops", flops), ("--params", params), ("--memory", memory)]
+            options += [("--latency", each) for each in latency or []]
         with held(out, "search"):
             rows, failed = search_seeds(
                 lambda path, seed: start(path, seed, resume and is_run(path, "search")),
                 out,
                 parse_seeds(seeds),
-                [f"{name}={value}" for name, value in options.items() if value],
+                [f"{name}={value}" for name, value in options if value],
                 parse_workers(workers),
                 compared=benchmark is not None,
             )

@@ -192,6 +192,10 @@ def _read(file: Path) -> tuple[_Header, dict[str, Tensor]]:
     except Exception as error:  # damaged bytes make both raise errors of several classes
         kind = "PyTorch" if file.name == _PICKLED else "safetensors"
         raise BadInput(f"{file} is not a readable {kind} file: {one_line(error)}") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
+        raise BadInput(f"{file} must hold a state dict, tensors by their names")
     if header is None:
         if not file.with_name(CONFIG).is_file():
             raise BadInput(f"{file} is not of mobilenas: its header has no key {_KEY!r}")

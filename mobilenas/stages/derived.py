@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,9 +31,10 @@ def store_network(folder: Path, supernet: nn.Module, arch: AnyArch, images: Trai
     """
     device = pick_device(images.config.device)
     order = generator(images.seed, Stream.CALIBRATION).permutation(images.splits.train)
-    batches = images.evaluation(images.data.train, device, order[:CALIBRATION_IMAGES])
+    own = replace(images.splits, calibrate=np.sort(order[:CALIBRATION_IMAGES]))
+    batches = replace(images, splits=own).calibration(device)  # one image alone has no variance
     try:
-        network = derived_network(supernet.to(device), arch, (x for x, _ in batches))
+        network = derived_network(supernet.to(device), arch, batches)
     except BadInput as error:
         log.info(NO_NETWORK, error)
         return

@@ -105,7 +105,7 @@ METHODS = {
     "svge": Method(
         Svge,
         "Lukasik et al. 2021",
-        "one, once; forward, at the end, of 150 archs",
+        "one, once; forward, at the end, of many archs",
         "one",
         "blocks, nb201",
     ),

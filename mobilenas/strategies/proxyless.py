@@ -48,7 +48,8 @@ class Proxyless(LearnedStrategy):
         rng = step.rng(Stream.ARCH_STEP)
         pairs, gates, expected = [], [], []
         for alpha in self.parameters:
-            p = normalised(alpha.softmax(0))
+            # Two different ones can be drawn where one is so sure that the others round to 0.
+            p = normalised(alpha.softmax(0)).clip(1e-300)
             n = min(2, len(p))
             pair = torch.from_numpy(rng.choice(len(p), n, replace=False, p=p))
             q = alpha[pair].softmax(0)

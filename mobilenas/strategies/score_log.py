@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import append_jsonl, read_jsonl
+from mobilenas.base.files import append_jsonl, read_jsonl, write_jsonl
 from mobilenas.base.settings import Record
 from mobilenas.nn.views import Views
 from mobilenas.strategies.search_step import SearchStep
@@ -65,9 +65,20 @@ class ScoreLog:
         row = self.rows[self.taken]
         step.spent = before + row.spent
         self.taken += 1
-        if (row.choice, row.without) != (choice, names[: len(row.without)]):
+        if not _is_of(row, choice, names):
             raise BadInput(
                 f"{self.path} line {self.taken} is of {row.choice}, where {choice} is measured: it "
                 "is of another search"
             )
         return row
+
+    def drop_others(self, choice: str, names: list[str]) -> None:
+        """Take away the next line, and all behind it, where it is of others than these."""
+        if self.taken < len(self.rows) and not _is_of(self.rows[self.taken], choice, names):
+            del self.rows[self.taken :]
+            if self.path is not None and self.writes:
+                write_jsonl(self.path, [row.model_dump() for row in self.rows])
+
+
+def _is_of(row: Scores, choice: str, names: list[str]) -> bool:
+    return (row.choice, row.without) == (choice, names[: len(row.without)])

@@ -89,7 +89,7 @@ class SearchStep:
         """Loss and accuracy of several mixtures on some batches of the held-out images, by number,
         by the statistics of each batch. Running ones do not move. All have the same dropout, which
         no other draw hangs on. least: share of the accuracy of the first mixture; the one that has
-        less is the last that is measured.
+        less is the last that is measured. Raises Diverged where a loss is not finite.
         """
         if not least:
             return self._scored(several, batches)
@@ -118,6 +118,7 @@ class SearchStep:
                     size = len(images)
                     row += torch.stack([loss * size, hits.double(), torch.full_like(loss, size)])
         self.trainer.processes.average([sums])
+        self.check_finite([sums])
         return [(loss / size, hits / size) for loss, hits, size in sums.tolist()]
 
     def gradient(self, loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -145,6 +145,8 @@ class Svge(LearnedStrategy):
         for start in range(0, len(archs), _GROUP):
             group = archs[start : start + _GROUP]
             names = [step.searchable.name(genes) for genes in group]
+            # With other threads the models round otherwise, and come to other archs after a kill.
+            self.scores.drop_others("archs", names)
             found = self.scores.take(step, "archs", names, group, batches)
             for genes, loss, accuracy in zip(group, found.loss, found.accuracy, strict=True):
                 certain = [torch.eye(n)[g] for n, g in zip(self.choices.sizes, genes, strict=True)]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from helpers import Call, check_refused
+from tables import made_up_table
 
+from mobilenas.space import load_space
 from mobilenas.stages.finish import Finish
 
 SMALL = [
@@ -66,6 +68,25 @@ def test_a_search_that_fails_is_named_and_the_others_are_done(
     printed = json.loads(done.out)
     assert printed["failed"] == {"seed-2": "MemoryError: none is left"}
     assert [row["seed"] for row in printed["seeds"]] == [3]
+
+
+def test_a_latency_table_that_moved_is_found_by_all(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(how: Finish, path: Path) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+
+    table = tmp_path / "made-up.json"
+    table.write_text(made_up_table(load_space("macro:width=0.25,resolution=8")).model_dump_json())
+    flags = ["--seeds=2", f"--out={tmp_path / 'several'}"]
+    with monkeypatch.context() as patched:
+        patched.setattr(Finish, "start", killed)
+        patched.setattr("mobilenas.stages.finish._last_line", lambda path: "killed")
+        assert call(*SMALL, *flags, f"--latency=100ms@{table}").code == 1
+    (tmp_path / "elsewhere").mkdir()
+    moved = table.rename(tmp_path / "elsewhere" / table.name)
+    done = call("search", "--resume", *flags, f"--latency=100ms@{moved}")
+    assert done.code == 0, done.err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The network that a search leaves computes what its supernet does for the arch."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.nn import EdgeCellSupernet, Supernet
-from mobilenas.space import EdgeCellSpace, Space, load_listed_space
-from mobilenas.stages.derived import derived_network
+from mobilenas.nn.saved import load_network
+from mobilenas.space import EdgeCellSpace, Space, load_listed_space, load_space
+from mobilenas.stages.derived import derived_network, store_network
+from mobilenas.strategies.config import SearchConfig
+from mobilenas.train.images import choose_images
 
 S1 = "s1:width=0.25,resolution=16"
 DARTS = "darts:channels=4,cells=3,resolution=8"
@@ -76,6 +80,26 @@ def test_it_computes_what_the_supernet_does(name: str, build: Build) -> None:
             means = torch.stack([first(images).mean((0, 2, 3)) for images in data])
         assert norm.running_mean is not None  # the statistics are those of the batches
         torch.testing.assert_close(norm.running_mean, means.mean(0))
+
+
+# One image more than a batch of evaluation has; alone it would be a batch without a variance.
+def test_its_norms_are_averaged_over_batches_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = load_space("digits:width=0.5,resolution=8")
+    config = SearchConfig(limit=257, device="cpu")
+    images = choose_images("digits", 8, config, 0, calibrate=0)
+    supernet = Supernet(space, generator=torch.Generator().manual_seed(0))
+    seen: list[Tensor] = []
+    supernet.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    arch = space.sample(np.random.default_rng(0))
+    store_network(tmp_path / "network", supernet, arch, images)
+    network, info = load_network(tmp_path / "network")
+    assert (str(network.arch), info.classes) == (str(arch), images.data.classes)
+    assert [len(x) for x in seen] == [257]
+    monkeypatch.setattr("mobilenas.train.images._EVAL_BATCH", 100)
+    store_network(tmp_path / "network", supernet, arch, images)
+    assert [len(x) for x in seen[1:]] == [85, 85, 85]
 
 
 @pytest.mark.parametrize(

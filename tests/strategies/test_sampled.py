@@ -112,6 +112,17 @@ def test_proxyless_moves_the_pair_and_leaves_the_probabilities_of_the_rest() -> 
             torch.testing.assert_close(p.detach()[rest], old[rest], rtol=0, atol=1e-7)
 
 
+def test_proxyless_draws_two_where_one_is_sure() -> None:
+    config = configured(Proxyless)
+    strategy, steps = Proxyless(choices(3), config, seed=0), Steps(Fixed([3]), config)
+    sure = torch.tensor([0.0, -200.0, -300.0])
+    with torch.no_grad():
+        strategy.parameters[0].copy_(sure)
+    assert strategy.probabilities()[0].tolist() == [1, 0, 0]
+    strategy.learn(steps(0))
+    torch.testing.assert_close(strategy.parameters[0].detach(), sure)
+
+
 @pytest.mark.parametrize("shifted", [True, False])
 def test_without_a_shift_of_the_pair_all_probabilities_would_move(
     shifted: bool, monkeypatch: pytest.MonkeyPatch

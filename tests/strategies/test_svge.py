@@ -1,5 +1,8 @@
 """SVGe: what its autoencoder and predictor learn, and the search that they make."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +17,7 @@ from mobilenas.base.randomness import fixed_generators
 from mobilenas.cost import CostModel
 from mobilenas.space import load_listed_space
 from mobilenas.strategies.graph_vae import GraphVae, climb, divergence, train_predictor, train_vae
+from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.svge import Svge, _before
 
@@ -178,3 +182,18 @@ def test_it_searches_once_after_the_last_step() -> None:
 def test_a_graph_that_is_chosen_too() -> None:
     with pytest.raises(BadInput, match="whose graph is fixed"):
         Svge.check(searched(cells("darts")), configured(Svge))
+
+
+def test_archs_that_another_rounding_led_to_are_left(tmp_path: Path) -> None:
+    settings = {"labels": 10, "rounds": 2, "round_archs": 5, "score_images": 32, "vae_steps": 5}
+    path, found = tmp_path / "labels.jsonl", []
+    for _ in range(2):
+        strategy, steps = in_space("svge", settings)
+        strategy.scores = ScoreLog(path)
+        strategy.learn(steps(0))
+        found.append(path.read_text())
+        assert len(ScoreLog(path).rows) == strategy.scores.taken == 3
+        first, *rows = map(json.loads, found[0].splitlines())
+        rows[0]["without"][0] = "arch of other threads"
+        path.write_text("".join(json.dumps(row) + "\n" for row in [first, *rows]))
+    assert found[0] == found[1]
