@@ -104,7 +104,7 @@ def arch_sample(
     n: Annotated[int, typer.Option("-n", min=1, max=10**6, help="How many.")] = 1,
     over_costs: Annotated[
         bool,
-        typer.Option("--spread", help="From the cheapest to the costliest, as tables are made of."),
+        typer.Option("--spread", help="Over all costs, as latency tables are fitted to."),
     ] = False,
     seed: Seed = 0,
     as_json: Json = False,
