@@ -31,7 +31,7 @@ from mobilenas.train.supernets import (
     new_supernet,
     open_supernet_run,
 )
-from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
+from mobilenas.train.trainer import Trainer, fit, is_trained
 
 
 def create_supernet_run(
@@ -89,8 +89,8 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
     with processes.together():
         device = pick_device(config.device)
         strategy = make_strategy(config.strategy, run.space, settings.seed, config.sandwich_random)
-        is_done = run.folder.is_finished and (run.folder.path / CHECKPOINT).exists()
-        teacher = None if is_done else _teacher(teacher_name(run.folder, config), images)
+        name = None if is_trained(run.folder) else teacher_name(run.folder, config)
+        teacher = _teacher(name, images)
         if teacher is not None:
             check_teacher(run.folder, teacher)
             teacher.to(device)

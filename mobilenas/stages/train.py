@@ -50,7 +50,7 @@ from mobilenas.train.networks import (
 )
 from mobilenas.train.recipe import Objective, make_optimizer
 from mobilenas.train.supernets import SupernetSettings
-from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
+from mobilenas.train.trainer import CHECKPOINT, Trainer, fit, is_trained
 
 CARD = "README.md"  # where the hub looks for it
 
@@ -263,8 +263,7 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
         device = pick_device(config.device)
         batches = run.images.training(device, processes)
         resumed = (run.folder.path / CHECKPOINT).exists()
-        needs_teacher = not (resumed and run.folder.is_finished)
-        teacher = ready_teacher(run, device) if needs_teacher else None
+        teacher = None if is_trained(run.folder) else ready_teacher(run, device)
         trainer = Trainer(
             fresh_network(run) if resumed else new_network(run),
             config,

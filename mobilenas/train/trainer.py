@@ -238,6 +238,11 @@ class Trainer:
         task.load_state(state["task"])
 
 
+def is_trained(run: RunFolder) -> bool:
+    """Whether nothing is left to train, so that no teacher is needed."""
+    return run.is_finished and (run.path / CHECKPOINT).exists()
+
+
 def fit(run: RunFolder, task: Task, trainer: Trainer, seconds: float = 0.0) -> None:
     """Train from the last checkpoint of the run folder, or from the start, to the end. seconds: of
     work before the start.
