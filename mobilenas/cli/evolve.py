@@ -39,12 +39,12 @@ def evolve(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="One of accuracy, score and prediction, and some of flops, params, memory and "
+            help="One of score, accuracy and prediction, and some of flops, params, memory and "
             "latency (or latency@DEVICE), comma separated; without a cost the one best network "
-            "of the budget is looked for. By default accuracy,flops, or with --latency accuracy "
-            "and each latency given; prediction in place of accuracy with --truth or --rounds. "
+            "of the budget is looked for. By default score,flops, or with --latency score "
+            "and each latency given; prediction in place of score with --truth or --rounds. "
             "score: the supernet's accuracy and a score of the untrained network (NASWOT), which "
-            "together order networks better than the former."
+            "together order networks better than the accuracy alone."
         ),
     ] = None,
     truth: Annotated[
@@ -110,7 +110,7 @@ def evolve(
 
     Example: mobilenas evolve --latency 20ms@DEVICE --params 5M
 
-    Example, for the one best network: mobilenas evolve --flops 400M --objectives accuracy
+    Example, for the one best network: mobilenas evolve --flops 400M --objectives score
 
     Example, with stand-alone trainings in between: mobilenas evolve --flops 400M --rounds 4
 

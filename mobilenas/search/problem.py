@@ -121,8 +121,8 @@ def check_feasible(cost_model: Costs, limits: Mapping[str, float]) -> float:
     return cost_model.feasible_share(dict(limits)) if limits else 1.0
 
 
-def default_objectives(cost_model: CostModel, quality: str = ACCURACY) -> tuple[str, ...]:
-    """The quality and the latencies of the cost model's tables; without any, quality and FLOPs."""
+def default_objectives(cost_model: CostModel, quality: str) -> tuple[str, ...]:
+    """`quality` and the latencies of the cost model's tables; without any, it and FLOPs."""
     latencies = (latency_cost(table.name) for table in cost_model.tables)
     return (quality, *latencies) if cost_model.tables else (quality, "flops")
 

@@ -144,8 +144,7 @@ class Prepared:
         costed = space if search.resolution is None else space.backbone(*search.resolution)
         cost_model, limits = search.budget.look_up(costed)
         if search.objectives is None:
-            quality = PREDICTION if by_truth else ACCURACY
-            objectives = default_objectives(cost_model, quality)
+            objectives = default_objectives(cost_model, PREDICTION if by_truth else SCORE)
         else:
             latencies = search.budget.latencies
             objectives = parse_objectives(search.objectives, cost_model, latencies)

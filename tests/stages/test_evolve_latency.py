@@ -134,9 +134,9 @@ def test_first_archs_meet_tight_limits_on_memory_and_latency(
 
 
 def test_default_objectives_are_the_latencies_given() -> None:
-    assert default_objectives(CostModel(SPACE)) == ("accuracy", "flops")
-    assert default_objectives(CostModel(SPACE, [B, A])) == (
-        *("accuracy", "latency_ms@b", "latency_ms@a"),
+    assert default_objectives(CostModel(SPACE), "score") == ("score", "flops")
+    assert default_objectives(CostModel(SPACE, [B, A]), "score") == (
+        *("score", "latency_ms@b", "latency_ms@a"),
     )
 
 
