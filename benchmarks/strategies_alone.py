@@ -2,8 +2,7 @@
 
 Each strategy searches under the same limit, once for each seed. Against them: evolve through
 supernets of the same space (--supernet), by accuracy, and a random arch of as many FLOPs. All
-answers are then trained by one recipe, with the seed of their search, whose held-out images chose
-nothing.
+answers are then trained by one recipe, several times, with held-out images that chose nothing.
 
 Runs continue where they stopped; several processes may share an OUT, each with seeds of its own.
 
@@ -29,6 +28,7 @@ from mobilenas.search.operators import sample_feasible
 from mobilenas.space import Space, load_space
 
 MARGIN = 0.02  # the FLOPs of random archs are at most so much below the limit
+FRESH = 100  # the first seed of the trainings, above those of searches
 
 
 def main(
@@ -42,6 +42,7 @@ def main(
     supernet: Annotated[list[Path] | None, typer.Option(help="One for each seed.")] = None,
     train_preset: str = "cifar10-quick",
     settings: Set = None,
+    trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
     seeds: str = "0,1,2",
     out: Path = Path("runs/strategies-alone"),
 ) -> Iterator[Table]:
@@ -71,7 +72,8 @@ def main(
                 out / "trained" / f"{arch}-s{seed}", "train", space=space, arch=arch, data=data,
                 seed=seed, preset=train_preset, set=settings or [],
             )
-            for arch, seed in zip(archs, numbers, strict=True)
+            for arch, first in zip(archs, numbers, strict=True)
+            for seed in range(FRESH + first * trainings, FRESH + (first + 1) * trainings)
         ]  # fmt: skip
         rows.append(
             {
