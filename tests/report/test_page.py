@@ -69,6 +69,21 @@ def test_every_kind_of_run_has_its_part(job: Path) -> None:
     assert all(trace["y"] for figure in drawn.values() for trace in figure["data"])
 
 
+def test_a_run_has_one_colour_in_all_figures() -> None:
+    curve = [[1.0, 0.5], [2.0, 0.25]]
+    logs = {"a": {"loss": curve}, "b": {"loss": curve, "accuracy": curve}}
+    trainings = [{"run": run, "curves": {"accuracy": [], **log}} for run, log in logs.items()]
+    sections = dict.fromkeys(("searches", "strategies", "rankings", "checks", "detections"), [])
+    drawn = draw_figures({**sections, "trainings": trainings})
+    colours = [
+        {trace["name"]: trace["line"]["color"] for trace in drawn[name]["data"]}
+        for name in ("training-loss", "training-accuracy")
+    ]
+    assert colours[0].keys() == {"a", "b"}
+    assert colours[1] == {"b": colours[0]["b"]}
+    assert drawn["training-accuracy"]["label"].endswith("images: b")
+
+
 def test_a_sweep_brings_its_searches(job: Path, tmp_path: Path) -> None:
     for name in ("flops-1M", "flops-2M"):
         shutil.copytree(job / "evolve", tmp_path / "sweep" / name)

@@ -35,13 +35,13 @@ def draw_figures(content: Part) -> dict[str, Figure]:
         found["front"] = _fronts(fronts, content)
     trainings = [t for t in content["trainings"] if "damage" not in t]
     for key, title in (("loss", "training loss"), ("accuracy", "validation accuracy (%)")):
-        curves = [(t["run"], t["curves"][key]) for t in trainings if t["curves"][key]]
-        if curves:
+        curves = [(t["run"], t["curves"][key]) for t in trainings]
+        if any(points for _, points in curves):
             found[f"training-{key}"] = _curves(curves, title, "passes over the training images")
     strategies = [s for s in content["strategies"] if "damage" not in s]
     for key in dict.fromkeys(key for s in strategies for key in s["curves"]):
-        curves = [(s["run"], s["curves"][key]) for s in strategies if s["curves"].get(key)]
-        if curves:
+        curves = [(s["run"], s["curves"].get(key, [])) for s in strategies]
+        if any(points for _, points in curves):
             found[f"strategy-{key}"] = _strategy(curves, key)
     for number, strategy in enumerate(strategies):
         if strategy.get("probabilities"):
@@ -181,10 +181,15 @@ def _hover(row: Part) -> str:
 
 
 def _curves(curves: Sequence[tuple[str, list[list[float]]]], y: str, x: str) -> Figure:
-    """Curves over one another; losses as they are, faint, and smoothed."""
+    """Curves over one another; losses as they are, faint, and smoothed.
+
+    A run without points has its colour all the same, so that the others have theirs in all figures.
+    """
     data = []
     is_loss, scale = "loss" in y, 100 if "%" in y else 1
     for (run, points), colour in zip(curves, _cycle(len(curves)), strict=True):
+        if not points:
+            continue
         name, xs = escape(run), [point[0] for point in points]
         ys = [scale * point[1] for point in points]
         line: Part = {"type": "scatter", "name": name, "x": xs, "legendgroup": name}
@@ -198,7 +203,7 @@ def _curves(curves: Sequence[tuple[str, list[list[float]]]], y: str, x: str) -> 
             | {"mode": mode, "y": ys, "line": {"color": colour, "width": 2}}
             | {"hovertemplate": f"{name}<br>%{{x:.4g}}: %{{y:.4g}}<extra></extra>"}
         )
-    names = ", ".join(run for run, _ in curves)
+    names = ", ".join(run for run, points in curves if points)
     return _figure(f"{y} over {x}: {names}", data, x, y) | {"walk": int(is_loss)}
 
 
