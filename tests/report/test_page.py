@@ -73,8 +73,7 @@ def test_a_run_has_one_colour_in_all_figures() -> None:
     curve = [[1.0, 0.5], [2.0, 0.25]]
     logs = {"a": {"loss": curve}, "b": {"loss": curve, "accuracy": curve}}
     trainings = [{"run": run, "curves": {"accuracy": [], **log}} for run, log in logs.items()]
-    sections = dict.fromkeys(("searches", "strategies", "rankings", "checks", "detections"), [])
-    drawn = draw_figures({**sections, "trainings": trainings})
+    drawn = draw_figures({**{name: [] for name in SECTIONS}, "trainings": trainings})
     colours = [
         {trace["name"]: trace["line"]["color"] for trace in drawn[name]["data"]}
         for name in ("training-loss", "training-accuracy")
