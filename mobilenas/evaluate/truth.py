@@ -182,10 +182,14 @@ def _check_equal_ones(
     path: Path, rows: Sequence[_Row], names: Sequence[AnyArch], accuracy: Floats
 ) -> None:
     """Raise BadInput where the accuracies of equal networks are too far apart to be noise."""
-    first: dict[AnyArch, int] = {}
+    lowest: dict[AnyArch, int] = {}
+    highest: dict[AnyArch, int] = {}
     for number, name in enumerate(names):
-        other = first.setdefault(name, number)
-        if abs(accuracy[number] - accuracy[other]) > FARTHEST:
+        for extreme, of in ((lowest, min), (highest, max)):
+            other = extreme.setdefault(name, number)
+            extreme[name] = of(other, number, key=lambda i: accuracy[i])
+            if abs(accuracy[number] - accuracy[other]) <= FARTHEST:
+                continue
             here, there = (f"{100 * accuracy[i]:g} % in {rows[i].place}" for i in (number, other))
             raise BadInput(
                 f"{path}: {rows[number].arch} has {here}, and {rows[other].arch}, the same "

@@ -76,7 +76,10 @@ class AgingSearch(Search):
     def _mutated(self, genes: Genes) -> Genes:
         """A copy in which one block has another candidate."""
         child, counts = genes.copy(), self.problem.cost_model.space.num_candidates
-        block = self._rng.choice(np.flatnonzero(counts > 1))
+        choices = np.flatnonzero(counts > 1)
+        if not len(choices):  # a space of one arch
+            return child
+        block = self._rng.choice(choices)
         child[block] = (child[block] + self._rng.integers(1, counts[block])) % counts[block]
         return child
 

@@ -111,7 +111,8 @@ def _on_ray(
 ) -> dict[Path, str]:
     failed = {}
     # A worker's timeout is for groups of measured archs: a training may take as long as it needs.
-    with open_workers(replace(asked, timeout=None), finish, finish.threads) as workers:
+    asked = replace(asked, timeout=None)
+    with open_workers(asked, finish, finish.threads, _TRIES) as workers:
         for outcome in workers(finish.command, [[str(path.resolve())] for path in paths]):
             path = Path(outcome.items[0])
             if outcome.results is None:

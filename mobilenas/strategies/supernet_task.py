@@ -104,11 +104,11 @@ class SupernetTask:
 
 def total_steps(config: SupernetConfig, num_images: int, strategy: Strategy) -> int:
     """Optimizer steps that spend the budget of passes, those of the largest arch alone included,
-    rounded up to whole super-steps.
+    rounded up to whole super-steps: one at least.
     """
     alone = largest_steps(config, num_images)
     left = config.passes * num_images - alone * config.batch_size
-    steps = math.ceil(left / (config.batch_size * strategy.passes_per_step))
+    steps = max(1, math.ceil(left / (config.batch_size * strategy.passes_per_step)))
     whole = strategy.steps_per_superstep
     return alone + math.ceil(steps / whole) * whole
 

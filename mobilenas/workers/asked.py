@@ -10,7 +10,7 @@ from mobilenas.base.errors import BadInput, shortened
 from mobilenas.workers.cluster import RayActors
 from mobilenas.workers.here import Work
 from mobilenas.workers.processes import Processes
-from mobilenas.workers.schedule import Backend, Workers
+from mobilenas.workers.schedule import TRIES, Backend, Workers
 
 _MOST = 512  # processes
 _LONGEST = 10**6  # seconds
@@ -65,11 +65,13 @@ ONE_WORKER = WorkersAsked()
 
 
 @contextmanager
-def open_workers(asked: WorkersAsked, make: Callable[[], Work], threads: int) -> Iterator[Workers]:
+def open_workers(
+    asked: WorkersAsked, make: Callable[[], Work], threads: int, tries: int = TRIES
+) -> Iterator[Workers]:
     """The workers that are asked for, which end with the block.
 
     make: sent to each worker and called there once; what it gives does the work, with so many
-    threads. Raises BadInput.
+    threads. tries: of an item of work. Raises BadInput.
     """
     with ExitStack() as stack:
         backend: Backend
@@ -78,4 +80,4 @@ def open_workers(asked: WorkersAsked, make: Callable[[], Work], threads: int) ->
         else:
             backend = Processes(make, asked.count)
         stack.callback(backend.close)
-        yield Workers(backend, asked.timeout)
+        yield Workers(backend, asked.timeout, tries)

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 from mobilenas.base.errors import BadInput, WorkFailed
 
 T = TypeVar("T")
-TRIES = 3  # of an item, and of a worker in a row that does not come up
+TRIES = 3  # of an item, where nothing else is said; items or workers in a row that end all
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +80,13 @@ class Workers:
     """`workers(what, groups)`: the outcome of each group, as they end.
 
     what: which work, in the words of those who do it. timeout: seconds that a worker may take for a
-    group, or to come up; then it is ended. Raises BadInput where a worker refuses its input, and
-    WorkFailed where no worker comes up or nothing at all succeeds; of that there is no outcome.
+    group, or to come up; then it is ended. tries: of an item. Raises BadInput where a worker
+    refuses its input, and WorkFailed where no worker comes up or nothing at all succeeds; of that
+    there is no outcome.
     """
 
-    def __init__(self, backend: Backend, timeout: float | None = None) -> None:
-        self._backend, self._timeout = backend, timeout
+    def __init__(self, backend: Backend, timeout: float | None = None, tries: int = TRIES) -> None:
+        self._backend, self._timeout, self._tries = backend, timeout, tries
         self._wanted = backend.count
         self._started = self._starting = self._false_starts = self._left_out = 0
         self._succeeded = False
@@ -163,13 +164,13 @@ class Workers:
 
     def _again(self, task: _Task, why: str) -> Iterator[Outcome]:
         tries = task.tries + 1
-        if tries < TRIES:
+        if tries < self._tries:
             log.info("%s: %s; it is done again", _named(task.items), why)
             self._waiting.extend(_Task(task.what, (item,), tries) for item in task.items)
             return
         self._left_out += 1
         if not self._succeeded and self._left_out == TRIES:
-            raise WorkFailed(f"{TRIES} of {TRIES} failed {TRIES} times each, the last: {why}")
+            raise WorkFailed(f"{TRIES} of {TRIES} failed {self._tries} times each, the last: {why}")
         self._held.append(Outcome(task.items, None, why))
         if self._succeeded:
             yield from self._released()
@@ -179,7 +180,7 @@ class Workers:
         held, self._held = self._held, []
         for outcome in held:
             what, why = outcome.items[0], outcome.why
-            log.warning("%s is left out, it failed %d times: %s", what, TRIES, why)
+            log.warning("%s is left out, it failed %d times: %s", what, self._tries, why)
             yield outcome
 
     def _not_come_up(self, why: str) -> None:

@@ -181,6 +181,17 @@ def test_equal_networks_may_differ_by_noise_but_not_by_more(tmp_path: Path) -> N
     assert str(error.value).startswith(f"{expected} 5: more than 20 points apart")
 
 
+def test_the_first_of_equal_networks_may_lie_between_two_that_are_too_far_apart(
+    tmp_path: Path,
+) -> None:
+    ends = ("id_e6k5_e3k3_id_e6k5", "e6k5_id_e3k3_id_e6k5", "e6k5_id_e3k3_e6k5_id")
+    names = [f"id_e3k3_e3k3_{end}" for end in ends]
+    assert len({SPACE.canonical(SPACE.parse(name)) for name in names}) == 1
+    rows = "".join(f"{name},{x}\n" for name, x in zip(names, (0.7, 0.55, 0.85), strict=True))
+    with pytest.raises(BadInput, match=r"85 % in line 7, and .* 55 % in line 6"):
+        read_truth(written(tmp_path, GOOD + rows), SPACE)
+
+
 CHECKED = f"arch,accuracy,data_checksum\n{A},0.9,7\n{B},0.93,\n{C},0.5,"
 
 

@@ -93,6 +93,16 @@ def test_a_space_without_further_networks_ends_the_search() -> None:
     assert 1 <= len(search.evaluations) < 10
 
 
+def test_a_space_of_one_arch_has_it_for_an_answer() -> None:
+    candidates = "expansions=[6],candidates.kernels=[3],candidates.max_paths=1"
+    one = CostModel(load_space(f"digits:candidates.{candidates}"))
+    for objectives, search in ((("accuracy",), AgingSearch), (("accuracy", "flops"), NSGA2Search)):
+        found = search(Problem(one, objectives), population=4, generations=3)
+        while (archs := found.ask()) is not None:
+            found.tell(dict.fromkeys(archs, Measured(0.5)))
+        assert len(found.evaluations) == 1
+
+
 def test_it_can_go_by_a_score() -> None:
     search = AgingSearch(Problem(COSTS, ("score",), LIMITS), population=8, generations=5)
     while (archs := search.ask()) is not None:

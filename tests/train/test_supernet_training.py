@@ -279,6 +279,11 @@ def test_total_steps_spend_the_budget_in_whole_super_steps(reference: str, passe
     assert passes * 1000 <= spent < passes * 1000 + one
 
 
+def test_the_largest_arch_leaves_a_step_to_the_strategy() -> None:
+    almost_all = config(passes=1.001, warmup_largest_passes=1)
+    assert total_steps(almost_all, 1004, make_strategy("uniform", load_space("macro"), 0)) == 127
+
+
 def test_strategies_spend_the_same_budget() -> None:
     space, settings = load_space("macro"), config(passes=3)
     fair, uniform = (make_strategy(name, space, 0) for name in ("fair", "uniform"))

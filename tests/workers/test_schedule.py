@@ -129,6 +129,16 @@ def test_where_nothing_works_that_is_said_soon() -> None:
     assert seen == []
 
 
+def test_an_item_is_tried_as_often_as_is_asked_for() -> None:
+    def fate(worker: int, items: Sequence[str]) -> tuple[Kind, float]:
+        return ("failed" if "a" in items else "done"), 1
+
+    stage = Stage(1, fate)
+    outcomes = list(Workers(stage, tries=2)("measure", [["a"], ["b"]]))
+    assert sum("a" in items for _, items in stage.given) == 2
+    assert [outcome.items for outcome in outcomes if outcome.results is None] == [("a",)]
+
+
 @pytest.mark.parametrize("works", [[], ["c"]])
 def test_failures_before_any_success_are_told_with_it_or_at_the_end(works: list[str]) -> None:
     def fate(worker: int, items: Sequence[str]) -> tuple[Kind, float]:
