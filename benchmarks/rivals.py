@@ -4,6 +4,7 @@ plain     MobileNetV2's shape: kernel 3, expansion 6, one path everywhere; its F
 random    the best on validation images of random archs within the budget, which are trained until
           as many multiply-adds are spent as by the first of --searches: supernet, evaluations and
           trainings
+published archs (--published) at the plain network's width, if they are within a budget of FLOPs
 score     the search without trainings: accuracy in the supernet and NASWOT
 accuracy  the same by accuracy in the supernet alone
 rounds    evolve --rounds
@@ -47,6 +48,7 @@ from mobilenas.search import Problem
 from mobilenas.search.front import pick_arch
 from mobilenas.search.operators import sample_feasible
 from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
+from mobilenas.space.published import PUBLISHED
 from mobilenas.train.config import load_network_config
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
@@ -73,6 +75,9 @@ def main(
     ] = "rounds,score",
     population: int = 20,
     generations: int = 5,
+    published: Annotated[
+        str, typer.Option(help="Archs of the plain network's space, by commas: fairnas_a.")
+    ] = "",
     trainings: Annotated[int, typer.Option(help="How many of each answer.")] = 3,
     final: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of these alone, beside --set.")
@@ -106,7 +111,11 @@ def main(
             study = Study(run, limit, recipe, tuple(final or ()))
             first = FRESH + run.settings.seed * trainings
             seeds = range(first, first + trainings)
-            done = {"plain": [study.final(limit.plain, limit.uniform, seed) for seed in seeds]}
+            simple = {"plain": limit.uniform} | limit.published(published)
+            done = {
+                name: [study.final(limit.plain, arch, seed) for seed in seeds]
+                for name, arch in simple.items()
+            }
             answers = {name: study.found(name, asked[name]) for name in names}
             answers["random"] = study.best_random(names[0])
             for name, arch in answers.items():
@@ -115,7 +124,7 @@ def main(
                 accuracy = [100 * result["last_accuracy"] for result in results]
                 test = [100 * result["test_accuracy"] for result in results]
                 everything.setdefault(name, []).extend(results)
-                arch = answers.get(name, limit.uniform)
+                arch = (answers | simple)[name]
                 row = {"search": number, "network": name, "MFLOPs": results[0]["flops"] / 1e6}
                 row |= limit.latency(study.space, answers.get(name))
                 row |= {"held out, %": harness.mean_sd(accuracy), "test, %": harness.mean_sd(test)}
@@ -149,6 +158,14 @@ class Limit:
     def flops(self) -> int:
         """Multiply-adds of the plain network."""
         return CostModel(self.plain).flops(self.uniform)
+
+    def published(self, names: str) -> dict[str, Arch]:
+        """Of published archs, by commas, those within the limit, which must be of FLOPs."""
+        if names and self.table:
+            raise BadInput("--published goes with budgets of FLOPs")
+        archs = {name: self.plain.parse(PUBLISHED[name][1]) for name in names.split(",") if name}
+        costs = CostModel(self.plain)
+        return {name: arch for name, arch in archs.items() if costs.flops(arch) <= self.flops}
 
     def __str__(self) -> str:
         if self.table is None:
