@@ -1,5 +1,6 @@
 """The main job through the command line: supernet, search, ONNX; and how a stopped one goes on."""
 
+import csv
 import json
 import signal
 import subprocess
@@ -81,13 +82,17 @@ def test_the_front_is_within_the_budget_and_not_dominated(job: Job) -> None:
         assert row["flops"] == cost_model.flops(arch) <= LIMIT
         assert row["params"] == cost_model.params(arch) <= 90_000
 
-    def beaten(row: dict[str, Any]) -> bool:
-        """Whether another arch is as good in both objectives and better in one."""
-        mine = (row["flops"], -row["accuracy"])
-        others = [(other["flops"], -other["accuracy"]) for other in rows]
-        return any(o != mine and o[0] <= mine[0] and o[1] <= mine[1] for o in others)
+    with (job.search / "history.csv").open() as file:
+        scored = list(csv.DictReader(file))
+    points = {row["arch"]: (int(row["flops"]), -float(row["score"])) for row in scored}
+    assert points.keys() == {row["arch"] for row in rows}
 
-    assert {row["arch"] for row in front} == {row["arch"] for row in rows if not beaten(row)}
+    def beaten(mine: tuple[int, float]) -> bool:
+        """Whether another arch is as good in both objectives and better in one."""
+        return any(o != mine and o[0] <= mine[0] and o[1] <= mine[1] for o in points.values())
+
+    best = {arch for arch, point in points.items() if not beaten(point)}
+    assert {row["arch"] for row in front} == best
     assert [row["flops"] for row in front] == sorted(row["flops"] for row in front)
     assert (job.search / "front.png").read_bytes().startswith(b"\x89PNG")
     table = (job.search / "history.csv").read_text().splitlines()
