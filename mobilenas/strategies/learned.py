@@ -157,6 +157,11 @@ class LearnedStrategy:
         self.learn(step)
         self.fit(step)
 
+    @classmethod
+    def learns(cls, config: SearchConfig, steps: range) -> bool:
+        """Whether the architecture learns in one of these steps, none of them of weights alone."""
+        return True
+
     def reach(self, steps: int) -> str | None:
         """How far that many steps that learn can move the architecture, in words; None where it has
         no rate. A short search at a published rate moves nothing, which nothing else would tell.
