@@ -102,8 +102,8 @@ def test_no_cell_without_a_path_is_the_cheapest(root: Path) -> None:
     searchable, truth = Searchable(EdgeCellCosts(space, [listed.latency("board")])), listed.truths
     accuracy = truth["cifar10"].accuracy
     cut_off, connected = (int(np.flatnonzero(rows)[100]) for rows in (~HAS_PATH, HAS_PATH))
-    limit = LISTED_MS[connected]
-    cheaper = HAS_PATH & (LISTED_MS <= limit)
+    limit = float(LISTED_MS[connected])
+    cheaper = HAS_PATH & (limit >= LISTED_MS)
     for row, within in ((cut_off, np.ones(len(GENES), bool)), (connected, cheaper)):
         found = standing_of(space.decode(GENES[row]), truth["cifar10"], searchable)
         assert found.regret[BOARD] == pytest.approx(accuracy[within].max() - accuracy[row])
