@@ -259,6 +259,7 @@ def test_its_presets_are_recipes_and_its_own_is_the_published_one(name: str) -> 
     config = load_search_config(name, None, [])
     found = (config.epochs, config.batch_size, config.lr, config.arch_lr, config.weights_first)
     assert found == PUBLISHED.get(name, found)
+    assert getattr(config, "samples", 0) == {"parsec": 16, "rome": 7, "zarts": 4}.get(name, 0)
 
 
 # Those that run one candidate a choice; of a sum no network computes more than what is derived.
