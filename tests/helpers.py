@@ -62,20 +62,30 @@ FORKS.set_forkserver_preload(
 )
 
 
-def forked(*arguments: object, out: str = os.devnull, err: str = os.devnull) -> BaseProcess:
-    """`mobilenas arguments...`, started, with files for what it prints."""
-    process = FORKS.Process(target=_run_into, args=(list(map(str, arguments)), out, err))
+def forked(
+    *arguments: object,
+    out: str = os.devnull,
+    err: str = os.devnull,
+    patch: Callable[[], None] | None = None,
+) -> BaseProcess:
+    """`mobilenas arguments...`, started, with files for what it prints. patch: what is done first
+    in that process.
+    """
+    given = (list(map(str, arguments)), patch, out, err)
+    process = FORKS.Process(target=_run_into, args=given)
     process.start()
     return process
 
 
-def _run_into(arguments: list[str], *files: str) -> None:
+def _run_into(arguments: list[str], patch: Callable[[], None] | None, *files: str) -> None:
     for stream, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT), stream)
     os.environ["COLUMNS"] = "200"
     set_start_method(None, force=True)  # its own workers start as anywhere
     torch.set_num_threads(1)  # as in ENVIRONMENT
     sys.argv = ["mobilenas", *arguments]
+    if patch is not None:
+        patch()
     cli.main()
 
 

@@ -44,8 +44,14 @@ class CellLatencies:
 
     def of(self, space: EdgeCellSpace, genes: Genes) -> Floats:
         """What is listed, ms (n,), for genes (n, edges) of a space of some of the ops."""
-        own = np.array([self.space.spec.ops.index(op) for op in space.spec.ops])
-        return self._by_number[self._numbers(own[genes])]
+        return self._by_number[self._numbers(self._own(space, genes))]
+
+    def limited(self, space: EdgeCellSpace, genes: Genes) -> Floats:
+        """The same, infinite for cells without a path, of which most are listed with 0: what limits
+        go by, so that none allows them.
+        """
+        numbers = self._numbers(self._own(space, genes))
+        return np.where(self._has_path[numbers], self._by_number[numbers], np.inf)
 
     def connected(self) -> NDArray[np.bool_]:
         """Which cells (cells,) have a path from input to output; the others put out zeros."""
@@ -79,6 +85,16 @@ class CellLatencies:
         ms = np.empty(len(self.ms))
         ms[self._numbers(self.genes)] = self.ms
         return ms
+
+    @cached_property
+    def _has_path(self) -> NDArray[np.bool_]:
+        connected = np.empty(len(self.ms), bool)
+        connected[self._numbers(self.genes)] = self.connected()
+        return connected
+
+    def _own(self, space: EdgeCellSpace, genes: Genes) -> Genes:
+        """Genes of a space of some of the ops as those of this one."""
+        return np.array([self.space.spec.ops.index(op) for op in space.spec.ops])[genes]
 
     def _numbers(self, genes: Genes) -> NDArray[np.int64]:
         """Genes read as the digits of a number."""

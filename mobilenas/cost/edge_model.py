@@ -50,23 +50,30 @@ class EdgeCellCosts:
         return getattr(self._fixed, cost), rows, False
 
     def of(self, genotype: Genotype) -> dict[str, float]:
-        """Every cost by name. Raises BadInput for a genotype of another space."""
+        """Every cost by name, latencies as they are listed. Raises BadInput for a genotype of
+        another space.
+        """
         genes = self.space.encode(genotype)[None]
         listed = {cost: table.of(self.space, genes) for cost, table in self._listed.items()}
         found: dict[str, NDArray[Any]] = {**edge_cell_costs(self.space, genes), **listed}
         return {cost: values.item() for cost, values in found.items()}
 
     def batch(self, cost: str, genes: Genes) -> NDArray[Any]:
-        """The named cost (n,) of genes (n, choices). Raises BadInput for an unknown name."""
+        """The named cost (n,) of genes (n, choices), by which limits go: the latency of a cell
+        without a path from input to output is infinite. Raises BadInput for an unknown name.
+        """
         self.check(cost)
         if cost in self._listed:
-            return self._listed[cost].of(self.space, genes)
+            return self._listed[cost].limited(self.space, genes)
         return edge_cell_costs(self.space, genes)[cost]
 
     def range(self, cost: str = "flops") -> CostRange:
-        """Exact extremes and the median of drawn genotypes; of latencies, of all genotypes."""
+        """Exact extremes and the median of drawn genotypes; of latencies, of all genotypes that
+        have a path from input to output.
+        """
         if cost in self._listed:
             ms = self.batch(cost, self.all_genes())
+            ms = ms[np.isfinite(ms)]
             return CostRange(ms.min(), np.median(ms), ms.max())
         _, rows, _ = self.parts(cost)
         low, high = (self.of(self.space.strongest([sign * r for r in rows])) for sign in (-1, 1))

@@ -32,6 +32,7 @@ def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> 
 def standing_of(arch: Arch | Genotype, truth: Truth, searchable: Searchable) -> Standing:
     """Where an arch stands. A random one is of the space that is searched, which may have fewer ops
     than the benchmark's; regret is by every latency table, too.
+    By milliseconds a cell without a path, which puts out zeros, is no cheaper than any other.
     """
     space, costs, archs = searchable.space, searchable.costs, cast(Any, truth.archs)
     own = space.canonical(arch)  # type: ignore[arg-type]
@@ -40,7 +41,7 @@ def standing_of(arch: Arch | Genotype, truth: Truth, searchable: Searchable) -> 
         ops = set(space.spec.ops)
         used = ({op for nodes in a.cells for node in nodes for op, _ in node} for a in archs)
         listed = {
-            t.cost: t.of(t.space, np.stack([t.space.encode(a) for a in archs])) for t in tables
+            t.cost: t.limited(t.space, np.stack([t.space.encode(a) for a in archs])) for t in tables
         }
         return standing(truth, own, costs=listed, drawn=np.array([each <= ops for each in used]))
     genes = np.stack([space.encode(each) for each in archs])

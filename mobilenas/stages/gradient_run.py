@@ -52,12 +52,13 @@ from mobilenas.stages.search_costs import (
     places,
     say_fits,
     stored_costs,
+    with_known_root,
 )
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import METHODS, method, strategy_class, strategy_name
-from mobilenas.strategies.search_task import search_steps
+from mobilenas.strategies.search_task import check_learns
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.device import pick_device
 from mobilenas.train.images import (
@@ -145,7 +146,7 @@ def create_search_run(
         config = with_images_of(config, parent.images.config)
         images = inherit_images(parent.images, config, seed)
     if not isinstance(inherits, InheritedSupernet):  # which is trained no further
-        search_steps(config, len(images.splits.train))
+        check_learns(kind, config, len(images.splits.train))
     own = network_space_from_dict(space.to_dict() | {"num_classes": len(images.data.classes)})
     if parent is not None and own.to_dict() != parent.settings.space:
         raise BadInput(
@@ -208,7 +209,8 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
             config = with_images_of(config, run.config)
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
-        same["limits"] = limited(run.searchable.space, budget)[1]
+        known = with_known_root(budget, run.folder)
+        same["limits"] = limited(run.searchable.space, known)[1]
     run.folder.check_unchanged(same)
     return run
 
@@ -227,7 +229,7 @@ def open_search_run(
     """
     folder = RunFolder.open(path, "search").at(data=data)
     if budget:
-        folder = folder.at(**moved_tables(folder, budget))
+        folder = folder.at(**moved_tables(folder, with_known_root(budget, folder)))
     settings = folder.read(GradientSettings)
     kind = strategy or strategy_class(settings.strategy)
     where = f"{path / 'run.json'}: config"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os.path import realpath
 from pathlib import Path
 
@@ -80,6 +81,15 @@ def places(budget: Budget, tables: Sequence[Table]) -> dict[str, str]:
         else realpath(str(budget.data_root))
         for latency, table in pairs
     }
+
+
+def with_known_root(budget: Budget, folder: RunFolder) -> Budget:
+    """A budget that finds the latencies of cells where a run has them, unless it says where."""
+    roles = [role for role in folder.parents if role.startswith(TABLE)]
+    space = network_space_from_dict(folder.settings["space"])
+    if budget.data_root or not roles or not isinstance(space, EdgeCellSpace):
+        return budget
+    return replace(budget, data_root=folder.parent(roles[0], "--data-root"))
 
 
 def moved_tables(folder: RunFolder, budget: Budget) -> dict[str, str]:

@@ -59,6 +59,12 @@ class Idarts(LearnedStrategy):
         mixed = change_along(series, step, self, self.parameters)
         self.apply([g - gamma * m for g, m in zip(direct, mixed, strict=True)])
 
+    @classmethod
+    def learns(cls, config: SearchConfig, steps: range) -> bool:
+        """The last of each `arch_every` steps does."""
+        assert isinstance(config, IdartsConfig)
+        return steps.stop // config.arch_every > steps.start // config.arch_every
+
     def step(self, step: SearchStep) -> None:
         """The weights, and now and then the architecture."""
         self.fit(step)

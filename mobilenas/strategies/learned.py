@@ -18,6 +18,8 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.stage import Kept
 
+_LEAST = 1e-12  # that what the other edges are worth together is divided by
+
 
 class LearnedStrategy:
     """Architecture parameters of each block, or edge, and how a step learns them and the weights.
@@ -106,10 +108,16 @@ class LearnedStrategy:
         return []
 
     def occurrences(self) -> list[Tensor]:
-        """Of each block how often an arch has each of its candidates, which expected costs count;
-        less often than its probability says where an edge may be left out.
+        """Of each block how often an arch has each of its candidates, which expected costs count:
+        by its probability, on an edge of cells times how often its node takes the edge.
         """
-        return self.probabilities()
+        found = [*self.probabilities()]
+        nodes = self.choices.inputs
+        worths = self.inputs() or [torch.ones(len(node.candidates)) for node in nodes]
+        for node, into, worth in zip(nodes, self.choices.into, worths, strict=True):
+            shares = inclusion(worth, node.taken)
+            found[into] = [p * share for p, share in zip(found[into], shares, strict=True)]
+        return found
 
     def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
         """The arch that the search ends in, None where no arch is within limits."""
@@ -149,6 +157,11 @@ class LearnedStrategy:
         self.learn(step)
         self.fit(step)
 
+    @classmethod
+    def learns(cls, config: SearchConfig, steps: range) -> bool:
+        """Whether the architecture learns in one of these steps, none of them of weights alone."""
+        return True
+
     def reach(self, steps: int) -> str | None:
         """How far that many steps that learn can move the architecture, in words; None where it has
         no rate. A short search at a published rate moves nothing, which nothing else would tell.
@@ -172,6 +185,18 @@ class LearnedStrategy:
 def draw(probabilities: Sequence[Tensor], rng: np.random.Generator) -> list[int]:
     """One candidate of each block."""
     return [int(rng.choice(len(p), p=normalised(p))) for p in probabilities]
+
+
+def inclusion(worth: Tensor, taken: int) -> Tensor:
+    """How often each edge into a node is among those that it takes, one or two or all of them, in
+    proportion to what edges are worth (edges,): at most always.
+    """
+    if taken == len(worth):
+        return torch.ones_like(worth)
+    shares = taken * worth / worth.sum()
+    sure = shares >= 1
+    rest = worth * (taken - sure.sum()) / worth[~sure].sum().clamp_min(_LEAST)
+    return torch.where(sure, 1.0, rest)
 
 
 def normalised(probabilities: Tensor) -> NDArray[np.float64]:

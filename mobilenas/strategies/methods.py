@@ -57,7 +57,7 @@ METHODS = {
         Proxyless, "Cai et al. 2019", "one; two more every fifth step", "one or two"
     ),
     "parsec": Method(
-        Parsec, "Casale et al. 2019", "one, 16 times forward, a few times backward", "one"
+        Parsec, "Casale et al. 2019", "one, 32 times forward, some times backward", "one"
     ),
     "pdarts": Method(
         Pdarts, "Chen et al. 2019", "all that are left, twice; in three stages", "all"

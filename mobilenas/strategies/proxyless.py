@@ -76,6 +76,12 @@ class Proxyless(LearnedStrategy):
             for alpha, (pair, _), old, new in shifts:
                 alpha[pair] += old - new
 
+    @classmethod
+    def learns(cls, config: SearchConfig, steps: range) -> bool:
+        """The last of each `arch_every` steps does."""
+        assert isinstance(config, ProxylessConfig)
+        return steps.stop // config.arch_every > steps.start // config.arch_every
+
     def step(self, step: SearchStep) -> None:
         """The weights, and now and then the architecture."""
         self.fit(step)

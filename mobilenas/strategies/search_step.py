@@ -232,8 +232,11 @@ class SearchStep:
         return filled
 
     def check_finite(self, tensors: Sequence[Tensor]) -> None:
-        """Raises Diverged, so that nothing moves and the last checkpoint stays a good one."""
+        """Raises Diverged, so that nothing moves and the last checkpoint stays a good one. tensors:
+        the same in all processes.
+        """
         if not all(tensor.isfinite().all() for tensor in tensors):
+            self.trainer.read_losses()  # weights may be lost since a step whose loss says so
             raise Diverged(
                 f"step {self.n}: what the architecture would learn from is not finite; a lower lr "
                 "may help"

@@ -169,3 +169,16 @@ def search_steps(config: SearchConfig, num_images: int) -> tuple[int, int]:
             "architecture must have some: a smaller share, or more epochs"
         )
     return steps, first
+
+
+def check_learns(kind: type[LearnedStrategy], config: SearchConfig, num_images: int) -> None:
+    """Raises BadInput where no step of a search would learn the architecture. num_images: of the
+    training part.
+    """
+    steps, first = search_steps(config, num_images)
+    if not kind.learns(config, range(first, steps)):
+        alone = f", the first {first} of weights alone," if first else ""
+        raise BadInput(
+            f"arch_every {getattr(config, 'arch_every', 1)}: of {steps} steps{alone} none would "
+            "learn the architecture; a smaller arch_every, or more epochs"
+        )

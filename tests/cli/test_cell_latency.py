@@ -7,18 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import Call, check_refused, contents
-from listed import GENES, listed_columns, write_listed
+from listed import GENES, HAS_PATH, listed_columns, write_listed
 
 from mobilenas.cost.edge_cells import edge_cell_costs
 from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.titles import format_cost
 from mobilenas.evaluate.nb201 import read_nb201
 from mobilenas.space import EdgeCellSpace, load_listed_space
+from mobilenas.stages.benchmark import standing_of
 from mobilenas.strategies.derive import most_probable
 from mobilenas.strategies.expected_cost import ExpectedCost
+from mobilenas.strategies.searchable import Searchable
 
 BOARD = "latency_ms@board"
 CELLS = "nb201:channels=4,cells=1,resolution=8"
 SEARCH = ["search", f"--space={CELLS}", "--preset=cpu", "--set=epochs=0.05", "--set=batch_size=16"]
+LISTED_MS = listed_columns()["lat_board_ms"]
+LISTED = dict(zip(listed_columns()["arch_str"], LISTED_MS, strict=True))
 OPS = ["avg_pool_3x3", "nor_conv_3x3", "none"]  # some, in another order
 
 
@@ -34,16 +39,18 @@ def costs_of_board(root: Path, ops: list[str]) -> EdgeCellCosts:
 
 
 def test_latencies_are_those_that_are_listed(root: Path) -> None:
-    columns, costs = listed_columns(), costs_of_board(root, OPS)
-    listed = dict(zip(columns["arch_str"], columns["lat_board_ms"], strict=True))
+    costs = costs_of_board(root, OPS)
     genes = costs.all_genes()
     assert len({*map(tuple, genes)}) == 3**6
     archs = [costs.space.decode(each) for each in genes]
-    expected = [listed[str(arch)] for arch in archs]
-    assert costs.batch(BOARD, genes).tolist() == expected
-    assert [costs.of(arch)[BOARD] for arch in archs[::50]] == expected[::50]
-    extent = costs.range(BOARD)
-    assert (extent.minimum, extent.maximum) == (min(expected), max(expected))
+    expected = np.array([LISTED[str(arch)] for arch in archs])
+    assert [costs.of(arch)[BOARD] for arch in archs[::25]] == expected[::25].tolist()
+    assert costs.batch(BOARD, genes).tolist() == np.where(expected, expected, np.inf).tolist()
+    extent, connected = costs.range(BOARD), expected[expected > 0]
+    assert (extent.minimum, extent.maximum) == (connected.min(), connected.max())
+    assert extent.median == np.median(connected)
+    below = costs.feasible_share({BOARD: float(extent.minimum) - 1e-6})
+    assert below == 0 < costs.feasible_share({BOARD: float(extent.median)}) < 0.6
     one_hot = [np.eye(3)[gene] for gene in genes[7]]
     fixed, rows, is_peak = costs.parts(BOARD)
     fit = costs.tables[0].fit
@@ -73,8 +80,10 @@ def test_the_arch_is_the_most_probable_one_within_what_is_listed(
 ) -> None:
     costs, rng = costs_of_board(root, OPS), np.random.default_rng(1)
     genes = costs.all_genes()
-    ms, counted = costs.batch(BOARD, genes), edge_cell_costs(costs.space, genes)["params"]
-    for limit in np.quantile(ms, [0, 0.001, 0.01, 0.1, 0.5, 1]):
+    listed = np.array([LISTED[str(costs.space.decode(each))] for each in genes])
+    ms = np.where(listed, listed, np.inf)  # what is cut off is no answer to a limit
+    counted = edge_cell_costs(costs.space, genes)["params"]
+    for limit in [1.0, *np.quantile(listed[listed > 0], [0, 0.001, 0.01, 0.1, 0.5, 1])]:
         p = rng.dirichlet(np.ones(3), 6)
         limits: dict[str, Any] = {BOARD: limit} | ({"params": params} if params else {})
         within = (ms <= limit) & (counted <= (params or np.inf))
@@ -86,9 +95,26 @@ def test_the_arch_is_the_most_probable_one_within_what_is_listed(
         assert found == costs.space.decode(genes[score.argmax()])
 
 
-def test_a_search_keeps_its_milliseconds(root: Path, tmp_path: Path, call: Call) -> None:
+def test_no_cell_without_a_path_is_the_cheapest(root: Path) -> None:
+    space = load_listed_space(CELLS)
+    assert isinstance(space, EdgeCellSpace)
+    listed = read_nb201(root, space)
+    searchable, truth = Searchable(EdgeCellCosts(space, [listed.latency("board")])), listed.truths
+    accuracy = truth["cifar10"].accuracy
+    cut_off, connected = (int(np.flatnonzero(rows)[100]) for rows in (~HAS_PATH, HAS_PATH))
+    limit = float(LISTED_MS[connected])
+    cheaper = HAS_PATH & (limit >= LISTED_MS)
+    for row, within in ((cut_off, np.ones(len(GENES), bool)), (connected, cheaper)):
+        found = standing_of(space.decode(GENES[row]), truth["cifar10"], searchable)
+        assert found.regret[BOARD] == pytest.approx(accuracy[within].max() - accuracy[row])
+
+
+def test_a_search_keeps_its_milliseconds(
+    root: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MOBILENAS_DATA", raising=False)
     out = tmp_path / "search"
-    low, middle = np.quantile(costs_of_board(root, OPS).tables[0].ms, [0.05, 0.5])
+    low, middle = np.quantile(costs_of_board(root, OPS).tables[0].ms[HAS_PATH], [0.05, 0.5])
     asked = [f"--latency={low:.3f}ms@board", f"--latency={middle:.3f}ms@phone"]
     files = ["--benchmark=nb201", f"--data-root={root}"]
     done = call(*SEARCH, *asked, *files, f"--out={out}", "--json")
@@ -96,8 +122,7 @@ def test_a_search_keeps_its_milliseconds(root: Path, tmp_path: Path, call: Call)
     assert "latency@board: a sum over the edges explains" in done.err
     printed = json.loads(done.out)
     (row,) = printed["front"]
-    table = dict(zip(listed_columns()["arch_str"], listed_columns()["lat_board_ms"], strict=True))
-    assert row[BOARD] == table[row["arch"]] <= round(low, 3)
+    assert 0 < row[BOARD] == LISTED[row["arch"]] <= round(low, 3)
     assert row["latency_ms@phone"] <= round(middle, 3)
     assert BOARD in printed["standing"]["cifar10"]["regret"]
     logged = [json.loads(line) for line in (out / "log.jsonl").open()]
@@ -105,6 +130,11 @@ def test_a_search_keeps_its_milliseconds(root: Path, tmp_path: Path, call: Call)
     before = contents(out)
     assert call("search", "--resume", *asked, *files, f"--out={out}").code == 0
     assert contents(out) == before
+    alone = call("search", "--resume", *asked, f"--out={out}")  # the run knows where its table is
+    assert alone.code == 0, alone.err
+    assert contents(out) == before
+    other = call("search", "--resume", "--latency=12ms@board", asked[1], f"--out={out}")
+    check_refused(other, "limits", BOARD)
     again = call("search", "--resume", "--latency=12ms@board", *files, f"--out={out}")
     check_refused(again, "limits", BOARD)
 
@@ -114,12 +144,12 @@ def test_what_is_refused(
 ) -> None:
     monkeypatch.delenv("MOBILENAS_DATA", raising=False)
     out = tmp_path / "search"
-
+    low = format_cost(BOARD, min(ms for ms in LISTED.values() if ms))
     for options, code, words in (
         (["--latency=5ms@tablet", f"--data-root={root}"], 2, ["'tablet'", "phone, board"]),
         (["--latency=5ms@board"], 2, ["nasbench201.parquet", "--data-root"]),
         (["--latency=5ms@board", "--latency=6ms@board", f"--data-root={root}"], 2, ["once"]),
-        (["--latency=0.1ms@board", f"--data-root={root}"], 3, ["0.1 ms", "ranges from"]),
+        (["--latency=0.1ms@board", f"--data-root={root}"], 3, ["0.1 ms", f"ranges from {low}"]),
         (
             ["--latency=5ms@board", f"--data-root={root}", "--space=darts:channels=4,cells=3"],
             2,

@@ -297,6 +297,8 @@ def test_a_supernet_that_does_not_fit_is_not_built(
         (["--set=teacher=timm:resnet18"], ["teacher"]),
         (["--set=ema_decay=0.99"], ["ema_decay", "left out"]),
         (["--set=weights_first=0.96"], ["weights_first 0.96", "10 steps"]),
+        (["--strategy=proxyless", "--set=arch_every=11"], ["arch_every 11", "10 steps"]),
+        (["--strategy=idarts", "--set=arch_every=20"], ["arch_every 20", "10 steps"]),
         (["--set=optimizer=nothing"], ["optimizer nothing"]),
         (["--latency=2ms@nowhere"], ["nowhere"]),
         (["--space=darts:channels=4,cells=3", "--latency=2ms@phone"], ["nb201", "darts"]),

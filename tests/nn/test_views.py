@@ -137,6 +137,26 @@ def test_candidates_of_a_residual_block_differ_only_without_an_affine_last_norm(
     assert (weights.grad[0] == weights.grad[1]).item() == affine_last
 
 
+@pytest.mark.parametrize("affine_last", [True, False])
+def test_the_parameters_of_residual_blocks_learn_only_without_an_affine_last_norm(
+    affine_last: bool,
+) -> None:
+    space = load_space("macro:width=0.25,resolution=16")
+    supernet = made(space, affine_last=affine_last).double()
+    rng = np.random.default_rng(0)
+    alphas = [
+        torch.tensor(rng.normal(size=len(b.candidates)), requires_grad=True) for b in space.blocks
+    ]
+    views = [dict(enumerate(alpha.softmax(0).unbind())) for alpha in alphas]
+    logits = supernet(images(space).double(), views)
+    loss = nn.functional.cross_entropy(logits, torch.arange(4) % space.num_classes)
+    slopes = [float(each.abs().max()) for each in torch.autograd.grad(loss, alphas)]
+    pairs = list(zip(slopes, space.blocks, strict=True))
+    residual = [slope for slope, block in pairs if block.adds_input]
+    assert min(slope for slope, block in pairs if not block.adds_input) > 1e-5
+    assert max(residual) < 1e-12 if affine_last else min(residual) > 1e-5
+
+
 def test_no_candidate_can_rescale_itself_without_an_affine_last_norm() -> None:
     supernet = made(load_space("macro:width=0.25,resolution=16"), affine_last=False)
     changing = 0

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from tables import made_up_table
+from toys import cells, configured, searched
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.space import Space, load_space
+from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.expected_cost import ExpectedCost
+from mobilenas.strategies.learned import LearnedStrategy, inclusion
+from mobilenas.strategies.pc_darts import PcDarts
 
 LATENCY = "latency_ms@made-up"
 
@@ -115,3 +119,68 @@ def test_within_the_limits_nothing_is_added(costs: CostModel, space: Space) -> N
     twice = {"flops": ExpectedCost(costs, {}).of("flops", probabilities).item() / 2}
     added = ExpectedCost(costs, twice, weight=0.3).loss(loss, probabilities)
     assert added.item() == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize("name", ["nb201", "darts"])
+@pytest.mark.parametrize("kind", [PcDarts, DartsPt])
+def test_certain_cells_cost_what_they_cost(name: str, kind: type[LearnedStrategy]) -> None:
+    space, rng = cells(name), np.random.default_rng(0)
+    searchable = searched(space)
+    expected = ExpectedCost(searchable.costs, {})
+    strategy = kind(searchable.choices, configured(kind), seed=0)
+    counts = []
+    for _ in range(5):
+        genes = space.encode(space.sample(rng))
+        certain = [
+            torch.eye(size)[max(gene, 0)]
+            for gene, size in zip(genes, searchable.choices.sizes, strict=True)
+        ]
+        taken = [torch.from_numpy(genes[into] >= 0).float() for into in searchable.choices.into]
+        strategy.probabilities = lambda found=certain: found  # type: ignore[method-assign]
+        strategy.inputs = lambda found=taken: found  # type: ignore[method-assign]
+        arch = strategy.derive(searchable, {})
+        assert arch == space.decode(genes)
+        for cost, exact in searchable.costs.of(arch).items():  # type: ignore[arg-type]
+            found = expected.of(cost, strategy.occurrences()).item()
+            assert found == pytest.approx(exact, rel=1e-6)
+        counts.append(sum(float(p.sum()) for p in strategy.occurrences()))
+    assert counts == [16 if name == "darts" else 6] * 5
+
+
+def test_edges_that_are_alike_are_taken_alike() -> None:
+    """The cost of the cells that are drawn, none of which has the op `none`."""
+    space = cells("darts")
+    searchable = searched(space)
+    strategy = LearnedStrategy(searchable.choices, configured(LearnedStrategy), seed=0)
+    p = torch.tensor([float(op != "none") for op in space.spec.ops])
+    with torch.no_grad():
+        for alpha in strategy.parameters:
+            alpha.copy_(p.log().clamp_min(-1e4))
+    expected = ExpectedCost(searchable.costs, {}).of("flops", strategy.occurrences()).item()
+    rng = np.random.default_rng(0)
+    genes = np.stack([space.encode(space.sample(rng)) for _ in range(1000)])
+    values = searchable.costs.batch("flops", genes)
+    assert abs(expected - values.mean()) < 4 * values.std() / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize(
+    ("worth", "expected"),
+    [
+        ([0.2, 0.2, 0.2, 0.2], [0.5, 0.5, 0.5, 0.5]),
+        ([0.4, 0.4, 0.2], [0.8, 0.8, 0.4]),
+        ([0.7, 0.2, 0.1], [1, 2 / 3, 1 / 3]),
+        ([0.5, 0.5, 0], [1, 1, 0]),
+        ([1.0, 0, 0], [1, 0, 0]),
+        ([0.3, 0.1], [1, 1]),
+    ],
+)
+def test_two_edges_are_taken_in_proportion(worth: list[float], expected: list[float]) -> None:
+    assert inclusion(torch.tensor(worth), 2).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("beta", [[0.0, 0.1, 0.2], [3.0, 0.1, 0.2], [500.0, 0.0, 0.0]])
+def test_what_edges_are_worth_has_a_gradient(beta: list[float]) -> None:
+    parameters = torch.tensor(beta, requires_grad=True)
+    inclusion(parameters.softmax(0), 2)[1].backward()
+    assert parameters.grad is not None and parameters.grad.isfinite().all()
+    assert (parameters.grad[1] > 0) == (beta[0] < 100)

@@ -2,6 +2,7 @@
 strategy runs beside all candidates at once.
 """
 
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ from mobilenas.nn.choice_block import ChoiceBlock
 from mobilenas.nn.edge_cells import MixedEdge, PartialEdge
 from mobilenas.nn.edge_ops import build_op
 from mobilenas.nn.merged import MergedEdge
+from mobilenas.nn.views import Views
 from mobilenas.space import EdgeCellSpace, Space, load_space
 from mobilenas.strategies.methods import METHODS
+from mobilenas.strategies.search_step import SearchStep
 
 CHANNELS = 16
 NB201 = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
@@ -79,6 +82,22 @@ def test_an_edge_keeps_what_its_ops_do(ops: list[str], maps: dict[str, int]) -> 
     assert kept_maps(edge, weights(len(ops))) == maps_of(sum(maps.values()) + len(ops) - again)
 
 
+def gates(is_open: int, shut: int) -> dict[int, torch.Tensor]:
+    """The pair of ProxylessNAS in an architecture step."""
+    return {
+        is_open: torch.tensor(1.0, requires_grad=True),
+        shut: torch.tensor(0.0, requires_grad=True),
+    }
+
+
+@EDGES
+def test_of_a_shut_gate_the_output_alone_is_kept(ops: list[str], maps: dict[str, int]) -> None:
+    edge = MixedEdge(built(ops))
+    for (a, op), (b, other) in permutations(enumerate(ops), 2):
+        again = other == "skip_connect" and "pool" in op  # what one puts out the other takes
+        assert kept_maps(edge, gates(a, b)) == maps_of(maps[op] + 2 - again)
+
+
 @EDGES
 def test_a_quarter_of_the_channels_keeps_a_quarter(ops: list[str], maps: dict[str, int]) -> None:
     whole = kept_maps(MixedEdge(built(ops)), weights(len(ops)))
@@ -119,11 +138,37 @@ def test_a_block_keeps_what_its_candidates_do(name: str) -> None:
         own = 0 if candidate.is_identity else kept_by_block(candidate.expansion, count)
         assert maps(index) == maps_of(own)
         assert maps({index: weights(1)[0]}) == maps_of(own + 1)
+        for shut, other in enumerate(kind.candidates):
+            if shut != index:  # whose output is kept, the input itself where it passes that on
+                again = other.is_identity
+                assert maps(gates(index, shut)) == maps_of(own + 2 - again)
         # Beside others: its sum, the input of its norm, and what its weight multiplies.
         once += 0 if candidate.is_identity else candidate.expansion * (count > 1) + 2
     kernels = {(c.expansion, k) for c in kind.candidates for group in c.kernels for k in group}
     once += sum(2 * e for e in {e for e, _ in kernels}) + sum(2 * e for e, _ in kernels)
     assert maps(weights(len(kind.candidates))) == pytest.approx(once + 0.1, abs=0.1)
+
+
+@pytest.mark.parametrize("space", [cells("nb201"), two_blocks()], ids=["nb201", "blocks"])
+def test_proxyless_learns_through_one_open_and_one_shut_gate(
+    space: Space | EdgeCellSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy, steps = in_space("proxyless", {}, space)
+    kept: dict[str, int] = {}
+
+    def loss(step: SearchStep, views: Views, part: str) -> torch.Tensor:
+        assert all(sorted(weight.item() for weight in v.values()) == [0, 1] for v in views)  # type: ignore[union-attr]
+        archs = [next(i for i, w in v.items() if w.item()) for v in views]  # type: ignore[union-attr]
+        for name, each in {"pair": views, "arch": archs, "all": dense.views(step, "")}.items():  # type: ignore[arg-type]
+            placed = step.searchable.placed(each)
+            kept[name] = saved_bytes(steps.trainer.module, steps.held(0)[0], placed)
+        return original(step, views, part)
+
+    original = SearchStep.loss
+    dense, _ = in_space("darts", {}, space)
+    monkeypatch.setattr(SearchStep, "loss", loss)
+    strategy.learn(steps(0))
+    assert kept["arch"] < kept["pair"] < 0.8 * kept["all"]
 
 
 # Strategies that run one candidate a choice; the smallest network, where stem and head count too.

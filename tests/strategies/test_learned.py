@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,20 @@ def test_architecture_and_weights_are_moved_by_their_own_steps_only(
     assert all(alpha.grad is None for alpha in strategy.parameters)
 
 
+@pytest.mark.parametrize("name", ["darts", "gdas", "drnas", "proxyless", "idarts", "rome"])
+def test_a_loss_that_is_lost_is_named_before_what_follows_from_it(name: str) -> None:
+    strategy, steps = in_space(name, {"arch_every": 2} if name in ("proxyless", "idarts") else {})
+    train = steps.trainer.train
+    steps.trainer.train = lambda n: (  # type: ignore[method-assign]
+        train(n)[0] * (torch.nan if n == 2 else 1),
+        train(n)[1],
+    )
+    with pytest.raises(Diverged, match=r"^step 2: the loss of .* is nan; a lower lr may help$"):
+        for n in range(4):
+            strategy.step(steps(n))
+    assert all(alpha.isfinite().all() for alpha in strategy.parameters)
+
+
 # dropnas learns nothing from held-out images.
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"dropnas"}))
 def test_what_is_not_finite_moves_nothing(name: str) -> None:
@@ -244,6 +259,7 @@ def test_its_presets_are_recipes_and_its_own_is_the_published_one(name: str) -> 
     config = load_search_config(name, None, [])
     found = (config.epochs, config.batch_size, config.lr, config.arch_lr, config.weights_first)
     assert found == PUBLISHED.get(name, found)
+    assert getattr(config, "samples", 0) == {"parsec": 16, "rome": 7, "zarts": 4}.get(name, 0)
 
 
 # Those that run one candidate a choice; of a sum no network computes more than what is derived.
@@ -337,6 +353,24 @@ def test_dropout_where_the_architecture_is_learnt_is_a_function_of_the_step() ->
             task.step(steps.trainer, n)
         found.append(strategy.parameters)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["darts", "proxyless", "idarts", "shapley", "zarts"])
+def test_whether_any_step_learns_the_architecture(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those two that train the weights first have the last of each `arch_every` steps."""
+    for first, last in product(range(4), range(4, 7)):
+        settings = {} if name == "darts" else {"arch_every": 4}
+        strategy, steps = in_space(name, settings, batches=Batches)
+        seen: list[int] = []
+        monkeypatch.setattr(strategy, "learn", lambda step, seen=seen: seen.append(step.n))
+        monkeypatch.setattr(strategy, "fit", lambda step: None)
+        for n in range(first, last):
+            step = steps(n)
+            step.learnt = n - first
+            strategy.step(step)
+        assert strategy.learns(strategy.config, range(first, last)) == bool(seen)
 
 
 @pytest.mark.parametrize("first, steps_in_all", [(0.0, 8), (0.25, 8), (0.75, 8), (0.0, 1)])
