@@ -5,6 +5,7 @@ stages/gradient_run.py says what is in its run folder.
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from mobilenas.stages.gradient_run import GradientRun, new_supernet_of
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.train.checkpoint import load_checkpoint
-from mobilenas.train.device import pick_device
+from mobilenas.train.device import pick_device, without_tf32
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
@@ -114,7 +115,8 @@ def _stage(
         seed = int(generator(seed, Stream.STAGE, number).integers(1 << 32))
     images = replace(run.images, seed=seed)
     kind = run.kind
-    if kind.takes_differences(config):
+    differs = kind.takes_differences(config)
+    if differs:
         config = config.model_copy(update={"precision": "fp32"})
     searchable = kind.stage(run.searchable, config, number, before.kept)
     with processes.together():
@@ -143,5 +145,6 @@ def _stage(
         len(images.splits.train),
     )
     task.spent = before.spent
-    fit(folder, task, trainer, before.seconds)
+    with without_tf32() if differs else nullcontext():
+        fit(folder, task, trainer, before.seconds)
     return task
