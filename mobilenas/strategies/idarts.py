@@ -84,7 +84,7 @@ class Idarts(LearnedStrategy):
                 first = product(p)
                 gamma = min(gamma, norm(first) / max(2 * norm(product(first)), 1e-12))
             total, size, rises = p, norm(p), 0
-            # Along negative curvature terms grow a little with any gamma; it stops no default search.
+            # Along negative curvature terms grow a little with any gamma.
             bound = 0.0 if self.config.gamma else _GROWTH * size
             for _ in range(self.config.terms):
                 p = [x - gamma * h for x, h in zip(p, product(p), strict=True)]
