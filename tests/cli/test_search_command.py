@@ -82,15 +82,31 @@ def test_an_arch_within_the_budget_that_training_takes(
     assert space_from_dict(settings["space"]).name == SPACE
 
 
-@pytest.mark.parametrize("name", METHODS)
+PATHS = "digits:width=0.5,resolution=8"  # several a block
+
+
+@pytest.mark.parametrize(
+    "name, space",
+    [
+        *((name, None) for name in METHODS),
+        ("mergenas", f"{PATHS},path_activation=after_sum"),
+        ("rome", PATHS),
+    ],
+)
 def test_a_killed_search_goes_on_to_the_same_bytes(
-    name: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+    name: str, space: str | None, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tmp_path / "whole"
-    asked = asked_for(name, tmp_path, call)
+    if space is None:
+        asked = asked_for(name, tmp_path, call)
+    else:
+        cheaper = CHEAPER.get(name, [])
+        asked = ["search", f"--strategy={name}", *SMALL, *cheaper, f"--space={space}"]
     assert call(*asked, f"--out={whole}").code == 0
     # In the first part of a step, before the weights move, and among several samples or terms.
-    several = [("loss", 4)] if name in ("rome", "idarts", "zarts") else []
+    several = [("loss", 4)] if name in ("rome", "zarts") else []
+    if name == "idarts":  # within its series too
+        several = [("loss", 4), ("_joint", 3)]
     for place, call_number in [("loss", 1), ("train", 1), *several]:
         killed = tmp_path / f"{place}-{call_number}"
         with monkeypatch.context() as patch:
@@ -102,6 +118,8 @@ def test_a_killed_search_goes_on_to_the_same_bytes(
         first, second = (
             torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (whole, killed)
         )
+        if space is not None:
+            assert (whole / "network" / "model.safetensors").exists()
         pairs = zip(*(x["task"]["strategy"]["parameters"] for x in (first, second)), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
         assert all(torch.equal(x, second["module"][key]) for key, x in first["module"].items())
