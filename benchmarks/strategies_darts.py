@@ -1,6 +1,6 @@
 """Short searches by gradient in the space of DARTS: which cells each strategy ends in.
 
-A hundred steps say nothing about accuracy, and none is measured; they show that each strategy ends
+A thousand steps say little about accuracy, and none is measured; they show that each strategy ends
 in a legal genotype, how large its network of 20 cells with 36 channels would be (CIFAR-10), and how
 many shortcuts its cells have. One that goes on from another search takes that of darts.
 

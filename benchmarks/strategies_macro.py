@@ -1,7 +1,7 @@
 """Searches by gradient on a space whose every arch has a published accuracy, under five budgets.
 
-A strategy searches once for each seed, without a word about costs; an arch is then derived within
-each budget from the same probabilities. Against them: evolve through supernets of --supernet, by
+A strategy searches once for each seed, without a word about costs; then it derives an arch within
+each budget from what it has learnt. Against them: evolve through supernets of --supernet, by
 validation accuracy, and the mean of all archs within the budget. Epochs should be such that all
 spend about as many passes as the supernets; a pass is an image that runs forward and backward
 through one candidate of each block, over the images of the training part.
@@ -21,7 +21,6 @@ import harness
 import numpy as np
 import typer
 from harness import Data, DataRoot, Table
-from numpy.typing import NDArray
 from strategies import minutes, searches, spent
 from trainings import finished
 
@@ -29,7 +28,7 @@ from mobilenas.cost import CostModel
 from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.search.front import pick_arch
 from mobilenas.space import AnyArch, Space, load_space
-from mobilenas.strategies.derive import most_probable
+from mobilenas.stages.search import derive_again
 
 BUDGETS = (40e6, 50e6, 60e6, 70e6, 80e6)  # FLOPs of NAS-Bench-Macro's own networks
 
@@ -57,8 +56,7 @@ def main(
     for each in strategies.split(","):
         found = searches(each, asked, seeds, out, variant)
         derived = [
-            [field.derived(result["probabilities"], limit) for limit in field.limits]
-            for result in found.values()
+            [derive_again(folder, {"flops": limit}) for limit in field.limits] for folder in found
         ]
         rows.append({"search": each} | spent(found) | field.row(derived))
     if supernet:
@@ -93,26 +91,19 @@ class Field:
         shares = [np.mean(truth.costs["flops"] <= budget) for budget in budgets]
         self.limits = [int(np.quantile(self.flops, share)) for share in shares]
 
-    def derived(self, probabilities: list[list[float]], limit: int) -> AnyArch:
-        """The most probable arch within a limit."""
-        arrays: list[NDArray[np.float64]] = [np.array(p) for p in probabilities]
-        arch = most_probable(self.costs, arrays, {"flops": limit})
-        assert arch is not None
-        return arch
-
     def evolved(self, folder: Path, supernet: Path, seed: int, limit: int) -> AnyArch:
         """What evolve ends in."""
         asked = {"supernet": supernet, "flops": limit, "objectives": "accuracy", "seed": seed}
         found = finished(folder, "evolve", result="front.json", **asked)
         return self.space.parse(pick_arch(found["front"], "best"))
 
-    def row(self, archs: list[list[AnyArch]]) -> dict[str, str]:
+    def row(self, archs: Sequence[Sequence[AnyArch | None]]) -> dict[str, str]:
         """Regret under each budget, of archs by seed and budget, and their mean."""
         regret = np.array(
             [
                 [
                     self.values[self.flops <= limit].max()
-                    - self.accuracy[self.space.canonical(arch)]
+                    - self.accuracy[self.space.canonical(arch)]  # type: ignore[arg-type]
                     for arch, limit in zip(of_seed, self.limits, strict=True)
                 ]
                 for of_seed in archs

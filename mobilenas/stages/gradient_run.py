@@ -230,14 +230,22 @@ def open_search_run(
     folder = RunFolder.open(path, "search").at(data=data)
     if budget:
         folder = folder.at(**moved_tables(folder, with_known_root(budget, folder)))
+    settings, kind, config, searchable = stored_search(folder, strategy)
+    images = stored_images(folder, searchable.space.resolution, config, settings.seed)
+    return GradientRun(folder, settings, kind, config, images, searchable)
+
+
+def stored_search(
+    folder: RunFolder, strategy: type[LearnedStrategy] | None = None
+) -> tuple[GradientSettings, type[LearnedStrategy], SearchConfig, Searchable]:
+    """All that a run folder says of a search, but for its images. Raises BadInput."""
     settings = folder.read(GradientSettings)
     kind = strategy or strategy_class(settings.strategy)
-    where = f"{path / 'run.json'}: config"
+    where = f"{folder.path / 'run.json'}: config"
     config = validated(kind.Config, settings.config, where, "the config")
     space = network_space_from_dict(settings.space)
     costs = stored_costs(folder, space, settings.latency_tables)
-    images = stored_images(folder, space.resolution, config, settings.seed)
-    return GradientRun(folder, settings, kind, config, images, Searchable(costs))
+    return settings, kind, config, Searchable(costs)
 
 
 def open_parent(strategy: str, path: Path, data: str | None) -> GradientRun | SupernetRun:

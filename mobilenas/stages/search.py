@@ -5,7 +5,9 @@ stages/gradient_run.py says what is in its run folder.
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +17,15 @@ from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record, validated
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
+from mobilenas.space import Arch, Genotype
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
-from mobilenas.stages.gradient_run import GradientRun, new_supernet_of
+from mobilenas.stages.gradient_run import GradientRun, new_supernet_of, stored_search
+from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
 from mobilenas.train.checkpoint import load_checkpoint
-from mobilenas.train.device import pick_device
+from mobilenas.train.device import pick_device, without_tf32
 from mobilenas.train.distributed import SINGLE, Processes
 from mobilenas.train.recipe import Objective
 from mobilenas.train.trainer import CHECKPOINT, Trainer, fit
@@ -51,6 +55,12 @@ def run_search(
     task, searchable = _trained(run, processes), run.searchable
     arch = task.derive()
     assert arch is not None, "the budget was checked before the search"
+    if dropped := task.dropped(arch):
+        log.warning(
+            "within the budget only candidates are left that the search had dropped, whose weights "
+            "it did not train to the end: %s",
+            ", ".join(dropped),
+        )
     known = run.folder.result().get("standing", {}) if run.folder.is_finished else {}
     result = {
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
@@ -71,6 +81,28 @@ def run_search(
             log.info(NO_NETWORK, run.kind.no_network)
         run.folder.store_result(result)
     return result
+
+
+def derive_again(
+    path: Path, limits: Mapping[str, float], strategy: type[LearnedStrategy] | None = None
+) -> Arch | Genotype | None:
+    """The arch that a finished search ends in within limits {cost: largest value}, whatever its own
+    are; None where no arch is. Its images are not needed. strategy: as of `open_search_run`.
+    """
+    folder = RunFolder.open(path, "search")
+    folder.check_finished()
+    settings, kind, config, searchable = stored_search(folder, strategy)
+    if last := kind.stages(config) - 1:
+        file = path / f"stage-{last}" / KEPT
+        kept = validated(StageResult, read_json(file), file).kept
+        searchable = kind.stage(searchable, config, last, kept)
+    found = kind(searchable.choices, config, settings.seed)
+    if settings.inherits is not None:
+        module = settings.inherits.supernet(searchable, settings.seed)
+        settings.inherits.give(path, module, found, settings.seed)
+    state = load_checkpoint(path / CHECKPOINT, "task")["task"]
+    found.load_state(state["strategy"])
+    return found.derive(searchable, limits)
 
 
 def _searched(run: GradientRun, task: SearchTask) -> torch.nn.Module:
@@ -114,7 +146,8 @@ def _stage(
         seed = int(generator(seed, Stream.STAGE, number).integers(1 << 32))
     images = replace(run.images, seed=seed)
     kind = run.kind
-    if kind.takes_differences(config):
+    differs = kind.takes_differences(config)
+    if differs:
         config = config.model_copy(update={"precision": "fp32"})
     searchable = kind.stage(run.searchable, config, number, before.kept)
     with processes.together():
@@ -143,5 +176,6 @@ def _stage(
         len(images.splits.train),
     )
     task.spent = before.spent
-    fit(folder, task, trainer, before.seconds)
+    with without_tf32() if differs else nullcontext():
+        fit(folder, task, trainer, before.seconds)
     return task

@@ -22,11 +22,12 @@ _STILL = 1e-7  # a parameter with a smaller gradient does not decay, as released
 
 
 class DropNasConfig(SearchConfig):
-    """drop: how often a candidate is dropped, the published 3e-5 to the power 1/4. weight_decay and
-    arch_weight_decay: of what was not dropped, in a step of their own.
+    """drop: how often a candidate is dropped, the published 3e-5 to the power 1/4; draws that leave
+    nothing of a group are repeated, which bounds it. weight_decay and arch_weight_decay: of what
+    was not dropped, in a step of their own.
     """
 
-    drop: Annotated[float, Field(ge=0, lt=1)] = 3e-5**0.25
+    drop: Annotated[float, Field(ge=0, le=0.99)] = 3e-5**0.25
 
     def held_out(self, count: int) -> int:
         """One batch, which plays no part: all is learnt from the training images."""

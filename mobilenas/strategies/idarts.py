@@ -15,6 +15,7 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, Positive
 
 _RISES = 2  # terms one after another that are larger than those before: the series diverges
+_GROWTH = 2  # of a term over the first, beyond which it does with the default gamma
 
 
 class IdartsConfig(SearchConfig):
@@ -72,9 +73,7 @@ class Idarts(LearnedStrategy):
             self.learn(step)
 
     def _series(self, step: SearchStep, p: list[Tensor]) -> tuple[list[Tensor], float]:
-        """The sum s from its first term, and gamma. Raises Diverged where terms grow with a gamma
-        that the user gave.
-        """
+        """The sum s from its first term, and gamma. Raises Diverged where terms grow."""
         gamma = self.config.gamma or step.trainer.optimizer.param_groups[0]["lr"]
         if not self.config.terms:
             return p, gamma
@@ -91,12 +90,14 @@ class Idarts(LearnedStrategy):
                 first = product(p)
                 gamma = min(gamma, norm(first) / max(2 * norm(product(first)), 1e-12))
             total, size, rises = p, norm(p), 0
+            # Along negative curvature terms grow a little with any gamma.
+            bound = 0.0 if self.config.gamma else _GROWTH * size
             for _ in range(self.config.terms):
                 p = [x - gamma * h for x, h in zip(p, product(p), strict=True)]
                 total = [t + x for t, x in zip(total, p, strict=True)]
                 before, size = size, norm(p)
                 rises = 0 if size <= before else rises + 1  # also where it is no number
-                if rises == _RISES and self.config.gamma is not None:
+                if rises >= _RISES and not size <= bound:
                     raise Diverged(
                         f"step {step.n}: the Neumann series grows by {size / before:.3g} a term "
                         f"with gamma {gamma:g}; a smaller gamma may help"

@@ -134,6 +134,16 @@ class SearchTask:
         """The most probable arch within the limits, None where no arch is."""
         return self.strategy.derive(self.searchable, self.limits)
 
+    def dropped(self, arch: Arch | Genotype) -> list[str]:
+        """The candidates of an arch that the search gave up on its way, each with its choice."""
+        whole = self.searchable.whole
+        genes = whole.space.encode(arch)  # type: ignore[arg-type]
+        return [
+            f"{choice.name} {choice.candidates[gene]}"
+            for choice, p, gene in zip(whole.choices.ops, self.arrays(), genes, strict=True)
+            if gene >= 0 and p[gene] == 0
+        ]
+
     def arrays(self) -> list[NDArray[np.float64]]:
         """The probabilities of each choice's candidates."""
         return [normalised(p) for p in self.searchable.spread(self.strategy.probabilities())]

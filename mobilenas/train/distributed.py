@@ -171,8 +171,8 @@ class Processes:
             return
         kinds = defaultdict(list)
         for tensor in tensors:
-            kinds[tensor.dtype].append(tensor)
-        for same in kinds.values():  # one buffer a type: one message in place of hundreds
+            kinds[tensor.dtype, tensor.device].append(tensor)
+        for same in kinds.values():  # one message in place of hundreds
             mean = self.mean(torch.cat([tensor.reshape(-1) for tensor in same]))
             for tensor, part in zip(same, mean.split([t.numel() for t in same]), strict=True):
                 tensor.copy_(part.view(tensor.shape))

@@ -156,6 +156,37 @@ def test_the_merged_kernel_of_a_block_is_the_sum_of_its_paths(stride: int) -> No
     torch.testing.assert_close(block(x, view_of(block, **shares)), expected, rtol=1e-10, atol=1e-11)
 
 
+@STRIDES
+def test_the_merged_depthwise_convolution_is_the_sum_of_those_of_paths(
+    stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the batch norm, and so are its derivatives by the weights of the paths."""
+    layers = load_space(LINEAR).layers
+    number = next(i for i, layer in enumerate(layers) if layer.stride == stride)
+    block = block_of(number)
+    x = features(layers[number].in_channels)
+    view = view_of(block, e3k3=0.1, e3k5=0.2, e3k7=0.3, e3k9=0.15)
+    shares = [w.requires_grad_() for w in view.values()]
+    found: list[Tensor] = []
+
+    def kept(x: Tensor, weight: Tensor, stride: int) -> Tensor:
+        found.append(depthwise_conv2d(x, weight, stride))
+        return found[-1]
+
+    monkeypatch.setattr(merged, "depthwise_conv2d", kept)
+    block._merged(x, view)
+    (together,) = found
+    branch = block.branches["e3"]
+    assert isinstance(branch, Branch)
+    wide = copy.deepcopy(branch).expand(x)
+    convs = (branch.groups[0][f"k{k}"] for k in (3, 5, 7, 9))  # type: ignore[index]
+    apart = sum(w * conv(wide) for w, conv in zip(shares, convs, strict=True))
+    assert (together - apart).abs().max() < 1e-12
+    towards = torch.randn(together.shape, dtype=together.dtype)
+    slopes = [torch.autograd.grad((y * towards).sum(), shares) for y in (together, apart)]  # type: ignore[union-attr]
+    torch.testing.assert_close(*slopes, rtol=1e-12, atol=1e-10)
+
+
 def test_candidates_of_several_expansions_and_the_identity_are_added_up() -> None:
     reference = "digits:width=0.5,candidates=[id,e3k3,e3k5,e6k3,e6k5]"
     block = block_of(1, reference)

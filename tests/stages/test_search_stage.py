@@ -27,7 +27,7 @@ from mobilenas.stages.gradient_run import (
     open_search_run,
     resume_search_run,
 )
-from mobilenas.stages.search import run_search
+from mobilenas.stages.search import derive_again, run_search
 from mobilenas.stages.train import Asked, create_network_run, training_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.methods import load_search_config
@@ -179,3 +179,36 @@ def test_weights_of_a_search_are_tuned_on_what_they_have_seen(
         assert tuned.images.splits.validate.tolist() == run.images.splits.validate.tolist()
         assert "validating on 10 images in place of 12: " in caplog.text  # a fifth would be 12
         caplog.clear()
+
+
+@pytest.mark.parametrize("strategy, space", [("pdarts", SPACE), ("drnas", SPACE)])
+def test_a_finished_search_derives_again_within_other_limits(
+    strategy: str, space: str, tmp_path: Path
+) -> None:
+    """As one that had these from the start, and no term for costs."""
+    limits = {"flops": CostModel(load_space(space)).range("flops").median}
+    settings = ("limit=40", "epochs=0.4", "cost_weight=0", "arch_lr=0.3")
+    of_pdarts = ("skip_limit=0",) if strategy == "pdarts" else ()
+    found = []
+    for name, budget in (("free", Budget()), ("limited", Budget(limits))):
+        run = created(
+            tmp_path / name, *settings, *of_pdarts, strategy=strategy, space=space, budget=budget
+        )
+        found.append(run_search(run)["front"][0]["arch"])
+    (tmp_path / "free" / "splits.json").unlink()  # no images are read
+    assert str(derive_again(tmp_path / "free", {})) == found[0]
+    assert str(derive_again(tmp_path / "free", limits)) == found[1] != found[0]
+    assert derive_again(tmp_path / "free", {"flops": 1}) is None
+
+
+def test_an_arch_of_candidates_that_were_dropped_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As the least arch is, whatever the stages of the search kept."""
+    settings = ("limit=40", "epochs=0.4", "arch_lr=0.3")
+    least = {"flops": CostModel(load_space(SPACE)).range("flops").minimum}
+    run_search(created(tmp_path / "free", *settings, strategy="pdarts"))
+    assert "dropped" not in caplog.text
+    run_search(created(tmp_path / "least", *settings, strategy="pdarts", budget=Budget(least)))
+    (line,) = [each for each in caplog.messages if "dropped" in each]
+    assert line.startswith("within the budget only") and ": block " in line

@@ -104,6 +104,22 @@ def test_a_series_that_grows_is_stopped(terms: int) -> None:
         problem.found()
 
 
+def test_a_series_that_grows_with_the_default_gamma_is_stopped() -> None:
+    problem = Quadratic(2.2 / 0.4, lr=0.4, terms=60)
+    turn = torch.linalg.eigh(problem.A)[1]
+    problem.c = problem.best + 5 * turn[:, 0] + 1e-3 * turn[:, -1]  # two products see no growth
+    with pytest.raises(Diverged, match=r"step 0: .*grows by 1\.\d+ a term with gamma 0\.4"):
+        problem.found()
+
+
+def test_the_little_growth_of_negative_curvature_stops_no_default_search() -> None:
+    problem = Quadratic(2.5, lr=0.4, terms=2)
+    values, turn = torch.linalg.eigh(problem.A)
+    problem.c = problem.best + turn[:, 0]
+    problem.A = problem.A - 2 * values[0] * torch.outer(turn[:, 0], turn[:, 0])  # -0.5 there
+    assert problem.found().isfinite().all()  # |1 + 0.4 * 0.5| = 1.2 a term
+
+
 def test_gamma_is_the_learning_rate_and_the_decay_of_weights_is_in_the_hessian() -> None:
     plain, decayed = (Quadratic(2.5, lr=0.4, weight_decay=d, terms=3) for d in (0.0, 0.2))
     named = Quadratic(2.5, gamma=0.4, terms=3)
