@@ -1,5 +1,6 @@
 """DARTS-PT: what is decided when, by what was measured, and what is never measured."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -228,6 +229,28 @@ def test_scores_of_a_killed_search_are_not_measured_again(tmp_path: Path) -> Non
     other.scores = ScoreLog(file)
     with pytest.raises(BadInput, match="another search"):
         projected(other, lambda views: 0.0)
+
+
+@pytest.mark.parametrize("short", [["loss"], ["accuracy"], ["without"]])
+def test_scores_of_unequal_numbers_are_refused(short: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "projections.jsonl"
+    row: dict[str, Any] = {"choice": "block", "without": ["0", "1"], "loss": [1.0, 2.0]}
+    row |= {"accuracy": [0.5, 0.4], "spent": 1.0}
+    for key in short:
+        row[key] = row[key][:1]
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(BadInput, match=r"projections\.jsonl line 1: .*one length"):
+        ScoreLog(file)
+
+
+def test_a_line_that_lacks_candidates_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "projections.jsonl"
+    row = {"choice": "block", "without": ["0", "1"], "loss": [1.0, 2.0], "accuracy": [0.5, 0.4]}
+    file.write_text(json.dumps(row | {"spent": 1.0}) + "\n")
+    strategy = made(choices(3))
+    strategy.scores = ScoreLog(file)
+    with pytest.raises(BadInput, match=r"line 1 has 2 scores of block, where there must be 3"):
+        projected(strategy, lambda views: 0.0)
 
 
 def test_measuring_leaves_running_statistics_and_counts_forwards() -> None:
