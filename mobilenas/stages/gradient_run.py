@@ -40,6 +40,7 @@ from mobilenas.space import (
 from mobilenas.stages.inherited import (
     Inherited,
     InheritedSupernet,
+    check_has_name,
     inherit_from,
     inherit_images,
     with_images_of,
@@ -247,6 +248,7 @@ def open_parent(strategy: str, path: Path, data: str | None) -> GradientRun | Su
         known = " and ".join(name for name, each in METHODS.items() if each.strategy.starts_from)
         raise BadInput(f"--from: strategy {strategy} starts from fresh weights; it is for {known}")
     if takes == "search":
+        check_has_name(RunFolder.open(path, "search"))
         return open_search_run(path, data=data)
     run = open_supernet_run(path, data=data)
     if isinstance(run.space, CellSpace):

@@ -18,7 +18,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.methods import method, strategy_name
+from mobilenas.strategies.methods import METHODS, method, strategy_name
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.config import TrainingConfig
@@ -129,6 +129,7 @@ def inherit_from(
     parent.check_finished()
     if parent.kind == "supernet":
         return InheritedSupernet(run=parent.read(SupernetSettings))
+    check_has_name(parent)
     other = parent.settings["strategy"]
     inherited = InheritedSearch(strategy=other, config=parent.settings["config"])
     base, config = inherited._kind, inherited._config
@@ -145,6 +146,18 @@ def inherit_from(
             f"{own.batch_size}, or with a batch_size below {count} here"
         )
     return inherited
+
+
+def check_has_name(parent: RunFolder) -> None:
+    """Raise BadInput for a search by a class of the user's own, which a run that goes on from it
+    could not find again.
+    """
+    other = parent.settings.get("strategy")
+    if other not in METHODS:
+        raise BadInput(
+            f"{parent.path} is a search by {other}, a class of your own: --from finds a strategy "
+            "again by its name, so it needs a line in METHODS of mobilenas/strategies/methods.py"
+        )
 
 
 def with_images_of(config: SearchConfig, other: TrainingConfig) -> SearchConfig:
