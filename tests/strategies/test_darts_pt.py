@@ -22,6 +22,7 @@ from mobilenas.strategies.drnas import Drnas
 from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import load_search_config
+from mobilenas.strategies.pc_darts import PcDarts
 from mobilenas.strategies.score_log import ScoreLog, Scores
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
@@ -149,6 +150,18 @@ def test_a_blank_supernet_has_equal_weights_that_nothing_learns() -> None:
     for n in range(3):
         strategy.step(steps(n))
     assert all(torch.equal(a, b) for a, b in zip(before, strategy.parameters, strict=True))
+
+
+@pytest.mark.parametrize("kind, weights", [(PcDarts, [1 / 2, 1 / 3]), (LearnedStrategy, [1, 1])])
+def test_a_blank_supernet_has_edges_as_they_were_trained(
+    kind: type[LearnedStrategy], weights: list[float]
+) -> None:
+    nodes = (Choice("node 2", ("0", "1")), Choice("node 3", ("0", "1", "2")))
+    of = Choices(tuple(Choice(f"edge {n}", ("a", "b")) for n in range(5)), nodes)
+    strategy = made(of, blank=True)
+    strategy.inherit(kind(of, configured(kind), seed=0))
+    found = [node.tolist() for node in strategy.inputs()]
+    assert found == [pytest.approx([w] * n) for w, n in zip(weights, (2, 3), strict=True)]
 
 
 def test_projections_are_at_equal_distances() -> None:
