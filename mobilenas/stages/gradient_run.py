@@ -44,6 +44,7 @@ from mobilenas.stages.inherited import (
     inherit_from,
     inherit_images,
     with_images_of,
+    with_rate,
 )
 from mobilenas.stages.search_costs import (
     check_limits,
@@ -144,6 +145,7 @@ def create_search_run(
         images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
         config = with_images_of(config, parent.images.config)
+        config = inherits.tuning(config) if inherits else config
         images = inherit_images(parent.images, config, seed)
     if not isinstance(inherits, InheritedSupernet):  # which is trained no further
         search_steps(config, len(images.splits.train))
@@ -206,7 +208,7 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
         same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
     if config is not None:
         if run.settings.inherits is not None:
-            config = with_images_of(config, run.config)
+            config = with_rate(with_images_of(config, run.config), run.config.lr)
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
         same["limits"] = limited(run.searchable.space, budget)[1]

@@ -43,6 +43,10 @@ class InheritedSearch(Record):
         generator = torch.Generator().manual_seed(seed)
         return self._kind.supernet(searchable, self._config, generator)
 
+    def tuning(self, config: SearchConfig) -> SearchConfig:
+        """The config with a tenth of the rate of the other search, where it says none itself."""
+        return with_rate(config, self._config.lr / 10)
+
     def store(self, path: Path, parent: RunFolder, config: SearchConfig) -> None:
         """Copy what is inherited into a run folder, and warn of a config that would train it at its
         full rate again. Raises BadInput.
@@ -91,6 +95,10 @@ class InheritedSupernet(Record):
     def supernet(self, searchable: Searchable, seed: int) -> nn.Module:
         """As it was trained, with fresh weights."""
         return new_supernet(self.run)
+
+    def tuning(self, config: SearchConfig) -> SearchConfig:
+        """The config: nothing is trained."""
+        return config
 
     def store(self, path: Path, parent: RunFolder, config: SearchConfig) -> None:
         """Copy what is inherited into a run folder. Raises BadInput."""
@@ -170,6 +178,11 @@ def with_images_of(config: SearchConfig, other: TrainingConfig) -> SearchConfig:
         if name not in config.model_fields_set or getattr(config, name) is None
     }
     return config.model_copy(update={name: getattr(other, name) for name in unset})
+
+
+def with_rate(config: SearchConfig, rate: float) -> SearchConfig:
+    """The config with a learning rate, where it says none itself."""
+    return config if "lr" in config.model_fields_set else config.model_copy(update={"lr": rate})
 
 
 def inherit_images(images: TrainingImages, config: SearchConfig, seed: int) -> TrainingImages:

@@ -46,11 +46,17 @@ def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
     own = ["--set=blank=true", "--set=arch_lr=0.007"]
     done = call("search", "--strategy=darts-pt", *alone, given, *own, out, "--json")
     assert done.code == 0, done.err
-    assert "a tenth of it suits" in done.err  # they have one lr
+    assert "a tenth of it suits" not in done.err
     (group,) = torch.load(tmp_path / "search" / "checkpoint.pt")["task"]["strategy"]["optimizer"][
         "param_groups"
     ]
     assert group["lr"] == 0.007
+    assert RunFolder.open(tmp_path / "search", "search").settings["config"]["lr"] == 0.1 / 10
+    preset = [*alone, *own]
+    assert call("search", "--resume", *preset, out).code == 0
+    check_refused(call("search", "--resume", *preset, "--set=lr=0.1", out), "config.lr")
+    full = ["--set=lr=0.1", f"--out={tmp_path / 'full'}"]
+    assert "a tenth of it suits" in call(*asked[:2], *alone, given, *full).err
     check_refused(call("search", "--resume", given, out), "--from", "leave it out")
     splits = [(tmp_path / name / "splits.json").read_bytes() for name in ("darts", "search")]
     assert splits[0] == splits[1]
