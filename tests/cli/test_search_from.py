@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TINY, TINY_SPACE, Call, Job, check_refused
-from searched import CELLS, SMALL
+from searched import CELLS, CHEAPER, SMALL
 
 from mobilenas.runs import RunFolder
 from mobilenas.train.supernets import load_supernet
@@ -82,6 +82,32 @@ def test_a_projection_needs_more_than_one_batch(name: str, tmp_path: Path, call:
     assert done.code == 0, done.err
     if name == "gaea":  # by its own rate, 2,000 over the steps that learn
         assert "eta" in done.err and "arch_lr" not in done.err
+
+
+@pytest.mark.parametrize(
+    "name", ["pc-darts", "lambda-darts", "shapley", "zarts", "idarts", "drnas"]
+)
+def test_whose_supernet_a_projection_takes(name: str, tmp_path: Path, call: Call) -> None:
+    parent, out = tmp_path / "parent", tmp_path / "search"
+    cells = [*SMALL, f"--space={CELLS}", "--set=epochs=0.4"]
+    flags = [*cells, *CHEAPER.get(name, [])]
+    assert call("search", f"--strategy={name}", *flags, f"--out={parent}").code == 0
+    asked = ["search", "--strategy=darts-pt", *cells, "--set=score_images=16"]
+    done = call(*asked, f"--from={parent}", f"--out={out}")
+    assert done.code == 0, done.err
+    given = torch.load(out / "inherited.pt", weights_only=True)
+    stored = torch.load(parent / "checkpoint.pt", weights_only=True)
+    pairs = zip(
+        *(x["parameters"] for x in (given["strategy"], stored["task"]["strategy"])), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+    rows = (out / "projections.jsonl").read_text().splitlines()
+    assert [json.loads(row)["choice"][:4] for row in rows] == ["edge"] * 6
+    (found,) = json.loads((out / "front.json").read_text())["front"]
+    for row in map(json.loads, rows):  # the one that is missed the most
+        most = row["without"][max(range(5), key=lambda i, loss=row["loss"]: loss[i])]
+        start, end = row["choice"].removeprefix("edge ").split("-")
+        assert f"{most}~{start}" in found["arch"].split("+")[int(end) - 1]
 
 
 @pytest.mark.parametrize("sharing", ["none", "both"])

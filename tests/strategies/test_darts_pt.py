@@ -13,9 +13,16 @@ from toys import PLANTED, STEPS, Steps, Toy, choices, configured
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.cost import CostModel
-from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
 from mobilenas.nn.views import View, Views
-from mobilenas.space import Choice, load_listed_space, load_space
+from mobilenas.space import (
+    Choice,
+    EdgeCellSpace,
+    Space,
+    load_listed_space,
+    load_network_space,
+    load_space,
+)
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.drnas import Drnas
@@ -27,6 +34,7 @@ from mobilenas.strategies.score_log import ScoreLog, Scores
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 
+NB201 = "nb201:channels=4,cells=1,resolution=8"
 Worth = Callable[[Views], float]  # loss of a mixture
 
 
@@ -180,16 +188,18 @@ def test_projections_are_at_equal_distances() -> None:
     assert None not in short.decided
 
 
-@pytest.mark.parametrize("name", ["macro:width=0.25,resolution=8", "digits"])
+@pytest.mark.parametrize("name", ["macro:width=0.25,resolution=8", "digits", NB201])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
 def test_a_budget_is_within_reach_at_every_step(name: str, share: float) -> None:
     """The dearest candidates are missed the most."""
-    space = load_space(name)
-    costs = CostModel(space)
-    whole, flops = costs.range("flops"), costs.parts("flops")[1]
+    space = load_network_space(name)
+    assert isinstance(space, Space | EdgeCellSpace)
+    costs, cost = costs_of(space), "params" if name == NB201 else "flops"
+    whole, parts = costs.range(cost), costs.parts(cost)[1]
     limit = whole.minimum + share * (whole.maximum - whole.minimum)
-    memory = costs.range("memory").minimum * 1.2
-    limits = {"flops": limit, "memory": memory}
+    limits = {cost: limit}
+    if "memory" in costs.costs:
+        limits["memory"] = costs.range("memory").minimum * 1.2
     searchable = Searchable(costs)
     strategy = made(searchable.choices)
     steps = Steps(Toy(1), strategy.config)
@@ -198,15 +208,15 @@ def test_a_budget_is_within_reach_at_every_step(name: str, share: float) -> None
 
     def worth(views: Views) -> float:
         sizes = searchable.choices.sizes
-        gone = [(p, i) for p, v in enumerate(views) for i in missing(v, sizes[p])]
-        return float(sum(flops[place][index] for place, index in gone))
+        gone = [(p, i) for p, size in enumerate(sizes) for i in missing(views[p], size)]
+        return float(sum(parts[place][index] for place, index in gone))
 
     step = steps(0)
     scripted(step, worth)
     for decide, (place,) in strategy.events:
         decide(step, place)
         arch = strategy.derive(searchable, limits)
-        assert arch is not None and costs.flops(arch) <= limit  # type: ignore[arg-type]
+        assert arch is not None and costs.of(arch)[cost] <= limit  # type: ignore[arg-type]
         genes = space.encode(arch)  # type: ignore[arg-type]
         assert all(d is None or d == g for d, g in zip(strategy.decided, genes, strict=True))
 
