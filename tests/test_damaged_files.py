@@ -22,6 +22,7 @@ from mobilenas.search.replay import _Row
 from mobilenas.space import load_any_space, load_space
 from mobilenas.stages.measurements import _Measurement
 from mobilenas.stages.rank import _Prediction, _Scores
+from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.train.networks import NetworkResult
 from mobilenas.train.supernets import SupernetSettings
@@ -68,6 +69,8 @@ def _typed(shape: Any) -> Callable[[Path], object]:
 TRAINED = {"arch": ARCH, "last_accuracy": 0.5, "test_accuracy": None, "test_images": 0}
 TRAINED |= {"flops": 1000, "validation_images": 60}
 MEASURED: dict[str, Any] = {"arch": ARCH, "accuracy": 0.5}
+SCORES: dict[str, Any] = {"without": ["a", "b"], "loss": [2.25, 1.5], "accuracy": [0.5, 0.25]}
+SCORES |= {"spent": 64.5}
 
 # Name of a file -> what it holds, and what reads it.
 FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
@@ -93,6 +96,9 @@ FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "predictions.jsonl": (_lines(**MEASURED), _typed(_Prediction)),
     "measured.jsonl": (_lines(naswot=1234.5, **MEASURED), _typed(_Measurement)),
     "zero_cost.jsonl": (_lines(arch=ARCH, naswot=1.5, synflow=1e9), _typed(_Scores)),
+    "contributions.jsonl": (_lines(choice="step 0, order 1", **SCORES), ScoreLog),
+    "projections.jsonl": (_lines(choice="edge 0-1", **SCORES), ScoreLog),
+    "labels.jsonl": (_lines(choice="archs", **SCORES), ScoreLog),
     "timings.jsonl": (_lines(key="head-1", ms=0.5, runs=9), lambda path: TimingLog(path)),
     "space.yaml": (
         (resource("configs") / "spaces" / "s2.yaml").read_bytes(),

@@ -15,9 +15,11 @@ from mobilenas.stages.evolve import Search, run_evolve
 from mobilenas.stages.gradient_run import (
     GradientSettings,
     create_search_run,
+    open_parent,
     open_search_run,
     resume_search_run,
 )
+from mobilenas.strategies.methods import load_search_config
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
@@ -84,6 +86,15 @@ def test_a_strategy_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run.folder.read(GradientSettings).strategy == "Independent"
     with pytest.raises(BadInput, match="strategy"):
         resume_search_run(tmp_path, {"strategy": "gdas"})
+    # By the command, and in a script that knows the class.
+    words = "is a search by Independent, a class of your own: --from .* METHODS"
+    with pytest.raises(BadInput, match=words):
+        open_parent("darts-pt", tmp_path, None)
+    config = load_search_config("darts-pt", "cpu", [])
+    with pytest.raises(BadInput, match=words):
+        create_search_run(
+            tmp_path / "pt", "darts-pt", run.space, "digits", 0, config, Budget(), parent=run
+        )
 
 
 def test_costs_of_ones_own_are_not_for_a_search_by_gradient(tmp_path: Path) -> None:

@@ -40,9 +40,11 @@ from mobilenas.space import (
 from mobilenas.stages.inherited import (
     Inherited,
     InheritedSupernet,
+    check_has_name,
     inherit_from,
     inherit_images,
     with_images_of,
+    with_rate,
 )
 from mobilenas.stages.search_costs import (
     check_limits,
@@ -144,6 +146,7 @@ def create_search_run(
         images = choose_images(data, space.resolution, config, seed, calibrate=0)
     else:
         config = with_images_of(config, parent.images.config)
+        config = inherits.tuning(config) if inherits else config
         images = inherit_images(parent.images, config, seed)
     if not isinstance(inherits, InheritedSupernet):  # which is trained no further
         check_learns(kind, config, len(images.splits.train))
@@ -206,7 +209,7 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
         same["space"] = space.to_dict() | {"num_classes": run.searchable.space.num_classes}
     if config is not None:
         if run.settings.inherits is not None:
-            config = with_images_of(config, run.config)
+            config = with_rate(with_images_of(config, run.config), run.config.lr)
         same["config"] = config.resuming(run.config).model_dump(mode="json")
     if budget:
         known = with_known_root(budget, run.folder)
@@ -257,6 +260,7 @@ def open_parent(strategy: str, path: Path, data: str | None) -> GradientRun | Su
         known = " and ".join(name for name, each in METHODS.items() if each.strategy.starts_from)
         raise BadInput(f"--from: strategy {strategy} starts from fresh weights; it is for {known}")
     if takes == "search":
+        check_has_name(RunFolder.open(path, "search"))
         return open_search_run(path, data=data)
     run = open_supernet_run(path, data=data)
     if isinstance(run.space, CellSpace):

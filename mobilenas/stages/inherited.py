@@ -18,7 +18,7 @@ from mobilenas.runs import RunFolder
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.methods import method, strategy_name
+from mobilenas.strategies.methods import METHODS, method, strategy_name
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.config import TrainingConfig
@@ -42,6 +42,10 @@ class InheritedSearch(Record):
         """As the other search had it, with fresh weights."""
         generator = torch.Generator().manual_seed(seed)
         return self._kind.supernet(searchable, self._config, generator)
+
+    def tuning(self, config: SearchConfig) -> SearchConfig:
+        """The config with a tenth of the rate of the other search, where it says none itself."""
+        return with_rate(config, self._config.lr / 10)
 
     def store(self, path: Path, parent: RunFolder, config: SearchConfig) -> None:
         """Copy what is inherited into a run folder, and warn of a config that would train it at its
@@ -92,6 +96,10 @@ class InheritedSupernet(Record):
         """As it was trained, with fresh weights."""
         return new_supernet(self.run)
 
+    def tuning(self, config: SearchConfig) -> SearchConfig:
+        """The config: nothing is trained."""
+        return config
+
     def store(self, path: Path, parent: RunFolder, config: SearchConfig) -> None:
         """Copy what is inherited into a run folder. Raises BadInput."""
         _store(path, {"module": load_supernet(parent).state_dict()})
@@ -129,6 +137,7 @@ def inherit_from(
     parent.check_finished()
     if parent.kind == "supernet":
         return InheritedSupernet(run=parent.read(SupernetSettings))
+    check_has_name(parent)
     other = parent.settings["strategy"]
     inherited = InheritedSearch(strategy=other, config=parent.settings["config"])
     base, config = inherited._kind, inherited._config
@@ -147,6 +156,18 @@ def inherit_from(
     return inherited
 
 
+def check_has_name(parent: RunFolder) -> None:
+    """Raise BadInput for a search by a class of the user's own, which a run that goes on from it
+    could not find again.
+    """
+    other = parent.settings.get("strategy")
+    if other not in METHODS:
+        raise BadInput(
+            f"{parent.path} is a search by {other}, a class of your own: --from finds a strategy "
+            "again by its name, so it needs a line in METHODS of mobilenas/strategies/methods.py"
+        )
+
+
 def with_images_of(config: SearchConfig, other: TrainingConfig) -> SearchConfig:
     """The config with what another one says of images, splits and their preparation, where it says
     nothing itself.
@@ -157,6 +178,11 @@ def with_images_of(config: SearchConfig, other: TrainingConfig) -> SearchConfig:
         if name not in config.model_fields_set or getattr(config, name) is None
     }
     return config.model_copy(update={name: getattr(other, name) for name in unset})
+
+
+def with_rate(config: SearchConfig, rate: float) -> SearchConfig:
+    """The config with a learning rate, where it says none itself."""
+    return config if "lr" in config.model_fields_set else config.model_copy(update={"lr": rate})
 
 
 def inherit_images(images: TrainingImages, config: SearchConfig, seed: int) -> TrainingImages:

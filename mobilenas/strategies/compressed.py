@@ -79,13 +79,14 @@ class Node:
         """(columns,): 1 + weight times each cost over its mean, then all divided by their mean.
 
         costs: of the candidates of each choice of the space; a coefficient costs what the cheapest
-        candidate does that has it.
+        candidate does that has it, and 0 at least.
         """
         found = np.ones(self.matrix.shape[1])
         for of_places in costs:
             pairs = zip(self.members, of_places[self.places.start : self.places.stop], strict=True)
             each = [np.where(members > 0, own[:, None], np.inf).min(0) for members, own in pairs]
             cost = np.min(each, axis=0)
+            cost = cost - min(cost.min(), 0)  # fitted latencies are relative to that of another op
             found += weight * cost / max(float(cost.mean()), _NOTHING)
         return np.asarray(found / found.mean())
 

@@ -92,11 +92,12 @@ class DartsPt(LearnedStrategy):
 
     def inputs(self) -> list[Tensor]:
         """What the edges into each node are worth: of those that went 0, and else the same, where
-        the other strategy does not say.
+        the other strategy does not say. Its supernet is used to weights that sum to 1.
         """
-        nodes = self.base.inputs() or [torch.ones(len(n.candidates)) for n in self.choices.inputs]
+        nodes = self.base.inputs()
         if self.config.blank:
-            nodes = [torch.ones_like(node) for node in nodes]
+            nodes = [torch.full_like(node, 1 / len(node)) for node in nodes]
+        nodes = nodes or [torch.ones(len(node.candidates)) for node in self.choices.inputs]
         gone = (
             torch.zeros(len(node)).index_fill(0, torch.tensor(kept), 1)
             for node, kept in zip(nodes, self.edges, strict=True)

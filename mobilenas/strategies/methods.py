@@ -4,6 +4,7 @@ import difflib
 from dataclasses import dataclass
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.resources import read_value, shipped
 from mobilenas.base.settings import load_settings
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import Darts
@@ -141,7 +142,13 @@ def strategy_name(kind: type[LearnedStrategy]) -> str:
 
 def load_search_config(name: str, preset: str | None, overrides: list[str]) -> SearchConfig:
     """The recipe of a strategy: a preset of configs/strategies by name, by default that of the
-    strategy's own name, or a YAML file, with `key=value` overrides. Raises BadInput.
+    strategy's own name, or a YAML file, with `key=value` overrides. The lr of a shipped preset that
+    is not its own is that of a search from fresh weights, so one that goes on from another search
+    leaves it unset. Raises BadInput.
     """
-    shape = method(name).strategy.Config
-    return load_settings(shape, "strategies", preset or name, overrides)
+    kind = method(name).strategy
+    config = load_settings(kind.Config, "strategies", preset or name, overrides)
+    is_own = preset in (None, name) or preset not in shipped("strategies")
+    if kind.must_start_from and not is_own and "lr" not in dict(map(read_value, overrides)):
+        return kind.Config(**config.model_dump(include=config.model_fields_set - {"lr"}))
+    return config

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import model_validator
+
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import append_jsonl, read_jsonl, write_jsonl
 from mobilenas.base.settings import Record
@@ -20,6 +22,12 @@ class Scores(Record):
     loss: list[float]
     accuracy: list[float]
     spent: float
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> "Scores":
+        if not len(self.without) == len(self.loss) == len(self.accuracy) > 0:
+            raise ValueError("without, loss and accuracy must have one length, 1 or more")
+        return self
 
 
 class ScoreLog:
@@ -69,6 +77,11 @@ class ScoreLog:
             raise BadInput(
                 f"{self.path} line {self.taken} is of {row.choice}, where {choice} is measured: it "
                 "is of another search"
+            )
+        if not least and len(row.without) < len(names):
+            raise BadInput(
+                f"{self.path} line {self.taken} has {len(row.without)} scores of {choice}, where "
+                f"there must be {len(names)}: it is damaged"
             )
         return row
 

@@ -1,7 +1,7 @@
 """One step of a search by gradient, as its strategy sees it."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -89,25 +89,29 @@ class SearchStep:
         """Loss and accuracy of several mixtures on some batches of the held-out images, by number,
         by the statistics of each batch. Running ones do not move. All have the same dropout, which
         no other draw hangs on. least: share of the accuracy of the first mixture; the one that has
-        less is the last that is measured. Raises Diverged where a loss is not finite.
+        less is the last that is measured, and all batches are held at once, so that each is made
+        once. Raises Diverged where a loss is not finite.
         """
+        made = ((number, self.held(number)) for number in batches)
         if not least:
-            return self._scored(several, batches)
+            return self._scored(several, made)
+        kept = [*made]
         found: list[tuple[float, float]] = []
         for views in several:
-            found += self._scored([views], batches)
+            found += self._scored([views], kept)
             if found[-1][1] < least * found[0][1]:
                 break
         return found
 
     @torch.no_grad()
-    def _scored(self, several: Sequence[Views], batches: range) -> list[tuple[float, float]]:
+    def _scored(
+        self, several: Sequence[Views], batches: Iterable[tuple[int, Batch]]
+    ) -> list[tuple[float, float]]:
         device, seed, rank = self.trainer.device, self.trainer.seed, self.trainer.processes.rank
         sums = torch.zeros(len(several), 3, dtype=torch.float64, device=device)
         self.trainer.module.train()
         with statistics_kept(self.trainer.module):
-            for number in batches:
-                images, target = self.held(number)
+            for number, (images, target) in batches:
                 for row, views in zip(sums, several, strict=True):
                     self._spend(views, images)
                     placed = self.searchable.placed(views)

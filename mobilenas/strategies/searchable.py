@@ -32,7 +32,7 @@ class Searchable:
         if isinstance(self.space, Space):
             blocks = enumerate(self.space.blocks, 1)
             named = (Choice(f"block {n}", tuple(map(str, b.candidates))) for n, b in blocks)
-            self.choices = Choices(tuple(named), alike=_alike(self.space.blocks))
+            self.choices = Choices(tuple(named), alike=_alike(self.space))
         else:
             self.choices = Choices(tuple(self.space.choices), tuple(self.space.inputs))
 
@@ -117,8 +117,10 @@ class Searchable:
         return f"ops {' '.join(names)}"
 
 
-def _alike(blocks: Sequence[Block]) -> tuple[tuple[int, ...], ...]:
-    groups: dict[Block, list[int]] = {}
-    for place, block in enumerate(blocks):
-        groups.setdefault(replace(block, name=""), []).append(place)
+def _alike(space: Space) -> tuple[tuple[int, ...], ...]:
+    free = (n for n, stage in enumerate(space.spec.stages) if stage.fixed is None)
+    stages = [n for n in free for _ in range(space.spec.stages[n].blocks)]
+    groups: dict[tuple[int, Block], list[int]] = {}
+    for place, (stage, block) in enumerate(zip(stages, space.blocks, strict=True)):
+        groups.setdefault((stage, replace(block, name="")), []).append(place)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -27,12 +27,12 @@ _Groups = Sequence[Sequence[Sequence[int]]]  # of each choice, candidates that a
 
 class ShapleyConfig(SearchConfig):
     """arch_every: weight steps between architecture steps, of which each removes all candidates in
-    as many orders, by the accuracy on score_images held-out images each. truncate: an order is over
-    where accuracy falls below this share of that of the whole. players: what is removed at once, a
-    candidate, or a path of an expansion with all candidates that have it. estimate: of a
-    contribution over the orders. contribution_momentum: share of the contributions of before.
-    contribution_step: how far the parameters move. Expected costs are sums, so only form `add` has
-    contributions.
+    as many orders, by the accuracy on score_images held-out images each, which are in memory at
+    once. truncate: an order is over where accuracy falls below this share of that of the whole.
+    players: what is removed at once, a candidate, or a path of an expansion with all candidates
+    that have it. estimate: of a contribution over the orders. contribution_momentum: share of the
+    contributions of before. contribution_step: how far the parameters move. Expected costs are
+    sums, so only form `add` has contributions.
     """
 
     arch_every: Positive = 100

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TINY, TINY_SPACE, Call, Job, check_refused
-from searched import CELLS, SMALL
+from searched import CELLS, CHEAPER, SMALL
 
 from mobilenas.runs import RunFolder
 from mobilenas.train.supernets import load_supernet
@@ -46,11 +46,17 @@ def test_what_a_projection_starts_from(tmp_path: Path, call: Call) -> None:
     own = ["--set=blank=true", "--set=arch_lr=0.007"]
     done = call("search", "--strategy=darts-pt", *alone, given, *own, out, "--json")
     assert done.code == 0, done.err
-    assert "a tenth of it suits" in done.err  # they have one lr
+    assert "a tenth of it suits" not in done.err
     (group,) = torch.load(tmp_path / "search" / "checkpoint.pt")["task"]["strategy"]["optimizer"][
         "param_groups"
     ]
     assert group["lr"] == 0.007
+    assert RunFolder.open(tmp_path / "search", "search").settings["config"]["lr"] == 0.1 / 10
+    preset = [*alone, *own]
+    assert call("search", "--resume", *preset, out).code == 0
+    check_refused(call("search", "--resume", *preset, "--set=lr=0.1", out), "config.lr")
+    full = ["--set=lr=0.1", f"--out={tmp_path / 'full'}"]
+    assert "a tenth of it suits" in call(*asked[:2], *alone, given, *full).err
     check_refused(call("search", "--resume", given, out), "--from", "leave it out")
     splits = [(tmp_path / name / "splits.json").read_bytes() for name in ("darts", "search")]
     assert splits[0] == splits[1]
@@ -76,6 +82,32 @@ def test_a_projection_needs_more_than_one_batch(name: str, tmp_path: Path, call:
     assert done.code == 0, done.err
     if name == "gaea":  # by its own rate, 2,000 over the steps that learn
         assert "eta" in done.err and "arch_lr" not in done.err
+
+
+@pytest.mark.parametrize(
+    "name", ["pc-darts", "lambda-darts", "shapley", "zarts", "idarts", "drnas"]
+)
+def test_whose_supernet_a_projection_takes(name: str, tmp_path: Path, call: Call) -> None:
+    parent, out = tmp_path / "parent", tmp_path / "search"
+    cells = [*SMALL, f"--space={CELLS}", "--set=epochs=0.4"]
+    flags = [*cells, *CHEAPER.get(name, [])]
+    assert call("search", f"--strategy={name}", *flags, f"--out={parent}").code == 0
+    asked = ["search", "--strategy=darts-pt", *cells, "--set=score_images=16"]
+    done = call(*asked, f"--from={parent}", f"--out={out}")
+    assert done.code == 0, done.err
+    given = torch.load(out / "inherited.pt", weights_only=True)
+    stored = torch.load(parent / "checkpoint.pt", weights_only=True)
+    pairs = zip(
+        *(x["parameters"] for x in (given["strategy"], stored["task"]["strategy"])), strict=True
+    )
+    assert all(torch.equal(a, b) for a, b in pairs)
+    rows = (out / "projections.jsonl").read_text().splitlines()
+    assert [json.loads(row)["choice"][:4] for row in rows] == ["edge"] * 6
+    (found,) = json.loads((out / "front.json").read_text())["front"]
+    for row in map(json.loads, rows):  # the one that is missed the most
+        most = row["without"][max(range(5), key=lambda i, loss=row["loss"]: loss[i])]
+        start, end = row["choice"].removeprefix("edge ").split("-")
+        assert f"{most}~{start}" in found["arch"].split("+")[int(end) - 1]
 
 
 @pytest.mark.parametrize("sharing", ["none", "both"])

@@ -1,5 +1,6 @@
 """DARTS-PT: what is decided when, by what was measured, and what is never measured."""
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,19 +13,28 @@ from toys import PLANTED, STEPS, Steps, Toy, choices, configured
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.cost import CostModel
-from mobilenas.cost.edge_model import EdgeCellCosts
+from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
 from mobilenas.nn.views import View, Views
-from mobilenas.space import Choice, load_listed_space, load_space
+from mobilenas.space import (
+    Choice,
+    EdgeCellSpace,
+    Space,
+    load_listed_space,
+    load_network_space,
+    load_space,
+)
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.drnas import Drnas
 from mobilenas.strategies.gaea import Gaea
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.methods import load_search_config
+from mobilenas.strategies.pc_darts import PcDarts
 from mobilenas.strategies.score_log import ScoreLog, Scores
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 
+NB201 = "nb201:channels=4,cells=1,resolution=8"
 Worth = Callable[[Views], float]  # loss of a mixture
 
 
@@ -150,6 +160,18 @@ def test_a_blank_supernet_has_equal_weights_that_nothing_learns() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, strategy.parameters, strict=True))
 
 
+@pytest.mark.parametrize("kind, weights", [(PcDarts, [1 / 2, 1 / 3]), (LearnedStrategy, [1, 1])])
+def test_a_blank_supernet_has_edges_as_they_were_trained(
+    kind: type[LearnedStrategy], weights: list[float]
+) -> None:
+    nodes = (Choice("node 2", ("0", "1")), Choice("node 3", ("0", "1", "2")))
+    of = Choices(tuple(Choice(f"edge {n}", ("a", "b")) for n in range(5)), nodes)
+    strategy = made(of, blank=True)
+    strategy.inherit(kind(of, configured(kind), seed=0))
+    found = [node.tolist() for node in strategy.inputs()]
+    assert found == [pytest.approx([w] * n) for w, n in zip(weights, (2, 3), strict=True)]
+
+
 def test_projections_are_at_equal_distances() -> None:
     strategy = made(Choices(tuple(Choice(f"block {n}", ("a", "b", "c")) for n in range(2))))
     steps = Steps(Toy(2), strategy.config)
@@ -166,16 +188,18 @@ def test_projections_are_at_equal_distances() -> None:
     assert None not in short.decided
 
 
-@pytest.mark.parametrize("name", ["macro:width=0.25,resolution=8", "digits"])
+@pytest.mark.parametrize("name", ["macro:width=0.25,resolution=8", "digits", NB201])
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
 def test_a_budget_is_within_reach_at_every_step(name: str, share: float) -> None:
     """The dearest candidates are missed the most."""
-    space = load_space(name)
-    costs = CostModel(space)
-    whole, flops = costs.range("flops"), costs.parts("flops")[1]
+    space = load_network_space(name)
+    assert isinstance(space, Space | EdgeCellSpace)
+    costs, cost = costs_of(space), "params" if name == NB201 else "flops"
+    whole, parts = costs.range(cost), costs.parts(cost)[1]
     limit = whole.minimum + share * (whole.maximum - whole.minimum)
-    memory = costs.range("memory").minimum * 1.2
-    limits = {"flops": limit, "memory": memory}
+    limits = {cost: limit}
+    if "memory" in costs.costs:
+        limits["memory"] = costs.range("memory").minimum * 1.2
     searchable = Searchable(costs)
     strategy = made(searchable.choices)
     steps = Steps(Toy(1), strategy.config)
@@ -184,15 +208,15 @@ def test_a_budget_is_within_reach_at_every_step(name: str, share: float) -> None
 
     def worth(views: Views) -> float:
         sizes = searchable.choices.sizes
-        gone = [(p, i) for p, v in enumerate(views) for i in missing(v, sizes[p])]
-        return float(sum(flops[place][index] for place, index in gone))
+        gone = [(p, i) for p, size in enumerate(sizes) for i in missing(views[p], size)]
+        return float(sum(parts[place][index] for place, index in gone))
 
     step = steps(0)
     scripted(step, worth)
     for decide, (place,) in strategy.events:
         decide(step, place)
         arch = strategy.derive(searchable, limits)
-        assert arch is not None and costs.flops(arch) <= limit  # type: ignore[arg-type]
+        assert arch is not None and costs.of(arch)[cost] <= limit  # type: ignore[arg-type]
         genes = space.encode(arch)  # type: ignore[arg-type]
         assert all(d is None or d == g for d, g in zip(strategy.decided, genes, strict=True))
 
@@ -228,6 +252,28 @@ def test_scores_of_a_killed_search_are_not_measured_again(tmp_path: Path) -> Non
     other.scores = ScoreLog(file)
     with pytest.raises(BadInput, match="another search"):
         projected(other, lambda views: 0.0)
+
+
+@pytest.mark.parametrize("short", [["loss"], ["accuracy"], ["without"]])
+def test_scores_of_unequal_numbers_are_refused(short: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "projections.jsonl"
+    row: dict[str, Any] = {"choice": "block", "without": ["0", "1"], "loss": [1.0, 2.0]}
+    row |= {"accuracy": [0.5, 0.4], "spent": 1.0}
+    for key in short:
+        row[key] = row[key][:1]
+    file.write_text(json.dumps(row) + "\n")
+    with pytest.raises(BadInput, match=r"projections\.jsonl line 1: .*one length"):
+        ScoreLog(file)
+
+
+def test_a_line_that_lacks_candidates_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "projections.jsonl"
+    row = {"choice": "block", "without": ["0", "1"], "loss": [1.0, 2.0], "accuracy": [0.5, 0.4]}
+    file.write_text(json.dumps(row | {"spent": 1.0}) + "\n")
+    strategy = made(choices(3))
+    strategy.scores = ScoreLog(file)
+    with pytest.raises(BadInput, match=r"line 1 has 2 scores of block, where there must be 3"):
+        projected(strategy, lambda views: 0.0)
 
 
 def test_measuring_leaves_running_statistics_and_counts_forwards() -> None:

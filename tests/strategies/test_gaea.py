@@ -129,6 +129,10 @@ def test_ties_at_the_start_have_one_answer(backbone: str) -> None:
     first = of_cells.derive(cells, {})
     assert str(first) == str(of_cells.derive(cells, {}))
     assert all(start < 2 for node in first.cells[0] for _, start in node)  # type: ignore[union-attr]
+    nb201 = Searchable(EdgeCellCosts(edge_cells("nb201:channels=4,cells=1,resolution=8")))
+    of_nb201 = Gaea(nb201.choices, configured(Gaea), 0)  # type: ignore[arg-type]
+    for limits in ({}, {"params": 1e9}):
+        assert str(of_nb201.derive(nb201, limits)).count("none~") == 6
 
 
 def test_the_edges_of_pc_darts_are_learnt_too() -> None:

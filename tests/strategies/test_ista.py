@@ -71,6 +71,15 @@ def test_a_price_moves_the_choice_as_it_is_predicted_to() -> None:
     np.testing.assert_allclose(node.dearness([], 2.0), 1)
 
 
+def test_prices_stay_above_0_whatever_a_fitted_latency_is() -> None:
+    node = Node(range(1), 1, [np.eye(3)], np.eye(3), (None,))
+    for weight in (0.1, 1e6):
+        for ms in ([-0.5, 0.0, 0.25], [-2.0, -1.0, 0.0], [0.0, 0.0, 0.0], [-1.0, -1.0, -1.0]):
+            found = node.dearness([[np.array(ms)]], weight)
+            assert (found > 0).all() and (np.diff(found) >= 0).all()
+            assert np.isfinite(node.recovered(np.array([1.0, 0.9, 0.8]), 0.1 * found)).all()
+
+
 def test_the_weights_are_the_coefficients_and_what_they_leave_of_b() -> None:
     for node in make_nodes(searched(cells("darts")).choices, seed=0):
         rng = np.random.default_rng(0)

@@ -1,6 +1,9 @@
 """Lambda-DARTS: its regulariser against derivatives through derivatives, and who shares what."""
 
+import json
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -155,6 +158,17 @@ def test_blocks_of_a_stage_that_are_alike_share_their_parameters() -> None:
     assert len(strategy.parameters) == 6
     p = strategy.probabilities()
     assert p[3] is p[4] and p[6] is p[7] and not torch.equal(p[2], p[3])
+
+
+def test_blocks_of_two_stages_share_nothing_though_they_are_alike(tmp_path: Path) -> None:
+    data = load_space("macro:width=0.25").to_dict()
+    stage = data["stages"][1] | {"stride": 1, "channels": 64, "blocks": 2}
+    fixed = stage | {"fixed": "e3k3", "blocks": 1}
+    file = tmp_path / "two.yaml"
+    file.write_text(json.dumps(data | {"name": "two", "stages": [fixed, stage, stage]}))
+    space = load_space(str(file))
+    assert len({replace(block, name="") for block in space.blocks}) == 1
+    assert searched(space).choices.alike == ((0, 1), (2, 3))
 
 
 def test_a_space_without_layers_to_compare() -> None:

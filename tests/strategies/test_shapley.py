@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 from toys import Steps, Toy, cells, choices, configured
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.randomness import Stream
 from mobilenas.cost import CostModel
 from mobilenas.nn.views import Views
 from mobilenas.space import load_space
@@ -124,6 +125,16 @@ def test_an_order_is_over_where_too_little_is_left() -> None:
         # To where it stopped; what comes after was not measured.
         assert float(found.sum()) == pytest.approx(accuracies[0] - accuracies[len(losses)])
         assert [*left] == accuracies[len(losses) + 1 :]
+
+
+def test_the_images_of_an_order_are_prepared_once() -> None:
+    strategy, steps = in_space("shapley", {"score_images": 64, "truncate": 0.01})
+    step, made, asked = steps(0), steps.held, list[int]()
+    step.held = lambda n: (asked.append(n), made(n))[1]  # type: ignore[assignment,func-returns-value]
+    mixtures = [strategy.views(step, Stream.ARCH_STEP)] * 3
+    found = step.scores(mixtures, range(2), 0.01)
+    assert asked == [0, 1] and len(found) == 3
+    assert found == step.scores(mixtures, range(2))
 
 
 def test_the_last_candidate_of_a_choice_stays() -> None:

@@ -59,6 +59,16 @@ def test_archs_are_encoded_and_decoded(vae: GraphVae) -> None:
     assert right.all(1).float().mean() >= 0.95
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e4])
+def test_whatever_is_decoded_is_an_arch(scale: float) -> None:
+    sizes = [5, 1, 3, 7]
+    with fixed_generators(0):
+        made = GraphVae(sizes, [[], [0], [0, 1], [2]])
+        found = made.decode(scale * torch.randn(500, 32))
+    assert found.shape == (500, 4)
+    assert (found >= 0).all() and (found < torch.tensor(sizes)).all()
+
+
 def test_the_divergence_is_that_of_normal_distributions() -> None:
     mean, log_variance = torch.randn(2, 7, 4, generator=torch.Generator().manual_seed(0))
     normal = Normal(mean, (log_variance / 2).exp())
