@@ -54,7 +54,8 @@ def test_a_latency_budget_limits_and_is_the_objective(job: Job, call: Call) -> N
     before = contents(Path("evolve"))
     shown = call("evolve", "--out=evolve", "--resume")
     assert shown.code == 0, shown.err
-    assert shown.out.split()[:5] == ["accuracy", "FLOPs", "params", "memory", "latency@slow"]
+    head = ["score", "accuracy", "naswot", "FLOPs", "params", "memory", "latency@slow"]
+    assert shown.out.split()[:7] == head
     assert f"{latencies[0]:.4g} ms" in shown.out
     assert contents(Path("evolve")) == before
 

@@ -1,5 +1,6 @@
 """A supernet of which the right arch is known, and steps of a search through it."""
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
@@ -189,17 +190,29 @@ def snapshot(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
+class Saved:
+    """A tensor that is kept for backward."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 def saved_bytes(module: nn.Module, *arguments: Any) -> int:
-    """Bytes of distinct storages that a forward keeps for backward, parameters left out."""
+    """Bytes of distinct storages that a forward keeps for backward, parameters left out.
+
+    What nothing leads back to, as behind an output that is not used, is let go within the forward
+    and not counted.
+    """
     own = {p.untyped_storage().data_ptr() for p in module.parameters()}
-    sizes: dict[int, int] = {}
+    saved: list[weakref.ref[Saved]] = []
 
-    def pack(x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return x
+    def pack(x: Tensor) -> Saved:
+        kept = Saved(x)
+        saved.append(weakref.ref(kept))
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        kept = module(*arguments)  # noqa: F841 - while it lives no storage is used twice
-    return sum(sizes.values())
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
+        output = module(*arguments)  # noqa: F841 - while it lives, what leads back to it does
+    storages = [kept.tensor.untyped_storage() for each in saved if (kept := each())]
+    sizes = {x.data_ptr(): x.nbytes() for x in storages}
+    return sum(size for pointer, size in sizes.items() if pointer not in own)
