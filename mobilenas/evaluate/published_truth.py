@@ -42,8 +42,7 @@ def read_benchmark(name: str, data_root: Path | None, space: AnySpace) -> Truth:
     """
     if name not in _FILES:
         raise BadInput(f"no benchmark {name!r}; known are {', '.join(_FILES)}")
-    path = benchmark_file(name, data_root, *_FILES[name])
-    return _macro(path, space) if name == "macro" else _nb101(path, space)
+    return _macro(data_root, space) if name == "macro" else _nb101(data_root, space)
 
 
 def benchmark_file(name: str, data_root: Path | None, file: str, origin: str) -> Path:
@@ -72,13 +71,14 @@ class _MacroNetwork(_Published):
     flops: int
 
 
-def _macro(path: Path, space: AnySpace) -> Truth:
+def _macro(data_root: Path | None, space: AnySpace) -> Truth:
     benchmark = load_space("macro")
     if not isinstance(space, Space) or _plan(space) != _plan(benchmark):
         raise BadInput(
             f"benchmark macro: the supernet is of space {space.name}, whose blocks are not those "
             "of macro; train one with --space macro (another width or resolution will do)"
         )
+    path = benchmark_file("macro", data_root, *_FILES["macro"])
     networks = validated(dict[_MacroCode, _MacroNetwork], read_json(path), path)
     # A code has one digit a block: 0 identity, 1 e3k3, 2 e6k5, the order of the candidates.
     archs = [benchmark.decode(np.array([int(digit) for digit in code])) for code in networks]
@@ -120,12 +120,13 @@ class _NB101(_Published):
 _NB101_OPS = {"conv1x1-bn-relu": "c1", "conv3x3-bn-relu": "c3", "maxpool3x3": "mp"}
 
 
-def _nb101(path: Path, space: AnySpace) -> Truth:
+def _nb101(data_root: Path | None, space: AnySpace) -> Truth:
     if not isinstance(space, CellSpace):
         raise BadInput(
             f"benchmark nb101: the supernet is of space {space.name}, whose archs are no cells of "
             "NAS-Bench-101; train one with --space nb101"
         )
+    path = benchmark_file("nb101", data_root, *_FILES["nb101"])
     # The benchmark's networks have 128 channels, those of the space may have fewer.
     benchmark = load_any_space("nb101")
     published = validated(_NB101, read_json(path), path).cells

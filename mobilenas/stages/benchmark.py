@@ -31,8 +31,8 @@ def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> 
 
 def standing_of(arch: Arch | Genotype, truth: Truth, searchable: Searchable) -> Standing:
     """Where an arch stands. A random one is of the space that is searched, which may have fewer ops
-    than the benchmark's; regret is by every latency table, too.
-    By milliseconds a cell without a path, which puts out zeros, is no cheaper than any other.
+    than the benchmark's; regret is by every latency table, too. There a
+    cell without a path, which puts out zeros, is no cheaper than any other.
     """
     space, costs, archs = searchable.space, searchable.costs, cast(Any, truth.archs)
     own = space.canonical(arch)  # type: ignore[arg-type]

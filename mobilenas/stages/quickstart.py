@@ -51,7 +51,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
     train_supernet(supernet)
     score_supernet(supernet)
     budget = Budget({"flops": CostModel(digits).range("flops").median})
-    # So long a training on so few images needs no score beside the accuracy.
+    # A front of accuracies is easier to read than one of scores.
     goal = "accuracy,flops"
     search = Search(folders["supernet"], budget, goal, generations=8, seed=seed)
     found = run_evolve(search, folders["evolve"], resume=is_run(folders["evolve"], "evolve"))

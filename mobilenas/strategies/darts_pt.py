@@ -92,7 +92,7 @@ class DartsPt(LearnedStrategy):
 
     def inputs(self) -> list[Tensor]:
         """What the edges into each node are worth: of those that went 0, and else the same, where
-        the other strategy does not say. Its supernet is used to weights that sum to 1.
+        the other strategy does not say. With `blank` they sum to 1, as they did in its training.
         """
         nodes = self.base.inputs()
         if self.config.blank:

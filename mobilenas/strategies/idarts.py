@@ -10,7 +10,7 @@ from mobilenas.base.randomness import Stream
 from mobilenas.nn.kernels import plain_kernels
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.darts import change_along, norm
-from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.learned import LearnedStrategy, is_turn
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, Positive
 
@@ -64,12 +64,12 @@ class Idarts(LearnedStrategy):
     def learns(cls, config: SearchConfig, steps: range) -> bool:
         """The last of each `arch_every` steps does."""
         assert isinstance(config, IdartsConfig)
-        return steps.stop // config.arch_every > steps.start // config.arch_every
+        return any(is_turn(n, config.arch_every) for n in steps)
 
     def step(self, step: SearchStep) -> None:
         """The weights, and now and then the architecture."""
         self.fit(step)
-        if step.n % self.config.arch_every == self.config.arch_every - 1:
+        if is_turn(step.n, self.config.arch_every):
             self.learn(step)
 
     def _series(self, step: SearchStep, p: list[Tensor]) -> tuple[list[Tensor], float]:

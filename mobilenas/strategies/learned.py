@@ -18,7 +18,7 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.stage import Kept
 
-_LEAST = 1e-12  # that what the other edges are worth together is divided by
+_LEAST = 1e-12  # keeps a division finite where all other edges are worth nothing
 
 
 class LearnedStrategy:
@@ -185,6 +185,11 @@ class LearnedStrategy:
 def draw(probabilities: Sequence[Tensor], rng: np.random.Generator) -> list[int]:
     """One candidate of each block."""
     return [int(rng.choice(len(p), p=normalised(p))) for p in probabilities]
+
+
+def is_turn(n: int, every: int) -> bool:
+    """Whether step n is the last of `every` steps."""
+    return n % every == every - 1
 
 
 def inclusion(worth: Tensor, taken: int) -> Tensor:

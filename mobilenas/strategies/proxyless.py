@@ -9,7 +9,7 @@ from torch import Tensor
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import Views
 from mobilenas.strategies.config import SearchConfig
-from mobilenas.strategies.learned import LearnedStrategy, draw, normalised
+from mobilenas.strategies.learned import LearnedStrategy, draw, is_turn, normalised
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, Positive, Share
 
@@ -80,12 +80,12 @@ class Proxyless(LearnedStrategy):
     def learns(cls, config: SearchConfig, steps: range) -> bool:
         """The last of each `arch_every` steps does."""
         assert isinstance(config, ProxylessConfig)
-        return steps.stop // config.arch_every > steps.start // config.arch_every
+        return any(is_turn(n, config.arch_every) for n in steps)
 
     def step(self, step: SearchStep) -> None:
         """The weights, and now and then the architecture."""
         self.fit(step)
-        if step.n % self.config.arch_every == self.config.arch_every - 1:
+        if is_turn(step.n, self.config.arch_every):
             self.learn(step)
 
     def _mass(self, pairs: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
