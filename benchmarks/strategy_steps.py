@@ -4,8 +4,9 @@ Every strategy searches noise images in each space, with its published settings.
 turns in one process; time is that of the CPU, the median. Of a strategy that learns the
 architecture every k-th step, k - 1 of its other steps are counted with one of these. What shapley
 and svge measure between steps is left out, and darts-pt, whose steps are those of darts with ever
-fewer candidates. pdarts is measured in its first stage. Memory is the most that autograd keeps at
-once for backward passes during a step, without weights.
+fewer candidates. Each stage of pdarts has a row; what the stages keep is up to parameters that were
+not trained. Memory is the most that autograd keeps at once for backward passes during a step,
+without weights.
 
 `together` compares a step of darts with one that runs each candidate by itself: not the edges of a
 cell that leave one node as one, nor what candidates of a block share once.
@@ -69,6 +70,9 @@ def costs(
         for each in strategies.split(","):
             try:
                 runs[each] = Search(name, *each.split(":"), batch=batch)
+                for stage in range(1, runs[each].stages):
+                    run = Search(name, *each.split(":"), batch=batch, stage=stage)
+                    runs[f"{each}, stage {stage + 1}"] = run
             except BadInput as error:
                 refused.append({"strategy": each, "left out": error})
         for number in range(1 + rounds):  # the first one warms up
@@ -123,9 +127,11 @@ def each(block: ChoiceBlock, x: Tensor, candidates: Sequence[Candidate]) -> list
 
 
 class Search:
-    """Steps of a strategy. kept: bytes, the most of all steps so far."""
+    """Steps of a strategy, in one of its stages. kept: bytes, the most of all steps so far."""
 
-    def __init__(self, space: str, strategy: str, *settings: str, batch: int) -> None:
+    def __init__(
+        self, space: str, strategy: str, *settings: str, batch: int, stage: int = 0
+    ) -> None:
         searched = load_listed_space(space)
         assert isinstance(searched, Space | EdgeCellSpace)
         costs = CostModel(searched) if isinstance(searched, Space) else EdgeCellCosts(searched)
@@ -134,9 +140,13 @@ class Search:
         config = load_search_config(strategy, None, given)
         whole = Searchable(costs)
         kind.check(whole, config)
+        self.stages = kind.stages(config)
         searchable = kind.stage(whole, config, 0, {})
-        module = kind.supernet(searchable, config, torch.Generator().manual_seed(0))
         self.strategy = kind(searchable.choices, config, 0)
+        for number in range(1, stage + 1):
+            searchable = kind.stage(whole, config, number, self.strategy.survivors(searchable))
+            self.strategy = kind(searchable.choices, config, 0)
+        module = kind.supernet(searchable, config, torch.Generator().manual_seed(0))
         self.every = 1 if kind.score_file else getattr(config, "arch_every", 1)
         self.measures = kind.score_file is not None  # between steps, which is left out
         images: Any = Noise(searched.resolution, searched.num_classes, batch)
