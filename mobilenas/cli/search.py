@@ -89,9 +89,13 @@ def search(
 ) -> None:
     """Learn weights and architecture together by gradient, and derive an arch within a budget.
 
-    Writes front.json, with the one arch, which `train --search` takes, and that arch with the
-    weights of the supernet, which `export --run` takes. Exit code 3 and the feasible range when no
-    arch meets the budget. Kill it at any time; --resume continues to the same result.
+    Writes front.json, with the one arch, which `train --search` takes, and, where a network
+    computes what was trained, that arch with the weights of the supernet, which `export --run`
+    takes. Exit code 3 and the feasible range when no arch meets the budget. Kill it at any time;
+    --resume continues to the same result.
+
+    In the space nb201 the devices of --latency are those that NAS-Bench-201 lists, in a file below
+    --data-root. The space darts takes no budget.
 
     Example: mobilenas search --strategy gdas --space s1:width=0.25 --data DIR --flops 60M
 

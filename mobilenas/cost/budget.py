@@ -41,7 +41,8 @@ class LatencyLimit:
 
 @dataclass(frozen=True)
 class Budget:
-    """limits: {cost: largest value} of all costs but latency, whose devices are in `latencies`.
+    """limits: {cost: largest value} of all costs but latency, whose devices are in `latencies`:
+    `flops`, `params`, `memory` (bytes) and those of `own`.
     own: costs of one's own, known beside the others. data_root: folder of the benchmarks' files,
     which list the latencies of cells.
     """

@@ -96,7 +96,10 @@ def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
 
 
 def run_evolve(search: Search, out: Path, *, resume: bool) -> Result:
-    """Search with the supernet of a run folder; an infeasible budget stops before any work."""
+    """Search with the supernet of a run folder; `out` is the folder of the search.
+
+    Raises BadInput and, before any work, InfeasibleBudget; WorkFailed if nothing can be measured.
+    """
     prepared = Prepared.of(search, out, by_truth=search.truth is not None, resume=resume)
     truth = prepared.truth()
     about = {} if truth is None else about_truth(truth)

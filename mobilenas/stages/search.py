@@ -48,9 +48,11 @@ class StageResult(Record):
 def run_search(
     run: GradientRun, truths: Mapping[str, Truth] | None = None, processes: Processes = SINGLE
 ) -> dict[str, Any]:
-    """Search from the last checkpoint, or from the start, to the end, as `fit` does. Stores and
-    returns the result. truths: of the space's archs, by data set, which the derived one is compared
-    by; a search that was finished keeps what it was compared by before.
+    """Search from the last checkpoint, or from the start, to the end. Stores and returns what is
+    in front.json. truths: of the space's archs, by data set, which the derived one is
+    compared by; a search that was finished keeps what it was compared by before.
+
+    Raises Diverged, which leaves the last good checkpoint.
     """
     task, searchable = _trained(run, processes), run.searchable
     arch = task.derive()

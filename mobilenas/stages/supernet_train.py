@@ -84,7 +84,10 @@ def resume_supernet_run(path: Path, given: Mapping[str, Any]) -> SupernetRun:
 
 
 def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupernet:
-    """Train a supernet from its last checkpoint, or from the start, to the end, as `fit` does."""
+    """Train a supernet from its last checkpoint, or from the start, to the end.
+
+    Raises Diverged, which leaves the last good checkpoint.
+    """
     settings, config, images = run.settings, run.settings.config, run.images
     with processes.together():
         device = pick_device(config.device)
@@ -111,7 +114,9 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
 
 
 def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
-    """Measure and store the accuracy of three archs of a trained run."""
+    """Measure and store the accuracy of three archs of a trained run, with batch norms as they are
+    and recalibrated: those of the least, the median and the most FLOPs.
+    """
     rows = check_anchors(run)
     run.folder.store_result({"validation": rows})
     return rows

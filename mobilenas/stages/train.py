@@ -257,7 +257,10 @@ def _arch(asked: Asked) -> str | None:
 
 
 def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask:
-    """Train a network from its last checkpoint, or from the start, to the end, as `fit` does."""
+    """Train a network from its last checkpoint, or from the start, to the end.
+
+    Raises Diverged, which leaves the last good checkpoint.
+    """
     settings, config = run.settings, run.settings.config
     with processes.together():
         device = pick_device(config.device)
@@ -281,8 +284,8 @@ def train_network(run: NetworkRun, processes: Processes = SINGLE) -> NetworkTask
 
 
 def finish_train(run: NetworkRun) -> dict[str, Any]:
-    """Measure the best network of a finished training on the test images; stores the result, and
-    the network's model card.
+    """Measure the best network of a finished training on the test images. Stores and returns the
+    result, accuracies in 0..1 and latencies in ms, and writes the network's model card.
     """
     tables = known_tables(run.space) if isinstance(run.space, Space) else []
     costs = costs_of(run.space, tables).of(run.arch)  # type: ignore[arg-type]
