@@ -101,7 +101,8 @@ class Search(ABC):
         # with their costs as far as nothing was told of them.
         self._feasible: NDArray[np.int64] = np.array([], dtype=np.int64)
         self._open: list[tuple[Arch, dict[str, float]]] = []
-        self._missing: list[int] = []  # of the generation: those that were left out
+        self._missing: list[int] = []  # of the generation: those in the limits that stay unknown
+        self.left_out: list[Arch] = []  # that were asked for, and that nothing was told of
 
     @abstractmethod
     def _propose(self) -> Genes | None:
@@ -124,10 +125,9 @@ class Search(ABC):
             return None
         self.generation += 1
         self.proposed.update(map(tuple, genes.tolist()))
-        self._missing = []
-        self._feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
-        if self.max_evaluations is not None:
-            self._feasible = self._feasible[: self.max_evaluations - found]
+        feasible = np.flatnonzero((self.problem.violations(genes) <= 0).all(axis=1))
+        most = len(feasible) if self.max_evaluations is None else self.max_evaluations - found
+        self._feasible, self._missing = feasible[:most], feasible[most:].tolist()
         space, feasible = self.problem.cost_model.space, genes[self._feasible]
         costs = {name: values.tolist() for name, values in self._costs(feasible).items()}
         self._open = [
@@ -160,11 +160,6 @@ class Search(ABC):
         self.evaluations += evaluations
         return evaluations
 
-    def has_proposed(self, arch: str) -> bool:
-        """Whether the arch of a text form was proposed, within the limits or not."""
-        space = self.problem.cost_model.space
-        return tuple(space.encode(space.parse(arch)).tolist()) in self.proposed
-
     def leave_out(self, arch: Arch) -> None:
         """Go on without an arch that was asked for, of which nothing is told: it was proposed, and
         is never asked for again. Raises ValueError for another.
@@ -177,6 +172,7 @@ class Search(ABC):
         of_generation = len(self._feasible) - len(archs) + place
         self._missing.append(int(self._feasible[of_generation]))
         self._feasible = np.delete(self._feasible, of_generation)
+        self.left_out.append(arch)
 
     def qualities(self, start: int = 0) -> NDArray[np.float64]:
         """What the search maximises, of the evaluations from `start` on: (evaluations - start,)."""

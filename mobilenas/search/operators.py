@@ -92,8 +92,8 @@ def sample_feasible(
     where possible.
 
     The others are uniform among the feasible ones, by rejection; those still missing after
-    DRAWS_PER_ARCH * n draws are drawn archs repaired. Fewer than n where hardly any arch is
-    feasible.
+    DRAWS_PER_ARCH * n draws are drawn archs repaired, as long as one of the last DRAWS_PER_ARCH was
+    new. Fewer than n where hardly any arch is feasible.
     """
     space = problem.cost_model.space
     found: dict[tuple[int, ...], None] = {}
@@ -109,11 +109,13 @@ def sample_feasible(
         add_feasible(space.sample_genes(n, rng))
         if len(found) >= n:
             return np.array(list(found)[:n])
+    known = 0  # repaired archs in a row that were there already
     for genes in space.sample_genes(DRAWS_PER_ARCH * n, rng):
-        if len(found) >= n:
+        if len(found) >= n or known == DRAWS_PER_ARCH:
             break
-        repaired = repair(problem, genes, rng)
-        found[tuple(repaired.tolist())] = None
+        repaired = tuple(repair(problem, genes, rng).tolist())
+        known = known + 1 if repaired in found else 0
+        found[repaired] = None
     return np.array(list(found))
 
 

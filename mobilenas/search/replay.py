@@ -51,12 +51,14 @@ def explore(
     have made.
     """
     replay = [row.model_dump() for row in read_jsonl(path, _Row)]
+    # What is on disk was measured, though a later search may have left the network out since.
+    evaluated = {row["arch"] for row in replay}
     while (archs := search.ask()) is not None:
         asked = len(archs)
         for arch in archs:
-            if str(arch) in left_out:
+            if str(arch) in left_out and str(arch) not in evaluated:
                 search.leave_out(arch)
-        archs = [arch for arch in archs if str(arch) not in left_out]
+        archs = [arch for arch in archs if arch not in search.left_out]
         start = len(search.evaluations)
         known = replay[start : start + len(archs)]
         for line, (arch, row) in enumerate(zip(archs, known, strict=False), start + 1):

@@ -188,9 +188,9 @@ class SearchRun:
             "ranges": self._ranges(),
             **more,
         }
-        if left_out:
-            asked = {arch: why for arch, why in left_out.items() if self.search.has_proposed(arch)}
-            about["left_out"] = dict(sorted(asked.items()))
+        if left_out and self.search.left_out:  # others may be those of a later search
+            names = sorted(map(str, self.search.left_out))
+            about["left_out"] = {name: left_out[name] for name in names}
         _write_result(self.folder, self.search.problem, result, about)
 
     def _ranges(self) -> dict[str, dict[str, float]]:

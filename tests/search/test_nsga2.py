@@ -177,6 +177,20 @@ def test_max_evaluations_is_exact() -> None:
     assert search.evaluations == run(start()).evaluations[:33]
 
 
+def test_what_the_last_evaluations_had_no_room_for_does_not_live_on() -> None:
+    accuracy, search = Counting(SPACE).accuracy, start(population=6, max_evaluations=10, seed=1)
+    while (archs := search.ask()) is not None:
+        if search.generation == 2:  # of six archs four had room, and two of them fail
+            assert len(archs) == 4
+            for arch in archs[:2]:
+                search.leave_out(arch)
+            archs = archs[2:]
+        search.tell({arch: Measured(x) for arch, x in zip(archs, accuracy(archs), strict=True)})
+    assert (search.generation, len(search.evaluations)) == (3, 10)
+    evaluated = {tuple(SPACE.encode(e.arch).tolist()) for e in search.evaluations}
+    assert {tuple(genes) for genes in search._algorithm.pop.get("X").tolist()} <= evaluated
+
+
 def test_a_search_ends_when_no_arch_is_left(caplog: pytest.LogCaptureFixture) -> None:
     space = space_from_dict(
         SPACE.to_dict() | {"stages": [{"channels": 16, "blocks": 2, "stride": 2}]}

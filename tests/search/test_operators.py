@@ -8,6 +8,7 @@ from pymoo.core.population import Population
 from mobilenas.cost import CostModel
 from mobilenas.search import Problem
 from mobilenas.search.operators import (
+    DRAWS_PER_ARCH,
     NEIGHBOURHOOD,
     NearbyParents,
     Unseen,
@@ -15,6 +16,7 @@ from mobilenas.search.operators import (
     crossover,
     mutate,
     neighbour_table,
+    repair,
     sample_feasible,
 )
 from mobilenas.space import IDENTITY, load_space
@@ -152,6 +154,21 @@ def test_the_tightest_budget_is_reached_by_repair():
     limits = {name: cost_model.range(name).minimum for name in ("flops", "params")}
     genes = sample_feasible(Problem(cost_model, limits=limits), 5, np.random.default_rng(0))
     assert [str(space.decode(g)) for g in genes] == ["_".join(["e3k3"] * 12)]
+
+
+def test_where_one_arch_is_feasible_it_is_not_found_for_each_that_is_missing(monkeypatch):
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return repair(*arguments)
+
+    monkeypatch.setattr("mobilenas.search.operators.repair", counted)
+    cost_model = CostModel(SPACES["macro"])
+    problem = Problem(cost_model, limits={"flops": cost_model.range("flops").minimum})
+    genes = sample_feasible(problem, 8, np.random.default_rng(0))
+    assert genes.tolist() == [[0] * 8]
+    assert len(calls) <= 1 + DRAWS_PER_ARCH
 
 
 def test_extremes_of_cost_are_brought_within_the_limits():

@@ -56,6 +56,19 @@ class StandIn:
         return {"weights": 1, "validation_images": 10}
 
 
+class Failing(StandIn):
+    """A supernet that fails with one arch."""
+
+    def __init__(self, bad: str) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def __call__(self, archs: Sequence[Arch]) -> list[float]:
+        if self.bad in map(str, archs):
+            raise MemoryError
+        return super().__call__(archs)
+
+
 class Trainings:
     """What trains archs. Raises in the batch `fail_in`; the first `dying` of a batch come to
     nothing, `once`: of the first batch only.
@@ -176,6 +189,32 @@ def test_a_training_that_fails_is_left_out_and_not_tried_again(tmp_path: Path) -
     again = Trainings()
     search(out, train=again, rounds=more, limit=few, resume=True)
     assert again.batches == []
+
+
+def test_a_round_stays_as_it_is_when_a_later_one_leaves_a_network_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = load_space("macro")  # where networks have several names
+    for name, value in (("SPACE", space), ("COSTS", CostModel(space)), ("TRUE", additive(space))):
+        monkeypatch.setattr(f"{__name__}.{name}", value)
+    more, limit = ROUNDS.model_copy(update={"per_round": 12}), {"flops": 60_000_000}
+    search(tmp_path / "whole", rounds=more, limit=limit)
+    first, second = (
+        [json.loads(line)["arch"] for line in path.open()]
+        for path in sorted((tmp_path / "whole").glob("round-*/evaluations.jsonl"))
+    )
+    canonical = {name: str(space.canonical(space.parse(name))) for name in (*first, *second)}
+    later = {canonical[name] for name in second} - set(first)  # measured under this name only then
+    alias = next(name for name in first if canonical[name] in later)
+    out, failing = tmp_path / "evolve", Failing(canonical[alias])
+    search(out, failing, rounds=more, limit=limit)
+    before = lasting(out)
+    assert "left_out" not in json.loads(before["round-1/front.json"])
+    unmeasured = [json.loads(line) for line in before["measured.jsonl"].splitlines()]
+    assert alias in {row["arch"] for row in unmeasured if "left_out" in row}
+    again = Failing(canonical[alias])
+    search(out, again, rounds=more, limit=limit, resume=True)
+    assert lasting(out) == before and again.archs == []
 
 
 def test_a_truth_file_is_where_it_starts_from(tmp_path: Path, unbroken: Path) -> None:
