@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -105,7 +106,7 @@ def _run() -> None:
     except VerificationFailed as error:
         _fail(f"not exported: {error}", 1)
     except (FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
-        _fail(error, 2)
+        _fail(_of_path(error), 2)
     except OSError as error:
         _fail(error, 2 if error.errno in _NO_PATH else 1)
     except (DevicesFailed, Diverged, NotTracked, ProcessesDiffer, ProcessLost, WorkFailed) as error:
@@ -115,6 +116,17 @@ def _run() -> None:
             raise
         how = "--resume continues a run; a quickstart continues when it is run again"
         _fail(f"{_STOPPED[stop.code]}; {how}", stop.code)
+
+
+def _of_path(error: OSError) -> str:
+    """What is wrong with the path of an error, in words rather than by its number."""
+    if not isinstance(error.filename, str):
+        return str(error)
+    path = Path(error.filename)
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        above = (folder for folder in path.parents if folder.exists() and not folder.is_dir())
+        return f"cannot use {path}: {next(above, path)} is not a folder"
+    return f"cannot use {path}: {(error.strerror or 'no access').lower()}"
 
 
 def _fail(error: object, code: int) -> None:

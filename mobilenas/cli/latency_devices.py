@@ -48,9 +48,10 @@ def build_on_devices(
     from mobilenas.latency.build import build_table, table_name
     from mobilenas.latency.devices import read_devices
     from mobilenas.latency.farm import on_devices
-    from mobilenas.runs.folder import check_free
+    from mobilenas.runs.folder import check_for_runs, check_free
     from mobilenas.runs.lock import held
 
+    check_for_runs(out or RUNS)
     address, devices = read_devices(file)
     settings = [device.of(space, seed) for device in devices]
     runs = out or RUNS
@@ -99,8 +100,10 @@ def check_on_devices(
     from mobilenas.latency.devices import read_devices
     from mobilenas.latency.farm import on_devices
     from mobilenas.report.latency import check_lines, plot_check
+    from mobilenas.runs.folder import check_for_runs
     from mobilenas.runs.lock import held
 
+    check_for_runs(out or RUNS)
     address, devices = read_devices(file)
     tables: dict[str, LatencyTable] = {}
     without: dict[str, str] = {}

@@ -13,12 +13,14 @@ from mobilenas.cli.options import (
     Workers,
     WorkerTimeout,
     check_all_done,
+    is_given,
     parse_workers,
     print_json,
 )
 
 
 def rank(
+    context: typer.Context,
     supernet: Annotated[Path, typer.Option(help="Run folder of supernet-train.")] = Path(
         "runs/supernet"
     ),
@@ -72,6 +74,8 @@ def rank(
 
     if (truth is None) == (benchmark is None):
         raise BadInput("give one of --truth FILE and --benchmark macro|nb101")
+    if benchmark is None and is_given(context, "data_root"):
+        raise BadInput("--data-root goes with --benchmark; --truth names its file")
     asked = Ranking(n, seed, recalibrate, zero_cost)
     who = parse_workers(workers, worker_timeout)
     with held(out, "rank"):

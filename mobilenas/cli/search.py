@@ -186,6 +186,8 @@ def search(
         lock.enter_context(held(out, "search"))
         return start(out, seed, resume)
 
+    if is_given(context, "data_root") and not (benchmark or latency or resume):
+        raise BadInput("--data-root goes with --benchmark, or --latency of a benchmark's devices")
     if seeds is None and is_given(context, "workers"):
         raise BadInput("--workers goes with --seeds; one search is one process")
     if seeds is not None:

@@ -287,6 +287,12 @@ def check_free(path: Path) -> None:
         )
 
 
+def check_for_runs(path: Path) -> None:
+    """Raise BadInput where a folder that runs are to be made in is a run itself."""
+    if holds_run(path):
+        raise BadInput(f"{path} is a run itself, and no folder for runs: choose another --out")
+
+
 def is_run(path: Path, kind: Kind) -> bool:
     """Whether a folder holds a run, of this kind or one that `RunFolder.open` then refuses."""
     return (path / _RUN).exists() or read_earlier(path, (kind,)) is not None

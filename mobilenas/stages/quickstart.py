@@ -10,7 +10,7 @@ from mobilenas.latency.bench import bench_files
 from mobilenas.report.page.content import report_content
 from mobilenas.report.page.write import write_page
 from mobilenas.runs.beside import BENCH
-from mobilenas.runs.folder import is_run
+from mobilenas.runs.folder import check_for_runs, is_run
 from mobilenas.search import Result
 from mobilenas.space import load_space
 from mobilenas.stages.evolve import Search, run_evolve
@@ -41,6 +41,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
 
     Returns the search's result, that of the winner's training, and the report of its export.
     """
+    check_for_runs(out)
     folders = {name: out / name for name in FOLDERS}
     digits, config = load_space("digits"), load_supernet_config("quick", [])
     if is_run(folders["supernet"], "supernet"):

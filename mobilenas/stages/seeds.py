@@ -16,7 +16,7 @@ from mobilenas.base.files import read_json
 from mobilenas.base.process import release_memory
 from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import is_run
+from mobilenas.runs.folder import check_for_runs, is_run
 from mobilenas.stages.finish import Finish, finish_runs
 from mobilenas.stages.gradient_run import GradientRun
 from mobilenas.workers import WorkersAsked
@@ -50,6 +50,7 @@ def search_seeds(
     whether these compare what is found with published accuracies, finished searches too. Raises
     BadInput.
     """
+    check_for_runs(out)
     runs: dict[int, RunFolder] = {}
     for seed in sorted(seeds, key=lambda seed: not is_run(out / f"seed-{seed}", "search")):
         path = out / f"seed-{seed}"

@@ -34,7 +34,7 @@ def test_int8_of_a_trained_network(trained: Trained, tmp_path: Path, call: Call)
 
 
 def test_int8_of_a_search_in_words(job: Job, tmp_path: Path, call: Call) -> None:
-    done = call("export", "--onnx", "--int8", f"--run={job.search}", f"--out={tmp_path / 'a'}")
+    done = call("export", "--onnx", "--int8", f"--run={job.search}", f"--out={tmp_path / 'a.onnx'}")
     assert done.code == 0, done.err
     assert "onnxruntime, int8, NCHW, RGB, float32" in done.out
     assert "on 355 images; accuracy of torch " in done.out
@@ -68,6 +68,7 @@ def test_what_export_refuses(trained: Trained, job: Job, tmp_path: Path, call: C
         (("--onnx", "--batch=few"), ("--batch few", "dynamic")),
         (("--onnx", "--batch=4097"), ("--batch 4097", "1 to 4096")),
         (("--onnx", "--batch=" + "9" * 5000), ("--batch 999", "1 to 4096")),
+        (("--onnx", f"--out={tmp_path}/net.pte"), ("net.pte", "must end in .onnx")),
         (("--onnx", "--calibrate=9"), ("--calibrate is for --int8",)),
         (("--onnx", "--calibration-data=x"), ("--calibration-data is for --int8",)),
         (("--onnx", "--int8", "--calibrate=161"), ("--calibrate 161", "160 training images")),
@@ -75,6 +76,7 @@ def test_what_export_refuses(trained: Trained, job: Job, tmp_path: Path, call: C
     ):
         check_refused(call("export", *flags, run), *words)
     assert contents(trained.folder) == before
+    assert not list(tmp_path.iterdir())
     found = f"--run={job.search}"
     both = ("--onnx", f"--arch={TINY_ARCH}", "--pick=knee")
     check_refused(call("export", *both, found), "choose one: --arch, or --pick")
