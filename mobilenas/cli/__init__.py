@@ -123,7 +123,7 @@ def _of_path(error: OSError) -> str:
     if not isinstance(error.filename, str):
         return str(error)
     path = Path(error.filename)
-    if isinstance(error, (FileExistsError, NotADirectoryError)):
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and not path.is_dir():
         above = (folder for folder in path.parents if folder.exists() and not folder.is_dir())
         return f"cannot use {path}: {next(above, path)} is not a folder"
     return f"cannot use {path}: {(error.strerror or 'no access').lower()}"
