@@ -11,6 +11,7 @@ TRAIN = ["train", f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}"]
 TRUTH = ["--truth=truth.csv"]
 BUILD = ["latency", "build", f"--space={TINY_SPACE}", "--device=mine"]
 FARM = ["latency", "build", f"--space={TINY_SPACE}", "--devices=farm.yaml"]
+CHECK = ["latency", "check", "--devices=farm.yaml"]
 
 FOLDERS = {
     "supernet-train": ["supernet-train", f"--space={TINY_SPACE}", *TINY],
@@ -51,7 +52,7 @@ def test_a_folder_of_tables_that_is_a_file(here: Path, call: Call) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [["search", "--seeds=0,1"], ["search", "--seeds=0,1", "--resume"], ["quickstart"], FARM],
+    [["search", "--seeds=0,1"], ["search", "--seeds=0,1", "--resume"], ["quickstart"], FARM, CHECK],
     ids=" ".join,
 )
 def test_a_run_is_no_folder_for_runs(command: list[str], here: Path, call: Call) -> None:
