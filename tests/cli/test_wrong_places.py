@@ -11,7 +11,7 @@ TRAIN = ["train", f"--space={TINY_SPACE}", f"--arch={TINY_ARCH}"]
 TRUTH = ["--truth=truth.csv"]
 BUILD = ["latency", "build", f"--space={TINY_SPACE}", "--device=mine"]
 FARM = ["latency", "build", f"--space={TINY_SPACE}", "--devices=farm.yaml"]
-CHECK = ["latency", "check", "--devices=farm.yaml"]
+CHECK = ["latency", "check", f"--space={TINY_SPACE}", "--devices=farm.yaml"]
 
 FOLDERS = {
     "supernet-train": ["supernet-train", f"--space={TINY_SPACE}", *TINY],
