@@ -21,7 +21,8 @@ _TRIES = 10  # children for each that a generation needs, before it goes without
 class AgingSearch(Search):
     """A `Search` that looks for the arch of the highest quality within the limits.
 
-    A child has one block that differs from that of its parent, or of the crossover of two parents.
+    Half of a generation are the best archs by a model of the quality, the others children of the
+    living. A child has one block that differs from that of its parent, or of the crossover of two.
     Archs that are one network count as one, under their canonical name, and none is asked for
     twice. A child over a limit is drawn again: costs are known before. Raises BadInput where costs
     are among the objectives.
@@ -41,8 +42,9 @@ class AgingSearch(Search):
             fresh = dict.fromkeys(self._canonical(genes) for genes in drawn)
         else:
             genes = np.array([space.encode(evaluation.arch) for evaluation in living])
-            fresh = self._children(genes, self.qualities(len(self.evaluations) - len(living)))
-        found = [genes for genes in fresh if genes not in self.proposed]
+            fresh = dict.fromkeys(self._modelled())
+            fresh |= self._children(genes, self.qualities(len(self.evaluations) - len(living)))
+        found = [genes for genes in fresh if genes not in self.proposed][: self.population]
         return np.array(found) if found else None
 
     def _children(

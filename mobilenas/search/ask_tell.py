@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
+from mobilenas.search.additive import LATEST, AdditiveModel
 from mobilenas.search.pareto import non_dominated
 from mobilenas.search.problem import PREDICTION, QUALITIES, SCORE, Problem, score
 from mobilenas.space import Arch, Genes
@@ -94,6 +95,7 @@ class Search(ABC):
         self.population, self.generations = population, generations
         self.max_evaluations, self.seed = max_evaluations, seed
         self.first = tuple(first)
+        self._model = AdditiveModel(problem, seed)
         self.generation = 0
         self.evaluations: list[Evaluation] = []
         self.proposed: set[tuple[int, ...]] = set()  # the genes of all archs, in the limits or not
@@ -173,6 +175,18 @@ class Search(ABC):
         self._missing.append(int(self._feasible[of_generation]))
         self._feasible = np.delete(self._feasible, of_generation)
         self.left_out.append(arch)
+
+    def _modelled(self) -> list[tuple[int, ...]]:
+        """Half a generation of archs that should be good by what was measured, or fewer where it
+        says nothing.
+        """
+        start = max(0, len(self.evaluations) - LATEST)
+        if start == len(self.evaluations):
+            return []
+        space = self.problem.cost_model.space
+        genes = np.array([space.encode(each.arch) for each in self.evaluations[start:]])
+        qualities = self.qualities(start)
+        return self._model.archs(genes, qualities, self.population // 2, self.proposed)
 
     def qualities(self, start: int = 0) -> NDArray[np.float64]:
         """What the search maximises, of the evaluations from `start` on: (evaluations - start,)."""

@@ -1,7 +1,8 @@
 """NSGA-II (Deb et al. 2002) over the archs of a space: the whole front.
 
-Two things are added, without which the cheap end of a front is missed: the archs of extreme cost
-are looked at, and archs mate with those that are near them. docs/search.md has what they bring.
+Three things are added: half of a generation are archs that a model of the quality takes for the
+best; the archs of extreme cost are looked at, and archs mate with those that are near them, without
+which the cheap end of a front is missed. docs/search.md has what they bring.
 """
 
 from typing import Any
@@ -56,10 +57,12 @@ class NSGA2Search(Search):
         self._asked = self._algorithm.ask()
         if self._asked is None:
             return None
+        first: list[Any] = self._modelled()
         if self.generation == 1:
             # Not earlier: a score is in units of the first population, so that must be typical.
-            extremes = cost_extremes(self.problem, self._algorithm.random_state)
-            both = Population.merge(Population.new(X=extremes), self._asked)
+            first = [*cost_extremes(self.problem, self._algorithm.random_state), *first]
+        if first:
+            both = Population.merge(Population.new(X=np.array(first)), self._asked)
             self._asked = Unseen(self.proposed).do(both)[: self.population]
         return self._asked.get("X")
 

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from mobilenas.base.errors import BadInput
+from mobilenas.cost.derive import most_probable
 from mobilenas.cost.edge_model import Costs
 from mobilenas.nn import EdgeCellSupernet, Supernet
 from mobilenas.nn.edge_cells import place_views
 from mobilenas.nn.views import Views
 from mobilenas.space import Arch, Block, Choice, EdgeCellSpace, Genotype, NetworkSpace, Space
 from mobilenas.strategies.choices import Choices
-from mobilenas.strategies.derive import most_probable
 
 
 class Searchable:

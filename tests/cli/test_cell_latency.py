@@ -9,13 +9,13 @@ import pytest
 from helpers import Call, check_refused, contents
 from listed import GENES, HAS_PATH, listed_columns, write_listed
 
+from mobilenas.cost.derive import most_probable
 from mobilenas.cost.edge_cells import edge_cell_costs
 from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.cost.titles import format_cost
 from mobilenas.evaluate.nb201 import read_nb201
 from mobilenas.space import EdgeCellSpace, load_listed_space
 from mobilenas.stages.benchmark import standing_of
-from mobilenas.strategies.derive import most_probable
 from mobilenas.strategies.expected_cost import ExpectedCost
 from mobilenas.strategies.searchable import Searchable
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import linprog
 from tables import made_up_table
 
-from mobilenas.cost import CostModel
+from mobilenas.cost import CostModel, derive
+from mobilenas.cost.derive import most_probable
 from mobilenas.space import Arch, Genes, Space, load_space
-from mobilenas.strategies import derive
-from mobilenas.strategies.derive import most_probable
 
 LATENCY = "latency_ms@made-up"
 
@@ -104,6 +104,31 @@ def test_a_candidate_of_probability_0_is_the_last_resort(macro: CostModel) -> No
     assert found is not None and found != largest
     differ = [a != b for a, b in zip(found.blocks, largest.blocks, strict=True)]
     assert sum(differ) == 1
+
+
+def test_the_price_of_one_cost_is_that_of_the_linear_programme() -> None:
+    """Which is the price of the lowest bound; at others the bound is higher."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        places = [
+            derive._Place(np.arange(n), rng.standard_normal(n), rng.integers(1, 1000, (n, 1)))
+            for n in rng.integers(1, 8, size=6).tolist()
+        ]
+        low = sum(place.costs.min() for place in places)
+        high = sum(place.costs.max() for place in places)
+        limit = low + rng.uniform(0, 1.1) * (high - low)
+        price = derive._price(places, limit)
+        solved = linprog(
+            -np.concatenate([place.values for place in places]),
+            A_ub=np.concatenate([place.costs for place in places]).T,
+            b_ub=[limit],
+            A_eq=np.repeat(np.eye(6), [len(place.values) for place in places], axis=1),
+            b_eq=np.ones(6),
+        )
+        assert price is not None
+        best = sum((place.values - place.costs[:, 0] * price).max() for place in places)
+        assert best + price * limit == pytest.approx(-solved.fun)
+        assert derive._price(places, 0.99 * low) is None
 
 
 @pytest.mark.parametrize("widths", [(1, None), (3, 9, None), (None,)])
