@@ -81,7 +81,7 @@ def best_sum(
     prices = _prices(places, start, most)
     if prices is None:
         return None
-    reached, genes = -np.inf, None
+    reached, genes = _at_prices(places, start, most, prices), None
     for width in _WIDTHS:
         genes, score, is_whole = _best(places, start, most, prices, reached, width)
         if is_whole:
@@ -156,6 +156,17 @@ def _price(places: Sequence[_Place], limit: float) -> Floats | None:
         middle = (low + high) / 2
         low, high = (low, middle) if spent(middle) <= limit else (middle, high)
     return np.array([high])
+
+
+def _at_prices(places: Sequence[_Place], start: Floats, limits: Floats, prices: Floats) -> float:
+    """The sum of the arch of the best candidates at these prices, often a good one; minus infinity
+    where it is over a limit.
+    """
+    best = [int(np.argmax(place.values - place.costs @ prices)) for place in places]
+    spent = start + sum(place.costs[i] for place, i in zip(places, best, strict=True))
+    if np.any(spent > limits):
+        return -np.inf
+    return float(sum(place.values[i] for place, i in zip(places, best, strict=True)))
 
 
 def _best(
