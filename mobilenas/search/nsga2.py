@@ -1,8 +1,7 @@
 """NSGA-II (Deb et al. 2002) over the archs of a space: the whole front.
 
-Three things are added: half of a generation are archs that a model of the quality takes for the
-best; the archs of extreme cost are looked at, and archs mate with those that are near them, without
-which the cheap end of a front is missed. docs/search.md has what they bring.
+Two things are added: half of a generation are archs that a model of the quality takes for the best,
+and the archs of extreme cost are looked at. docs/search.md has what they bring.
 """
 
 from typing import Any
@@ -19,7 +18,6 @@ from mobilenas.search.operators import (
     BlockCrossover,
     BlockMutation,
     FeasibleSampling,
-    NearbyParents,
     Unseen,
     cost_extremes,
 )
@@ -41,7 +39,6 @@ class NSGA2Search(Search):
         self._algorithm = NSGA2(
             pop_size=self.population,
             sampling=FeasibleSampling(problem, self.first),
-            selection=NearbyParents(),
             crossover=BlockCrossover(),
             mutation=BlockMutation(space),
             eliminate_duplicates=Unseen(self.proposed),

@@ -1,4 +1,4 @@
-"""Sampling, selection, crossover, mutation and duplicate elimination on genes.
+"""Sampling, crossover, mutation and duplicate elimination on genes.
 
 A gene is the index of a block's candidate, so a block is never torn apart: crossover exchanges
 whole blocks, and mutation moves a block to another of its candidates. The functions work on plain
@@ -10,20 +10,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from pymoo.algorithms.moo.nsga2 import binary_tournament
 from pymoo.core.crossover import Crossover
 from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.mutation import Mutation
 from pymoo.core.sampling import Sampling
-from pymoo.operators.selection.tournament import TournamentSelection
 
 from mobilenas.search.problem import Problem
 from mobilenas.space import Arch, Candidate, Genes, Space
 
 # Archs drawn for each one that the initial population needs, before infeasible ones are repaired.
 DRAWS_PER_ARCH = 100
-NEIGHBOURHOOD = 8  # archs, from which the second parent is drawn
 
 
 def are_neighbours(a: Candidate, b: Candidate) -> bool:
@@ -165,38 +161,6 @@ class FeasibleSampling(Sampling):
 
     def _do(self, _: Any, n_samples: int, *, random_state: np.random.Generator, **__: Any) -> Genes:
         return sample_feasible(self.problem, n_samples, random_state, self.first)
-
-
-class NearbyParents(TournamentSelection):
-    """The first parent wins NSGA-II's tournament, the second is one of those nearest to it in the
-    objectives, each in units of its range in the population.
-
-    Children of parents from both ends of a front lie in its middle, so few reach its ends.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(func_comp=binary_tournament)
-
-    def _do(
-        self,
-        problem: Any,
-        pop: Any,
-        n_select: int,
-        _: int,
-        *,
-        random_state: np.random.Generator,
-        **context: Any,
-    ) -> NDArray[np.int64]:
-        drawn = super()._do(problem, pop, n_select, 1, random_state=random_state, **context)
-        points = np.array([individual.F for individual in pop])  # a third of the time of `get`
-        extent = np.ptp(points, axis=0)
-        points = points / np.where(extent > 0, extent, 1)
-        first = drawn[:, 0]
-        distance = np.abs(points - points[first, None]).sum(axis=2)
-        distance[np.arange(n_select), first] = np.inf  # itself last: among few others, or alone
-        nearest = np.argsort(distance, axis=1, kind="stable")[:, :NEIGHBOURHOOD]
-        second = random_state.integers(nearest.shape[1], size=n_select)
-        return np.column_stack([first, nearest[np.arange(n_select), second]])
 
 
 class BlockCrossover(Crossover):

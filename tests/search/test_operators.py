@@ -2,15 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.core.population import Population
 
 from mobilenas.cost import CostModel
 from mobilenas.search import Problem
 from mobilenas.search.operators import (
     DRAWS_PER_ARCH,
-    NEIGHBOURHOOD,
-    NearbyParents,
     Unseen,
     cost_extremes,
     crossover,
@@ -186,28 +183,6 @@ def test_extremes_of_cost_are_brought_within_the_limits():
     flops = cost_model.flops_batch(genes)
     assert flops[0] == low
     assert 0.8 * limits["flops"] < flops[2] <= limits["flops"]
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 30])
-def test_parents_are_near_each_other(count):
-    """Along a straight front, whose objectives differ in scale."""
-    steps = np.arange(count)
-    points = np.column_stack([-steps / 100, 1e6 * steps])
-    population = Population.new("F", points)
-    population.set("rank", np.zeros(count), "crowding", np.ones(count))
-    rng = np.random.default_rng(0)
-    algorithm = NSGA2()
-    algorithm.random_state = rng
-    pairs = NearbyParents().do(
-        None, population, 200, 2, to_pop=False, random_state=rng, algorithm=algorithm
-    )
-    assert pairs.shape == (200, 2)
-    first, second = pairs.T
-    assert set(first) == set(steps)
-    assert (first != second).all() or count <= NEIGHBOURHOOD
-    assert np.abs(first - second).max() <= NEIGHBOURHOOD
-    inner = (first >= NEIGHBOURHOOD) & (first < count - NEIGHBOURHOOD)
-    assert np.abs(first - second)[inner].max(initial=0) <= NEIGHBOURHOOD // 2
 
 
 def test_unseen_drops_repeats_and_what_was_proposed():
