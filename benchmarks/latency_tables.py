@@ -36,6 +36,7 @@ from mobilenas.latency import build, check
 from mobilenas.latency.measure import TimingLog
 from mobilenas.latency.timer import Host, make_timer
 from mobilenas.report.plots import BUDGET, FRONT, new_figure, save_png
+from mobilenas.runs.folder import is_run
 from mobilenas.search import Evaluation, Measured, NSGA2Search, Problem
 from mobilenas.space import Arch, load_space
 from mobilenas.stages.search_run import SearchRun
@@ -140,7 +141,8 @@ def search(
     def front(cost: str, limit: float, folder: str) -> list[Evaluation]:
         problem = Problem(cost_model, ("accuracy", cost), {cost: limit})
         search = NSGA2Search(problem, population=population, generations=generations, seed=seed)
-        run = SearchRun.start(search, out / folder, evaluator=evaluator.describe(), resume=True)
+        there = is_run(out / folder, "evolve")
+        run = SearchRun.start(search, out / folder, evaluator=evaluator.describe(), resume=there)
         return run.explore(lambda archs: list(map(Measured, evaluator(archs)))).front
 
     found = {"flops": front("flops", parse_size(flops), "flops")}

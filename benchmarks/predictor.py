@@ -30,6 +30,7 @@ from mobilenas.cost.budget import Budget
 from mobilenas.evaluate.evaluator import SupernetEvaluator
 from mobilenas.evaluate.predictor import FEWEST, Predictor
 from mobilenas.evaluate.workers import arch_workers
+from mobilenas.runs.folder import is_run
 from mobilenas.search import Problem
 from mobilenas.search.problem import PREDICTION, SCORE
 from mobilenas.space import AnyArch, load_space
@@ -154,7 +155,7 @@ def in_rounds(
         settings,
         lambda archs: {str(arch): table.accuracy[table.row[arch]].item() for arch in archs},
         out,
-        resume=True,
+        resume=is_run(out, "evolve"),
     )
     known: list[str] = []
     found = []

@@ -97,7 +97,7 @@ class Field:
         found = finished(folder, "evolve", result="front.json", **asked)
         return self.space.parse(pick_arch(found["front"], "best"))
 
-    def row(self, archs: Sequence[Sequence[AnyArch | None]]) -> dict[str, str]:
+    def row(self, archs: Sequence[Sequence[AnyArch]]) -> dict[str, str]:
         """Regret under each budget, of archs by seed and budget, and their mean."""
         regret = np.array(
             [

@@ -17,9 +17,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Visits of each file.")] = 20,
     resolution: Annotated[
         int | None,
-        typer.Option(
-            min=1, max=1 << 13, help="Side of the images, for graphs that take any and name none."
-        ),
+        typer.Option(min=1, max=1 << 13, help="Side of the images, for graphs that take any size."),
     ] = None,
     save: Annotated[
         bool,

@@ -99,9 +99,10 @@ def detect_train(
     }
     with held(out, "detect train"):
         if resume:
+            there = RunFolder.to_resume(out, "detect")
             # By their checksums data and weights are the same, wherever they are.
             moved = {"data": place} if given["data"] not in (None, DIGITS) else {}
-            if weights and RunFolder.open(out, "detect").settings.get("weights"):
+            if weights and there.settings.get("weights"):
                 moved["weights"] = str(weights.absolute())
             places = {name: Path(place) for name, place in moved.items()}
             run = open_detect_run(out, places.get("data"), places.get("weights"))

@@ -172,6 +172,7 @@ def latency_check(
     from mobilenas.latency.check import check_table, is_same_device
     from mobilenas.latency.timer import Host, make_timer
     from mobilenas.report.latency import check_lines, plot_check
+    from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
     from mobilenas.space import load_space
 
@@ -197,6 +198,8 @@ def latency_check(
     is_its_own = drawn_from.name == found.space
     name = found.name if is_its_own else f"{found.name}-on-{drawn_from.name}"
     run = out or RUNS / f"{name}-check"
+    if resume:  # before anything is said of this host
+        RunFolder.to_resume(run, "latency-check")
     host = Host(timer, run / GRAPHS)
     stored = is_same_device(found, host) and is_its_own
     picture = run / "check.png"

@@ -1,5 +1,7 @@
 """`latency build` and `latency check` on many devices at once."""
 
+import logging
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +14,10 @@ from mobilenas.cli.options import is_given, print_json
 if TYPE_CHECKING:
     from mobilenas.latency.build import BuildSettings
     from mobilenas.latency.farm import FarDevice
+    from mobilenas.runs.folder import Kind
     from mobilenas.space import Space
 
+log = logging.getLogger(__name__)
 RUNS = Path("runs/latency")
 # What the file says of each device.
 _OF_A_DEVICE = ("device", "runtime", "dtype", "threads", "batch", "command", "table")
@@ -58,11 +62,13 @@ def build_on_devices(
 
     def build(its: "BuildSettings", device: "FarDevice") -> dict[str, Any]:
         run = runs / table_name(its)
-        table = build_table(its, run, budget=budget, resume=resume, device=device)
+        table = build_table(its, run, budget=budget, resume=run in there, device=device)
         path = write_table(tables, table)
         networks = len(table.calibration.archs)
         return {"table": str(path), "rows": len(table.rows), "networks": networks}
 
+    made = [runs / table_name(its) for its in settings]
+    there = _to_resume(runs, made, "latency", resume)
     with ExitStack() as locks:
         for name in map(table_name, settings):
             if not resume:
@@ -77,7 +83,7 @@ def build_on_devices(
             print(f"{found['table']}: {found['rows']} rows, fitted to {found['networks']} networks")
         if built:
             print(f"next: mobilenas latency check --devices {file} --space {space_name}")
-    _raise_failed(failed, len(devices))
+    _raise_failed(failed, len(devices), made)
 
 
 def check_on_devices(
@@ -116,9 +122,10 @@ def check_on_devices(
             without[device.name] = str(error)
     if not tables:
         raise BadInput(next(iter(without.values())))
-    there = [device for device in devices if device.name in tables]
-    settings = [device.of(space, seed) for device in there]
+    devices_with = [device for device in devices if device.name in tables]
+    settings = [device.of(space, seed) for device in devices_with]
     runs = {name: (out or RUNS) / f"{table.name}-check" for name, table in tables.items()}
+    there = _to_resume(out or RUNS, runs.values(), "latency-check", resume)
 
     def check(its: "BuildSettings", device: "FarDevice") -> tuple[Any, ...]:
         table = tables[its.device]
@@ -130,7 +137,7 @@ def check_on_devices(
             n=n,
             seed=seed,
             command=its.command,
-            resume=resume,
+            resume=runs[its.device] in there,
         )
         table = table.model_copy(update={"check": found})
         path = write_table(Path(FOLDER), table) if is_same_device(table, device) else None
@@ -141,7 +148,7 @@ def check_on_devices(
             file_of = Path(FOLDER) / f"{table.name}.json"
             locks.enter_context(held(file_of, "latency check", is_file=True))
             locks.enter_context(held(runs[name], "latency check"))
-        checked, failed = on_devices(address, there, settings, check)
+        checked, failed = on_devices(address, devices_with, settings, check)
         failed = without | failed
         for name, (_, predicted, measured, _) in checked.items():
             plot_check(runs[name] / "check.png", tables[name].name, predicted, measured)
@@ -155,12 +162,32 @@ def check_on_devices(
         for name, (found, _, _, path) in checked.items():
             print(check_lines(tables[name].name, found, tables[name].control_ms if path else None))
             print(f"stored in {path}" if path else "not stored: another device than the table's")
-    _raise_failed(failed, len(devices))
+    _raise_failed(failed, len(devices), runs.values())
 
 
-def _raise_failed(failed: dict[str, str], number: int) -> None:
+def _to_resume(out: Path, runs: Iterable[Path], kind: "Kind", resume: bool) -> set[Path]:
+    """The runs that are there, where they are to be resumed: some devices may not have begun.
+
+    Raises BadInput where none of them has.
+    """
+    from mobilenas.runs.folder import check_some_to_resume, is_run
+
+    if not resume:
+        return set()
+    runs = list(runs)
+    check_some_to_resume(out, runs, kind)
+    there = {run for run in runs if is_run(run, kind)}
+    for run in runs:
+        if run not in there:
+            log.info("%s holds no run to resume: starting one", run)
+    return there
+
+
+def _raise_failed(failed: dict[str, str], number: int, runs: Iterable[Path]) -> None:
+    from mobilenas.runs.folder import holds_run
+
     if failed:
+        # A device that was never reached has no run yet.
+        how = "--resume continues" if any(map(holds_run, runs)) else "nothing was timed"
         reasons = "; ".join(f"{name} ({reason})" for name, reason in failed.items())
-        raise DevicesFailed(
-            f"{len(failed)} of {number} devices unfinished, --resume continues: {reasons}"
-        )
+        raise DevicesFailed(f"{len(failed)} of {number} devices unfinished, {how}: {reasons}")

@@ -168,7 +168,7 @@ def search(
         named = strategy if is_given(context, "strategy") else None
         again = None
         if overrides or preset:
-            known = RunFolder.open(path, "search").settings.get("strategy", strategy)
+            known = RunFolder.to_resume(path, "search").settings.get("strategy", strategy)
             again = load_search_config(named or known, preset, overrides)
         return resume_search_run(
             path,
@@ -208,6 +208,7 @@ def search(
                 parse_seeds(seeds),
                 [f"{name}={value}" for name, value in options if value],
                 parse_workers(workers),
+                resume=resume,
                 compared=benchmark is not None,
             )
         if as_json:

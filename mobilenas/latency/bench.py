@@ -1,12 +1,14 @@
 """Exported files against each other on this host: latency in turns, memory, size."""
 
 import importlib.metadata
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import write_json
 from mobilenas.base.progress import ProgressBar
 from mobilenas.latency.host import processor
@@ -17,6 +19,8 @@ from mobilenas.runtimes.open_file import RUNTIMES, check_file, open_exported, si
 from mobilenas.runtimes.probe import Probe, probe
 
 VISIT_SECONDS = 0.1
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def bench_files(
     VISIT_SECONDS; the median of its runs is the visit. In between the first file is timed again, as
     the control that corrects the visits for drift of the machine (`mobilenas.latency.measure`);
     `first_uncorrected` is what these timings were. resolution: side of the images for graphs that
-    take any size and do not say theirs. Raises BadInput as `open_exported` does.
+    take any size; one of a fixed size keeps it, which is logged. Raises BadInput as `open_exported`
+    does, and where no graph takes the resolution.
     """
     for path in paths:
         check_file(path)
@@ -85,6 +90,10 @@ def bench_files(
         for path in paths:  # in processes of their own first: a file may crash the one it is in
             probes.append(probe(path, threads, resolution))
             bar.advance(1, "memory")
+        if resolution is not None:
+            _check_taken(
+                resolution, {path: x.input_shape for path, x in zip(paths, probes, strict=True)}
+            )
         files = {str(number): path for number, path in enumerate(paths)}
 
         def time(key: str) -> list[float]:
@@ -101,6 +110,16 @@ def bench_files(
         for (number, path), found in zip(files.items(), probes, strict=True)
     )
     return Bench(processor(), threads, rounds, control, benches)
+
+
+def _check_taken(resolution: int, shapes: Mapping[Path, tuple[int, ...]]) -> None:
+    """Name the files whose size is fixed to another one. Raises BadInput if these are all."""
+    fixed = {path: shape for path, shape in shapes.items() if resolution not in shape[1:]}
+    said = [f"{p} only takes images of {'x'.join(map(str, x[1:]))}" for p, x in fixed.items()]
+    if len(fixed) == len(shapes):
+        raise BadInput(f"--resolution {resolution}: leave it out; {', '.join(said)}")
+    for text in said:
+        log.warning("--resolution %d: %s", resolution, text)
 
 
 def _file_bench(path: Path, found: Probe, timing: Timing, first_ms: float) -> FileBench:

@@ -12,8 +12,7 @@ has been checked, and never changed: a run that is resumed has the settings that
 """
 
 import json
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -56,8 +55,6 @@ _RESULTS: dict[Kind, str] = {
     "search": "front.json",
 }
 _LARGE = 60  # characters of a value from which on messages leave it out
-
-log = logging.getLogger(__name__)
 
 
 class _Stored(Record, extra="ignore"):
@@ -153,6 +150,14 @@ class RunFolder:
         return cls(path, run.kind, settings, run.parents, run.relative, run.facts, run.provenance)
 
     @classmethod
+    def to_resume(cls, path: Path, kind: Kind) -> "RunFolder":
+        """The run in a folder, to go on with. Raises BadInput as `open` does, and where there is
+        none: a folder that is mistyped must not start a second run.
+        """
+        check_some_to_resume(path, [path], kind)
+        return cls.open(path, kind)
+
+    @classmethod
     def start_or_resume(
         cls,
         path: Path,
@@ -166,12 +171,10 @@ class RunFolder:
         """For commands that are given all their settings again: the run that is there, which must
         have them, if `resume`; else a new one. Raises BadInput.
         """
-        if resume and is_run(path, kind):
-            run = cls.open(path, kind)
+        if resume:
+            run = cls.to_resume(path, kind)
             run.check_same(settings)
             return run
-        if resume:
-            log.info("%s holds no run to resume: starting one", path)
         return cls.create(path, kind, settings, parents=parents, facts=facts)
 
     def read(self, shape: type[Settings]) -> Settings:
@@ -284,6 +287,15 @@ def check_free(path: Path) -> None:
     if (path / _RUN).exists() or read_earlier(path, tuple(KINDS)) is not None:
         raise BadInput(
             f"{path} already holds a run: --resume continues it, or choose another --out"
+        )
+
+
+def check_some_to_resume(path: Path, runs: Iterable[Path], kind: Kind) -> None:
+    """Raise BadInput unless one of these runs is there. path: what the user gave as --out."""
+    if not any(is_run(run, kind) for run in runs):
+        raise BadInput(
+            f"{path} holds no run to resume; `mobilenas {KINDS[kind][1]}` without --resume starts "
+            "one"
         )
 
 

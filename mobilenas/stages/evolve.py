@@ -17,7 +17,6 @@ from mobilenas.evaluate.predictor import check_enough
 from mobilenas.evaluate.truth import Truth, read_truth
 from mobilenas.evaluate.workers import THREADS, arch_workers, stored_threads
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import is_run
 from mobilenas.search import (
     AgingSearch,
     NSGA2Search,
@@ -65,13 +64,11 @@ class Search:
 
 
 def resumed(out: Path, search: Search, given: Collection[str]) -> Search:
-    """`search` with every field that is not `given` taken from the search in `out`, if one is.
+    """`search` with every field that is not `given` taken from the search in `out`.
 
-    Raises BadInput for a run folder that is damaged or of another kind.
+    Raises BadInput where there is none, or one that is damaged or of another kind.
     """
-    if not is_run(out, "evolve"):
-        return search
-    run = RunFolder.open(out, "evolve")
+    run = RunFolder.to_resume(out, "evolve")
     stored = run.read(SearchSettings)
     limits = dict(stored.limits)
     latencies = []
@@ -142,6 +139,7 @@ class Prepared:
         be; if it is resumed, its objectives and limits must be these. evaluator: of the supernet,
         where it is open already.
         """
+        there = RunFolder.to_resume(out, "evolve") if resume else None
         trained = RunFolder.open(search.supernet, "supernet")
         space = space_from_dict(trained.read(SupernetSettings).space)
         costed = space if search.resolution is None else space.backbone(*search.resolution)
@@ -157,10 +155,8 @@ class Prepared:
                 f" and these with {PREDICTION}"
             )
         threads: int | None = search.workers.threads_each(torch.get_num_threads())
-        if resume and is_run(out, "evolve"):  # first of all it has to be the search of that folder
-            goal = {"objectives": objectives, "limits": limits}
-            there = RunFolder.open(out, "evolve")
-            there.check_same(goal)
+        if there is not None:  # first of all it has to be the search of that folder
+            there.check_same({"objectives": objectives, "limits": limits})
             threads = stored_threads(there)
         else:
             check_feasible(cost_model, limits)

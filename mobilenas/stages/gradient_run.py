@@ -197,7 +197,7 @@ def resume_search_run(path: Path, given: Mapping[str, Any]) -> GradientRun:
     """The run in a folder. given: settings that the user gave again: strategy, space, data, seed,
     config, budget. Raises BadInput where one of them is another than that of the run.
     """
-    folder = RunFolder.open(path, "search")
+    folder = RunFolder.to_resume(path, "search")
     check_same_data(folder, given.get("data"))
     strategy = given.get("strategy")
     own = strategy if isinstance(strategy, type) else None

@@ -36,7 +36,6 @@ from mobilenas.rank.metrics import MIN_EVIDENCE, default_budgets, rank_metrics, 
 from mobilenas.rank.strata import stratified
 from mobilenas.report.rank import plot_ranking
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import is_run
 from mobilenas.search.problem import score
 from mobilenas.space import AnyArch, any_space_from_dict
 from mobilenas.train.supernets import SupernetSettings, open_supernet_run
@@ -92,6 +91,8 @@ def run_rank(
 
     data: the images of the supernet, where they have moved. workers: who measures archs.
     """
+    if resume:
+        RunFolder.to_resume(out, "rank")
     trained = RunFolder.open(supernet, "supernet")
     space = any_space_from_dict(trained.read(SupernetSettings).space)
     if truth is not None:
@@ -124,8 +125,8 @@ def rank(
     found = evaluator.run.images.data.found.to_dict()
     rows = stratified(truth.costs["flops"], asked.n, asked.seed)
     threads: int | None = workers.threads_each(torch.get_num_threads())
-    if resume and is_run(out, "rank"):
-        threads = stored_threads(RunFolder.open(out, "rank"))
+    if resume:
+        threads = stored_threads(RunFolder.to_resume(out, "rank"))
     measured_by = evaluator.describe() | ({} if threads is None else {THREADS: threads})
     settings = {
         "n": asked.n,

@@ -21,6 +21,7 @@ from mobilenas.space import Arch, Genotype
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
 from mobilenas.stages.gradient_run import GradientRun, new_supernet_of, stored_search
+from mobilenas.stages.search_costs import check_limits
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
@@ -87,13 +88,19 @@ def run_search(
 
 def derive_again(
     path: Path, limits: Mapping[str, float], strategy: type[LearnedStrategy] | None = None
-) -> Arch | Genotype | None:
+) -> Arch | Genotype:
     """The arch that a finished search ends in within limits {cost: largest value}, whatever its own
-    are; None where no arch is. Its images are not needed. strategy: as of `open_search_run`.
+    are. Its images are not needed. strategy: as of `open_search_run`.
+
+    Raises BadInput for costs that the search does not know, and InfeasibleBudget as a new search
+    would.
     """
     folder = RunFolder.open(path, "search")
     folder.check_finished()
     settings, kind, config, searchable = stored_search(folder, strategy)
+    for cost in limits:
+        searchable.costs.check(cost)
+    check_limits(searchable, limits)
     if last := kind.stages(config) - 1:
         file = path / f"stage-{last}" / KEPT
         kept = validated(StageResult, read_json(file), file).kept
@@ -104,7 +111,9 @@ def derive_again(
         settings.inherits.give(path, module, found, settings.seed)
     state = load_checkpoint(path / CHECKPOINT, "task")["task"]
     found.load_state(state["strategy"])
-    return found.derive(searchable, limits)
+    arch = found.derive(searchable, limits)
+    assert arch is not None, "the limits were checked"
+    return arch
 
 
 def _searched(run: GradientRun, task: SearchTask) -> torch.nn.Module:

@@ -28,7 +28,7 @@ from mobilenas.cost.titles import format_limits
 from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import check_free, is_run
+from mobilenas.runs.folder import check_free
 from mobilenas.search import Problem, Result, check_feasible, explore
 from mobilenas.search.ask_tell import Search
 from mobilenas.search.problem import SCORE
@@ -109,11 +109,8 @@ class SearchRun:
             latency_tables={table.name: digest(table) for table in cost_model.tables},
             own_costs={costs.name: sha256_of(costs.to_dict()) for costs in cost_model.own},
         ).model_dump(mode="json", exclude=None if cost_model.own else {"own_costs"})
-        there = resume and is_run(out, "evolve")
-        if there:
-            RunFolder.open(out, "evolve").check_same(settings)
-        elif resume:
-            log.info("%s holds no search to resume: starting one", out)
+        if resume:
+            RunFolder.to_resume(out, "evolve").check_same(settings)
         else:
             check_free(out)
         share = check_feasible(cost_model, problem.limits)
@@ -122,7 +119,7 @@ class SearchRun:
             log.warning(
                 "0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit
             )
-        if there:
+        if resume:
             run = RunFolder.open(out, "evolve")
         else:
             run = RunFolder.create(out, "evolve", settings, parents=parents, facts=facts)

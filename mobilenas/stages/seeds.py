@@ -16,7 +16,7 @@ from mobilenas.base.files import read_json
 from mobilenas.base.process import release_memory
 from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import check_for_runs, is_run
+from mobilenas.runs.folder import check_for_runs, check_some_to_resume, is_run
 from mobilenas.stages.finish import Finish, finish_runs
 from mobilenas.stages.gradient_run import GradientRun
 from mobilenas.workers import WorkersAsked
@@ -40,17 +40,20 @@ def search_seeds(
     options: Sequence[str],
     workers: WorkersAsked,
     *,
+    resume: bool = False,
     compared: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """Search with each seed, as many at once as there are workers; what each found, a row a seed,
     and of those that failed how their processes ended.
 
     start: makes or opens the run in a folder of `out`. Where some are there and others are not, as
-    after a kill, these must be the same but for the seed. options: of all processes. compared:
-    whether these compare what is found with published accuracies, finished searches too. Raises
-    BadInput.
+    after a kill, these must be the same but for the seed. options: of all processes. resume: some
+    must be there. compared: whether the processes compare what is found with published accuracies,
+    finished searches too. Raises BadInput.
     """
     check_for_runs(out)
+    if resume:
+        check_some_to_resume(out, [out / f"seed-{seed}" for seed in seeds], "search")
     runs: dict[int, RunFolder] = {}
     for seed in sorted(seeds, key=lambda seed: not is_run(out / f"seed-{seed}", "search")):
         path = out / f"seed-{seed}"

@@ -74,7 +74,7 @@ def resume_supernet_run(path: Path, given: Mapping[str, Any]) -> SupernetRun:
     Raises BadInput where one of them is another than that of the run.
     """
     config, data = given.get("config"), given.get("data")
-    check_same_data(RunFolder.open(path, "supernet"), data)
+    check_same_data(RunFolder.to_resume(path, "supernet"), data)
     run = open_supernet_run(path, data=data, teacher=config and config.saved_teacher)
     space = given.get("space")
     named = None if space is None else _with_classes(space, run.space.num_classes)

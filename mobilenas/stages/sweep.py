@@ -60,6 +60,8 @@ def run_sweep(
     search: all but its budget. Raises BadInput, and InfeasibleBudget before any work if no arch
     meets one of the budgets.
     """
+    if resume:
+        RunFolder.to_resume(out, "sweep")
     several: dict[str, Prepared] = {}
     for name, budget in budgets.items():
         first = next(iter(several.values()), None)
@@ -67,7 +69,7 @@ def run_sweep(
             replace(search, budget=budget),
             out / name,
             by_truth=False,
-            resume=resume,
+            resume=resume and is_run(out / name, "evolve"),
             evaluator=first.evaluator if first else None,
         )
         # Threads are those of the first search, also where workers are others on resume.

@@ -212,7 +212,7 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
 
     Raises BadInput where what is asked for now is another setting, or other data or weights.
     """
-    folder = RunFolder.open(path, "train")
+    folder = RunFolder.to_resume(path, "train")
     check_same_data(folder, asked.data)
     again = asked.preset or asked.overrides
     config = asked.config(folder.settings["data"]) if again else None

@@ -18,7 +18,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.settings import Record
 from mobilenas.rank.strata import varied_archs
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import check_free, is_run
+from mobilenas.runs.folder import check_free
 from mobilenas.search.front import read_search, spread_archs
 from mobilenas.space import Space, load_space, space_from_dict
 from mobilenas.stages.train import Asked, training_settings
@@ -93,12 +93,7 @@ def run_truth(asked: TruthAsked, out: Path, *, resume: bool) -> Trainings:
     The run is finished, with a result.json, unless the processes of some archs died; a resume tries
     these again. Raises BadInput.
     """
-    if resume and is_run(out, "truth"):
-        run = _resumed(out, asked)
-    else:
-        if resume:
-            log.info("%s holds no trainings to resume: starting them", out)
-        run = _started(out, asked)
+    run = _resumed(out, asked) if resume else _started(out, asked)
     settings = run.read(TruthSettings)
     places: dict[str, Any] = {"data": data_place(run)}
     if settings.inherit:
@@ -138,7 +133,7 @@ def _started(out: Path, asked: TruthAsked) -> RunFolder:
 
 def _resumed(out: Path, asked: TruthAsked) -> RunFolder:
     """The run in a folder. Raises BadInput where what is asked for now is another setting."""
-    run = RunFolder.open(out, "truth")
+    run = RunFolder.to_resume(out, "truth")
     settings = run.read(TruthSettings)
     run = run.as_read(settings)
     check_same_data(run, asked.data)

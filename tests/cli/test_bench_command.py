@@ -22,7 +22,9 @@ def test_files_are_compared(tmp_path: Path, call: Call) -> None:
         (str(ours), [1, 3, 8, 8]),
         (str(theirs), [1, 3, 10, 10]),
     ]
-    text = call(*command).out
+    shown = call(*command)
+    assert f"--resolution 10: {ours} only takes images of 3x8x8" in shown.err
+    text = shown.out
     head, first, second, *notes = text.splitlines()
     assert " ".join(head.split()) == "file runtime input size memory ms spread runs ms/GMAC x"
     assert first.split()[0] == str(ours) and first.split()[-1] == "1.000"
@@ -58,6 +60,8 @@ def test_what_bench_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.Monk
         file.touch()
     check_refused(call("bench", good, tmp_path / "none.onnx"), "no such file", "none.onnx")
     check_refused(call("bench", good, text), "notes.txt", ".onnx or .pte")
+    none = f"--resolution 9: leave it out; {good} only takes images of 3x8x8"
+    check_refused(call("bench", good, "--resolution=9"), none)
     check_refused(call("bench", torn), "torn.onnx: ONNX Runtime does not load it")
     assert call("bench").code == 2
     assert call("bench", good, "--threads=0").code == 2

@@ -294,7 +294,6 @@ def test_what_the_commands_refuse(
     check_refused(call(*train, *TINY[:2]), "space and arch go together")
     check_refused(call(*train, "no_such", "--data=digits"), "retinanet_quick")
     needed = "`mobilenas detect train` makes one"
-    check_refused(call(*train, "--resume"), "holds no run", needed)
     check_refused(call("detect", "eval", tmp_path), str(tmp_path), "holds no run", needed)
     check_refused(call("detect", "export", detector[0]), "--onnx")
     check_refused(call("detect", "predict", detector[0], scenes / "val.json"), "val.json")

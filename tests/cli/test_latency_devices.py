@@ -57,6 +57,28 @@ def test_tables_are_built_and_checked_and_who_has_none_is_named(
     assert Path(f"runs/latency/{name}-check/check.png").is_file()
 
 
+def test_devices_that_have_nothing_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was never reached has no run; beside others that have one it is begun."""
+    reached: list[str] = []
+
+    def on_devices(address: object, devices: Any, settings: Any, work: Any) -> Any:
+        both = dict(zip((x.name for x in devices), settings, strict=True))
+        done = {x: work(both[x], both[x].host(Path("graphs"))) for x in both if x in reached}
+        return done, {x: "it is gone" for x in both if x not in reached}
+
+    monkeypatch.setattr("mobilenas.latency.farm.on_devices", on_devices)
+    write(QUICK, QUICK | {"name": "late"})
+    told = "nothing was timed: quick (it is gone); late (it is gone)"
+    check_refused(call(*BUILD, "--out=runs"), told, code=1)
+    check_refused(call(*BUILD, "--out=runs", "--resume"), "runs holds no run to resume")
+    reached.append("quick")
+    assert "--resume continues: late (it is gone)" in call(*BUILD, "--out=runs").err
+    reached.append("late")
+    outcome = call(*BUILD, "--out=runs", "--resume")
+    assert outcome.code == 0, outcome.err
+    assert "late-command-fp32-three holds no run to resume: starting one" in outcome.err
+
+
 def test_what_the_file_says_is_not_said_beside_it(call: Call) -> None:
     for option in ("--threads=2", "--device=x", "--runtime=command", "--dtype=int8", "--batch=1"):
         check_refused(call(*BUILD, option), option.partition("=")[0], "leave it out")

@@ -139,12 +139,6 @@ def test_resume_takes_the_settings_of_the_run_and_no_others(job: Job, call: Call
     assert contents(job.folder) == before
 
 
-def test_resume_of_nothing_is_refused(tmp_path: Path, call: Call) -> None:
-    missing = tmp_path / "none"
-    check_refused(call("supernet-train", "--resume", f"--out={missing}"), str(missing), "no")
-    assert not missing.exists()
-
-
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "run.json torn": (lambda f: (f / "run.json").write_text('{"space": {'), ["run.json", "JSON"]),
     "run.json empty": (lambda f: (f / "run.json").write_text(""), ["run.json", "JSON"]),

@@ -17,6 +17,7 @@ from mobilenas.cost.latency import LatencyTable
 from mobilenas.latency.build import BuildSettings, build_table
 from mobilenas.latency.devices import DeviceSettings, read_devices
 from mobilenas.latency.farm import FarDevice, on_devices
+from mobilenas.runs.folder import is_run
 from mobilenas.space import space_from_dict
 
 SPACE = TWO | {
@@ -69,7 +70,7 @@ def device(name: str, speed: float, fault: str = "none", **more: Any) -> DeviceS
 
 def build(its: BuildSettings, far: FarDevice | None, folder: str) -> LatencyTable:
     run = Path(folder) / its.device
-    return build_table(its, run, budget=600, resume=True, device=far)
+    return build_table(its, run, budget=600, resume=is_run(run, "latency"), device=far)
 
 
 @pytest.mark.timeout(600)

@@ -173,7 +173,12 @@ def test_a_space_takes_the_defaults_of_keys_that_came_later(tmp_path: Path) -> N
 
 def test_start_or_resume(tmp_path: Path) -> None:
     settings, path = {"n": 3}, tmp_path / "run"
-    started = RunFolder.start_or_resume(path, "rank", settings, resume=True, facts={"a": 1})
+    refused = refusal(RunFolder.start_or_resume, path, "rank", settings, resume=True)
+    assert refused == (
+        f"{path} holds no run to resume; `mobilenas rank` without --resume starts one"
+    )
+    assert not path.exists()
+    started = RunFolder.start_or_resume(path, "rank", settings, resume=False, facts={"a": 1})
     assert RunFolder.start_or_resume(path, "rank", settings, resume=True) == started
     refused = refusal(RunFolder.start_or_resume, path, "rank", {"n": 4}, resume=True)
     assert "another n (3, not 4)" in refused

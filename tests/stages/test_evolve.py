@@ -131,13 +131,10 @@ def test_a_search_that_raised_resumes_to_the_same_bytes(tmp_path: Path, unbroken
     assert contents(tmp_path) == contents(unbroken)
 
 
-def test_a_resume_of_nothing_is_a_new_search(
-    tmp_path: Path, unbroken: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
-    search(tmp_path, resume=True)
-    assert "holds no search to resume" in caplog.text
-    assert contents(tmp_path) == contents(unbroken)
+def test_a_resume_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no run to resume"):
+        search(tmp_path / "none", resume=True)
+    assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,13 @@ def test_a_finished_search_derives_again_within_other_limits(
     (tmp_path / "free" / "splits.json").unlink()  # no images are read
     assert str(derive_again(tmp_path / "free", {})) == found[0]
     assert str(derive_again(tmp_path / "free", limits)) == found[1] != found[0]
-    assert derive_again(tmp_path / "free", {"flops": 1}) is None
+    with pytest.raises(InfeasibleBudget) as refused:
+        derive_again(tmp_path / "free", {"flops": 1})
+    with pytest.raises(InfeasibleBudget) as at_first:
+        created(tmp_path / "none", strategy=strategy, space=space, budget=Budget({"flops": 1}))
+    assert str(refused.value) == str(at_first.value) and "ranges from" in str(refused.value)
+    with pytest.raises(BadInput, match="no cost 'flop'"):
+        derive_again(tmp_path / "free", {"flop": 1})
 
 
 def test_an_arch_of_candidates_that_were_dropped_is_told(
