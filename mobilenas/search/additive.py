@@ -18,8 +18,8 @@ from mobilenas.space import Candidate, Genes
 Floats = NDArray[np.float64]
 
 LATEST = 500  # evaluations that the model knows at most
-_NOISES = np.geomspace(1e-3, 1, 7)  # to choose from: the variance of noise, of the archs' being 1
-_TRIES = 3  # draws for each arch that is asked for, before there are fewer
+_NOISES = np.geomspace(1e-3, 1, 7)  # variances to choose from, where that of the sums is about 1
+_TRIES = 3  # draws for each arch that is asked for; where they are not new, there are fewer
 
 
 class AdditiveModel:
@@ -29,13 +29,12 @@ class AdditiveModel:
         self._problem = problem
         self._rng = np.random.default_rng([seed, 1])  # the search itself draws from [seed]
         costs, space = problem.cost_model, problem.cost_model.space
-        flops = costs.parts("flops")[1]
-        structures = [
-            [_structure(*each) for each in zip(block.candidates, shares, strict=True)]
-            for block, shares in zip(
-                space.blocks, (x / max(x.max(), 1) for x in flops), strict=True
+        structures = []
+        for block, flops in zip(space.blocks, costs.parts("flops")[1], strict=True):
+            shares = flops / max(flops.max(), 1)
+            structures.append(
+                [_structure(*each) for each in zip(block.candidates, shares, strict=True)]
             )
-        ]
         self._features = _features(structures)
         self._starts = np.cumsum([0, *space.num_candidates[:-1]])  # of blocks, in their rows
         self._budgets = {
@@ -79,15 +78,17 @@ class AdditiveModel:
 
 
 class Posterior:
-    """Of a Bayesian linear regression without an intercept to ask for: what y (n,) says about the
-    weights (features,) of x (n, features), which are normal and independent beforehand, of one
-    variance. The share of noise is the one of `_NOISES` under which y is most likely.
+    """Bayesian linear regression (Bishop 2006, section 3.3): what y (n,) says about the weights
+    (features,) of x (n, features), which are normal, independent and of one variance beforehand.
+
+    y counts from its mean, in its standard deviations. The variance of its noise is the one of
+    `_NOISES` under which y is the likeliest.
     """
 
     def __init__(self, x: Floats, y: Floats) -> None:
         x, y = x - x.mean(axis=0), (y - y.mean()) / y.std()
         self._x = x = x / np.sqrt((x**2).sum(axis=1).mean() or 1)
-        # In the space of the archs, as they are fewer than features: x xᵀ = u diag(spread) uᵀ.
+        # Archs are fewer than features, so the work is done among archs: x xᵀ = u diag(spread) uᵀ.
         spread, self._u = np.linalg.eigh(x @ x.T)
         spread, seen = np.maximum(spread, 0), self._u.T @ y
         likelihood = -np.inf
