@@ -3,6 +3,7 @@
 macro   uniform against strictly fair sampling at equal passes, three budgets, with and without
         recalibration, against NAS-Bench-Macro
 sharing weights that candidates share, and the sandwich rule, on macro
+recipes one change at a time of a supernet whose candidates share weights, on macro
 nb101   shadow against shared batch norm on MixPath's part of NAS-Bench-101, at most 3 and 4 nodes
 s1      the same on s1, against stand-alone training (`mobilenas truth --out OUT/truth`)
 
@@ -20,10 +21,11 @@ import harness
 import numpy as np
 import typer
 from harness import Data, DataRoot, Set, Table
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, rankdata
 from trainings import finished
 
 from mobilenas.base.files import read_json
+from mobilenas.rank.metrics import rank_metrics
 from mobilenas.report.plots import BUDGET, FRONT, INK, new_figure, save_png
 from mobilenas.report.rank import COUNTS, FEWEST
 from mobilenas.stages.rank import NASWOT, SUPERNET
@@ -72,6 +74,32 @@ STUDIES = {
             ("sandwichkl", "sandwich", "both", "kl", "both shared, distilled in place"),
         )
     ],
+    "recipes": [
+        Arm(
+            "-".join(("macro-fair-4-both", *changes)),
+            label,
+            "macro:width=0.25",
+            ("passes=4", "sharing=both", *changes),
+        )
+        for label, changes in (
+            ("as it is", ()),
+            ("a third of the passes", ("passes=1.33",)),
+            ("uniform", ("strategy=uniform",)),
+            ("sandwich", ("strategy=sandwich",)),
+            ("sandwich, kl", ("strategy=sandwich", "distill_inplace=kl")),
+            ("sandwich, adaptive", ("strategy=sandwich", "distill_inplace=adaptive")),
+            ("the largest arch first, for one pass", ("warmup_largest_passes=1",)),
+            ("mean of gradients", ("step_gradient=mean",)),
+            ("residual blocks not from the identity", ("zero_init_last=false",)),
+            ("moving average of the weights", ("ema_decay=0.999",)),
+            ("half the learning rate", ("lr=0.05",)),
+            ("twice the learning rate", ("lr=0.2",)),
+            ("batches of 16", ("batch_size=16",)),
+            ("batches of 64", ("batch_size=64",)),
+            ("five times the weight decay", ("weight_decay=0.0005",)),
+            ("label smoothing", ("label_smoothing=0.1",)),
+        )
+    ],
     "nb101": [
         Arm(
             f"nb101-m{nodes}-{bn}",
@@ -95,7 +123,7 @@ STUDIES = {
 
 
 def main(
-    study: Literal["macro", "sharing", "nb101", "s1"],
+    study: Literal["macro", "sharing", "recipes", "nb101", "s1"],
     data: Data,
     data_root: DataRoot,
     seeds: str = "0,1,2",
@@ -146,9 +174,15 @@ def tables(arms: list[Arm], found: Rankings) -> Iterator[Table]:
             runs = found[arm.name, statistics]
             minutes = sorted(run["minutes"] for run in runs)
             row = {"predictor": arm.label, "BN statistics": statistics} | figures(runs, SUPERNET)
+            means = [100 * np.mean([arch[SUPERNET] for arch in run["archs"]]) for run in runs]
+            row |= {"accuracy, %": harness.mean_sd(means, 1)}
             rows.append(row | {"minutes": f"{minutes[0]:.0f} to {minutes[-1]:.0f}"})
         label = f"{arm.label}, + NASWOT"
         rows.append({"predictor": label, "BN statistics": "recalibrated"} | figures(runs, TOGETHER))
+        if len(runs) > 1:
+            label = f"{arm.label}, mean rank in {len(runs)} supernets"
+            row = {"predictor": label, "BN statistics": "recalibrated"}
+            rows.append(row | figures([ensemble(runs)], SUPERNET))
         lost += [(arm.label, regrets(runs, SUPERNET)), (label, regrets(runs, TOGETHER))]
     for name in first["predictors"]:
         if not name.startswith(SUPERNET):
@@ -172,6 +206,17 @@ def figures(runs: list[dict[str, Any]], predictor: str) -> dict[str, str]:
         few = rows[0][COUNTS[key]] < fewest
         cells[key] = "too few" if few else mean_sd([row[key]["value"] for row in rows])
     return cells
+
+
+def ensemble(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A ranking by the mean of the ranks that the supernets of several seeds give."""
+    columns = [{arch["arch"]: arch[SUPERNET] for arch in run["archs"]} for run in runs]
+    archs = [arch for arch in runs[0]["archs"] if all(arch["arch"] in each for each in columns)]
+    ranks = np.mean([rankdata([each[a["arch"]] for a in archs]) for each in columns], axis=0)
+    truth, flops = (np.array([a[key] for a in archs]) for key in ("truth", "flops"))
+    found = rank_metrics(ranks, truth, flops, seed=0).to_dict()
+    together = [a | {SUPERNET: rank} for a, rank in zip(archs, ranks.tolist(), strict=True)]
+    return {"archs": together, "predictors": {SUPERNET: found}}
 
 
 def regrets(runs: list[dict[str, Any]], predictor: str) -> list[float]:
