@@ -84,6 +84,7 @@ STUDIES = {
         for label, changes in (
             ("as it is", ()),
             ("a third of the passes", ("passes=1.33",)),
+            ("15 passes", ("passes=15",)),
             ("uniform", ("strategy=uniform",)),
             ("sandwich", ("strategy=sandwich",)),
             ("sandwich, kl", ("strategy=sandwich", "distill_inplace=kl")),
@@ -91,6 +92,7 @@ STUDIES = {
             ("the largest arch first, for one pass", ("warmup_largest_passes=1",)),
             ("mean of gradients", ("step_gradient=mean",)),
             ("residual blocks not from the identity", ("zero_init_last=false",)),
+            ("last norms without a weight", ("affine_last=false",)),
             ("moving average of the weights", ("ema_decay=0.999",)),
             ("half the learning rate", ("lr=0.05",)),
             ("twice the learning rate", ("lr=0.2",)),

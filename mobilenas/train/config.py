@@ -137,6 +137,7 @@ class SupernetConfig(TrainingConfig):
     warmup_largest_passes: of `passes` the first ones, which train the largest arch alone.
     step_gradient: the sum or the mean over the archs of a step.
     zero_init_last: residual blocks start as the identity, their last batch norms with weight 0.
+    affine_last: whether the last batch norms of candidates have a weight and a bias.
     bn: one batch norm per number of paths, or one for all.
     sharing: which weights the candidates of a block have in common: `expansion` makes a smaller one
     the first channels of the largest, `kernel` the centre of the largest, `both`, or `none`.
@@ -153,6 +154,7 @@ class SupernetConfig(TrainingConfig):
     warmup_largest_passes: Warmup = 0
     step_gradient: Literal["sum", "mean"] = "sum"
     zero_init_last: bool = True
+    affine_last: bool = True
     bn: Literal["shadow", "shared"] = "shadow"
     sharing: Sharing = "none"
     passes: Duration = 200

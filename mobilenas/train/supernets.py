@@ -63,6 +63,8 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
             raise BadInput(f"sharing {sharing}: cells share no weights; it must be none")
         if not config.zero_init_last:
             raise BadInput("zero_init_last false: cells have no residual blocks; it must be true")
+        if not config.affine_last:
+            raise BadInput("affine_last false: it is for blocks; with cells it must be true")
         return CellSupernet(space, shadow_bn=shadow_bn, generator=generator)
     # Weights, gradients and momentum.
     check_fits(f"the supernet of {space.name}", 3 * 4 * supernet_params(space))
@@ -71,6 +73,7 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
         shadow_bn=shadow_bn,
         sharing=sharing,
         zero_init_last=config.zero_init_last,
+        affine_last=config.affine_last,
         generator=generator,
     )
 

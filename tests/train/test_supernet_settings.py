@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import TINY_SPACE, untimed
@@ -12,7 +13,7 @@ from helpers import TINY_SPACE, untimed
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_jsonl
 from mobilenas.cost import CostModel
-from mobilenas.nn import Supernet
+from mobilenas.nn import Network, Supernet
 from mobilenas.nn.blocks import InvertedBottleneck
 from mobilenas.space import load_any_space, load_space
 from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
@@ -126,6 +127,7 @@ def test_a_warm_up_as_long_as_the_training_is_refused(alone: float) -> None:
     [
         ({"warmup_largest_passes": 1}, r"warmup_largest_passes 1: .*nb101.* no largest arch"),
         ({"zero_init_last": False}, "zero_init_last false: cells have no residual blocks"),
+        ({"affine_last": False}, "affine_last false: it is for blocks"),
     ],
 )
 def test_cells_refuse_what_they_do_not_have(
@@ -176,3 +178,20 @@ def test_residual_blocks_start_as_the_identity_or_not(zero: bool, tmp_path: Path
     for norm in norms:
         assert isinstance(norm.weight, torch.Tensor)
         assert (norm.weight == (0 if zero else 1)).all()
+
+
+@pytest.mark.parametrize("sharing", ["none", "both"])
+def test_last_norms_without_a_weight_train_and_become_those_of_networks(
+    sharing: str, tmp_path: Path
+) -> None:
+    run = create(tmp_path, affine_last=False, sharing=sharing)
+    train_supernet(open_supernet_run(run.folder.path))
+    supernet = open_supernet_run(run.folder.path).load_supernet()
+    assert isinstance(supernet, Supernet)
+    last = [n for m in supernet.modules() if isinstance(m, InvertedBottleneck) for n in m.bns]
+    assert len(last) > 3
+    assert {norm.affine for norm in last} == {False}
+    arch = SPACE.sample(np.random.default_rng(0))
+    network = Network(SPACE, arch).load_from(supernet).eval()
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(x), supernet.eval()(x, arch))
