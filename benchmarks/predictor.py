@@ -11,13 +11,13 @@ rounds   `evolve --rounds` for the best arch within a budget, against searches t
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import harness
 import numpy as np
+import typer
 from harness import DataRoot, PathOption, Table
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
@@ -106,6 +106,9 @@ def rounds(
     data_root: DataRoot,
     seeds: int = 10,
     count: int = 6,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation of a training around the published mean.")
+    ] = 0,
     out: Path = Path("runs/rounds"),
 ) -> Iterator[Table]:
     """Regret (points) of the best arch that was trained, the last one predicted to be best."""
@@ -120,12 +123,14 @@ def rounds(
     regrets: dict[str, Floats] = {}
     for number, budget in enumerate(BUDGETS):
         for seed in range(seeds):
-            folder = out / f"{budget}-{seed}"
-            for name, values in {
-                "evolve --rounds": in_rounds(table, stand_in, budget, seed, count, folder),
-                **rivals(table, budget, seed, trained),
-            }.items():
+            once = table.trained_once(noise, seed)
+            folder = out / f"noise-{noise:g}" / f"{budget}-{seed}"
+            found = {"evolve --rounds": in_rounds(once, stand_in, budget, seed, count, folder)}
+            for name, rows in rivals(once, budget, seed, trained[-1]).items():
+                found[name] = [rows[:n] for n in trained]
+            for name, after in found.items():
                 regrets.setdefault(name, np.zeros((len(BUDGETS), seeds, count)))
+                values = [table.regret(rows, budget, once) for rows in after]
                 regrets[name][number, seed] = values
     for number, budget in enumerate((*BUDGETS, None)):
         part = slice(number, number + 1) if budget else slice(None)
@@ -140,9 +145,9 @@ def rounds(
 
 def in_rounds(
     table: Published, stand_in: Any, budget: int, seed: int, count: int, out: Path
-) -> list[float]:
-    """After each round, of its archs and of the best one that the next search predicts, which is
-    trained last.
+) -> list[list[int]]:
+    """After each round, the rows of its archs, of those before, and of the best one that the next
+    search predicts, which is trained last.
     """
     asked = Search(out / "supernet", Budget(), seed=seed)
     problem = Problem(table.cost_model, (PREDICTION,), {"flops": budget})
@@ -166,25 +171,18 @@ def in_rounds(
             last = [after["front"][0]["arch"]]
         else:
             last = list(read_json(out / TRAINED))
-        rows = [table.row[table.space.parse(arch)] for arch in (*known, *last)]
-        found.append(table.regret(rows, budget))
+        found.append([table.row[table.space.parse(arch)] for arch in (*known, *last)])
     return found
 
 
-def rivals(
-    table: Published, budget: int, seed: int, trained: Sequence[int]
-) -> dict[str, list[float]]:
-    """Of searches that train as many archs, and know nothing else of them."""
-    most = trained[-1]
-    ways = {
-        "random search": partial(table.random, evaluations=most),
-        "the search for one arch": partial(table.aging, evaluations=most, population=FEWEST),
-        "NSGA-II": partial(table.nsga2, evaluations=most, population=FEWEST),
-        "local search": partial(local_search, table, evaluations=most),
-    }
-    orders = {name: way(seed, budget) for name, way in ways.items()}
+def rivals(table: Published, budget: int, seed: int, most: int) -> dict[str, list[int]]:
+    """Rows in order, of searches that train as many archs and know nothing else of them."""
+    of_eight = {"evaluations": most, "population": FEWEST}
     return {
-        name: [table.regret(rows[:n], budget) for n in trained] for name, rows in orders.items()
+        "random search": table.random(seed, budget, most),
+        "the search for one arch": table.aging(seed, budget, **of_eight),
+        "NSGA-II": table.nsga2(seed, budget, **of_eight),
+        "local search": local_search(table, seed, budget, most),
     }
 
 
