@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,11 @@ from mobilenas.cli.options import (
     parse_workers,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from mobilenas.stages.gradient_asked import SearchAsked
+    from mobilenas.stages.gradient_run import GradientRun
+    from mobilenas.workers import WorkersAsked
 
 
 def search(
@@ -105,129 +110,130 @@ def search(
 
     Example: mobilenas search --list
     """
-    from mobilenas.report.text import front_table, seeds_table, standing_lines, table
-    from mobilenas.strategies.methods import METHODS, load_search_config, strategy_class
-
     if list_methods:
-        rows = [
-            {
-                "strategy": name,
-                "paper": x.paper,
-                "spaces": x.spaces,
-                "memory": x.memory,
-                "needs": x.needs,
-                "candidates run a step": x.runs,
-            }
-            for name, x in METHODS.items()
-        ]
-        if as_json:
-            print_json({"strategies": rows})
-        else:
-            print(table(rows, {key: key for key in rows[0]}))
-        return
+        return _list_methods(as_json)
     budget = replace(parse_budget(flops, params, memory, latency), data_root=data_root)
-    from mobilenas.base.errors import BadInput, WorkFailed
+    from mobilenas.base.errors import BadInput
     from mobilenas.base.process import is_one_of_several
-    from mobilenas.evaluate.truth import Truth
-    from mobilenas.runs import RunFolder
-    from mobilenas.runs.folder import is_run
-    from mobilenas.runs.lock import held
-    from mobilenas.space import NetworkSpace, load_network_space
-    from mobilenas.stages.benchmark import read_truths
-    from mobilenas.stages.gradient_run import (
-        GradientRun,
-        create_search_run,
-        open_parent,
-        open_search_run,
-        resume_search_run,
+    from mobilenas.stages.gradient_asked import SearchAsked
+
+    asked = SearchAsked(
+        strategy,
+        space,
+        data,
+        budget,
+        preset,
+        tuple(settings or ()),
+        from_run,
+        benchmark,
+        data_root,
+        frozenset(x for x in ("strategy", "space", "data", "seed") if is_given(context, x)),
     )
-    from mobilenas.stages.search import run_search
-    from mobilenas.stages.seeds import parse_seeds, search_seeds
-    from mobilenas.train.distributed import joined
-    from mobilenas.train.images import data_place
-
-    truths: dict[str, Truth] = {}
-    moved = data if is_given(context, "data") else None
-
-    def start(path: Path, seed: int, resume: bool) -> GradientRun:
-        overrides = settings or []
-        if not resume:
-            config = load_search_config(strategy, preset, overrides)
-            if seeds is None:
-                processes.share(config.batch_size)
-            parent = open_parent(strategy, from_run, moved) if from_run else None
-            chosen: NetworkSpace = load_network_space(space)
-            if parent and not is_given(context, "space"):
-                chosen = parent.space  # type: ignore[assignment]
-            source = data_place(parent.folder) if parent else data
-            if benchmark:
-                truths.update(read_truths(benchmark, data_root, chosen))
-            return create_search_run(path, strategy, chosen, source, seed, config, budget, parent)
-        if from_run and seeds is None:
-            raise BadInput("--from: the run has what it inherits; leave it out to resume")
-        named = strategy if is_given(context, "strategy") else None
-        again = None
-        if overrides or preset:
-            known = RunFolder.to_resume(path, "search").settings.get("strategy", strategy)
-            again = load_search_config(named or known, preset, overrides)
-        return resume_search_run(
-            path,
-            {
-                "strategy": named,
-                "space": load_network_space(space) if is_given(context, "space") else None,
-                "data": moved,
-                "seed": seed if seeds or is_given(context, "seed") else None,
-                "config": again,
-                "budget": budget,
-            },
-        )
-
-    def start_one() -> GradientRun:
-        lock.enter_context(held(out, "search"))
-        return start(out, seed, resume)
-
     if is_given(context, "data_root") and not (benchmark or latency or resume):
         raise BadInput("--data-root goes with --benchmark, or --latency of a benchmark's devices")
-    if seeds is None and is_given(context, "workers"):
-        raise BadInput("--workers goes with --seeds; one search is one process")
-    if seeds is not None:
-        if is_given(context, "seed"):
-            raise BadInput("give --seed or --seeds")
-        if is_one_of_several():
-            raise BadInput("--seeds: the processes of torchrun are of one search; take --workers")
-        listed = benchmark or (resume and latency)
-        root = str(data_root) if listed and data_root else None
-        options = [("--data", moved), ("--benchmark", benchmark), ("--data-root", root)]
-        if resume:  # a budget says where latency tables are now
-            options += [("--flops", flops), ("--params", params), ("--memory", memory)]
-            options += [("--latency", each) for each in latency or []]
-        with held(out, "search"):
-            rows, failed = search_seeds(
-                lambda path, seed: start(path, seed, resume and is_run(path, "search")),
-                out,
-                parse_seeds(seeds),
-                [f"{name}={value}" for name, value in options if value],
-                parse_workers(workers),
-                resume=resume,
-                compared=benchmark is not None,
-            )
-        if as_json:
-            print_json({"run": str(out), "seeds": rows, "failed": failed})
-        elif rows:
-            print(seeds_table(rows))
-            print(f"searches in {out}; next: mobilenas train --search {rows[0]['run']}")
-        if failed:
-            ends = ", ".join(f"{name} ({end})" for name, end in failed.items())
-            raise WorkFailed(f"searches failed: {ends}; --resume tries again")
-        return
+    if seeds is None:
+        if is_given(context, "workers"):
+            raise BadInput("--workers goes with --seeds; one search is one process")
+        if from_run and resume:
+            raise BadInput("--from: the run has what it inherits; leave it out to resume")
+        return _search(asked, seed, out, resume, as_json)
+    if is_given(context, "seed"):
+        raise BadInput("give --seed or --seeds")
+    if is_one_of_several():
+        raise BadInput("--seeds: the processes of torchrun are of one search; take --workers")
+    listed = benchmark or (resume and latency)
+    root = str(data_root) if listed and data_root else None
+    options = [("--data", asked.moved), ("--benchmark", benchmark), ("--data-root", root)]
+    if resume:  # a budget says where latency tables are now
+        options += [("--flops", flops), ("--params", params), ("--memory", memory)]
+        options += [("--latency", each) for each in latency or []]
+    flags = [f"{name}={value}" for name, value in options if value]
+    return _search_seeds(asked, seeds, parse_workers(workers), flags, out, resume, as_json)
+
+
+def _list_methods(as_json: bool) -> None:
+    from mobilenas.report.text import table
+    from mobilenas.strategies.methods import METHODS
+
+    rows = [
+        {
+            "strategy": name,
+            "paper": x.paper,
+            "spaces": x.spaces,
+            "memory": x.memory,
+            "needs": x.needs,
+            "candidates run a step": x.runs,
+        }
+        for name, x in METHODS.items()
+    ]
+    if as_json:
+        print_json({"strategies": rows})
+    else:
+        print(table(rows, {key: key for key in rows[0]}))
+
+
+def _search_seeds(
+    asked: "SearchAsked",
+    seeds: str,
+    workers: "WorkersAsked",
+    flags: list[str],
+    out: Path,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """A search with each seed, in processes that are given the flags."""
+    from mobilenas.base.errors import WorkFailed
+    from mobilenas.report.text import seeds_table
+    from mobilenas.runs.folder import is_run
+    from mobilenas.runs.lock import held
+    from mobilenas.stages.seeds import parse_seeds, search_seeds
+
+    def start(path: Path, seed: int) -> "GradientRun":
+        there = resume and is_run(path, "search")
+        return asked.resume(path, seed) if there else asked.create(path, seed)
+
+    with held(out, "search"):
+        rows, failed = search_seeds(
+            start,
+            out,
+            parse_seeds(seeds),
+            flags,
+            workers,
+            resume=resume,
+            compared=asked.benchmark is not None,
+        )
+    if as_json:
+        print_json({"run": str(out), "seeds": rows, "failed": failed})
+    elif rows:
+        print(seeds_table(rows))
+        print(f"searches in {out}; next: mobilenas train --search {rows[0]['run']}")
+    if failed:
+        ends = ", ".join(f"{name} ({end})" for name, end in failed.items())
+        raise WorkFailed(f"searches failed: {ends}; --resume tries again")
+
+
+def _search(asked: "SearchAsked", seed: int, out: Path, resume: bool, as_json: bool) -> None:
+    """One search, in this process or in those of torchrun."""
+    from mobilenas.report.text import front_table, standing_lines
+    from mobilenas.runs.lock import held
+    from mobilenas.stages.gradient_run import open_search_run
+    from mobilenas.stages.search import run_search
+    from mobilenas.strategies.methods import strategy_class
+    from mobilenas.train.distributed import joined
+
+    def start() -> "GradientRun":
+        lock.enter_context(held(out, "search"))
+        if resume:
+            return asked.resume(out, seed if "seed" in asked.given else None)
+        processes.share(asked.config().batch_size)
+        return asked.create(out, seed)
+
     with ExitStack() as lock:
         with joined() as processes:
             run = processes.main_first(
-                start_one, lambda: open_search_run(out, data=moved, budget=budget)
+                start, lambda: open_search_run(out, data=asked.moved, budget=asked.budget)
             )
-            if benchmark and not truths:
-                truths = read_truths(benchmark, data_root, run.searchable.space)
-            result = run_search(run, truths, processes)
+            result = run_search(run, asked.truths(run.searchable.space), processes)
         if not processes.is_main:
             return
     if as_json:
