@@ -118,16 +118,16 @@ def search(
     from mobilenas.stages.gradient_asked import SearchAsked
 
     asked = SearchAsked(
-        strategy,
-        space,
-        data,
-        budget,
-        preset,
-        tuple(settings or ()),
-        from_run,
-        benchmark,
-        data_root,
-        frozenset(x for x in ("strategy", "space", "data", "seed") if is_given(context, x)),
+        strategy=strategy,
+        space=space,
+        data=data,
+        budget=budget,
+        preset=preset,
+        overrides=tuple(settings or ()),
+        parent=from_run,
+        benchmark=benchmark,
+        data_root=data_root,
+        given=frozenset(x for x in ("strategy", "space", "data", "seed") if is_given(context, x)),
     )
     if is_given(context, "data_root") and not (benchmark or latency or resume):
         raise BadInput("--data-root goes with --benchmark, or --latency of a benchmark's devices")
