@@ -40,11 +40,13 @@ class AgingSearch(Search):
         if not living:
             drawn = sample_feasible(self.problem, self.population, self._rng, self.first)
             fresh = dict.fromkeys(self._canonical(genes) for genes in drawn)
+            most = len(fresh)  # those of `first` besides
         else:
             genes = np.array([space.encode(evaluation.arch) for evaluation in living])
             fresh = dict.fromkeys(self._modelled())
             fresh |= self._children(genes, self.qualities(len(self.evaluations) - len(living)))
-        found = [genes for genes in fresh if genes not in self.proposed][: self.population]
+            most = self.population
+        found = [genes for genes in fresh if genes not in self.proposed][:most]
         return np.array(found) if found else None
 
     def _children(

@@ -9,7 +9,7 @@ from additive import additive
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
-from mobilenas.search import AgingSearch, Measured, NSGA2Search, Problem, explore
+from mobilenas.search import AgingSearch, Measured, NSGA2Search, Problem, Search, explore
 from mobilenas.search.additive import AdditiveModel
 from mobilenas.space import Arch, load_space
 
@@ -120,3 +120,21 @@ def test_each_search_is_refused_what_the_other_is_for() -> None:
         NSGA2Search(Problem(COSTS, ("accuracy",)))
     with pytest.raises(BadInput, match="by accuracy alone; costs are limits"):
         AgingSearch(Problem(COSTS, ("accuracy", "flops")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "objectives"), [(AgingSearch, ("accuracy",)), (NSGA2Search, ("accuracy", "flops"))]
+)
+def test_known_archs_come_besides_those_that_are_drawn(
+    kind: type[Search], objectives: tuple[str, ...]
+) -> None:
+    problem = Problem(COSTS, objectives, LIMITS)
+    drawn = kind(problem, population=10, seed=3).ask()
+    genes = SPACE.sample_genes(400, np.random.default_rng(9))
+    named = dict.fromkeys(SPACE.canonical(SPACE.decode(g)) for g in genes)
+    known = [arch for arch in named if COSTS.flops(arch) <= LIMITS["flops"]][:25]
+    assert len(known) == 25
+    asked = kind(problem, population=10, seed=3, first=known).ask()
+    assert asked is not None and drawn is not None
+    assert asked[:25] == known
+    assert len(asked) == 25 + len(drawn)
