@@ -102,7 +102,7 @@ def _of_all(
     score = np.zeros(len(genes))
     for row, gene in zip(values, genes.T, strict=True):
         score += row[gene]
-    return costs.space.decode(genes[_undominated(score, spent, genes)[0]])
+    return costs.space.decode(genes[_in_order(score, spent, genes)[0]])
 
 
 def _prices(places: Sequence[_Place], start: Floats, limits: Floats) -> Floats | None:
@@ -211,11 +211,16 @@ def _best(
     return (genes[0], float(score[0]), is_whole) if len(genes) else (None, -np.inf, is_whole)
 
 
+def _in_order(score: Floats, costs: Floats, genes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows by score, of equal ones by costs, then by genes."""
+    return np.lexsort((*genes.T[::-1], *costs.T[::-1], -score))
+
+
 def _undominated(score: Floats, costs: Floats, genes: NDArray[np.int64]) -> NDArray[np.int64]:
     """The rows that no other is at least as good as in score (n,) and costs (n, limits), the best
     first; of equal ones the first by genes (n, blocks).
     """
-    order = np.lexsort((*genes.T[::-1], *costs.T[::-1], -score))
+    order = _in_order(score, costs, genes)
     costs = costs[order]
     if costs.shape[1] == 0:
         return order[:1]

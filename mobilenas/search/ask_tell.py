@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 class Measured(NamedTuple):
     """What was measured of an arch: all that `problem.QUALITIES` has for the search's quality.
 
-    accuracy: in the supernet, 0..1. prediction, deviation: of a `Predictor`, both in 0..1.
+    accuracy: in the supernet, 0..1. prediction, deviation: of a `Predictor`, in the same unit; a
+    prediction may lie beyond 0 or 1.
     """
 
     accuracy: float

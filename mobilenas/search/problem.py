@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
 from mobilenas.cost.budget import LatencyLimit
+from mobilenas.cost.derive import best_sum
 from mobilenas.cost.edge_model import Costs
-from mobilenas.cost.titles import cost_title, format_cost, latency_cost
+from mobilenas.cost.titles import cost_title, format_cost, format_limits, latency_cost
 from mobilenas.space import Genes
 
 ACCURACY, SCORE, PREDICTION = "accuracy", "score", "prediction"
@@ -104,8 +105,9 @@ class Problem:
 def check_feasible(cost_model: Costs, limits: Mapping[str, float]) -> float:
     """The share of uniformly drawn archs that meet every limit {cost: largest value}.
 
-    Raises InfeasibleBudget, with the range of the space, when a limit is below the cheapest arch
-    (exact, limit by limit). A share of 0 is no error: a search may find what sampling does not.
+    Raises InfeasibleBudget, with the range of the space, when a limit is below the cheapest arch,
+    and where no arch meets all limits together; both are exact. A share of 0 is no error: a search
+    finds what sampling does not.
     """
     space = cost_model.space
     for name, limit in limits.items():
@@ -118,7 +120,16 @@ def check_feasible(cost_model: Costs, limits: Mapping[str, float]) -> float:
                 f"no arch of {space.name} has at most {allowed} {cost_title(name)}: the space"
                 f" ranges from {low} to {high}"
             )
-    return cost_model.feasible_share(dict(limits)) if limits else 1.0
+    if not limits:
+        return 1.0
+    share = cost_model.feasible_share(dict(limits))
+    nothing = [np.zeros(len(block)) for block in cost_model.parts("flops")[1]]
+    if share == 0 and best_sum(cost_model, nothing, limits) is None:
+        raise InfeasibleBudget(
+            f"no arch of {space.name} meets {format_limits(limits)} together, though some arch "
+            "meets each of them"
+        )
+    return share
 
 
 def default_objectives(cost_model: CostModel, quality: str) -> tuple[str, ...]:

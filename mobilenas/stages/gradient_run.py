@@ -232,6 +232,7 @@ def open_search_run(
     """
     folder = RunFolder.open(path, "search").at(data=data)
     if budget:
+        folder.read(GradientSettings)  # so that a damaged file is named
         folder = folder.at(**moved_tables(folder, with_known_root(budget, folder)))
     settings, kind, config, searchable = stored_search(folder, strategy)
     images = stored_images(folder, searchable.space.resolution, config, settings.seed)
@@ -264,7 +265,7 @@ def open_parent(strategy: str, path: Path, data: str | None) -> GradientRun | Su
         return open_search_run(path, data=data)
     run = open_supernet_run(path, data=data)
     if isinstance(run.space, CellSpace):
-        raise BadInput(f"{path}: its cells, of space {run.space.name}, are for evolve alone")
+        raise BadInput(f"{path}: its cells, of space {run.space.name}, are for rank alone")
     return run
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.base.settings import Number, Record, Share
 from mobilenas.evaluate import workers as work
@@ -38,6 +39,7 @@ class Measurements:
 
     quality: ACCURACY, or SCORE for NASWOT too. path: what has been measured, by this command or by
     one that was killed. left_out: archs that could not be measured, and why.
+    Raises BadInput for a damaged file.
     """
 
     def __init__(self, workers: Workers, quality: str, path: Path) -> None:
@@ -50,7 +52,12 @@ class Measurements:
             if row.left_out is not None:
                 self.left_out[row.arch] = row.left_out
             else:
-                self._known[row.arch] = tuple(getattr(row, name) for name in self._names)
+                figures = tuple(getattr(row, name) for name in self._names)
+                if None in figures:
+                    raise BadInput(
+                        f"{path}: {row.arch}: needs {' and '.join(self._names)}, or left_out"
+                    )
+                self._known[row.arch] = figures
 
     @property
     def at_once(self) -> int | None:

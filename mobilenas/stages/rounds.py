@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, WorkFailed
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.settings import Record, Share, validated
 from mobilenas.cost.model import flops_and_params
@@ -173,6 +173,7 @@ def search_in_rounds(
     prepared.start(out, about, resume=resume).announce()
     problem = prepared.problem
     known = _Known(prepared, train, truth, set(truth.archs) if truth else set(), [])
+    left_out: dict[str, str] = {}  # by the search of any round
     for number in range(1, asked.rounds + 1):
         folder = out / f"round-{number}"
         log.info("round %d of %d", number, asked.rounds)
@@ -181,7 +182,8 @@ def search_in_rounds(
             objectives = tuple(SCORE if x == PREDICTION else x for x in problem.objectives)
             scored = replace(prepared, problem=replace(problem, objectives=objectives))
             with measuring() as measurements:
-                found = scored.explore(scored.start(folder, {}, resume=there), measurements)
+                run = scored.start(folder, {}, resume=there)
+                found = scored.explore(run, measurements)
             searched, count = scored.problem, max(FEWEST, asked.per_round)
         else:
             rests_on = about_truth(known.truth)
@@ -191,13 +193,14 @@ def search_in_rounds(
                 )
                 run.store(found, more, left_out=measurements.left_out)
             searched, count = problem, asked.per_round
+        left_out |= run.left_out(measurements.left_out)
         known.train_more(folder, partial(choose_archs, searched, found.evaluations), count)
     assert known.truth is not None
     with measuring() as measurements:
         run, result, more = prepared.by_prediction(
             out, known.truth, measurements, about, resume=True
         )
-        left_out = measurements.left_out
+    left_out |= run.left_out(measurements.left_out)
     if not problem.cost_objectives:
         before = known.reached()
         result = known.settled(out, result)
@@ -206,7 +209,9 @@ def search_in_rounds(
         more["truth"]["trained_last"] = {str(arch): accuracy for arch, accuracy in last}
     if known.failed:
         more["failed"] = known.failed
-    run.store(result, more, left_out=left_out)
+    if left_out:
+        more["left_out"] = dict(sorted(left_out.items()))
+    run.store(result, more)
     return result
 
 
@@ -229,7 +234,8 @@ class _Known:
         """Train the `count` archs that are chosen, or take what `folder` has of them.
 
         Before anything can be predicted others take the place of those that failed. Raises BadInput
-        where there are too few.
+        where there are too few, and WorkFailed where all of the first failed, as for the same
+        reason others would.
         """
         path = folder / TRAINED
         found: dict[str, float | None] = {}
@@ -245,11 +251,18 @@ class _Known:
                 self.tried.update(chosen)
                 found |= self.train(chosen)
                 reached = sum(accuracy is not None for accuracy in found.values())
+                if self.truth is None and not reached:
+                    raise WorkFailed(
+                        f"all {len(found)} trainings of the first round failed twice; --resume "
+                        "tries again"
+                    )
                 count = 0 if self.truth else FEWEST - reached
+        truth = _joined(self.prepared, self.truth, found)
+        if not path.exists():  # too few are not kept: a resume trains those that failed again
             write_json(path, found)
         self.tried.update(map(self._space.parse, found))
         self.failed += [arch for arch, accuracy in found.items() if accuracy is None]
-        self.truth = _joined(self.prepared, self.truth, found)
+        self.truth = truth
 
     def settled(self, folder: Path, result: Result) -> Result:
         """The result of a search for one arch: the best that was trained, once the arch that is

@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,9 +116,7 @@ class SearchRun:
         share = check_feasible(cost_model, problem.limits)
         if share == 0:
             limit = format_limits(problem.limits)
-            log.warning(
-                "0 %% of the archs drawn from %s meet %s: few do, or none", space.name, limit
-            )
+            log.warning("0 %% of the archs drawn from %s meet %s: few do", space.name, limit)
         if resume:
             run = RunFolder.open(out, "evolve")
         else:
@@ -134,16 +132,13 @@ class SearchRun:
     def explore(
         self,
         measure: Measure,
-        more: Callable[[], Mapping[str, Any]] = dict,
         *,
         left_out: Mapping[str, str] | None = None,
         at_once: int | None = GROUP,
     ) -> Result:
-        """Search to the end and store the result. more: what front.json says besides, asked for at
-        the end; the rest as in `searched`.
-        """
+        """Search to the end and store the result; options as in `searched`."""
         result = self.searched(measure, left_out=left_out, at_once=at_once)
-        self.store(result, more(), left_out=left_out)
+        self.store(result, {}, left_out=left_out)
         return result
 
     def searched(
@@ -185,10 +180,13 @@ class SearchRun:
             "ranges": self._ranges(),
             **more,
         }
-        if left_out and self.search.left_out:  # others may be those of a later search
-            names = sorted(map(str, self.search.left_out))
-            about["left_out"] = {name: left_out[name] for name in names}
+        if own := self.left_out(left_out or {}):
+            about["left_out"] = own
         _write_result(self.folder, self.search.problem, result, about)
+
+    def left_out(self, why: Mapping[str, str]) -> dict[str, str]:
+        """The archs that this search left out, and why, of all that could not be measured."""
+        return {name: why[name] for name in sorted(map(str, self.search.left_out)) if name in why}
 
     def _ranges(self) -> dict[str, dict[str, float]]:
         cost_model = self.search.problem.cost_model

@@ -25,7 +25,7 @@ from mobilenas.workers import WorkersAsked
 def parse_seeds(text: str) -> list[int]:
     """Different seeds from "0,1,2". Raises BadInput."""
     words = text.split(",")
-    if not all(word.isdecimal() and int(word) < 2**32 for word in words):
+    if not all(word.isdecimal() and len(word) < 20 and int(word) < 2**32 for word in words):
         raise BadInput(f"--seeds {text}: must be whole numbers below 2**32 such as 0,1,2")
     seeds = [int(word) for word in words]
     if len(set(seeds)) < len(seeds):
@@ -80,7 +80,7 @@ def search_seeds(
     for seed, run in sorted(runs.items()):
         if run.is_finished:
             found = read_json(run.path / "front.json")
-            kept = {key: found[key] for key in ("passes", "standing")}
+            kept = {key: found.get(key) for key in ("passes", "standing")}
             rows.append({"seed": seed, "run": str(run.path), **found["front"][0], **kept})
     return rows, {path.name: end for path, end in failed.items()}
 

@@ -19,7 +19,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.units import parse_size
 from mobilenas.cost.budget import Budget, LatencyLimit
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import is_run
+from mobilenas.runs.folder import check_free, is_run
 from mobilenas.search import Result
 from mobilenas.search.front import pick_arch
 from mobilenas.stages.evolve import Prepared, Search
@@ -62,6 +62,8 @@ def run_sweep(
     """
     if resume:
         RunFolder.to_resume(out, "sweep")
+    for path in () if resume else (out, *(out / name for name in budgets)):
+        check_free(path)
     several: dict[str, Prepared] = {}
     for name, budget in budgets.items():
         first = next(iter(several.values()), None)

@@ -70,7 +70,7 @@ class Darts(LearnedStrategy):
         weights = step.parameters
         with step.moved(ahead, -lr):
             loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-            loss = step.cost.loss(loss, self.probabilities())
+            loss = step.cost.loss(loss, self.occurrences())
             found = step.gradient(loss, [*self.parameters, *weights])
         direct, v = found[: len(self.parameters)], found[len(self.parameters) :]
         mixed = change_along(v, step, self, self.parameters)
@@ -82,7 +82,6 @@ class Darts(LearnedStrategy):
         """
         loss = step.loss(self.views(step, Stream.ARCH_STEP), "train")
         gradients = dict(zip(step.parameters, step.gradient(loss, step.parameters), strict=True))
-        update = []
         for group in step.trainer.optimizer.param_groups:
             for weight in group["params"]:
                 # `add` with alpha is one rounding, as in the optimizer: the same bits

@@ -77,7 +77,7 @@ class Parsec(LearnedStrategy):
         step.trainer.processes.average([mean])
         step.check_finite([mean])
         excess = torch.stack([step.cost.excess(self._one_hot(arch)) for arch in archs])
-        penalty = self.config.cost_weight * excess
+        penalty = self.config.cost_weight * excess.to(mean)
         least = self.config.effective * self.config.samples
         return archs, tempered(mean, penalty, self.config.batch_size, least)
 

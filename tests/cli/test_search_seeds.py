@@ -94,6 +94,7 @@ def test_a_latency_table_that_moved_is_found_by_all(
     [
         (["--seeds=1,1"], "--seeds 1,1: a seed stands twice"),
         (["--seeds=1,-1"], "--seeds 1,-1: must be whole numbers"),
+        (["--seeds=" + 5000 * "1"], "must be whole numbers"),
         (["--seeds=1", "--seed=1"], "give --seed or --seeds"),
         (["--workers=2"], "--workers goes with --seeds"),
         (["--seeds=1", "--workers=0"], "--workers 0: must be a number from 1"),

@@ -179,6 +179,17 @@ def test_a_sweep_measures_an_arch_once_and_finds_what_single_searches_find(
     check_refused(other, "another budgets")
 
 
+def test_a_sweep_does_not_go_on_with_a_search_that_was_there(
+    job: Job, tmp_path: Path, call: Call
+) -> None:
+    small = (f"--supernet={job.supernet}", "--population=6", "--generations=2")
+    out = tmp_path / "sweep"
+    assert call("evolve", *small, "--flops=1.2M", f"--out={out / 'flops-1.2M'}").code == 0
+    refused = call("sweep", *small, "--flops=0.9M,1.2M", f"--out={out}")
+    assert refused.code == 2 and "flops-1.2M already holds a run" in refused.err
+    assert not (out / "run.json").exists() and not (out / "flops-0.9M").exists()
+
+
 def test_sweeps_that_make_no_sense(job: Job, tmp_path: Path, call: Call) -> None:
     asked = ("sweep", f"--supernet={job.supernet}", f"--out={tmp_path / 'sweep'}")
     check_refused(call(*asked), "give budgets")

@@ -4,6 +4,8 @@ from scipy.stats import zscore
 
 from mobilenas.base.errors import BadInput, InfeasibleBudget
 from mobilenas.cost import CostModel
+from mobilenas.cost.latency import find_table
+from mobilenas.cost.titles import latency_cost
 from mobilenas.search import Problem, check_feasible
 from mobilenas.search.problem import score
 from mobilenas.space import load_space
@@ -72,6 +74,17 @@ def test_the_cheapest_arch_is_feasible_at_exactly_its_cost():
     assert check_feasible(cost_model, {"flops": minimum}) == 0
     with pytest.raises(InfeasibleBudget):
         check_feasible(cost_model, {"flops": minimum - 1})
+
+
+def test_limits_that_only_different_archs_meet_are_infeasible_together():
+    names = [f"epyc-zen5-onnxruntime-{dtype}-s2" for dtype in ("fp32", "int8")]
+    space = load_space("s2")
+    cost_model = CostModel(space, [find_table(name, space) for name in names])
+    limits = dict(zip(map(latency_cost, names), (3.26, 2.17), strict=True))
+    for name, limit in limits.items():
+        check_feasible(cost_model, {name: limit})
+    with pytest.raises(InfeasibleBudget, match=r"no arch of s2 meets .* together"):
+        check_feasible(cost_model, limits)
 
 
 def test_share_of_feasible_archs():

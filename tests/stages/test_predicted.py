@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from additive import additive
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.cost.model import flops_and_params
 from mobilenas.evaluate.truth import Truth
@@ -71,6 +72,13 @@ def search(folder: Path, work: Failing) -> tuple[NSGA2Search, dict[str, str]]:
     left_out = measurements.left_out
     explore(found, folder / "evaluations.jsonl", predicted, left_out=left_out)
     return found, left_out
+
+
+def test_a_measurement_that_lacks_a_figure_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "measured.jsonl"
+    path.write_text('{"arch": "e3k3", "accuracy": 0.5}\n')
+    with pytest.raises(BadInput, match=r"measured.jsonl: e3k3: needs accuracy and naswot, or left"):
+        Measurements(Workers(Here(Failing("none"))), "score", path)
 
 
 def test_a_network_that_cannot_be_measured_is_left_out_under_all_names(tmp_path: Path) -> None:

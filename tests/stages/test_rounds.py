@@ -304,7 +304,30 @@ def test_the_order_of_a_truth_file_does_not_matter(tmp_path: Path, unbroken: Pat
     assert one["evaluations.jsonl"] == other["evaluations.jsonl"]
 
 
-@pytest.mark.parametrize("dying", [3, 8])
-def test_too_few_that_reached_anything_are_refused(dying: int, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=f"{8 - dying} stand-alone accuracies are too few"):
-        search(tmp_path / "evolve", train=Trainings(dying=dying))
+def test_too_few_that_reached_anything_are_refused_and_trained_again(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="5 stand-alone accuracies are too few"):
+        search(tmp_path / "evolve", train=Trainings(dying=3))
+    assert not (tmp_path / "evolve" / "round-1" / "trained.json").exists()
+    search(tmp_path / "evolve", resume=True)
+
+
+def test_where_all_first_trainings_fail_no_others_are_tried(tmp_path: Path) -> None:
+    train = Trainings(dying=8)
+    with pytest.raises(WorkFailed, match="all 8 trainings of the first round failed twice"):
+        search(tmp_path / "evolve", train=train)
+    assert len(train.batches) == 1
+    again = Trainings()
+    search(tmp_path / "evolve", train=again, resume=True)
+    assert again.batches[0] == train.batches[0]
+
+
+def test_what_any_round_left_out_is_named_at_the_end(tmp_path: Path, unbroken: Path) -> None:
+    lines = (unbroken / "round-1" / "evaluations.jsonl").read_text().splitlines()
+    later = (unbroken / "evaluations.jsonl").read_text()
+    names = [json.loads(line)["arch"] for line in lines]
+    bad = next(name for name in names if f'"{name}"' not in later)
+    search(tmp_path / "evolve", Failing(bad))
+    front = json.loads((tmp_path / "evolve" / "front.json").read_text())
+    assert bad in front["left_out"]
+    with pytest.raises(WorkFailed, match="could not be measured"):
+        check_all_done(front)
