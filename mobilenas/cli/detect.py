@@ -71,7 +71,7 @@ def detect_train(
 ) -> None:
     """Train a detector on data in COCO format, and evaluate it on the validation part.
 
-    The data are checked first. Kill it at any time; --resume continues from the last whole epoch.
+    The data are checked first. Kill it at any time; --resume continues from the last checkpoint.
 
     Example: mobilenas detect train retinanet_quick --weights runs/train/network --data DIR
     """

@@ -1,5 +1,6 @@
 """The commands `latency`: tables of a device, made, checked, listed. Heavy imports live inside."""
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,8 +89,8 @@ def latency_build(
         raise BadInput("--device is missing: what this host is called, or --devices FILE")
     loaded = load_space(space)
     if resolution is not None and resolution != loaded.resolution:
-        joint = "," if ":" in space else ":"
-        loaded = load_space(f"{space}{joint}resolution={resolution}")
+        space += f"{',' if ':' in space else ':'}resolution={resolution}"
+        loaded = load_space(space)
     if devices is not None:
         check_alone(context)
         build_on_devices(
@@ -127,7 +128,7 @@ def latency_build(
     loo = "" if fit.loo_mape is None else f", leave-one-out error {100 * fit.loo_mape:.1f} %"
     print(f"{path}: {len(table.rows)} rows, fitted to {len(fit.archs)} networks{loo}")
     known = name if tables == Path(FOLDER) else path
-    options = f" --space {space}" if space != table.space else ""
+    options = f" --space {shlex.quote(space)}" if space != table.space else ""
     options += " --command ..." if command else ""
     print(f"next: mobilenas latency check {known}{options}")
     print(f"      mobilenas evolve --latency 20ms@{known}")

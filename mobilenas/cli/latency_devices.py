@@ -1,6 +1,7 @@
 """`latency build` and `latency check` on many devices at once."""
 
 import logging
+import shlex
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,7 @@ def build_on_devices(
 ) -> None:
     """A table for each device of a file, in `tables`; its run folder is in `out`.
 
-    space_name: as the user has named the space. Raises BadInput, and DevicesFailed when the others
+    space_name: what `load_space` knows it by. Raises BadInput, and DevicesFailed when the others
     are done.
     """
     from mobilenas.cost.latency import write_table
@@ -82,7 +83,8 @@ def build_on_devices(
         for found in built.values():
             print(f"{found['table']}: {found['rows']} rows, fitted to {found['networks']} networks")
         if built:
-            print(f"next: mobilenas latency check --devices {file} --space {space_name}")
+            options = f"--devices {file} --space {shlex.quote(space_name)}"
+            print(f"next: mobilenas latency check {options}")
     _raise_failed(failed, len(devices), made)
 
 

@@ -22,7 +22,7 @@ from mobilenas.space import EdgeCellSpace, Genes, ListedSpace, load_listed_space
 
 DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 _FILE = "nas_bench_201/nasbench201.parquet"
-_ORIGIN = "made from NATS-Bench's and HELP's published files as docs/spaces.md says"
+_ORIGIN = "a table of what NATS-Bench and HELP published; docs/spaces.md has its columns"
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ about the sum of its parts.
 
 import hashlib
 import json
+import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -158,6 +159,29 @@ def test_rows_with_a_wide_spread_are_timed_again_and_flagged(
     visits = log_of_visits()
     assert visits[key] == 10
     assert {visits[other] for other in table.rows if other != key} == {5}
+
+
+FEW = "candidates=[e2k3,e2k5,e4k3]"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ("three.yaml", "three.yaml:resolution=16"),
+        (f"three.yaml:{FEW}", f"three.yaml:{FEW},resolution=16"),
+        (f"digits:{FEW}", None),  # the name of the table's space is enough
+    ],
+)
+def test_the_next_command_takes_the_table_of_another_resolution(
+    call: Call, clock: Clock, asked: str, named: str | None
+) -> None:
+    built = build(call, f"--space={asked}", "--resolution=16")
+    assert built.code == 0, built.err
+    (line,) = (line for line in built.out.splitlines() if line.startswith("next: "))
+    command, table, *options = shlex.split(line.removeprefix("next: mobilenas latency "))
+    assert options == [*(["--space", named] if named else []), "--command", "..."]
+    checked = call("latency", command, table, *options[:-1], DEVICE, "-n", "5")
+    assert checked.code == 0, checked.err
 
 
 def test_a_check_is_continued_and_kept_apart(call: Call, clock: Clock) -> None:

@@ -57,6 +57,18 @@ def test_tables_are_built_and_checked_and_who_has_none_is_named(
     assert Path(f"runs/latency/{name}-check/check.png").is_file()
 
 
+def test_the_next_command_names_the_space_at_its_resolution(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {"quick": {"table": "x.json", "rows": 11, "networks": 11}}
+    monkeypatch.setattr("mobilenas.latency.farm.on_devices", lambda *_: (made, {}))
+    built = call(*BUILD, "--resolution=16")
+    assert built.code == 0, built.err
+    assert built.out.splitlines()[-1] == (
+        "next: mobilenas latency check --devices farm.yaml --space three.yaml:resolution=16"
+    )
+
+
 def test_devices_that_have_nothing_to_resume(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was never reached has no run; beside others that have one it is begun."""
     reached: list[str] = []
