@@ -17,7 +17,8 @@ class SearchConfig(TrainingConfig):
     search needs a larger rate.
 
     cost_form, cost_weight, cost_power: how expected costs enter the loss where there are limits
-    (`ExpectedCost`). bn: as of a supernet.
+    (`ExpectedCost`); by default they do not, as the most probable arch of a mixture that meets a
+    limit is far cheaper than the limit. bn: as of a supernet.
     """
 
     epochs: Duration = 50
@@ -26,7 +27,7 @@ class SearchConfig(TrainingConfig):
     arch_betas: tuple[Share, Share] = (0.5, 0.999)
     arch_weight_decay: NotNegative = 1e-3
     cost_form: Literal["add", "power"] = "add"
-    cost_weight: NotNegative = 0.1
+    cost_weight: NotNegative = 0.0
     cost_power: AboveZero = 0.3
     bn: Literal["shadow", "shared"] = "shadow"
 

@@ -11,18 +11,20 @@ from mobilenas.nn.views import Views
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy, draw, is_turn, normalised
 from mobilenas.strategies.search_step import SearchStep
-from mobilenas.train.config import AboveZero, Positive, Share
+from mobilenas.train.config import AboveZero, NotNegative, Positive, Share
 
 
 class ProxylessConfig(SearchConfig):
     """arch_every: weight steps between architecture steps. The first of arch_betas must be 0, or
-    momentum goes on to move candidates that were not sampled.
+    momentum goes on to move candidates that were not sampled. cost_weight: with the expected costs
+    in its loss it finds better archs within a budget.
     """
 
     arch_every: Positive = 5
     arch_lr: AboveZero = 1e-3
     arch_betas: tuple[Annotated[float, Field(ge=0, le=0)], Share] = (0.0, 0.999)
     arch_weight_decay: Annotated[float, Field(ge=0, le=0)] = 0.0
+    cost_weight: NotNegative = 0.1
 
 
 class Proxyless(LearnedStrategy):

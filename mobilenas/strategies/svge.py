@@ -19,7 +19,7 @@ from mobilenas.strategies.graph_vae import GraphVae, climb, train_predictor, tra
 from mobilenas.strategies.learned import LearnedStrategy, draw
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
-from mobilenas.train.config import Positive
+from mobilenas.train.config import NotNegative, Positive
 
 _GROUP = 10  # archs that are measured together: what a kill can lose
 _TRIES = 20  # archs that are drawn for each that is needed
@@ -43,6 +43,7 @@ class SvgeConfig(SearchConfig):
     score_images: Positive = 256
     vae_steps: Positive = 500
     cost_form: Literal["add"] = "add"
+    cost_weight: NotNegative = 0.1
 
 
 class Svge(LearnedStrategy):
