@@ -81,6 +81,7 @@ def parse_address(text: str) -> tuple[str, int]:
     """Host and port of ray://HOST:PORT. Raises BadInput."""
     scheme, _, place = text.partition("://")
     host, _, port = place.rpartition(":")
-    if scheme != "ray" or not host or not (port.isdecimal() and 0 < int(port) < 2**16):
+    is_port = port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16
+    if scheme != "ray" or not host or not is_port:
         raise BadInput(f"address {shortened(text)}: must be ray://HOST:PORT")
     return host.strip("[]"), int(port)

@@ -32,6 +32,7 @@ def bench(
 
     Example: mobilenas bench model.onnx model-int8.onnx --threads 1
     """
+    from mobilenas.base.errors import BadInput
     from mobilenas.base.files import check_writable
     from mobilenas.latency.bench import bench_files
     from mobilenas.report.bench import describe_bench
@@ -39,6 +40,8 @@ def bench(
 
     if save:
         for file in files:  # before minutes of measuring
+            if not file.name:
+                raise BadInput(f"{file} is not a file")
             check_writable(file.with_name(file.name + BENCH))
     found = bench_files(files, threads=threads, rounds=rounds, resolution=resolution)
     if save:

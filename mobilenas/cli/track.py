@@ -26,7 +26,7 @@ def tracked(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*, track: str | None = None, **options: Any) -> None:
-        if track is None:
+        if track is None or options.get("list_methods"):  # a list is no run
             command(**options)
             return
         from mobilenas.runs import track as tracking

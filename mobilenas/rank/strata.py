@@ -48,7 +48,7 @@ def _with_tastes(space: Space, rng: np.random.Generator) -> Arch:
     """Blocks drawn from the candidates of a drawn set of kernels, expansions and path counts; where
     a block has none of these, from all of its own. Identities are left out of half of the archs.
     """
-    choices = [block.candidates for block in space.blocks if block.searchable]
+    choices = [block.candidates for block in space.blocks]
     every = [c for candidates in choices for c in candidates if not c.is_identity]
     kernels = _subset(rng, {k for c in every for group in c.kernels for k in group})
     expansions = _subset(rng, {c.expansion for c in every})

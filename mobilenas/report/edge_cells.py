@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from mobilenas.cost.edge_model import EdgeCellCosts
-from mobilenas.report.text import cost_lines
+from mobilenas.report.text import cost_lines, format_number
 from mobilenas.space import EdgeCellSpace
 
 
@@ -40,7 +40,8 @@ def describe_edge_cell_space(facts: dict[str, Any]) -> str:
         f"{facts['space']}: {facts['description']}",
         f"{len(cells)} cells, {kinds}; channels {channels}",
         f"{facts['edges']} edges a type{kept}, each one of {', '.join(facts['ops'])}",
-        f"{facts['num_archs']:.6g} archs, {facts['resolution']} px, {facts['classes']} classes",
+        f"{format_number(facts['num_archs'], 6)} archs, "
+        f"{facts['resolution']} px, {facts['classes']} classes",
         "",
         cost_lines({cost: facts[cost] for cost in facts["costs"]}),
     ]

@@ -23,13 +23,13 @@ def describe_ranking(ranking: Mapping[str, Any]) -> str:
     }
     statistics = "recalibrated for each arch" if ranking["recalibrated"] else "as trained"
     lines = [
-        f"{ranking['space']}: {ranking['n']} of {ranking['networks']} networks, drawn over all "
-        f"FLOPs with seed {ranking['seed']}",
+        f"{ranking['space']}: {ranking['n']} of {ranking['networks']} networks, drawn over "
+        f"their FLOPs with seed {ranking['seed']}",
         f"ground truth: {ranking['truth']}; batch norm statistics: {statistics}",
     ]
     if ranking["ceiling"] is not None:
         lines.append(
-            f"ceiling: Kendall {ranking['ceiling']:.3f} between repeats of the ground truth"
+            f"between single trainings of the ground truth: Kendall {ranking['ceiling']:.3f}"
         )
     lines += ["", "correlations with the ground truth and their 95 % intervals"]
     lines.append(_correlations(predictors, {name: name.title() for name in CORRELATIONS}))

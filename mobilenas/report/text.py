@@ -51,11 +51,17 @@ def space_facts(cost_model: CostModel, limits: dict[str, float]) -> dict[str, An
     return facts
 
 
+def format_number(count: int, digits: int) -> str:
+    """Any whole number above 0 with so many digits; of very large ones the power of ten."""
+    return f"{count:.{digits}g}" if count < 10**300 else f"10^{math.floor(math.log10(count))}"
+
+
 def describe_space(facts: dict[str, Any]) -> str:
     """The facts of a space for a reader."""
     lines = [
         f"{facts['space']}: {facts['description']}",
-        f"{facts['searched_blocks']} searched blocks, {facts['num_archs']:.3g} archs, "
+        f"{facts['searched_blocks']} searched blocks, "
+        f"{format_number(facts['num_archs'], 3)} archs, "
         f"{facts['resolution']} px, {facts['classes']} classes, "
         f"supernet of {format_size(facts['supernet_params'])} params",
     ]

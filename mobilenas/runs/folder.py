@@ -346,7 +346,7 @@ def _plain(value: object) -> Any:
 def _difference(name: str, there: Any, here: Any) -> str:
     """The name of a setting that differs, of a nested one that of its first such key; and how."""
     if isinstance(there, dict) and isinstance(here, dict):
-        key = next(k for k in there | here if there.get(k) != here.get(k))
+        key = next(k for k in there | here if there.get(k, ...) != here.get(k, ...))
         return _difference(f"{name}.{key}", there.get(key), here.get(key))
     both = f"{there}, not {here}"
     return f"{name} ({both})" if len(both) <= _LARGE else name

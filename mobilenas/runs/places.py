@@ -5,6 +5,7 @@ when all has moved together, and when the run folder alone has.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mobilenas.base.data_name import DataName
@@ -12,7 +13,7 @@ from mobilenas.base.data_name import DataName
 
 def absolute(place: str) -> str:
     """With absolute paths."""
-    return DataName.parse(place).with_paths(Path.absolute)
+    return _changed(place, Path.absolute, Path())
 
 
 def relative_to(folder: Path, place: str) -> str:
@@ -22,13 +23,23 @@ def relative_to(folder: Path, place: str) -> str:
     def seen(path: Path) -> Path:  # a link stays one: it is what the user named
         return Path(os.path.relpath(Path(os.path.realpath(path.parent)) / path.name, base))
 
-    return DataName.parse(place).with_paths(seen)
+    return _changed(place, seen, Path())
 
 
 def seen_from(folder: Path, place: str) -> str:
     """The inverse of `relative_to`."""
-    base = os.path.realpath(folder)
-    return DataName.parse(place).with_paths(lambda path: Path(os.path.normpath(base / path)))
+    base = Path(os.path.realpath(folder))
+    return _changed(place, lambda path: Path(os.path.normpath(base / path)), base)
+
+
+def _changed(place: str, change: Callable[[Path], Path], base: Path) -> str:
+    """With other paths. What is there as a whole is one, whatever is in its name: `a,b` may be a
+    folder. base: where relative ones start.
+    """
+    known = DataName.parse(place)
+    if known.paths and (base / place).exists():
+        return str(change(Path(place)))
+    return known.with_paths(change)
 
 
 def has_paths(place: str) -> bool:
@@ -38,4 +49,5 @@ def has_paths(place: str) -> bool:
 
 def is_there(place: str) -> bool:
     """Whether all of its paths exist."""
-    return all(path.exists() for path in DataName.parse(place).paths)
+    paths = DataName.parse(place).paths
+    return all(path.exists() for path in paths) or Path(place).exists()

@@ -31,15 +31,17 @@ def provenance() -> dict[str, str]:
 
 
 def _command() -> str:
-    """The command line, without --out, as folders move, and what says nothing of the run."""
+    """The command line, without --out, as folders move, and what says nothing of the run. --track
+    may have a password in it.
+    """
     if Path(sys.argv[0]).name not in ("mobilenas", "__main__.py"):
         return ""
     given = iter(sys.argv[1:])
     kept = []
     for word in given:
-        if word == "--out":
+        if word in ("--out", "--track"):
             next(given, None)
-        elif not word.startswith("--out=") and word not in ("--json", "--resume"):
+        elif not word.startswith(("--out=", "--track=")) and word not in ("--json", "--resume"):
             kept.append(word)
     return shlex.join(["mobilenas", *kept])
 

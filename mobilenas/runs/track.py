@@ -57,7 +57,11 @@ def track(path: Path, uri: str) -> str:
         tags |= {f"timing.{key}": value for key, value in _leaves(_timing(path))}
         name = f"{run.kind} {path.name}"
         started = client.create_run(experiment, run_name=name, tags=_texts(tags)).info.run_id
-        _write(client, started, run)
+        try:
+            _write(client, started, run)
+        except BaseException:
+            client.set_terminated(started, "FAILED")
+            raise
         client.set_terminated(started)
     except Exception as error:
         raise NotTracked(f"{path} is done, but not in {uri}: {one_line(error)}") from error

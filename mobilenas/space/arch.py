@@ -11,7 +11,9 @@ from functools import cached_property
 
 from mobilenas.base.errors import BadInput
 
-_CANDIDATE = re.compile(r"e([1-9]\d*)k([13579]+(?:\.[13579]+)*)")
+MOST_EXPANSION = 64
+
+_CANDIDATE = re.compile(r"e([1-9]\d{0,3})k([13579]+(?:\.[13579]+)*)")
 
 
 @dataclass(frozen=True, order=True)
@@ -60,6 +62,8 @@ class Candidate:
                 raise BadInput(f"{text!r}: kernels of a group are ascending and distinct")
         if len({len(group) for group in groups}) > 1:
             raise BadInput(f"{text!r}: every channel group has the same number of kernels")
+        if int(match[1]) > MOST_EXPANSION:
+            raise BadInput(f"{text!r}: the expansion is at most {MOST_EXPANSION}")
         return cls(int(match[1]), groups)
 
 

@@ -225,7 +225,8 @@ class EdgeCellSpace:
                 )
             for end, node in zip(self.nodes, nodes, strict=True):
                 starts = {start for _, start in node}
-                if not len(starts) == len(node) == self._degree(end) or max(starts) >= end:
+                known = starts <= set(range(end))
+                if not (known and len(starts) == len(node) == self._degree(end)):
                     raise BadInput(
                         f"{kind}node {end} has edges from {[start for _, start in node]}; must be "
                         f"{self._degree(end)} different ones of {list(range(end))}"

@@ -68,7 +68,7 @@ def _read_nb201(text: str) -> tuple[Node, ...]:
     nodes = []
     for part in text.split("+"):
         edges = [edge.rpartition("~") for edge in part.strip("|").split("|")]
-        if not all(op and start.isdecimal() for op, _, start in edges):
+        if not all(op and start.isdecimal() and len(start) < 6 for op, _, start in edges):
             raise BadInput(
                 f"cell {text!r}: {part!r} must be the edges into a node, as |nor_conv_3x3~0|"
             )

@@ -299,7 +299,7 @@ def _halved(shape: tuple[int, int], stride: int) -> tuple[int, int]:
 def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Candidate, ...]:
     if stage.fixed is not None:
         return (Candidate.parse(stage.fixed),)
-    choice = stage.candidates or spec.candidates
+    choice = spec.candidates if stage.candidates is None else stage.candidates
     if not isinstance(choice, ProductSpec):
         if not choice or len(set(choice)) < len(choice):
             raise BadInput(

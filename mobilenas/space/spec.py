@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from mobilenas.base.settings import Record
+from mobilenas.space.arch import MOST_EXPANSION
 
 Activation = Literal["relu", "relu6", "swish", "hard_swish"]
 PathActivation = Literal["each", "after_sum"]
@@ -16,7 +17,7 @@ Positive = Annotated[int, Field(ge=1, le=1024)]
 Channels = Annotated[int, Field(ge=1, le=_MOST_CHANNELS)]
 Resolution = Annotated[int, Field(ge=1, le=1 << 12)]
 Classes = Annotated[int, Field(ge=2, le=10**6)]
-Expansion = Annotated[int, Field(ge=1, le=64)]
+Expansion = Annotated[int, Field(ge=1, le=MOST_EXPANSION)]
 Squeezed = Annotated[float, Field(ge=0, le=64)]
 Texts = Annotated[tuple[str, ...], Field(max_length=1024)]
 _MOST_CANDIDATES = 100_000  # of all blocks together
@@ -134,8 +135,9 @@ class SpaceSpec(Record):
                 f" at most {_MOST_CHANNELS:,} are built"
             )
         count = sum(
-            stage.blocks * (1 if stage.fixed else _count(stage.candidates or self.candidates))
+            stage.blocks * (1 if stage.fixed else _count(each))
             for stage in self.stages
+            for each in [self.candidates if stage.candidates is None else stage.candidates]
         )
         if count > _MOST_CANDIDATES:
             raise ValueError(

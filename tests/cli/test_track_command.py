@@ -27,6 +27,13 @@ def test_every_command_has_it_and_all_its_other_options(call: Call, command: str
     assert "--track" in shown and "--out" in shown and "--resume" in shown
 
 
+def test_a_list_is_no_run(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = call("search", "--list", f"--track=file://{tmp_path}/store")
+    assert listed.code == 0 and "proxyless" in listed.out
+    assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.skipif(find_spec("mlflow") is None, reason="the extra `track` is not installed")
 def test_a_training_is_tracked(call: Call, tmp_path: Path) -> None:
     from mlflow import MlflowClient

@@ -60,8 +60,9 @@ def test_every_correlation_has_its_interval() -> None:
     found = ranking(60)
     text = describe_ranking(found)
     assert text.startswith(
-        "macro: 60 of 3969 networks, drawn over all FLOPs with seed 7\nground truth: truth.csv; "
-        "batch norm statistics: recalibrated for each arch\nceiling: Kendall 0.880 "
+        "macro: 60 of 3969 networks, drawn over their FLOPs with seed 7\nground truth: truth.csv; "
+        "batch norm statistics: recalibrated for each arch\nbetween single trainings of the ground "
+        "truth: Kendall 0.880"
     )
     supernet = found["predictors"]["supernet"]
     whole = table(text, "correlations")
@@ -100,7 +101,7 @@ def test_few_archs_are_called_no_evidence(n: int, few: bool) -> None:
 
 
 def test_a_truth_without_a_ceiling_has_no_such_line() -> None:
-    assert "ceiling" not in describe_ranking(ranking(30) | {"ceiling": None})
+    assert "between single trainings" not in describe_ranking(ranking(30) | {"ceiling": None})
 
 
 def test_the_picture_is_a_png_that_repeats(tmp_path: Path) -> None:

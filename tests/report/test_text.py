@@ -11,6 +11,7 @@ from mobilenas.cost import CostModel
 from mobilenas.report.text import (
     cost_lines,
     describe_space,
+    format_number,
     front_table,
     space_facts,
     table,
@@ -27,6 +28,14 @@ def row(arch: str, flops: int, accuracy: float) -> dict[str, Any]:
 # The line from cheap to best is 0.60 to 0.80 over 100 to 500: bend is 0.13 above it, near 0.04.
 FRONT = [row("cheap", 100, 0.60), row("bend", 200, 0.78), row("near", 400, 0.79)]
 FRONT += [row("best", 500, 0.80)]
+
+
+def test_numbers_of_archs_of_any_size() -> None:
+    assert [format_number(n, 3) for n in (6561, 5**80, 5**435)] == [
+        "6.56e+03",
+        "8.27e+55",
+        "10^304",
+    ]
 
 
 def test_a_space_is_described_layer_by_layer(small_space: Space) -> None:

@@ -99,6 +99,16 @@ def test_places_of_every_form_are_stored_in_two_ways(
         assert found == given
 
 
+@pytest.mark.parametrize("name", ["sup,b", "a;b=c"])
+def test_a_folder_is_found_whatever_is_in_its_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / "one" / name).mkdir(parents=True)
+    parent = str(tmp_path / "one" / name)
+    RunFolder.create(tmp_path / "one" / "run", "train", {}, parents={"supernet": parent})
+    (tmp_path / "one").rename(tmp_path / "other")
+    found = RunFolder.open(tmp_path / "other" / "run", "train").find("supernet", "--supernet")
+    assert found == str(tmp_path / "other" / name)
+
+
 def test_a_folder_holds_one_run(run: RunFolder) -> None:
     before = (run.path / "run.json").read_bytes()
     for kind in KINDS:

@@ -77,6 +77,8 @@ def test_archs_are_immutable_and_usable_as_keys() -> None:
         (S1, "e3k3.", "'e3k3.' is not a candidate"),
         (S1, "e3k3 ", "'e3k3 ' is not a candidate"),
         (S1, "e3k\u0663", "is not a candidate"),  # a digit, but not one of ours
+        (S1, "e65k3", "'e65k3': the expansion is at most 64"),
+        (S1, f"e{5000 * '1'}k3", "is not a candidate"),
         (S1, "e3k53", "'e3k53': kernels of a group are ascending and distinct"),
         (S1, "e3k33", "'e3k33': kernels of a group are ascending and distinct"),
         (S1, "e3k3.35", "'e3k3.35': every channel group has the same number of kernels"),

@@ -85,6 +85,7 @@ def test_published_genotypes(name: str) -> None:
         ("e3k3_e6k5", "must be the edges into a node"),
         ("|skip_connect~0|", "cell has 1 nodes, space nb201 has 3"),
         (RESNET_LIKE.replace("~2", "~two"), "must be the edges into a node"),
+        (RESNET_LIKE.replace("~2", "~" + 5000 * "2"), "must be the edges into a node"),
         (RESNET_LIKE.replace("~2", "~3"), r"node 3 has edges from \[0, 1, 3\]; must be 3 diff"),
         (RESNET_LIKE.replace("~2", "~1"), r"node 3 has edges from \[0, 1, 1\]"),
         (RESNET_LIKE.replace("none", "sep_conv_3x3"), "edge 0-2: 'sep_conv_3x3' is none of none"),
@@ -111,6 +112,7 @@ def test_bad_strings_of_nas_bench_201(text: str, words: str) -> None:
         (DARTS_V2.replace("dil_conv_3x3", "none"), "normal edge 2-5: 'none' is none of max_pool"),
         (DARTS_V2.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 5"), "normal node 5 has edges fr"),
         (DARTS_V2.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', 0"), "must be 2 different ones"),
+        (DARTS_V2.replace("'dil_conv_3x3', 2", "'dil_conv_3x3', -1"), "must be 2 different ones"),
     ],
 )
 def test_bad_genotypes_of_darts(text: str, words: str) -> None:

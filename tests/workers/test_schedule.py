@@ -187,7 +187,19 @@ def test_workers_as_users_write_them() -> None:
     assert WorkersAsked.parse("ray", 60) == WorkersAsked(None, None, 60)
     address = "ray://10.0.0.1:10001"
     assert WorkersAsked.parse(address) == WorkersAsked(None, address)
-    for bad in ("0", "513", "-1", "two", "", "Ray", "ray:", "ray://", "ray://host", "ray://h:0"):
+    for bad in (
+        "0",
+        "513",
+        "-1",
+        "two",
+        "",
+        "Ray",
+        "ray:",
+        "ray://",
+        "ray://host",
+        "ray://h:0",
+        "ray://h:" + 5000 * "1",
+    ):
         with pytest.raises(BadInput, match="--workers"):
             WorkersAsked.parse(bad)
 

@@ -149,7 +149,7 @@
   };
   [first, second].forEach((select, number) => {
     archs.forEach((arch, index) => {
-      const option = element("option", `${arch.arch} (${arch.shown.flops.text} FLOPs)`);
+      const option = element("option", arch.arch + (arch.shown.flops ? ` (${arch.shown.flops.text} FLOPs)` : ""));
       option.value = index;
       select.append(option);
     });

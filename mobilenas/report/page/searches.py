@@ -92,7 +92,7 @@ def _evaluated(run: RunFolder) -> list[Part]:
     history = run.path / "history.csv"
     if not (run.is_finished and history.is_file()):
         return plain_rows(read_jsonl(run.path / "evaluations.jsonl", Evaluated))
-    with history.open(newline="") as file:
+    with history.open(newline="", encoding="utf-8") as file:
         return [_typed(row) for row in csv.DictReader(file)]
 
 

@@ -27,7 +27,7 @@ def headline(content: Part) -> list[dict[str, str]]:
         n = result["test_images"] if tested else result["validation_images"]
         what = "test images" if tested else "validation images, by which its epoch was chosen"
         shown.append(_figure("top-1, stand-alone", percent(share), f"{interval(share, n)}; {what}"))
-        limits: Part = next((s["limits"] for s in content["searches"] if s.get("limits")), {})
+        limits = _limits_of(content, best)
         for key, note in (("flops", "multiply-adds, one image"), ("params", "that are trained")):
             if key in limits:
                 note += f"; budget {format_cost(key, limits[key])}"
@@ -103,6 +103,16 @@ def _figure(name: str, value: str, note: str) -> dict[str, str]:
 def _best(search: Part) -> Part:
     best: Part = next(r for r in search["front"] if r["arch"] == search["picks"]["best"])
     return best
+
+
+def _limits_of(content: Part, training: Part) -> Part:
+    """The limits of the search that a trained arch comes from; none if it is of no front."""
+    for search in content["searches"]:
+        same = [search.get(key) == training[key] for key in ("space", "resolution")]
+        archs = [row["arch"] for row in search.get("front", [])]
+        if all(same) and training["result"]["arch"] in archs:
+            return dict(search["limits"])
+    return {}
 
 
 def _asked(content: Part) -> str:

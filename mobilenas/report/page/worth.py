@@ -73,7 +73,7 @@ def _rankings(content: Part) -> Iterator[dict[str, str]]:
             f"{ranking['run']}: Kendall's tau of the supernet",
             value,
             rests_on + few,
-            "nothing; archs drawn over all FLOPs",
+            "nothing; archs drawn over the FLOPs of those in the ground truth",
         )
 
 

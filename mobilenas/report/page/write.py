@@ -61,8 +61,8 @@ def render(content: Mapping[str, Any]) -> str:
         kernels=_kernels(content["archs"]),
         made=datetime.now(UTC).strftime("%Y-%m-%d"),
         plotly=get_plotlyjs(),
-        script=(_HERE / "page.js").read_text(),
-        style=(_HERE / "page.css").read_text(),
+        script=(_HERE / "page.js").read_text(encoding="utf-8"),
+        style=(_HERE / "page.css").read_text(encoding="utf-8"),
     )
 
 
@@ -86,7 +86,7 @@ def _picture(path: str) -> str | None:
     try:
         with Image.open(path) as image:
             small = image.convert("RGB")
-    except (OSError, ValueError):
+    except Exception:  # Pillow has many kinds of errors for damaged files
         return None
     small.thumbnail((side, side))
     file = io.BytesIO()
