@@ -23,7 +23,7 @@ class DataName:
     def parse(cls, text: str) -> "DataName":
         """A path that exists may have commas and semicolons in it."""
         whole = user_path(text)
-        if text and whole.exists():
+        if text and exists(whole):
             return cls("", (whole,), "")
         named, _, options = text.partition(";")
         if named == "digits":
@@ -31,10 +31,18 @@ class DataName:
         start = next((start for start in _STARTS if named.startswith(start)), "")
         named = named.removeprefix(start)
         whole = user_path(named)
-        names = [named] if start or whole.exists() else named.split(",")
+        names = [named] if start or exists(whole) else named.split(",")
         return cls(start, tuple(user_path(name.strip()) for name in names), options)
 
     def with_paths(self, change: Callable[[Path], Path]) -> str:
         """The name with other paths."""
         end = f";{self.options}" if self.options else ""
         return self.start + ",".join(str(change(path)) for path in self.paths) + end
+
+
+def exists(path: Path) -> bool:
+    """Whether a path is there; the names of many files in one are too long for one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False

@@ -20,6 +20,7 @@ from mobilenas.base.errors import (
     ProcessLost,
     VerificationFailed,
     WorkFailed,
+    one_line,
 )
 from mobilenas.base.process import (
     closed_when_told_to_end,
@@ -111,6 +112,10 @@ def _run() -> None:
         _fail(error, 2 if error.errno in _NO_PATH else 1)
     except (DevicesFailed, Diverged, NotTracked, ProcessesDiffer, ProcessLost, WorkFailed) as error:
         _fail(error, 1)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which may not be imported
+            raise
+        _fail(f"{one_line(error)}; a smaller batch_size needs less, in a run of its own", 1)
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:
             raise

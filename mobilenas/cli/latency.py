@@ -127,7 +127,7 @@ def latency_build(
         return
     loo = "" if fit.loo_mape is None else f", leave-one-out error {100 * fit.loo_mape:.1f} %"
     print(f"{path}: {len(table.rows)} rows, fitted to {len(fit.archs)} networks{loo}")
-    known = name if tables == Path(FOLDER) else path
+    known = shlex.quote(str(name if tables == Path(FOLDER) else path))
     options = f" --space {shlex.quote(space)}" if space != table.space else ""
     options += " --command ..." if command else ""
     print(f"next: mobilenas latency check {known}{options}")

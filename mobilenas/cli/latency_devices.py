@@ -49,7 +49,7 @@ def build_on_devices(
     space_name: what `load_space` knows it by. Raises BadInput, and DevicesFailed when the others
     are done.
     """
-    from mobilenas.cost.latency import write_table
+    from mobilenas.cost.latency import FOLDER, write_table
     from mobilenas.latency.build import build_table, table_name
     from mobilenas.latency.devices import read_devices
     from mobilenas.latency.farm import on_devices
@@ -82,9 +82,12 @@ def build_on_devices(
     else:
         for found in built.values():
             print(f"{found['table']}: {found['rows']} rows, fitted to {found['networks']} networks")
-        if built:
-            options = f"--devices {file} --space {shlex.quote(space_name)}"
-            print(f"next: mobilenas latency check {options}")
+        options = f" --space {shlex.quote(space_name)}"
+        if built and tables == Path(FOLDER):
+            print(f"next: mobilenas latency check --devices {shlex.quote(str(file))}{options}")
+        elif built:
+            table = shlex.quote(next(iter(built.values()))["table"])
+            print(f"next: mobilenas latency check {table}{options} --command ...")
     _raise_failed(failed, len(devices), made)
 
 

@@ -104,6 +104,7 @@ def latency_transfer(
     """
     from mobilenas.cost.latency import find_table, write_table
     from mobilenas.latency.transfer import read_timings, transfer_table
+    from mobilenas.report.latency import rank_text
     from mobilenas.space import load_space
 
     chosen = load_space(space)
@@ -138,5 +139,5 @@ def latency_transfer(
     for name, figures in result.figures.items():
         print(
             f"{result.held_out} held-out networks (seed {seed}), {name}: {figures.mape:.1%} error"
-            f" on average, Spearman {figures.spearman:.3f}"
+            f" on average, Spearman {rank_text(figures.spearman)}"
         )

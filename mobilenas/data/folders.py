@@ -52,7 +52,7 @@ def index_folders(root: Folder, left_out: Counter[str], label: str | None) -> In
     root = _entered(root)
     if METADATA in root.files:
         table = root
-        parts = _parts_of(read_metadata(root.path, label), root.path)
+        parts = _parts_of(_listed(root, left_out, label), root.path)
     else:
         folders = _parts(root, left_out)
         table = folders["train"]
@@ -144,13 +144,18 @@ def _has_classes(folder: Folder) -> bool:
 # --- classes ------------------------------------------------------------------------------------
 
 
+def _listed(folder: Folder, left_out: Counter[str], label: str | None) -> Named:
+    """The images of a table in a folder, and their classes."""
+    listed = read_metadata(folder.path, label)
+    unlisted = set(folder.images()).difference(path for path, _ in listed)
+    left_out[f"images that {METADATA} does not list"] += len(unlisted)
+    return listed
+
+
 def _named(folder: Folder, role: Role, left_out: Counter[str], label: str | None) -> Named:
     """The images of a part and their classes."""
     if METADATA in folder.files:
-        listed = read_metadata(folder.path, label)
-        unlisted = set(folder.images()).difference(path for path, _ in listed)
-        left_out[f"images that {METADATA} does not list"] += len(unlisted)
-        return listed
+        return _listed(folder, left_out, label)
     own = folder.own_images()
     if own and not folder.folders and role != "train":
         return [(path, None) for path in own]

@@ -140,7 +140,7 @@ def _labels(file: Path, column: Any, role: Role) -> npt.NDArray[np.int64]:
     if column.null_count and (role == "train" or column.null_count < len(column)):
         row = np.flatnonzero(column.is_null().to_numpy())[0]
         raise BadInput(f"{file}, row {row}: label is null; it must be an integer")
-    labels: npt.NDArray[np.int64] = column.fill_null(-1).to_numpy().astype(np.int64)
+    labels: npt.NDArray[np.int64] = column.cast("int64").fill_null(-1).to_numpy()
     return labels
 
 

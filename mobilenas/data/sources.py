@@ -146,7 +146,7 @@ def _streamed(asked: "Source", index: Indexed, damaged: Damaged | None) -> Image
         for name, part in parts.items():
             known = None if damaged is None else damaged.get(name, [])
             decodings[name] = try_all(part, skip=True) if known is None else Decoding(known, 0)
-            rows = np.delete(np.arange(len(part)), decodings[name].damaged)
+            rows = np.setdiff1d(np.arange(len(part)), decodings[name].damaged)
             parts[name] = ChosenImages(part, rows)
     train, test = parts["train"], parts.get("test")
     found = _found(asked, index, train, test, decodings)
@@ -181,6 +181,10 @@ class Source:
                     )
                 if not path.is_file() and not path.is_dir():
                     raise BadInput(f"data {str(path)!r} is neither a file nor a folder")
+                if path.is_dir() and len(name.paths) > 1:
+                    raise BadInput(f"data {str(path)!r} is a folder; give one folder, or files")
+        elif {"image", "label"} & options.keys():
+            raise BadInput(f"data {text!r}: image= and label= are for tables, {kind} has none")
         columns = Columns(options.get("image"), options.get("label"))
         return cls(text, kind, name.paths, columns, "damaged" in options)
 

@@ -103,8 +103,8 @@ class MobileNASBackbone(BaseModule):
         cfg = self.init_cfg
         if not isinstance(cfg, dict) or cfg.get("type") != "Pretrained":
             return None
-        path = str(cfg["checkpoint"])
-        return user_path(path) if is_saved_network(path) else None
+        path = user_path(str(cfg["checkpoint"]))
+        return path if is_saved_network(str(path)) else None
 
     def _frozen(self) -> list[nn.Module]:
         if self.frozen_stages < 0:

@@ -98,7 +98,7 @@ def drawings(images: Sequence[Path], out: Path) -> list[Path]:
     """
     if len({path.stem for path in images}) == len(images):
         return [out / f"{path.stem}.png" for path in images]
-    places = [path.absolute() for path in images]
+    places = [Path(os.path.normpath(path.absolute())) for path in images]
     for place, count in Counter(places).items():
         if count > 1:
             raise BadInput(f"{place} is given more than once")

@@ -17,7 +17,7 @@ import pyarrow
 from numpy.typing import NDArray
 from pyarrow import parquet
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.plain import read_bytes
 from mobilenas.cost.model import flops_and_params
 from mobilenas.runs import RunFolder
@@ -113,9 +113,10 @@ def _read_csv(path: Path) -> list[_Row]:
 def _read_parquet(path: Path) -> list[_Row]:
     try:
         table = parquet.ParquetFile(path).read()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise BadInput(f"{path} is not parquet: {str(error).splitlines()[0]}") from None
-    columns = (table.column(i).to_pylist() for i in _column_numbers(path, table.column_names))
+        numbers = _column_numbers(path, table.column_names)
+        columns = [table.column(number).to_pylist() for number in numbers]
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not parquet: {one_line(error)}") from None
     rows = zip(*columns, strict=True)
     return [_Row(f"row {number}", *row) for number, row in enumerate(rows, start=1)]
 
@@ -217,7 +218,7 @@ def _checksum(path: Path, row: _Row) -> int | None:
         return None
     try:
         return int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadInput(f"{path} {row.place}: {CHECKSUM} {value!r} is no whole number") from None
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.plain import read_text
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.cost import CostModel
-from mobilenas.cost.latency import LONGEST, NAME, Calibration, Figures, LatencyTable, Row
+from mobilenas.cost.latency import LONGEST, Calibration, Figures, LatencyTable, Row
 from mobilenas.cost.predict import MIN_NETWORKS, calibrate
 from mobilenas.cost.rows import row_flops, row_groups, rows_of
+from mobilenas.latency.build import check_name
 from mobilenas.latency.check import compare
 from mobilenas.latency.host import today
 from mobilenas.space import Arch, Space
@@ -96,8 +96,7 @@ def transfer_table(
     HOLD_OUT_ABOVE. Raises BadInput for a device that is no name, where too few networks are left,
     and as `LatencyTable.column` does.
     """
-    if not re.fullmatch(NAME, device):
-        raise BadInput(f"device {device!r}: letters, digits and ._- only")
+    check_name(device, "--device")
     source.column(space)
     n = len(timings)
     count = (n // 5 if n > HOLD_OUT_ABOVE else 0) if holdout is None else holdout

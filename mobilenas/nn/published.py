@@ -7,6 +7,7 @@ w0.3 at 176 px). They take inputs scaled to -1..1 and are evaluated on the centr
 
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
@@ -43,8 +44,8 @@ _NAMES = (
 _LARGEST = 1 << 31  # bytes of a state dict
 # What numpy raises for a file that is none of its own.
 _DAMAGES = (
-    *(AttributeError, EOFError, MemoryError, OSError, TypeError, ValueError),
-    zipfile.BadZipFile,
+    *(AttributeError, EOFError, MemoryError, OSError, RuntimeError, TypeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
 )
 
 Arrays = dict[str, NDArray[Any]]

@@ -36,7 +36,7 @@ def _table_row(table: LatencyTable) -> dict[str, str]:
     return row | {
         "within 5 %": f"{100 * figures.within_5_percent:.1f} %",
         "within 10 %": f"{100 * figures.within_10_percent:.1f} %",
-        "Spearman": _rank(figures.spearman),
+        "Spearman": rank_text(figures.spearman),
         "n": str(table.check.networks),
     }
 
@@ -50,7 +50,7 @@ def check_lines(name: str, check: Check, control_ms: float | None) -> str:
             f"{predictor:13} {100 * row.within_5_percent:>8.1f} %"
             f"  {100 * row.within_10_percent:>9.1f} %"
             f"  {row.rmse_ms:>7.3f}  {100 * row.mape:>4.1f} % {100 * row.bias:>5.1f} %"
-            f"  {_rank(row.spearman):>7}  {_rank(row.kendall):>7}"
+            f"  {rank_text(row.spearman):>7}  {rank_text(row.kendall):>7}"
         )
     lines.append("blocks alone: plain sum; flops: the line that fits these networks best")
     if control_ms is not None:
@@ -62,7 +62,8 @@ def check_lines(name: str, check: Check, control_ms: float | None) -> str:
     return "\n".join(lines)
 
 
-def _rank(correlation: float | None) -> str:
+def rank_text(correlation: float | None) -> str:
+    """A correlation for a reader; None where there is none, as all values are equal."""
     return "-" if correlation is None else f"{correlation:.3f}"
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mobilenas.base.data_name import DataName
+from mobilenas.base.data_name import DataName, exists
 
 
 def absolute(place: str) -> str:
@@ -37,7 +37,7 @@ def _changed(place: str, change: Callable[[Path], Path], base: Path) -> str:
     folder. base: where relative ones start.
     """
     known = DataName.parse(place)
-    if known.paths and (base / place).exists():
+    if known.paths and exists(base / place):
         return str(change(Path(place)))
     return known.with_paths(change)
 
@@ -50,4 +50,4 @@ def has_paths(place: str) -> bool:
 def is_there(place: str) -> bool:
     """Whether all of its paths exist."""
     paths = DataName.parse(place).paths
-    return all(path.exists() for path in paths) or Path(place).exists()
+    return all(map(exists, paths)) or exists(Path(place))

@@ -4,7 +4,6 @@ docs/latency_devices.md has recipes.
 """
 
 import contextlib
-import math
 import os
 import shlex
 import signal
@@ -16,6 +15,7 @@ from typing import IO
 from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
+from mobilenas.cost.latency import LONGEST
 from mobilenas.runtimes.base import (
     Batches,
     Converted,
@@ -123,10 +123,10 @@ def _milliseconds(printed: str) -> list[float]:
         times = [float(word) for word in printed.split()]
     except ValueError:
         times = []
-    if not times or not all(0 < ms < math.inf for ms in times):
+    if not times or not all(0 < ms <= LONGEST for ms in times):
         raise BadInput(
-            f"--command printed {_shown(printed)}: it must print milliseconds alone, a positive"
-            " number for each run"
+            f"--command printed {_shown(printed)}: it must print milliseconds alone, a number"
+            f" above 0 and at most {LONGEST:,} for each run"
         )
     return times
 

@@ -151,7 +151,8 @@ def run_export(
         count = len(splits.validate)
         (share,) = evaluator([chosen])
         accuracy = Accuracy(share, f"{count} validation images, used in the search")
-    info = NetworkInfo(images.classes, images.mean, images.std, accuracy=accuracy)
+    crop = trained.settings.config.eval_crop
+    info = NetworkInfo(images.classes, images.mean, images.std, crop, accuracy=accuracy)
     network = evaluator.network(chosen)
     return _export(_of_run(network, info, run, images, splits), target, out)
 

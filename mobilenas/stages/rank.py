@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mobilenas.base.errors import BadInput
+from mobilenas.base.errors import BadInput, WorkFailed
 from mobilenas.base.files import append_jsonl, read_jsonl
 from mobilenas.base.progress import ProgressBar
 from mobilenas.base.settings import Number, Record, Share
@@ -160,6 +160,9 @@ def rank(
             scored.complete(found_by, ZERO_COST_SCORES, "zero-cost scores", 1)
     left_out = ranked.left_out | scored.left_out
     kept = [i for i, arch in enumerate(archs) if str(arch) not in left_out]
+    if not kept:
+        why = next(iter(left_out.values()))
+        raise WorkFailed(f"none of {len(archs)} archs could be measured: {why}")
     rows, archs = rows[kept], [archs[i] for i in kept]
     predicted = ranked.columns(archs)["accuracy"]
     actual = truth.accuracy[rows]

@@ -14,7 +14,7 @@ from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 
 _SGD = ("momentum", "sgd", "nesterov")  # of timm's names
-_OPTIONS = ("foreach", "fused", "momentum", "nesterov", "weight_decay")  # that it steps by
+_OPTIONS = ("foreach", "fused", "nesterov")  # that it steps by
 RADIUS = 0.01  # how far the weights are moved for the difference of two gradients
 
 

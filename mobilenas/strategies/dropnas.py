@@ -110,7 +110,7 @@ class DropNas(LearnedStrategy):
         loss = loss.clone().requires_grad_()
         total = step.cost.loss(loss, expected)
         factor, *of_costs = step.gradient(total, [loss, *self.parameters])
-        return [factor * g + cost for g, cost in zip(gradients, of_costs, strict=True)]
+        return [factor.to(g) * g + cost for g, cost in zip(gradients, of_costs, strict=True)]
 
     def _decay_weights(self, step: SearchStep) -> None:
         """A step along the decay of the weights that have a gradient, clipped as any."""

@@ -54,6 +54,12 @@ class Zarts(LearnedStrategy):
     Config = ZartsConfig
     config: ZartsConfig
 
+    @classmethod
+    def takes_differences(cls, config: SearchConfig) -> bool:
+        """Of losses, from random directions."""
+        assert isinstance(config, ZartsConfig)
+        return config.search == "rs"
+
     def learn(self, step: SearchStep) -> None:
         """An architecture step."""
         sigma = self.config.sigma * (1 + math.cos(math.pi * step.progress)) / 2
@@ -71,7 +77,7 @@ class Zarts(LearnedStrategy):
             change = best_of(worth, radial(shape[1], sigma, rng))
         else:
             changes, densities = self._proposals(step, sigma, rng)
-            losses = torch.stack([worth(each) for each in changes])
+            losses = torch.stack([worth(each) for each in changes]).to(changes)
             weights = sample_weights(
                 losses, self.config.temperature, densities if self.config.importance else None
             )

@@ -23,6 +23,8 @@ def pick_device(name: str) -> torch.device:
             raise BadInput(f"device {name}: {str(error).splitlines()[0]}") from None
         if device.type == "meta":
             raise BadInput("device meta: it holds no values; auto takes the one that there is")
+        if device.type != "cpu" and device.index is not None:
+            torch.accelerator.set_device_index(device.index)  # whose random generator is seeded
         return device
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 

@@ -35,13 +35,15 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
     """The optimizer of the config over a network. Raises BadInput for what timm does not know."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
-    known = list_optimizers()
+    # Of second order, which the training step has no gradients for.
+    known = [name for name in list_optimizers() if name != "adahessian"]
     if config.optimizer not in known:
         near = difflib.get_close_matches(config.optimizer, known, n=1) or ["sgd"]
         raise BadInput(f"optimizer {config.optimizer}: timm has none; did you mean {near[0]}?")
     # One kernel for all weights. On a CPU its rounding is another one.
     on_cuda = all(parameter.is_cuda for parameter in network.parameters())
-    fused = {"fused": True} if on_cuda and config.optimizer in ("sgd", "momentum") else {}
+    fuses = on_cuda and config.optimizer in ("sgd", "momentum")
+    fused = {"fused": True} if fuses and "foreach" not in config.optimizer_options else {}
     try:
         return create_optimizer_v2(
             network,
@@ -52,7 +54,7 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
             filter_bias_and_bn=config.filter_bias_and_bn,
             **(fused | config.optimizer_options),
         )
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         options = f" with {config.optimizer_options}" if config.optimizer_options else ""
         raise BadInput(f"optimizer {config.optimizer}{options}: {error}") from None
 

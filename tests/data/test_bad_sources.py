@@ -75,6 +75,10 @@ def parquet_with_column(name: str, values: list[Any]) -> Callable[[Path], str]:
     return build
 
 
+def two_folders(root: Path) -> str:
+    return f"{plain_folders(root / 'a')},{plain_folders(root / 'b')}"
+
+
 def parquet_pair(test_labels: list[int], test_names: list[str] | None) -> Callable[[Path], str]:
     def build(root: Path) -> str:
         names = test_names and ["ant", "bee"]
@@ -160,6 +164,8 @@ def tar_pair(root: Path) -> str:
 ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (lambda root: f"{root}/none", r"data '.*/none' does not exist; it must be digits, a folder"),
     (lambda root: "", "data '' does not exist"),
+    (two_folders, r"data '.*/a' is a folder; give one folder, or files"),
+    (lambda root: f"cifar100:{root};label=coarse", "label= are for tables, cifar100 has none"),
     (lambda root: "cifar10", "data 'cifar10' does not exist; .* cifar10:DIR"),
     (lambda root: str(root), "neither class folders nor .*parquet files in it"),
     (folder_without_images, "emu: no images in this class folder"),

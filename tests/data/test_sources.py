@@ -282,3 +282,17 @@ def test_of_an_endless_strip_the_middle_is_read(size: tuple[int, int], tmp_path:
     Image.fromarray(pixels).save(folder / "cat" / "strip.png")
     data = load_data(str(tmp_path), 16)
     assert any((image == 200).all() for image in data.train.pixels)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
+def test_labels_of_any_integer_type(kind: type, tmp_path: Path) -> None:
+    images = [encode(image) for image in noise(4)]
+    file = write_parquet(tmp_path / "a.parquet", images, np.array([0, 1, 0, 1], dtype=kind))
+    assert load_data(str(file), 8).train.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_the_names_of_many_files_are_no_path_that_is_too_long(tmp_path: Path) -> None:
+    images = [encode(image) for image in noise(2)]
+    names = [f"train-{n:05}-of-00060-{'x' * 40}.parquet" for n in range(60)]
+    files = [write_parquet(tmp_path / name, images, [0, 1]) for name in names]
+    assert len(load_data(",".join(map(str, files)), 8).train.labels) == 120

@@ -55,6 +55,8 @@ def test_drawings_have_names_of_their_own(tmp_path: Path) -> None:
     three = [tmp_path / name for name in ("a/1.jpg", "a/1.png", "2.jpg")]
     names = [out / name for name in ("a/1.jpg.png", "a/1.png.png", "2.jpg.png")]
     assert drawings(three, out) == names
+    around = [tmp_path / "b" / ".." / "a" / "1.jpg", tmp_path / "c" / "1.jpg"]
+    assert drawings(around, out) == [out / "a" / "1.jpg.png", out / "c" / "1.jpg.png"]
 
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
