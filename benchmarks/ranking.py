@@ -50,6 +50,12 @@ class Arm(NamedTuple):
     settings: tuple[str, ...]
 
 
+def _changed(label: str, *changes: str) -> Arm:
+    """A fair supernet of four passes whose candidates share weights, with these changes."""
+    settings = ("passes=4", "sharing=both", *changes)
+    return Arm("-".join(("macro-4-both", *changes)), label, "macro:width=0.25", settings)
+
+
 STUDIES = {
     "macro": [
         Arm(
@@ -62,45 +68,29 @@ STUDIES = {
         for strategy in ("uniform", "fair")
     ],
     "sharing": [
-        Arm(
-            f"macro-{name}-4-{sharing}",
-            f"{strategy}, {what}",
-            "macro:width=0.25",
-            ("passes=4", f"sharing={sharing}", f"strategy={strategy}", f"distill_inplace={learns}"),
-        )
-        for name, strategy, sharing, learns, what in (
-            ("fair", "fair", "none", "none", "nothing shared"),
-            ("fair", "fair", "both", "none", "both shared"),
-            ("sandwichkl", "sandwich", "both", "kl", "both shared, distilled in place"),
-        )
+        _changed("nothing shared", "sharing=none"),
+        _changed("both shared"),
+        _changed("sandwich, kl", "strategy=sandwich", "distill_inplace=kl"),
     ],
     "recipes": [
-        Arm(
-            "-".join(("macro-fair-4-both", *changes)),
-            label,
-            "macro:width=0.25",
-            ("passes=4", "sharing=both", *changes),
-        )
-        for label, changes in (
-            ("as it is", ()),
-            ("a third of the passes", ("passes=1.33",)),
-            ("15 passes", ("passes=15",)),
-            ("uniform", ("strategy=uniform",)),
-            ("sandwich", ("strategy=sandwich",)),
-            ("sandwich, kl", ("strategy=sandwich", "distill_inplace=kl")),
-            ("sandwich, adaptive", ("strategy=sandwich", "distill_inplace=adaptive")),
-            ("the largest arch first, for one pass", ("warmup_largest_passes=1",)),
-            ("mean of gradients", ("step_gradient=mean",)),
-            ("residual blocks not from the identity", ("zero_init_last=false",)),
-            ("last norms without a weight", ("affine_last=false",)),
-            ("moving average of the weights", ("ema_decay=0.999",)),
-            ("half the learning rate", ("lr=0.05",)),
-            ("twice the learning rate", ("lr=0.2",)),
-            ("batches of 16", ("batch_size=16",)),
-            ("batches of 64", ("batch_size=64",)),
-            ("five times the weight decay", ("weight_decay=0.0005",)),
-            ("label smoothing", ("label_smoothing=0.1",)),
-        )
+        _changed("both shared"),
+        _changed("a third of the passes", "passes=1.33"),
+        _changed("15 passes", "passes=15"),
+        _changed("uniform", "strategy=uniform"),
+        _changed("sandwich", "strategy=sandwich"),
+        _changed("sandwich, kl", "strategy=sandwich", "distill_inplace=kl"),
+        _changed("sandwich, adaptive", "strategy=sandwich", "distill_inplace=adaptive"),
+        _changed("the largest arch first, for one pass", "warmup_largest_passes=1"),
+        _changed("mean of gradients", "step_gradient=mean"),
+        _changed("residual blocks not from the identity", "zero_init_last=false"),
+        _changed("last norms without a weight", "affine_last=false"),
+        _changed("moving average of the weights", "ema_decay=0.999"),
+        _changed("half the learning rate", "lr=0.05"),
+        _changed("twice the learning rate", "lr=0.2"),
+        _changed("batches of 16", "batch_size=16"),
+        _changed("batches of 64", "batch_size=64"),
+        _changed("five times the weight decay", "weight_decay=0.0005"),
+        _changed("label smoothing", "label_smoothing=0.1"),
     ],
     "nb101": [
         Arm(

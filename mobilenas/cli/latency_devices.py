@@ -82,12 +82,9 @@ def build_on_devices(
     else:
         for found in built.values():
             print(f"{found['table']}: {found['rows']} rows, fitted to {found['networks']} networks")
-        options = f" --space {shlex.quote(space_name)}"
-        if built and tables == Path(FOLDER):
-            print(f"next: mobilenas latency check --devices {shlex.quote(str(file))}{options}")
-        elif built:
-            table = shlex.quote(next(iter(built.values()))["table"])
-            print(f"next: mobilenas latency check {table}{options} --command ...")
+        if built and tables == Path(FOLDER):  # where a check of devices looks for them
+            options = f"--devices {shlex.quote(str(file))} --space {shlex.quote(space_name)}"
+            print(f"next: mobilenas latency check {options}")
     _raise_failed(failed, len(devices), made)
 
 

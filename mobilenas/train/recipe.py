@@ -35,8 +35,9 @@ def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Op
     """The optimizer of the config over a network. Raises BadInput for what timm does not know."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
-    # Of second order, which the training step has no gradients for.
-    known = [name for name in list_optimizers() if name != "adahessian"]
+    known = list_optimizers()
+    if config.optimizer == "adahessian":
+        raise BadInput("optimizer adahessian: it needs second derivatives, which a step has not")
     if config.optimizer not in known:
         near = difflib.get_close_matches(config.optimizer, known, n=1) or ["sgd"]
         raise BadInput(f"optimizer {config.optimizer}: timm has none; did you mean {near[0]}?")

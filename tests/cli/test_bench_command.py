@@ -64,6 +64,7 @@ def test_what_bench_refuses(tmp_path: Path, call: Call, monkeypatch: pytest.Monk
     check_refused(call("bench", good, "--resolution=9"), none)
     check_refused(call("bench", torn), "torn.onnx: ONNX Runtime does not load it")
     assert call("bench").code == 2
+    check_refused(call("bench", ".", "--save"), ". is not a file")
     assert call("bench", good, "--threads=0").code == 2
 
     def missing(package: str) -> str:

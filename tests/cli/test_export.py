@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY_ARCH, Call, Job, Trained, check_refused, contents
+from helpers import TINY, TINY_ARCH, TINY_SPACE, Call, Job, Trained, check_refused, contents
 from PIL import Image
 
 from mobilenas.base.files import write_json
@@ -40,6 +40,21 @@ def test_int8_of_a_search_in_words(job: Job, tmp_path: Path, call: Call) -> None
     assert "on 355 images; accuracy of torch " in done.out
     assert "quantised: static" in done.out
     assert done.out.count("tried: ") > 1
+
+
+def test_the_file_says_how_images_were_cut_for_its_accuracy(tmp_path: Path, call: Call) -> None:
+    supernet, search = tmp_path / "supernet", tmp_path / "evolve"
+    flags = (f"--space={TINY_SPACE}", *TINY, "--set=passes=1", "--set=eval_crop=0.5")
+    assert call("supernet-train", *flags, f"--out={supernet}").code == 0
+    few = ("--population=2", "--generations=1", "--objectives=accuracy")
+    assert call("evolve", f"--supernet={supernet}", *few, f"--out={search}").code == 0
+    out = tmp_path / "a.onnx"
+    done = call("export", "--onnx", f"--run={search}", f"--out={out}", "--json")
+    assert done.code == 0, done.err
+    about = json.loads(done.out)["metadata"]
+    assert int(about["input_short_side"]) == 32  # of images of 16 pixels
+    found = json.loads(call("eval", out, "--data=digits", "--json").out)
+    assert found["top1"] == pytest.approx(float(about["top1_accuracy"]))
 
 
 def test_executorch_of_a_trained_network(

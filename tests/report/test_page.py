@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from helpers import edit, edit_settings
+from PIL import Image
 from reported import make_runs
 
 from mobilenas.base.errors import BadInput
 from mobilenas.report.page.content import report_content
 from mobilenas.report.page.figures import draw_figures
-from mobilenas.report.page.write import render, write_page
+from mobilenas.report.page.summary import headline
+from mobilenas.report.page.write import _picture, render, write_page
 from mobilenas.runs import RunFolder
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
@@ -100,6 +102,29 @@ def test_of_several_trainings_of_an_arch_the_best_is_shown(job: Path, tmp_path: 
     (arch,) = (arch for arch in report_content(runs)["archs"] if "trained" in arch)
     assert arch["trained"]["accuracy"] == 0.8
     assert {"first", "second", "third"} <= set(arch["in"])
+
+
+def test_the_budget_beside_a_training_is_that_of_its_own_search(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job / "evolve", tmp_path / "another")
+    edit_settings(tmp_path / "another", limits={"flops": 1_234_000_000})
+    front = json.loads((tmp_path / "another" / "front.json").read_text())
+    edit(tmp_path / "another" / "front.json", front=front["front"][:1])
+    notes = {
+        name: " ".join(x["note"] for x in headline(report_content(runs)) if x["name"] == "FLOPs")
+        for name, runs in {
+            "own": [tmp_path / "another", job / "evolve", job / "train"],
+            "none": [tmp_path / "another", job / "train"],
+        }.items()
+    }
+    assert "budget" in notes["own"] and "1.234G" not in notes["own"] + notes["none"]
+
+
+def test_a_damaged_picture_is_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "drawn.png"
+    Image.new("RGB", (64, 64)).save(file)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"IDAT", b"I\x00AT").replace(b"IEND", b"\x01END"))
+    assert _picture(str(file)) is None
 
 
 def test_a_network_at_another_resolution_is_another_arch(job: Path, tmp_path: Path) -> None:

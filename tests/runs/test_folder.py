@@ -254,6 +254,9 @@ def test_a_run_has_its_command_line_without_the_folder(
         "--out=y",
         "--json",
         "--seed=1",
+        "--track=http://user:password@host",
+        "--track",
+        "file:///store",
     ]
     monkeypatch.setattr("sys.argv", command)
     run = RunFolder.create(tmp_path / "run", "train", {})

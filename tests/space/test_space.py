@@ -259,6 +259,7 @@ def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
         ("stem.channels.x=1", "'channels' is not a section"),
         ("candidates.max_paths=5", "max_paths 5 is more than the 4 kernels"),
         ("candidates.max_paths=0", "max_paths: "),
+        ("candidates=[]", "candidates [] must be distinct, not empty"),
         ("candidates.groups=2", "groups > 1 take one kernel each: max_paths must be 1"),
     ],
 )
