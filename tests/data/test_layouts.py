@@ -226,7 +226,9 @@ def test_a_table_at_the_top_may_tell_the_parts_and_name_its_column(tmp_path: Pat
         "test/001.png,2\n",
     ]
     (tmp_path / "metadata.csv").write_text("file_name,kind\n" + "".join(rows))
+    (tmp_path / "train" / "more.png").write_bytes(encode(noise(1)[0]))
     data = open_data(f"{tmp_path};label=kind")
+    assert data.found.left_out == {"images that metadata.csv does not list": 1}
     assert data.classes == tuple(map(str, range(11)))
     assert data.test is not None
     assert data.test.labels.tolist() == [10, 2]

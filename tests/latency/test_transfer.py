@@ -154,6 +154,8 @@ def test_too_few_networks_bad_names_and_foreign_spaces_are_refused() -> None:
     timings = [Timing(arch, 1.0) for arch in ARCHS[:10]]
     with pytest.raises(BadInput, match="device 'my phone'"):
         transfer_table(SOURCE, SPACE, timings, device="my phone", holdout=0, seed=0)
+    with pytest.raises(BadInput, match=r"--device 'phone\.json'"):  # which would be a file later
+        transfer_table(SOURCE, SPACE, timings, device="phone.json", holdout=0, seed=0)
     other = table_of(load_space("digits"))
     with pytest.raises(BadInput, match="lacks"):
         transfer_table(other, SPACE, timings, device="new", holdout=0, seed=0)

@@ -81,6 +81,7 @@ def test_template_has_one_file(template: str) -> None:
         ("0", "'0'"),
         ("nan", "'nan'"),
         ("inf", "'inf'"),
+        ("2e9", "'2e9'"),
         ("x" * 500, "'" + "x" * 77 + "...'"),
     ],
 )

@@ -221,3 +221,8 @@ def test_importance_divides_by_how_likely_a_change_was() -> None:
     moved = torch.cat([a.detach() - b for a, b in zip(strategy.parameters, before, strict=True)])
     torch.testing.assert_close(moved, (-densities).softmax(0).float() @ changes)
     assert (moved - changes.mean(0)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("search", "differs"), [("mgs", False), ("gld", False), ("rs", True)])
+def test_what_subtracts_losses_is_for_float32(search: str, differs: bool) -> None:
+    assert Zarts.takes_differences(configured(Zarts, search=search)) == differs
