@@ -75,7 +75,6 @@ STUDIES = {
     "recipes": [
         _changed("both shared"),
         _changed("a third of the passes", "passes=1.33"),
-        _changed("15 passes", "passes=15"),
         _changed("uniform", "strategy=uniform"),
         _changed("sandwich", "strategy=sandwich"),
         _changed("sandwich, kl", "strategy=sandwich", "distill_inplace=kl"),
@@ -91,6 +90,7 @@ STUDIES = {
         _changed("batches of 64", "batch_size=64"),
         _changed("five times the weight decay", "weight_decay=0.0005"),
         _changed("label smoothing", "label_smoothing=0.1"),
+        _changed("15 passes", "passes=15"),
     ],
     "nb101": [
         Arm(
