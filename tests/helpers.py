@@ -55,6 +55,12 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "mobilenas", *map(str, arguments)]
 
 
+def torchrun(*arguments: object) -> list[str]:
+    """What starts `mobilenas arguments...` in two processes that train together."""
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    return [sys.executable, *start, "-m", "mobilenas", *map(str, arguments)]
+
+
 # A process that has imported what takes seconds; others are forked from it.
 FORKS = get_context("forkserver")
 FORKS.set_forkserver_preload(

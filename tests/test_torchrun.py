@@ -4,13 +4,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, untimed
+from helpers import ALONE, ENVIRONMENT, TINY, TINY_ARCH, TINY_SPACE, torchrun, untimed
 
 from mobilenas.base.files import read_json, read_jsonl
 from mobilenas.cost.budget import Budget
@@ -39,11 +38,6 @@ SETTINGS = [
     "warmup_epochs=0",
 ]
 TRAIN = ["supernet-train", f"--space={TINY_SPACE}", "--preset=quick", "--seed=3"]
-
-
-def torchrun(*arguments: object) -> list[str]:
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return [sys.executable, *start, "-m", "mobilenas", *map(str, arguments)]
 
 
 def run(*arguments: object) -> "subprocess.CompletedProcess[str]":

@@ -61,7 +61,7 @@ def supernet_train(
         score_supernet,
         train_supernet,
     )
-    from mobilenas.train.config import load_supernet_config
+    from mobilenas.train.config import SupernetConfig, load_supernet_config
     from mobilenas.train.distributed import joined
     from mobilenas.train.supernets import SupernetRun, open_supernet_run
 
@@ -69,14 +69,17 @@ def supernet_train(
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
 
     moved = data if is_given(context, "data") else None
+    config_given = flags or settings or is_given(context, "preset") or config
+
+    def recipe() -> SupernetConfig:
+        return load_supernet_config(config or preset, (settings or []) + flags)
 
     def start() -> SupernetRun:
         lock.enter_context(held(out, "supernet-train"))
-        chosen = load_supernet_config(config or preset, (settings or []) + flags)
+        chosen = recipe()
         if not resume:
             processes.share(chosen.batch_size)
             return create_supernet_run(out, load_any_space(space), data, seed, chosen)
-        config_given = flags or settings or is_given(context, "preset") or config
         again = {
             "space": load_any_space(space) if is_given(context, "space") else None,
             "data": moved,
@@ -85,9 +88,14 @@ def supernet_train(
         }
         return resume_supernet_run(out, again)
 
+    def reopen() -> SupernetRun:
+        return open_supernet_run(
+            out, data=moved, teacher=recipe().saved_teacher if config_given else None
+        )
+
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start, lambda: open_supernet_run(out, data=moved))
+            run = processes.main_first(start, reopen)
             train_supernet(run, processes)
         if not processes.is_main:
             return

@@ -69,12 +69,13 @@ def train(
         Asked,
         create_network_run,
         finish_train,
+        reopen_network_run,
         resume_network_run,
         train_network,
         training_settings,
     )
     from mobilenas.train.distributed import joined
-    from mobilenas.train.networks import NetworkRun, open_network_run
+    from mobilenas.train.networks import NetworkRun
 
     chosen_seed = seed if is_given(context, "seed") else None
     recipe = (preset, tuple(settings or ()))
@@ -92,7 +93,7 @@ def train(
 
     with ExitStack() as lock:
         with joined() as processes:
-            run = processes.main_first(start, lambda: open_network_run(out, data=data))
+            run = processes.main_first(start, lambda: reopen_network_run(out, asked))
             train_network(run, processes)
         if not processes.is_main:
             return

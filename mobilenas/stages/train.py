@@ -85,6 +85,10 @@ class Asked:
         preset = self.preset or ("digits" if data == "digits" else self.usual_preset)
         return load_network_config(preset, list(self.overrides))
 
+    def config_again(self, folder: RunFolder) -> NetworkConfig | None:
+        """The recipe for the data of a run, if a part of it is given again. Raises BadInput."""
+        return self.config(folder.settings["data"]) if self.preset or self.overrides else None
+
 
 def training_settings(asked: Asked) -> NetworkSettings:
     """Which network is trained, on what and from which weights. Raises BadInput.
@@ -214,19 +218,12 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
     """
     folder = RunFolder.to_resume(path, "train")
     check_same_data(folder, asked.data)
-    again = asked.preset or asked.overrides
-    config = asked.config(folder.settings["data"]) if again else None
+    run = reopen_network_run(path, asked)
     starts = {"inherit": asked.inherit, "weights": asked.weights}
-    known = {x for x in starts if folder.settings.get(x) and "weights_checksum" in folder.facts}
-    run = open_network_run(
-        path,
-        data=asked.data,
-        supernet=asked.inherit if "inherit" in known else None,
-        network=asked.weights if "weights" in known else None,
-        teacher=config.saved_teacher if config else None,
-    )
+    known = {x for x in starts if _may_move(folder, x)}
     if any(starts[name] for name in known):
         new_network(run)  # which refuses other weights
+    again = asked.config_again(folder)
     space = None
     if asked.space is not None:
         given = {"num_classes": run.space.num_classes}
@@ -239,12 +236,30 @@ def resume_network_run(path: Path, asked: Asked) -> NetworkRun:
             **{name: x and realpath(x) for name, x in starts.items() if name not in known},
             "space": space,
             "seed": asked.seed,
-            "config": config and config.resuming(run.settings.config),
+            "config": again and again.resuming(run.settings.config),
         }
     )
     if asked.resolution not in (None, run.space.resolution):
         raise BadInput(f"{path} was started with --resolution {run.space.resolution}")
     return run
+
+
+def reopen_network_run(path: Path, asked: Asked) -> NetworkRun:
+    """The run in a folder, with what it was made from where `asked` says that it lies now."""
+    folder = RunFolder.open(path, "train")
+    again = asked.config_again(folder)
+    return open_network_run(
+        path,
+        data=asked.data,
+        supernet=asked.inherit if _may_move(folder, "inherit") else None,
+        network=asked.weights if _may_move(folder, "weights") else None,
+        teacher=again.saved_teacher if again else None,
+    )
+
+
+def _may_move(folder: RunFolder, start: str) -> bool:
+    """Whether what a run starts from, inherit or weights, is known by its checksum."""
+    return bool(folder.settings.get(start)) and "weights_checksum" in folder.facts
 
 
 def _arch(asked: Asked) -> str | None:

@@ -1,11 +1,23 @@
 """Runs whose folders or images have moved: found where they are now, or asked for by an option."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ALONE, TINY, TINY_ARCH, TINY_SPACE, Call, Trained, check_refused, contents
+from helpers import (
+    ALONE,
+    ENVIRONMENT,
+    TINY,
+    TINY_ARCH,
+    TINY_SPACE,
+    Call,
+    Trained,
+    check_refused,
+    contents,
+    torchrun,
+)
 from PIL import Image
 
 SPACE = "--space=digits:resolution=16"
@@ -154,6 +166,21 @@ def test_a_teacher_that_moved_is_named_again(project: Path, tmp_path: Path, call
     same = [*ALONE, *IMAGES[1:]]
     outcome = call(*resume, *same, "--set=teacher=professor/network")
     assert outcome.code == 0, outcome.err
+
+
+def test_all_processes_are_told_what_has_moved(project: Path, tmp_path: Path) -> None:
+    runs = project / "runs"
+    for there, here in {
+        project / "teacher": "professor",
+        project / "photos": "pictures",
+        runs / "supernet": "there",
+    }.items():
+        there.rename(tmp_path / here)
+    unfinished(runs / "train")
+    given = [*ALONE, *IMAGES[1:], "--set=teacher=professor/network", "--inherit=there"]
+    resume = torchrun("train", "--resume", f"--out={runs / 'train'}", "--data=pictures", *given)
+    done = subprocess.run(resume, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_finished_supernet_needs_no_teacher(trained: Trained, tmp_path: Path, call: Call) -> None:
