@@ -151,7 +151,12 @@ def table_name(settings: BuildSettings) -> str:
     extra = [f"{settings.threads}threads"] if settings.threads > 1 else []
     extra += [f"batch{settings.batch}"] if settings.batch > 1 else []
     parts = [settings.device, settings.runtime, settings.dtype, *extra, str(settings.space["name"])]
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(parts)).strip("-")
+    return in_names("-".join(parts))
+
+
+def in_names(text: str) -> str:
+    """A text as it stands in the names of tables."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
 def _is_wide(timing: Timing) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field
 from mobilenas.base.errors import BadInput
 from mobilenas.base.plain import read_yaml
 from mobilenas.base.settings import Record, validated
-from mobilenas.latency.build import BuildSettings, check_name
+from mobilenas.latency.build import BuildSettings, check_name, in_names
 from mobilenas.latency.timer import check_command
 from mobilenas.runtimes.command import TIME_LIMIT
 from mobilenas.space import Space
@@ -64,8 +64,9 @@ def read_devices(path: Path) -> tuple[str | None, list[DeviceSettings]]:
             check_command(device.runtime, device.command)
         except BadInput as error:
             raise BadInput(f"{where}: {str(error).replace('--command', 'command')}") from None
-        if device.name in {other.name for other in devices}:
-            raise BadInput(f"{where}: the name stands twice")
+        for other in devices:
+            if in_names(device.name) == in_names(other.name):
+                raise BadInput(f"{where}: its tables would have the names of those of {other.name}")
         if file.address is None and (device.labels or device.resources):
             raise BadInput(
                 f"{where}: labels and resources choose a host of a cluster, and {path} has no "

@@ -51,7 +51,7 @@ class TrainingConfig(Record):
     --inherit.
     """
 
-    batch_size: Annotated[int, Field(ge=1, le=1 << 17)] = 96
+    batch_size: Annotated[int, Field(ge=2, le=1 << 17)] = 96
     limit: Positive | None = None
     validate_images: Annotated[int, Field(ge=8, le=10**9)] | None = None
     checkpoint_seconds: NotNegative = 60
@@ -158,7 +158,7 @@ class SupernetConfig(TrainingConfig):
     bn: Literal["shadow", "shared"] = "shadow"
     sharing: Sharing = "none"
     passes: Duration = 200
-    calibrate_images: Positive | None = None
+    calibrate_images: Annotated[int, Field(ge=2, le=10**9)] | None = None
 
     optimizer: str = "momentum"
     lr: AboveZero = 0.025

@@ -157,7 +157,11 @@ GOOD = {"name": "a", "runtime": "command", "command": "time {model}"}
         ({"devices": [GOOD | {"runtime": "tflite"}]}, "device a: runtime: .* not 'tflite'"),
         ({"devices": [GOOD | {"command": "time"}]}, "device a: command 'time' needs one of"),
         ({"devices": [{"name": "a", "command": "time {model}"}]}, "device a: runtime onnxruntime"),
-        ({"devices": [GOOD, GOOD]}, "device a: the name stands twice"),
+        ({"devices": [GOOD, GOOD]}, "device a: its tables would have the names of those of a"),
+        (
+            {"devices": [GOOD | {"name": "a_b"}, GOOD | {"name": "a-b"}]},
+            "device a-b: its tables would have the names of those of a_b",
+        ),
         ({"devices": [GOOD | {"name": "a b"}]}, "name 'a b': must be letters"),
         ({"devices": [GOOD | {"labels": {"host": "x"}}]}, "has no address"),
         ({"devices": [GOOD | {"time_limit": 0}]}, "device a: time_limit: .* greater than 0"),
