@@ -108,7 +108,7 @@ def check_on_devices(
     from mobilenas.latency.devices import read_devices
     from mobilenas.latency.farm import on_devices
     from mobilenas.report.latency import check_lines, plot_check
-    from mobilenas.runs.folder import check_for_runs
+    from mobilenas.runs.folder import check_for_runs, check_free
     from mobilenas.runs.lock import held
 
     check_for_runs(out or RUNS)
@@ -147,6 +147,8 @@ def check_on_devices(
 
     with ExitStack() as locks:
         for name, table in tables.items():
+            if not resume:
+                check_free(runs[name])
             file_of = Path(FOLDER) / f"{table.name}.json"
             locks.enter_context(held(file_of, "latency check", is_file=True))
             locks.enter_context(held(runs[name], "latency check"))

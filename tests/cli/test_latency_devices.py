@@ -55,6 +55,7 @@ def test_tables_are_built_and_checked_and_who_has_none_is_named(
     check = read_table(Path(table)).check
     assert check is not None and check.predictors["table"].mape < 0.01
     assert Path(f"runs/latency/{name}-check/check.png").is_file()
+    check_refused(call(*CHECK), f"{name}-check", "already holds a run", "--resume")
 
 
 def test_the_next_command_names_the_space_at_its_resolution(
