@@ -75,8 +75,8 @@ def _macro(data_root: Path | None, space: AnySpace) -> Truth:
     benchmark = load_space("macro")
     if not isinstance(space, Space) or _plan(space) != _plan(benchmark):
         raise BadInput(
-            f"benchmark macro: the supernet is of space {space.name}, whose blocks are not those "
-            "of macro; train one with --space macro (another width or resolution will do)"
+            f"benchmark macro: space {space.name} has blocks that are not those of macro; take "
+            "--space macro (another width or resolution will do)"
         )
     path = benchmark_file("macro", data_root, *_FILES["macro"])
     networks = validated(dict[_MacroCode, _MacroNetwork], read_json(path), path)
@@ -123,8 +123,8 @@ _NB101_OPS = {"conv1x1-bn-relu": "c1", "conv3x3-bn-relu": "c3", "maxpool3x3": "m
 def _nb101(data_root: Path | None, space: AnySpace) -> Truth:
     if not isinstance(space, CellSpace):
         raise BadInput(
-            f"benchmark nb101: the supernet is of space {space.name}, whose archs are no cells of "
-            "NAS-Bench-101; train one with --space nb101"
+            f"benchmark nb101: space {space.name} has archs that are no cells of NAS-Bench-101; "
+            "take --space nb101"
         )
     path = benchmark_file("nb101", data_root, *_FILES["nb101"])
     # The benchmark's networks have 128 channels, those of the space may have fewer.

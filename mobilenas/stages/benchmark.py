@@ -15,10 +15,12 @@ from mobilenas.evaluate.truth import Truth
 from mobilenas.space import Arch, EdgeCellSpace, Genotype, NetworkSpace, Space
 from mobilenas.strategies.searchable import Searchable
 
+MACRO_NETWORKS = 3969  # distinct ones among the 6,561 names of NAS-Bench-Macro
+
 
 def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> dict[str, Truth]:
-    """The published accuracies of a benchmark, by data set, of the archs of a space. Raises
-    BadInput.
+    """The published accuracies of a benchmark, by data set, of all archs of a space: a search may
+    end in any. Raises BadInput.
     """
     if benchmark == "nb201":
         return read_nb201(data_root, space).truths
@@ -26,7 +28,12 @@ def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> 
         raise BadInput(f"no benchmark {benchmark!r}; of a search known are macro, nb201")
     if not isinstance(space, Space):
         raise BadInput(f"benchmark macro: space {space.name} is one of cells; take --space macro")
-    return {"cifar10": read_benchmark(benchmark, data_root, space)}
+    truth = read_benchmark(benchmark, data_root, space)
+    if len(truth.archs) < MACRO_NETWORKS:
+        raise BadInput(
+            f"{truth.source} has {len(truth.archs)} of {MACRO_NETWORKS} networks: a search needs all"
+        )
+    return {"cifar10": truth}
 
 
 def standing_of(arch: Arch | Genotype, truth: Truth, searchable: Searchable) -> Standing:

@@ -15,6 +15,7 @@ from mobilenas.cost.cells import cell_count
 from mobilenas.evaluate.published_truth import read_benchmark
 from mobilenas.evaluate.truth import Truth
 from mobilenas.space import CellSpace, load_any_space, load_space
+from mobilenas.stages.benchmark import read_truths
 
 MACRO = load_space("macro")
 CODES = {"11111111": 0.91, "22222222": 0.93, "00000000": 0.5, "01002000": 0.7, "01020000": 0.7}
@@ -55,6 +56,12 @@ def test_macro_has_the_accuracies_and_costs_of_the_benchmark(
     flops = [CostModel(MACRO).flops(arch) for arch in truth.archs]
     assert truth.costs["flops"].tolist() == flops
     assert truth.ceiling == pytest.approx(1)
+
+
+def test_a_search_refuses_a_macro_file_that_lacks_networks(tmp_path: Path) -> None:
+    """Before it starts: it could end in one of them."""
+    with pytest.raises(BadInput, match="has 4 of 3969 networks"):
+        read_truths("macro", macro_root(tmp_path), MACRO)
 
 
 @pytest.mark.parametrize(
