@@ -31,7 +31,7 @@ def read_truths(benchmark: str, data_root: Path | None, space: NetworkSpace) -> 
     truth = read_benchmark(benchmark, data_root, space)
     if len(truth.archs) < MACRO_NETWORKS:
         raise BadInput(
-            f"{truth.source} has {len(truth.archs)} of {MACRO_NETWORKS} networks: a search needs all"
+            f"{truth.source} has {len(truth.archs)} of {MACRO_NETWORKS} networks: all are needed"
         )
     return {"cifar10": truth}
 

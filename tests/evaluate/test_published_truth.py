@@ -103,10 +103,10 @@ def test_a_damaged_macro_file_is_refused(tmp_path: Path, text: str) -> None:
         ("nb101", "macro"),
     ],
 )
-def test_a_supernet_of_another_space_is_refused(tmp_path: Path, name: str, reference: str) -> None:
+def test_archs_of_another_space_are_refused(tmp_path: Path, name: str, reference: str) -> None:
     root = macro_root(tmp_path)
     nb101_root(root)
-    with pytest.raises(BadInput, match=f"benchmark {name}: the supernet is of space ") as error:
+    with pytest.raises(BadInput, match=f"benchmark {name}: space ") as error:
         read_benchmark(name, root, load_any_space(reference))
     assert f"--space {name}" in str(error.value)
 
