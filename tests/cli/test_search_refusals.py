@@ -46,7 +46,7 @@ from mobilenas.space import load_space
         (["--strategy=idarts", "--set=precision=bf16"], ["idarts", "bf16", "fp32"]),
         (["--strategy=darts", "--set=order=2", "--set=precision=bf16"], ["darts", "bf16", "fp32"]),
         (["--strategy=svge", "--space=darts:channels=4,cells=3"], ["svge", "choose their edges"]),
-        (["--benchmark=macro", "--space=digits"], ["digits", "blocks are not those of macro"]),
+        (["--benchmark=macro", "--space=digits"], ["digits", "blocks that are not those of macro"]),
         (["--benchmark=nb101"], ["'nb101'", "macro, nb201"]),
         (["--benchmark=nb201"], ["nb201", "macro"]),
         (["--benchmark=macro", "--space=nb201"], ["macro", "cells"]),
