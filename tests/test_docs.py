@@ -35,6 +35,16 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
             assert anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_rows_of_a_table_have_as_many_cells(page: Path) -> None:
+    """Others are drawn with a cell left out or cut off."""
+    width = 0
+    for line in prose(page).splitlines():
+        cells = len(re.findall(r"\|", re.sub(r"`[^`]*`", "", line))) if line[:1] == "|" else 0
+        assert not width or cells in (0, width), line
+        width = cells
+
+
 @pytest.mark.parametrize(
     ("page", "shape"), [("training.md", SupernetConfig), ("train.md", NetworkConfig)]
 )

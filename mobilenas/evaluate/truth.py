@@ -5,8 +5,10 @@ Equal networks under several names count once, under their canonical arch.
 
 import csv
 import io
+import json
 import logging
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,12 @@ log = logging.getLogger(__name__)
 
 MIN_ARCHS = 3  # below which there is no order to speak of
 COLUMNS = ("arch", "accuracy")
-CHECKSUM = "data_checksum"  # of the training images, in a column that may be missing
+# In columns that may be missing: of the training images, and of the space.
+DATA_CHECKSUM, SPACE_CHECKSUM = "data_checksum", "space_checksum"
+_OTHER = {
+    DATA_CHECKSUM: "other images, or of the same at another resolution",
+    SPACE_CHECKSUM: "a network of another space, if of the same name",
+}
 FARTHEST = 0.2  # between the accuracies of equal networks: more is no noise of training
 
 Floats = NDArray[np.float64]
@@ -65,17 +72,18 @@ class _Row:
     arch: object
     accuracy: object
     data_checksum: object = None
+    space_checksum: object = None
 
 
 def read_truth(path: Path, space: AnySpace, run: RunFolder | None = None) -> Truth:
     """A CSV (.csv) or parquet (.parquet) file with the columns arch and accuracy, and maybe
-    data_checksum, of the training images; others are ignored.
+    data_checksum, of the training images, and space_checksum; others are ignored.
 
     Accuracies are in 0..1, or in percent if one is above 1. Those of equal networks are averaged.
     run: a training whose images must be the same, where both are known.
-    Raises BadInput naming file and line (parquet: row) for an arch of another space or one that is
-    there twice, an accuracy that is none, scales that are mixed, equal networks that differ by more
-    than `FARTHEST`, other images than those of the run, and a file that is unfit as whole.
+    Raises BadInput naming file and line (parquet: row) for an arch of another space, an accuracy
+    that is none, scales that are mixed, equal networks that differ by more than `FARTHEST`, other
+    images than those of the run, and a file that is unfit as whole.
     """
     readers = {".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix not in readers:
@@ -84,9 +92,13 @@ def read_truth(path: Path, space: AnySpace, run: RunFolder | None = None) -> Tru
         raise BadInput(f"no such file: {path}")
     rows = readers[path.suffix](path)
     names, accuracy = _names(path, rows, space), _fractions(path, rows)
+    _check_checksums(
+        path, rows, SPACE_CHECKSUM, space_checksum(space), f"those of space {space.name}"
+    )
+    if run is not None and DATA_CHECKSUM in run.facts:
+        images = f"the images of {run.path}"
+        _check_checksums(path, rows, DATA_CHECKSUM, run.facts[DATA_CHECKSUM], images)
     _check_equal_ones(path, rows, names, accuracy)
-    if run is not None:
-        _check_images(path, rows, run)
     archs, means = distinct_means(path, names, accuracy[:, None])
     return Truth(path.name, archs, means[:, 0], flops_and_params(space, archs))
 
@@ -96,7 +108,7 @@ def _read_csv(path: Path) -> list[_Row]:
         text = read_bytes(path).decode("utf-8-sig")
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [name.strip() for name in next(reader, [])]
-        columns = _column_numbers(path, header)
+        columns = _columns(path, header)
         rows = []
         for fields in filter(None, reader):
             place = f"line {reader.line_num}"
@@ -104,7 +116,7 @@ def _read_csv(path: Path) -> list[_Row]:
                 raise BadInput(
                     f"{path} {place}: {len(fields)} fields, the header has {len(header)}"
                 )
-            rows.append(_Row(place, *(fields[column] for column in columns)))
+            rows.append(_Row(place, **{name: fields[at] for name, at in columns.items()}))
         return rows
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadInput(f"{path} is not a CSV file: {error}") from None
@@ -113,29 +125,29 @@ def _read_csv(path: Path) -> list[_Row]:
 def _read_parquet(path: Path) -> list[_Row]:
     try:
         table = parquet.ParquetFile(path).read()
-        numbers = _column_numbers(path, table.column_names)
-        columns = [table.column(number).to_pylist() for number in numbers]
+        at = _columns(path, table.column_names)
+        columns = [table.column(number).to_pylist() for number in at.values()]
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is not parquet: {one_line(error)}") from None
-    rows = zip(*columns, strict=True)
-    return [_Row(f"row {number}", *row) for number, row in enumerate(rows, start=1)]
+    rows = (dict(zip(at, row, strict=True)) for row in zip(*columns, strict=True))
+    return [_Row(f"row {number}", **row) for number, row in enumerate(rows, start=1)]
 
 
-def _column_numbers(path: Path, names: Sequence[str]) -> list[int]:
-    """Of the fields of a `_Row`, the last of which may be missing."""
-    columns = [*COLUMNS, *([CHECKSUM] if CHECKSUM in names else [])]
+def _columns(path: Path, names: Sequence[str]) -> dict[str, int]:
+    """Where the fields of a `_Row` are; those that may be missing, where they are there."""
+    columns = [*COLUMNS, *(name for name in (DATA_CHECKSUM, SPACE_CHECKSUM) if name in names)]
     for column in columns:
         if list(names).count(column) != 1:
             raise BadInput(
                 f"{path}: there must be one column {column!r}, "
                 f"there are {', '.join(names) or 'none'}"
             )
-    return [list(names).index(column) for column in columns]
+    return {column: list(names).index(column) for column in columns}
 
 
 def _names(path: Path, rows: Sequence[_Row], space: AnySpace) -> list[AnyArch]:
-    """The canonical archs of the rows; no arch is there twice under one name."""
-    places: dict[AnyArch, str] = {}
+    """The canonical archs of the rows."""
+    names: list[AnyArch] = []
     for row in rows:
         try:
             arch = space.parse(str(row.arch))
@@ -143,12 +155,8 @@ def _names(path: Path, rows: Sequence[_Row], space: AnySpace) -> list[AnyArch]:
             raise BadInput(
                 f"{path} {row.place}: {row.arch!r} is no arch of space {space.name}: {error}"
             ) from None
-        if arch in places:
-            raise BadInput(
-                f"{path} {row.place}: {arch} is in {places[arch]} too; give one row an arch"
-            )
-        places[arch] = row.place
-    return [space.canonical(arch) for arch in places]  # type: ignore[arg-type]  # they are its own
+        names.append(space.canonical(arch))  # type: ignore[arg-type]  # it is its own
+    return names
 
 
 def _fractions(path: Path, rows: Sequence[_Row]) -> Floats:
@@ -198,28 +206,34 @@ def _check_equal_ones(
             )
 
 
-def _check_images(path: Path, rows: Sequence[_Row], run: RunFolder) -> None:
-    """Raise BadInput where a row is of other training images than those of a run."""
-    known = run.facts.get(CHECKSUM)
+def space_checksum(space: AnySpace) -> int:
+    """Of all that makes the networks of a space: what it is called is no part of it."""
+    own = {key: x for key, x in space.to_dict().items() if key not in ("name", "description")}
+    return zlib.crc32(json.dumps(own, sort_keys=True).encode())
+
+
+def _check_checksums(
+    path: Path, rows: Sequence[_Row], column: str, known: int | None, what: str
+) -> None:
+    """Raise BadInput where a row is of something else than `what`, whose checksum is known."""
     for row in rows:
-        checksum = _checksum(path, row)
+        checksum = _checksum(path, row, column)
         if None not in (known, checksum) and checksum != known:
             raise BadInput(
-                f"{path} {row.place}: {CHECKSUM} {checksum}, but the images of {run.path} have "
-                f"{known}: the accuracy is of other images, or of the same at another resolution; "
-                "without the column they are compared all the same"
+                f"{path} {row.place}: {column} {checksum}, but {what} have {known}: the accuracy "
+                f"is of {_OTHER[column]}; without the column they are compared all the same"
             )
 
 
-def _checksum(path: Path, row: _Row) -> int | None:
-    """The checksum of a row; None where it is left open."""
-    value = row.data_checksum
+def _checksum(path: Path, row: _Row, column: str) -> int | None:
+    """A checksum of a row; None where it is left open."""
+    value = getattr(row, column)
     if value in (None, ""):
         return None
     try:
-        return int(value)  # type: ignore[call-overload]
+        return int(value)
     except (TypeError, ValueError, OverflowError):
-        raise BadInput(f"{path} {row.place}: {CHECKSUM} {value!r} is no whole number") from None
+        raise BadInput(f"{path} {row.place}: {column} {value!r} is no whole number") from None
 
 
 def distinct_means(

@@ -2,7 +2,7 @@
 
 trainings/ARCH/             the run folder of `mobilenas train`
 trainings/ARCH/output.txt   what its process printed (see `finish`)
-truth.csv                   arch, accuracy, validation_images, data_checksum of those that are done
+truth.csv                   arch, accuracy, validation_images, checksums of those that are done
 """
 
 import csv
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from mobilenas.base.files import file_name, write_text
 from mobilenas.base.process import release_memory
 from mobilenas.base.progress import ProgressBar
+from mobilenas.evaluate.truth import DATA_CHECKSUM, SPACE_CHECKSUM, space_checksum
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import is_run
 from mobilenas.space import space_from_dict
@@ -23,7 +24,7 @@ from mobilenas.train.networks import NetworkResult, NetworkSettings
 from mobilenas.workers import WorkersAsked
 
 TRUTH_FILE = "truth.csv"
-COLUMNS = ("arch", "accuracy", "validation_images", "data_checksum")
+COLUMNS = ("arch", "accuracy", "validation_images", DATA_CHECKSUM, SPACE_CHECKSUM)
 _SHARED = ("space", "seed", "config", "inherit")  # settings of all trainings
 _TRAININGS = "trainings"
 
@@ -110,7 +111,9 @@ def _write_truth(folder: Path) -> list[dict[str, Any]]:
             result = run.result(NetworkResult)
             row = result.model_dump(include={"arch", "validation_images", "flops"})
             row |= {"accuracy": result.last_accuracy}
-            rows.append(row | {"data_checksum": run.fact("data_checksum", int)})
+            row[DATA_CHECKSUM] = run.fact("data_checksum", int)
+            row[SPACE_CHECKSUM] = space_checksum(space_from_dict(run.settings["space"]))
+            rows.append(row)
     rows.sort(key=lambda row: (row["flops"], row["arch"]))
     table = io.StringIO()
     writer = csv.DictWriter(table, COLUMNS, extrasaction="ignore", lineterminator="\n")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -64,7 +65,8 @@ def read(folder: Path, name: str = "run.json") -> Any:
 def test_the_file_has_what_plain_trainings_come_to(whole: Path, tmp_path: Path) -> None:
     with (whole / "truth.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["arch", "accuracy", "validation_images", "data_checksum"]
+    checksums = ["data_checksum", "space_checksum"]
+    assert list(rows[0]) == ["arch", "accuracy", "validation_images", *checksums]
     about = read(whole)
     assert about["settings"]["threads"] == 1
     assert sorted(row["arch"] for row in rows) == sorted(about["facts"]["archs"])
@@ -91,6 +93,9 @@ def test_a_ranking_takes_the_file_if_it_is_of_the_images_of_the_supernet(
     other.write_text(text.replace(str(read(whole)["facts"]["data_checksum"]), "7"))
     refused = call(*asked, f"--truth={other}", f"--out={tmp_path / 'rank2'}")
     check_refused(refused, f"{other} line 2: data_checksum 7", str(job.supernet))
+    other.write_text(re.sub(r",\d+$", ",7", text, flags=re.MULTILINE))
+    refused = call(*asked, f"--truth={other}", f"--out={tmp_path / 'rank3'}")
+    check_refused(refused, f"{other} line 2: space_checksum 7")
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
