@@ -112,7 +112,8 @@ def evolve(
 
     Example, for the one best network: mobilenas evolve --flops 400M --objectives score
 
-    Example, with stand-alone trainings in between: mobilenas evolve --flops 400M --rounds 4
+    Example, with stand-alone trainings in between:
+    mobilenas evolve --flops 400M --objectives prediction --rounds 4
 
     Example, for detection: mobilenas evolve --resolution 320 --flops 600M
     """
