@@ -21,14 +21,17 @@ _UNWEIGHTED = (nn.Identity, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def can_fuse(ops: Any, views: Views, of_nodes: Views) -> bool:
-    """Whether the edges of a cell can be mixed so: all are run, with the same ops and none of them
-    shut, and these are single convolutions with a batch norm, pools without, shortcuts and zeros.
-    Batch norms that are joint ones of several processes, or average over all batches, stand apart.
+    """Whether the edges of a cell can be mixed so: all are run, with the same several ops and none
+    of them shut, and these are single convolutions with a batch norm, pools without, shortcuts and
+    zeros. Batch norms that are joint ones of several processes, or average over all batches, stand
+    apart. One op an edge is no mixture: with weights of 1 it has the bits of an arch.
 
     ops: those of an edge. views: of the op of each edge; of_nodes: of the inputs of each node.
     """
     first = views[0]
-    if not isinstance(first, Mapping) or not all(_is_open(view, first.keys()) for view in views):
+    if not isinstance(first, Mapping) or len(first) == 1:
+        return False
+    if not all(_is_open(view, first.keys()) for view in views):
         return False
     if not all(_is_open(view, range(end)) for end, view in enumerate(of_nodes, start=1)):
         return False

@@ -163,6 +163,28 @@ def test_a_network_computes_what_the_supernet_does(reference: str, training: boo
 
 
 @EACH
+def test_weights_of_1_have_the_gradients_of_the_genotype_to_the_bit(reference: str) -> None:
+    """So they have where all edges have one op, of which a mixture would be computed at once."""
+    space = load(reference)
+    alike = [space.decode(np.where(space.encode(genotypes(space)[0]) < 0, -1, 3))]
+    for genotype in genotypes(space) + alike:
+        views = genotype_views(space, genotype)
+        one_hot: list[View] = [{v: torch.ones(())} if isinstance(v, int) else v for v in views]
+        assert any(isinstance(view, int) for view in views)
+        found = []
+        for what in (genotype, one_hot):
+            supernet, x = new(space).train(), images(space).requires_grad_()
+            F.cross_entropy(supernet(x, what), torch.arange(3)).backward()
+            gradients = {name: p.grad for name, p in supernet.named_parameters()}
+            found.append(gradients | {"images": x.grad})
+        plain, weighted = found
+        assert any(g is None for g in plain.values())  # of what is not in the genotype
+        for name, gradient in plain.items():
+            assert (gradient is None) == (weighted[name] is None), name
+            assert gradient is None or torch.equal(gradient, weighted[name]), name
+
+
+@EACH
 def test_a_network_has_the_gradients_of_the_supernet(reference: str) -> None:
     space = load(reference)
     supernet = new(space).double()

@@ -99,7 +99,8 @@ def test_weights_may_be_of_less_precision_than_the_supernet() -> None:
 
 
 @pytest.mark.parametrize(
-    "case", ["an average over batches", "a gate", "an index", "an edge left out", "other ops"]
+    "case",
+    ["an average over batches", "a gate", "an index", "an edge left out", "other ops", "one op"],
 )
 def test_others_are_run_op_by_op(case: str) -> None:
     """To the bit, as nothing of them is mixed together."""
@@ -118,6 +119,8 @@ def test_others_are_run_op_by_op(case: str) -> None:
             views[2] = 3
         elif case == "an edge left out":
             del views[-1][1]
+        elif case == "one op":
+            views[:6] = [{3: view[3]} for view in views[:6]]
         else:
             del views[1][2]
         logits.append(supernet(images(), [views[slot] for slot in space.slots]))

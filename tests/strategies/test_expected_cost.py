@@ -1,15 +1,20 @@
 """Expected costs: exact values and gradients, and how they enter a loss."""
 
 import math
+from operator import attrgetter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from tables import made_up_table
 from toys import cells, configured, searched
 
 from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
+from mobilenas.cost.latency import read_table
+from mobilenas.cost.titles import latency_cost
 from mobilenas.space import Space, load_space
 from mobilenas.strategies.darts_pt import DartsPt
 from mobilenas.strategies.expected_cost import ExpectedCost
@@ -45,6 +50,24 @@ def test_certain_archs_cost_what_they_cost(costs: CostModel, space: Space, cost:
         ]
         exact = costs.batch(cost, genes[None])[0].item()
         assert expected.of(cost, one_hot).item() == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "latency_tables").glob("*.json")), ids=attrgetter("stem")
+)
+def test_certain_archs_cost_what_they_cost_by_each_shipped_table(file: Path) -> None:
+    table = read_table(file)
+    space = load_space(table.space)
+    costs = CostModel(space, [table])
+    expected = ExpectedCost(costs, {})
+    for genes in space.sample_genes(5, np.random.default_rng(0)):
+        one_hot = [
+            torch.eye(len(b.candidates))[g] for b, g in zip(space.blocks, genes, strict=True)
+        ]
+        exact = costs.of(space.decode(genes))
+        assert exact.keys() - {"memory"} == {"flops", "params", latency_cost(table.name)}
+        for cost in exact.keys() - {"memory"}:  # a peak, which is no sum
+            assert expected.of(cost, one_hot).item() == pytest.approx(exact[cost], rel=1e-12)
 
 
 @pytest.mark.parametrize("cost", ["flops", LATENCY])

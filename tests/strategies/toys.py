@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,6 +83,22 @@ class Toy(nn.Module):
         for view in views:
             x = mix(view, planted(x))
         return cast(Tensor, self.classifier(x.flatten(1)))
+
+
+class Fixed(nn.Module):
+    """Each candidate adds its own vector; logits are the sum. Nothing depends on the images."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        super().__init__()
+        drawn = np.random.default_rng(3)
+        self.vectors = [torch.tensor(drawn.normal(size=(n, 4))) for n in sizes]
+        self.bias = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+
+    def forward(self, x: Tensor, views: Views) -> Tensor:
+        total = self.bias.expand(len(x), 4)
+        for vectors, view in zip(self.vectors, views, strict=True):
+            total = total + mix(view, lambda ids, own=vectors: [own[i] for i in ids])  # type: ignore[misc]
+        return total
 
 
 class ToyCells(nn.Module):
