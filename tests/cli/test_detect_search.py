@@ -23,10 +23,10 @@ def test_a_detector_is_trained_on_the_arch_of_a_search(tmp_path: Path, call: Cal
     done = call("search", *asked, f"--out={search}")
     assert done.code == 0, done.err
     (row,) = json.loads((search / "front.json").read_text())["front"]
-    done = call("train", f"--search={search}", *ALONE, f"--out={alone}")
+    done = call("train", f"--search={search}", *ALONE, "--set=epochs=1", f"--out={alone}")
     assert done.code == 0, done.err
     detect = ["detect", "train", "retinanet_quick", f"--data={scenes}", "--json"]
-    detect += [f"--set={option}" for option in OPTIONS]
+    detect += [f"--set={option}" for option in (*OPTIONS, "train_cfg.max_epochs=1")]
     for run in (search, alone):
         out = tmp_path / f"detect-{run.name}"
         done = call(*detect, f"--weights={run / 'network'}", f"--out={out}")
