@@ -141,7 +141,8 @@ def main(
             }
             changes = [*arm.settings, *(settings or [])]
             finished(folder, "supernet-train", **flags, set=changes)
-            for statistics, (name, how) in STATISTICS.items():
+            for statistics in ["recalibrated"] if study == "recipes" else STATISTICS:
+                name, how = STATISTICS[statistics]
                 flags = {"supernet": folder, "n": n, **truth, **how}
                 result = finished(folder / name, "rank", result="rank.json", **flags)
                 timing = {"minutes": read_json(folder / "timing.json")["seconds"] / 60}
@@ -162,7 +163,7 @@ def tables(arms: list[Arm], found: Rankings) -> Iterator[Table]:
     first = found[arms[0].name, "recalibrated"][0]  # all have the same baselines
     rows, lost = [], []
     for arm in arms:
-        for statistics in STATISTICS:
+        for statistics in [each for each in STATISTICS if (arm.name, each) in found]:
             runs = found[arm.name, statistics]
             minutes = sorted(run["minutes"] for run in runs)
             row = {"predictor": arm.label, "BN statistics": statistics} | figures(runs, SUPERNET)
