@@ -16,6 +16,7 @@ from mobilenas.cost.memory import check_fits
 from mobilenas.nn.supernet import Supernet
 from mobilenas.report.plots import plot_front
 from mobilenas.space import load_any_space, load_space
+from mobilenas.strategies.methods import load_search_config
 from mobilenas.train.config import load_network_config, load_supernet_config
 from mobilenas.train.supernets import SupernetSettings, new_supernet
 
@@ -79,6 +80,18 @@ def test_blocks_without_number_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["passes", "warmup_largest_passes", "sandwich_random"])
 def test_a_budget_beyond_measure_is_refused(key: str) -> None:
     refused(key, load_supernet_config, "quick", [f"{key}=1e300"])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key"),
+    [
+        *(("parsec", "samples"), ("rome", "samples"), ("zarts", "samples")),
+        *(("zarts", "inner_steps"), ("shapley", "orders"), ("svge", "labels")),
+        *(("svge", "round_archs"), ("svge", "vae_steps")),
+    ],
+)
+def test_repeats_beyond_measure_are_refused(strategy: str, key: str) -> None:
+    refused(key, load_search_config, strategy, "cpu", [f"{key}=1000000000"])
 
 
 def test_what_does_not_fit_into_memory_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,10 @@ def read_nb201(data_root: Path | None, space: ListedSpace) -> NB201:
 def _column(path: Path, table: pyarrow.Table, name: str) -> list[object]:
     if table.column_names.count(name) != 1:
         raise BadInput(f"{path}: there must be one column {name!r}")
-    values: list[object] = table.column(name).to_pylist()
+    try:
+        values: list[object] = table.column(name).to_pylist()
+    except UnicodeDecodeError:
+        raise BadInput(f"{path}: column {name!r} is not UTF-8") from None
     return values
 
 

@@ -57,11 +57,15 @@ class _LearntSettings(Record, extra="ignore"):
     limits: dict[str, Number]
 
 
-class _Learnt(Record, extra="ignore"):
-    """Of the front.json of a search by gradient what others read."""
+class Learnt(Record, extra="ignore"):
+    """Of the front.json of a search by gradient what others read. standing: by data set of a
+    benchmark, where it was compared with one.
+    """
 
     front: Annotated[tuple[_LearntRow, ...], Field(min_length=1, max_length=1)]
     settings: _LearntSettings
+    passes: Number | None = None
+    standing: Annotated[dict[str, dict[str, Any]], Field(default_factory=dict)]
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def read_search(run: Path) -> FoundSearch:
         )
     stored = read_json(path)
     if isinstance(stored, dict) and "probabilities" in stored:
-        learnt = validated(_Learnt, stored, path)
+        learnt = validated(Learnt, stored, path)
         cost = next(iter(learnt.settings.limits), "flops")
         return FoundSearch([row.model_dump() for row in learnt.front], cost, None, None)
     found = validated(_Stored, stored, path)

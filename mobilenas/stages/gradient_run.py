@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.settings import Record, validated
+from mobilenas.base.settings import Record, Seed, validated
 from mobilenas.cost.budget import Budget
 from mobilenas.cost.counts import supernet_params
 from mobilenas.cost.edge_model import costs_of
@@ -84,7 +84,7 @@ class GradientSettings(Record):
     strategy: str
     space: dict[str, Any]
     data: str
-    seed: int
+    seed: Seed
     config: dict[str, Any]
     limits: dict[str, int | float]
     latency_tables: dict[str, str]
@@ -228,13 +228,14 @@ def open_search_run(
     budget: which names tables by their paths, if these did. strategy: the class, where it is one of
     one's own.
 
-    Raises BadInput naming what is missing or changed.
+    Raises BadInput naming what is missing or changed, and InfeasibleBudget as a new search would.
     """
     folder = RunFolder.open(path, "search").at(data=data)
     if budget:
         folder.read(GradientSettings)  # so that a damaged file is named
         folder = folder.at(**moved_tables(folder, with_known_root(budget, folder)))
     settings, kind, config, searchable = stored_search(folder, strategy)
+    check_limits(searchable, settings.limits)
     images = stored_images(folder, searchable.space.resolution, config, settings.seed)
     return GradientRun(folder, settings, kind, config, images, searchable)
 
@@ -245,8 +246,10 @@ def stored_search(
     """All that a run folder says of a search, but for its images. Raises BadInput."""
     settings = folder.read(GradientSettings)
     kind = strategy or strategy_class(settings.strategy)
-    where = f"{folder.path / 'run.json'}: config"
-    config = validated(kind.Config, settings.config, where, "the config")
+    file, inherits = folder.path / "run.json", settings.inherits
+    config = validated(kind.Config, settings.config, f"{file}: config", "the config")
+    if (inherits or kind.must_start_from) and (inherits and inherits.kind) != kind.starts_from:
+        raise BadInput(f"{file}: inherits: strategy {settings.strategy} does not start from this")
     space = network_space_from_dict(settings.space)
     costs = stored_costs(folder, space, settings.latency_tables)
     return settings, kind, config, Searchable(costs)

@@ -7,7 +7,7 @@ inherited.pt    its weights and, of a search, architecture parameters, so that t
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 class InheritedSearch(Record):
     """Of a search: its strategy, and its config."""
 
+    kind: ClassVar[str] = "search"
     strategy: str
     config: dict[str, Any]
 
@@ -58,6 +59,8 @@ class InheritedSearch(Record):
                 self._config.lr,
             )
         state = load_checkpoint(parent.path / CHECKPOINT, "module", "task")
+        if not isinstance(state["task"], dict) or "strategy" not in state["task"]:
+            raise BadInput(f"{parent.path / CHECKPOINT} is not the checkpoint of a search")
         _store(path, {"module": state["module"], "strategy": state["task"]["strategy"]})
 
     def give(self, path: Path, module: nn.Module, strategy: LearnedStrategy, seed: int) -> None:
@@ -90,6 +93,7 @@ class InheritedSearch(Record):
 class InheritedSupernet(Record):
     """Of `supernet-train`: the settings of its run."""
 
+    kind: ClassVar[str] = "supernet"
     run: SupernetSettings
 
     def supernet(self, searchable: Searchable, seed: int) -> nn.Module:
@@ -110,7 +114,7 @@ class InheritedSupernet(Record):
         """
         try:
             module.load_state_dict(load_checkpoint(path / INHERITED, "module")["module"])
-        except RuntimeError:
+        except Exception:
             raise _unfit(path) from None
         strategy.trains_weights = False
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json, write_json
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.base.settings import Record, validated
 from mobilenas.evaluate.truth import Truth
 from mobilenas.runs import RunFolder
+from mobilenas.search.front import Learnt
 from mobilenas.space import Arch, Genotype
 from mobilenas.stages.benchmark import standing_of
 from mobilenas.stages.derived import NETWORK, NO_NETWORK, store_network
@@ -25,6 +27,7 @@ from mobilenas.stages.search_costs import check_limits
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_task import SearchTask
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.train.checkpoint import load_checkpoint
 from mobilenas.train.device import pick_device, without_tf32
 from mobilenas.train.distributed import SINGLE, Processes
@@ -64,7 +67,7 @@ def run_search(
             "it did not train to the end: %s",
             ", ".join(dropped),
         )
-    known = run.folder.result().get("standing", {}) if run.folder.is_finished else {}
+    known = run.folder.result(Learnt).standing if run.folder.is_finished else {}
     result = {
         "front": [{"arch": str(arch), **searchable.costs.of(arch)}],  # type: ignore[arg-type]
         "settings": run.folder.settings,
@@ -103,17 +106,30 @@ def derive_again(
     check_limits(searchable, limits)
     if last := kind.stages(config) - 1:
         file = path / f"stage-{last}" / KEPT
-        kept = validated(StageResult, read_json(file), file).kept
-        searchable = kind.stage(searchable, config, last, kept)
+        searchable = kind.stage(searchable, config, last, _stage_result(file, searchable).kept)
     found = kind(searchable.choices, config, settings.seed)
     if settings.inherits is not None:
         module = settings.inherits.supernet(searchable, settings.seed)
         settings.inherits.give(path, module, found, settings.seed)
     state = load_checkpoint(path / CHECKPOINT, "task")["task"]
-    found.load_state(state["strategy"])
+    try:
+        found.load_state(state["strategy"])
+    except Exception:  # it checks little of what it is given
+        raise BadInput(f"{path / CHECKPOINT} does not fit what {path / 'run.json'} says") from None
     arch = found.derive(searchable, limits)
     assert arch is not None, "the limits were checked"
     return arch
+
+
+def _stage_result(file: Path, whole: Searchable) -> StageResult:
+    """What a training of a search has stored. whole: all choices. Raises BadInput."""
+    found = validated(StageResult, read_json(file), file)
+    for choice in whole.choices.ops:
+        names = found.kept.get(choice.name, choice.candidates)
+        if not names or not {*names} <= {*choice.candidates}:
+            some = ", ".join(choice.candidates)
+            raise BadInput(f"{file}: kept.{choice.name}: must be some of {some}")
+    return found
 
 
 def _searched(run: GradientRun, task: SearchTask) -> torch.nn.Module:
@@ -134,7 +150,7 @@ def _trained(run: GradientRun, processes: Processes) -> SearchTask:
         folder = replace(run.folder, path=run.folder.path / f"stage-{number + 1}")
         file = folder.path / KEPT
         if file.exists():
-            before = validated(StageResult, read_json(file), file)
+            before = _stage_result(file, run.searchable)
             continue
         folder.path.mkdir(exist_ok=True)
         task = _stage(run, number, before, folder, processes)

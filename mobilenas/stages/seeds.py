@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import read_json
 from mobilenas.base.process import release_memory
 from mobilenas.base.progress import ProgressBar
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_for_runs, check_some_to_resume, is_run
+from mobilenas.search.front import Learnt
 from mobilenas.stages.finish import Finish, finish_runs
 from mobilenas.stages.gradient_run import GradientRun
 from mobilenas.workers import WorkersAsked
@@ -72,16 +72,17 @@ def search_seeds(
     left = [
         run.path
         for run in runs.values()
-        if not run.is_finished or (compared and not run.result().get("standing"))
+        if not run.is_finished or (compared and not run.result(Learnt).standing)
     ]
     with ProgressBar("seeds", len(runs), len(runs) - len(left)) as bar:
         failed = finish_runs(left, finish, workers, lambda path: bar.advance(1, path.name))
     rows = []
     for seed, run in sorted(runs.items()):
         if run.is_finished:
-            found = read_json(run.path / "front.json")
-            kept = {key: found.get(key) for key in ("passes", "standing")}
-            rows.append({"seed": seed, "run": str(run.path), **found["front"][0], **kept})
+            found: Learnt = run.result(Learnt)
+            kept = {"passes": found.passes, "standing": found.standing}
+            row = {"seed": seed, "run": str(run.path), **found.front[0].model_dump()}
+            rows.append(row | kept)
     return rows, {path.name: end for path, end in failed.items()}
 
 

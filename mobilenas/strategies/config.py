@@ -1,8 +1,12 @@
 """How a search by gradient is made; configs/strategies/*.yaml hold presets."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from mobilenas.train.config import AboveZero, Duration, NotNegative, Share, TrainingConfig
+
+Repeats = Annotated[int, Field(ge=1, le=100_000)]  # of a part of a step; of drawn archs
 
 
 class SearchConfig(TrainingConfig):

@@ -11,12 +11,11 @@ from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View, Views, without_graph
 from mobilenas.strategies.choices import Choices
-from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.config import Repeats, SearchConfig
 from mobilenas.strategies.gdas import Gdas, GdasConfig
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.subsets import Parts, Subset, Subsets, opened, perturbed
-from mobilenas.train.config import Positive
 
 
 class RomeConfig(GdasConfig):
@@ -25,7 +24,7 @@ class RomeConfig(GdasConfig):
     trained once in a step, for which there must be as many samples.
     """
 
-    samples: Positive = 7
+    samples: Repeats = 7
     version: Literal[1, 2] = 2
     fair: Literal["iid", "ops"] = "iid"
 

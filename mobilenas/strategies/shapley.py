@@ -14,7 +14,7 @@ from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View
 from mobilenas.space import Choice, EdgeCellSpace
 from mobilenas.strategies.choices import Choices
-from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.config import Repeats, SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
@@ -36,7 +36,7 @@ class ShapleyConfig(SearchConfig):
     """
 
     arch_every: Positive = 100
-    orders: Positive = 10
+    orders: Repeats = 10
     score_images: Positive = 256
     truncate: Share = 0.5
     players: Literal["candidates", "paths"] = "candidates"

@@ -14,7 +14,7 @@ from mobilenas.base.randomness import Stream, fixed_generators
 from mobilenas.nn.views import Views
 from mobilenas.space import Arch, EdgeCellSpace, Genotype
 from mobilenas.strategies.choices import Choices
-from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.config import Repeats, SearchConfig
 from mobilenas.strategies.graph_vae import GraphVae, climb, train_predictor, train_vae
 from mobilenas.strategies.learned import LearnedStrategy, draw
 from mobilenas.strategies.search_step import SearchStep
@@ -37,11 +37,11 @@ class SvgeConfig(SearchConfig):
     their own.
     """
 
-    labels: Positive = 100
-    rounds: Positive = 5
-    round_archs: Positive = 10
+    labels: Repeats = 100
+    rounds: Repeats = 5
+    round_archs: Repeats = 10
     score_images: Positive = 256
-    vae_steps: Positive = 500
+    vae_steps: Repeats = 500
     cost_form: Literal["add"] = "add"
     cost_weight: NotNegative = 0.1
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View
-from mobilenas.strategies.config import SearchConfig
+from mobilenas.strategies.config import Repeats, SearchConfig
 from mobilenas.strategies.learned import LearnedStrategy
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.train.config import AboveZero, Positive
@@ -30,8 +30,8 @@ class ZartsConfig(SearchConfig):
 
     arch_every: Positive = 10
     search: Literal["mgs", "rs", "gld"] = "mgs"
-    samples: Positive = 4
-    inner_steps: Positive = 10
+    samples: Repeats = 4
+    inner_steps: Repeats = 10
     sigma: AboveZero = 0.025
     temperature: AboveZero = 0.01
     importance: bool = False

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from listed import GENES, SPACE, listed_columns, write_listed
 
@@ -62,6 +63,7 @@ def test_a_table_is_read_as_it_was_written(write: Write, columns: dict[str, Any]
         ({"acc200_cifar10_test": [None] * 15625}, "acc200_cifar10_test must have numbers"),
         ({"lat_phone_ms": ["fast"] * 15625}, "lat_phone_ms must have numbers"),
         ({"arch_str": ["e3k3"] * 15625}, "arch_str: cell 'e3k3'"),
+        ({"arch_str": pyarrow.array(15625 * [b"\xff"]).view("string")}, "'arch_str' is not UTF-8"),
         ({"arch_str": [str(cell("000000"))] * 15625}, "must have each of the 15625 cells once"),
         ({"params_cifar10": [73306] * 15625}, r"\|none~0\|.* has \d+ params, not 73306"),
     ],
