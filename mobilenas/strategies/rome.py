@@ -1,6 +1,6 @@
 """ROME (Wang et al. 2023): topology learnt apart from the ops, gradients of several samples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,9 +10,11 @@ from torch import Tensor
 from mobilenas.base.errors import BadInput
 from mobilenas.base.randomness import Stream
 from mobilenas.nn.views import View, Views, without_graph
+from mobilenas.space import Arch, Genotype
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import Repeats, SearchConfig
 from mobilenas.strategies.gdas import Gdas, GdasConfig
+from mobilenas.strategies.learned import normalised
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.subsets import Parts, Subset, Subsets, opened, perturbed
@@ -78,15 +80,27 @@ class Rome(Gdas):
 
     def probabilities(self) -> list[Tensor]:
         """That of its op times that of its paths; 0 of `none`."""
+        return self._products(Subsets.law)
+
+    def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
+        """The arch of the most probable parts, so that a part does not lose to another for having
+        more candidates; within limits that of the largest product of their `scores`.
+        """
+        found = (self._products(Subsets.scores), self.inputs())
+        products, inputs = ([normalised(p) for p in each] for each in found)
+        return searchable.derive(products, limits, inputs)
+
+    def _products(self, of_paths: Callable[[Subsets, list[Tensor]], Tensor]) -> list[Tensor]:
+        """Of each candidate the probability of its op times what its paths have, 1 without any."""
         found = []
         for place, part in enumerate(self.parts):
             p = torch.cat([self.parameters[place].softmax(0), torch.zeros(1)])
             found.append(p[[-1 if op is None else op for op, _ in part.pairs]])
             if place in self.paths:
                 subsets, own = self.paths[place]
-                law = torch.cat([subsets.law(own), torch.ones(1)])
+                values = torch.cat([of_paths(subsets, own), torch.ones(1)])
                 places = {subset: index for index, subset in enumerate(subsets.all)}
-                found[-1] = found[-1] * law[[places.get(s, -1) for _, s in part.pairs]]
+                found[-1] = found[-1] * values[[places.get(s, -1) for _, s in part.pairs]]
         return found
 
     def inputs(self) -> list[Tensor]:

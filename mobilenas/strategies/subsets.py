@@ -132,6 +132,17 @@ class Subsets:
         each = [_law(beta, m) * share for m, share in zip(self.numbers, shares, strict=True)]
         return torch.cat(each)
 
+    def scores(self, parameters: list[Tensor]) -> Tensor:
+        """Of each of `all` how probable its number and its members are, each relative to the most
+        probable one: 1 where both are. By the law alone, numbers with few subsets would be ahead.
+        """
+        beta, *of_numbers = parameters
+        if self.apart:
+            return _relative(beta.softmax(0))
+        shares = _relative(of_numbers[0].softmax(0)) if of_numbers else beta.new_ones(1)
+        laws = (_relative(_law(beta, m)) for m in self.numbers)
+        return torch.cat([law * share for law, share in zip(laws, shares, strict=True)])
+
     def inclusion(self, law: Tensor) -> Tensor:
         """(size,): how probable it is that each is a member."""
         return self.members.to(law).T @ law
@@ -155,6 +166,10 @@ def perturbed(alpha: Tensor, rng: np.random.Generator, tau: float) -> tuple[Tens
 def opened(q: Tensor) -> Tensor:
     """1, to the bit, with the gradient of q."""
     return 1 + (q - q.detach())
+
+
+def _relative(p: Tensor) -> Tensor:
+    return p / p.max()
 
 
 def _law(beta: Tensor, count: int) -> Tensor:

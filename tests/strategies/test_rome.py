@@ -17,7 +17,7 @@ from mobilenas.base.randomness import Stream
 from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts
 from mobilenas.nn.views import Views
-from mobilenas.space import Choice, EdgeCellSpace, Space, load_space
+from mobilenas.space import Arch, Choice, EdgeCellSpace, Space, load_space
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.methods import load_search_config
 from mobilenas.strategies.rome import Rome
@@ -316,3 +316,30 @@ def test_steps_have_the_order_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> N
     strategy.apply = lambda gradients: order.append("architecture")  # type: ignore[method-assign]
     strategy.step(Steps(Toy(1), strategy.config)(0))
     assert order == ["architecture", "weights"]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("spread", [1e-3, 1.0])
+def test_the_arch_has_the_most_probable_parts(version: int, spread: float) -> None:
+    """Not the most probable candidates: of the identity and of all four paths there is one each."""
+    space = load_space("s1:resolution=8,width=0.25,candidates.skip=true")
+    strategy = rome(space, spread, version=version)
+    arch = strategy.derive(searched(space), {})
+    assert isinstance(arch, Arch)
+    assert {frozenset(part.ops) for part in strategy.parts} > {frozenset({"id", "e3", "e6"})}
+    for place, (block, parts) in enumerate(zip(arch.blocks, strategy.parts, strict=True)):
+        op, subset = parts.pairs[strategy.choices.ops[place].candidates.index(str(block))]
+        assert op == strategy.parameters[place].argmax()
+        subsets, own = strategy.paths[place]
+        if version == 1:
+            expected = subsets.all[own[0].argmax()]
+        else:
+            count = parts.numbers[own[1].argmax()]
+            law = subsets.law(own)
+            of_count = {s: p for s, p in zip(subsets.all, law, strict=True) if len(s) == count}
+            expected = max(of_count, key=of_count.__getitem__)
+        assert subset == (() if parts.ops[op] == "id" else expected)
+    costs = CostModel(space)
+    limit = 0.9 * costs.flops(arch)
+    within = strategy.derive(searched(space), {"flops": limit})
+    assert isinstance(within, Arch) and costs.flops(within) <= limit
