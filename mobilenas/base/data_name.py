@@ -21,13 +21,15 @@ class DataName:
 
     @classmethod
     def parse(cls, text: str) -> "DataName":
-        """A path that exists may have commas and semicolons in it."""
-        whole = user_path(text)
-        if text and exists(whole):
-            return cls("", (whole,), "")
+        """A path that exists may have commas and semicolons in it; a folder `digits` is `./digits`,
+        so that what lies about does not stand for the built-in data.
+        """
         named, _, options = text.partition(";")
         if named == "digits":
             return cls(named, (), options)
+        whole = user_path(text)
+        if text and exists(whole):
+            return cls("", (whole,), "")
         start = next((start for start in _STARTS if named.startswith(start)), "")
         named = named.removeprefix(start)
         whole = user_path(named)

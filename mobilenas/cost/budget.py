@@ -71,5 +71,8 @@ class Budget:
 
 
 def known_tables(space: Space) -> list[LatencyTable]:
-    """Every known table that covers a space at its resolution."""
-    return [t for t in readable_tables() if t.is_of_size(space) and t.covers(space)]
+    """Every known table that covers a space at its resolution; one by which a network would take no
+    time is left out, and logged.
+    """
+    covering = (t for t in readable_tables() if t.is_of_size(space) and t.covers(space))
+    return [table for table in covering if table.fits(space)]

@@ -170,6 +170,17 @@ class LatencyTable(Record):
             )
         return fixed, blocks
 
+    def fits(self, space: Space) -> bool:
+        """Whether `column` has the milliseconds of a space that the table covers; if not, it is
+        logged why.
+        """
+        try:
+            self.column(space)
+        except BadInput as error:
+            log.warning("%s", error)
+            return False
+        return True
+
     def predict(self, space: Space, genes: Genes) -> NDArray[np.float64]:
         """Milliseconds (n,) of genes (n, blocks). Raises BadInput as `column` does."""
         fixed, blocks = self.column(space)

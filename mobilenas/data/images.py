@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,8 +135,11 @@ def decode_upright(name: str, encoded: Encoded) -> tuple[Image.Image, bool]:
     try:
         opened = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
         with opened, Image.open(opened, formats=_formats(opened)) as image:
-            if image.mode[0] in "IF":  # convert("RGB") would clip these to white
-                raise ValueError(f"pixels of type {image.mode}; there must be 8 bits a channel")
+            # convert("RGB") would clip these to white, and Pillow halves 16 bits of a colour.
+            deep = re.search(r"\w+;16\w*", f"{image.mode} {image.tile}")
+            if deep or image.mode[0] in "IF":
+                kind = deep[0] if deep else image.mode
+                raise ValueError(f"pixels of type {kind}; there must be 8 bits a channel")
             rgb = _middle(image).convert("RGB")
             turned = _is_turned(image)
             return (ImageOps.exif_transpose(rgb) if turned else rgb), turned

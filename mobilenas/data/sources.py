@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os.path import realpath
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,8 @@ class Source:
                     raise BadInput(f"data {str(path)!r} is neither a file nor a folder")
                 if path.is_dir() and len(name.paths) > 1:
                     raise BadInput(f"data {str(path)!r} is a folder; give one folder, or files")
+            if twice := [x for x, n in Counter(map(realpath, name.paths)).items() if n > 1]:
+                raise BadInput(f"data {twice[0]!r} is given more than once")
         elif {"image", "label"} & options.keys():
             raise BadInput(f"data {text!r}: image= and label= are for tables, {kind} has none")
         columns = Columns(options.get("image"), options.get("label"))

@@ -118,6 +118,8 @@ def transfer_table(
             source.name,
             100 * error,
         )
+    if not table.fits(space):
+        log.warning("time some of the cheapest networks of space %s too", space.name)
     figures = {}
     if tests:
         genes = np.array([space.encode(timing.arch) for timing in tests])

@@ -89,6 +89,16 @@ def test_known_tables_are_those_that_cover_the_space_at_its_resolution(folder: P
     assert [table.name for table in known_tables(load_space(spaces[1]))] == ["t1"]
 
 
+def test_a_table_by_which_a_network_takes_no_time_is_left_out_with_a_word(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`train` has the latencies by all of them in its result."""
+    write_table(folder, made_up_table(MACRO, "t0"))
+    write_table(folder, made_up_table(MACRO, "t1", overhead_ms=-1e6))
+    assert [table.name for table in known_tables(MACRO)] == ["t0"]
+    assert "latency table t1: with overhead_ms -1e+06" in caplog.text
+
+
 def test_a_file_that_is_no_table_is_left_out_with_a_word(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

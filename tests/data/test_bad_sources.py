@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import struct
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,25 @@ def folder_with_text(root: Path) -> str:
 def folder_with_16_bits(root: Path) -> str:
     save(plain_folders(root) / "cat" / "2.png", Image.fromarray(np.zeros((8, 8), dtype=np.uint16)))
     return str(root)
+
+
+def folder_with_16_bits_a_colour(root: Path) -> str:
+    """A PNG, as Pillow writes none: its header and rows by hand."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        end = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + end
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    rows = zlib.compress(4 * (b"\0" + 12 * b"\x0f\xff"))
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (plain_folders(root) / "cat" / "2.png").write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    return str(root)
+
+
+def file_given_twice(root: Path) -> str:
+    file = parquet(GOOD, [0, 1, 0, 1])(root)
+    return f"{file},{root}/./{Path(file).name}"
 
 
 def folder_with_one_class(root: Path) -> str:
@@ -172,6 +193,8 @@ ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (folder_with_damage, r"dog/1\.png: cannot read the image \(.+\)"),
     (folder_with_text, r"cat/2\.png: cannot read the image \(not an image\)"),
     (folder_with_16_bits, r"cat/2\.png: .*I;16; there must be 8 bits a channel"),
+    (folder_with_16_bits_a_colour, r"cat/2\.png: .*RGB;16\w*; there must be 8 bits a channel"),
+    (file_given_twice, r"a\.parquet' is given more than once"),
     (folder_with_one_class, "training images of 1 class; there must be at least 2"),
     (
         folder_with_other_test_classes,
@@ -314,3 +337,12 @@ def test_metadata_of_parquet_may_say_nothing_of_classes(stored: bytes, tmp_path:
     table = pq.read_table(file)
     pq.write_table(table.replace_schema_metadata({"huggingface": stored}), file)
     assert load_data(str(file), 8).classes == ("0", "1")
+
+
+def test_a_folder_named_digits_is_not_the_built_in_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain_folders(tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    assert len(load_data("digits", 8).classes) == 10
+    assert len(load_data("./digits", 8).classes) < 10

@@ -231,7 +231,7 @@ def test_what_training_would_not_see_is_refused(
 def test_colours_of_16_bits_are_refused_too(folder: Path) -> None:
     pixels = np.full((20, 20, 3), 200, np.uint16)  # black, to those who take the upper 8 bits
     assert cv2.imwrite(str(folder / "train" / "b.png"), pixels)
-    assert "pixels of type uint16; there must be 8 bits a channel" in refused(folder)
+    assert "pixels of type RGB;16B; there must be 8 bits a channel" in refused(folder)
 
 
 @pytest.mark.parametrize(

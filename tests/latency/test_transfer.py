@@ -145,6 +145,18 @@ def test_times_that_no_table_fits_are_warned_of(caplog: pytest.LogCaptureFixture
     assert "old-phone does not fit" in caplog.text
 
 
+def test_it_is_said_where_the_cheapest_networks_would_take_no_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    times = SOURCE.predict(SPACE, GENES)
+    dear = np.argsort(times)[-10:]
+    least = times[dear].min()
+    timings = [Timing(ARCHS[i], float(times[i] - 0.9 * least)) for i in dear]
+    transfer_table(SOURCE, SPACE, timings, device="new", holdout=0, seed=0)
+    assert "it must be above 0" in caplog.text
+    assert f"time some of the cheapest networks of space {SPACE.name} too" in caplog.text
+
+
 def test_too_few_networks_bad_names_and_foreign_spaces_are_refused() -> None:
     times = SOURCE.predict(SPACE, GENES)
     with pytest.raises(BadInput, match="--holdout 2: at least 3 networks, or 0"):
