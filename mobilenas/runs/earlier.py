@@ -24,10 +24,10 @@ def read_earlier(path: Path, kinds: tuple[str, ...]) -> Stored | None:
     A folder could hold two of them (a latency table and its check): `kinds` says which are meant.
     Raises BadInput for a settings file that is damaged.
     """
-    for name, kind, convert in _FILES:
+    for name, kind, key, convert in _FILES:
         if (path / name).is_file() and (kind is None or kind in kinds):
             stored = read_json(path / name)
-            if isinstance(stored, dict) and "kind" not in stored:
+            if isinstance(stored, dict) and "kind" not in stored and (not key or key in stored):
                 try:
                     return convert(stored)
                 except (AttributeError, TypeError):
@@ -104,13 +104,14 @@ def _check(stored: Stored) -> Stored:
     return _run("latency-check", stored, {})
 
 
-# File, the kind of run that it was of (None: it tells by its content), and how it is read.
-_FILES: list[tuple[str, str | None, Callable[[Stored], Stored]]] = [
-    ("run.json", None, _training),
-    ("search.json", "evolve", _search),
-    ("settings.json", "rank", _ranking),
-    ("build.json", "latency", _table),
-    ("check.json", "latency-check", _check),
+# File, the kind of run that it was of (None: it tells by its content), a key that tells it from a
+# file of other programs, whose folders are no runs, and how it is read.
+_FILES: list[tuple[str, str | None, str | None, Callable[[Stored], Stored]]] = [
+    ("run.json", None, None, _training),
+    ("search.json", "evolve", "limits", _search),
+    ("settings.json", "rank", "archs", _ranking),
+    ("build.json", "latency", "space", _table),
+    ("check.json", "latency-check", "table", _check),
 ]
 
 

@@ -208,3 +208,9 @@ def test_a_setting_that_is_wrong_is_named(tmp_path: Path) -> None:
     edit(folder / "run.json", config={"lrr": 1})
     with pytest.raises(BadInput, match=r"run\.json: config\.lrr: there is no such key"):
         open_supernet_run(folder)
+
+
+@pytest.mark.parametrize("name", ["search.json", "settings.json", "build.json", "check.json"])
+def test_a_file_of_another_program_makes_no_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"editor.fontSize": 12}')
+    check_free(tmp_path)
