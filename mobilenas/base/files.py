@@ -83,10 +83,13 @@ def file_name(text: str) -> str:
 
 def user_path(text: str) -> Path:
     """A path as a user writes it, ~ and ~name being home folders. Raises BadInput where nobody has
-    that name.
+    that name, and for one that is not UTF-8, which no file could say.
     """
     try:
+        text.encode()
         return Path(text).expanduser()
+    except UnicodeEncodeError:
+        raise BadInput(f"{shortened(text)!a}: the path is not UTF-8") from None
     except RuntimeError:
         raise BadInput(f"{shortened(text)}: nobody has such a home folder") from None
 
@@ -97,8 +100,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON atomically; NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    """Write a value as indented JSON atomically; NaN and infinity are refused (ValueError). Raises
+    BadInput for a text that is not UTF-8, such as some paths, which could not be read again.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False)
+    if "\\ud" in text:  # half a character, or an emoji
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            near = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+            raise BadInput(f"cannot write {path}: {near} is not UTF-8") from None
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

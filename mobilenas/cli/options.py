@@ -127,6 +127,7 @@ def parse_budget(
     from mobilenas.base.units import parse_size
     from mobilenas.cost.budget import Budget, LatencyLimit
 
+    memory = memory and memory.removesuffix("B")  # as it is printed
     given = {"flops": flops, "params": params, "memory": memory}
     return Budget(
         {name: parse_size(text) for name, text in given.items() if text is not None},

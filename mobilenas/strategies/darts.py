@@ -69,9 +69,7 @@ class Darts(LearnedStrategy):
         ahead, lr = self._next_update(step)
         weights = step.parameters
         with step.moved(ahead, -lr):
-            loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-            loss = step.cost.loss(loss, self.occurrences())
-            found = step.gradient(loss, [*self.parameters, *weights])
+            found = step.gradient(self.arch_loss(step), [*self.parameters, *weights])
         direct, v = found[: len(self.parameters)], found[len(self.parameters) :]
         mixed = change_along(v, step, self, self.parameters)
         self.apply([g - lr * m for g, m in zip(direct, mixed, strict=True)])

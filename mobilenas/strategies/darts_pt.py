@@ -11,16 +11,18 @@ from torch import Tensor
 
 from mobilenas.base.randomness import Stream, generator
 from mobilenas.nn.views import View, Views
-from mobilenas.space import Choice, EdgeCellSpace
+from mobilenas.space import Arch, Choice, EdgeCellSpace, Genotype
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import SearchConfig
 from mobilenas.strategies.gaea import Gaea
-from mobilenas.strategies.learned import LearnedStrategy
+from mobilenas.strategies.learned import LearnedStrategy, normalised
 from mobilenas.strategies.score_log import Scores
 from mobilenas.strategies.search_step import SearchStep
+from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.subsets import Parts
 from mobilenas.train.config import Positive
 
+_TRACE = 1e-6  # of what the other strategy learnt, beside what is decided
 log = logging.getLogger(__name__)
 
 
@@ -137,11 +139,20 @@ class DartsPt(LearnedStrategy):
 
     def learn(self, step: SearchStep) -> None:
         """An architecture step of what is not decided yet."""
-        if self.config.blank or None not in self.decided:
-            return
-        loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.probabilities())
-        self.apply(step.gradient(loss, self.parameters))
+        if not self.config.blank and None in self.decided:
+            super().learn(step)
+
+    def penalty(self) -> Tensor | float:
+        """That of the other strategy."""
+        return self.base.penalty()
+
+    def derive(self, searchable: Searchable, limits: Mapping[str, float]) -> Arch | Genotype | None:
+        """What is decided. Where limits that the projections did not know forbid some of that, what
+        the other strategy learnt says what takes its place.
+        """
+        pairs = zip(self.probabilities(), self.base.probabilities(), strict=True)
+        mixed = [normalised(p + _TRACE * own) for p, own in pairs]
+        return searchable.derive(mixed, limits, [normalised(p) for p in self.inputs()])
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """As the other strategy has it."""

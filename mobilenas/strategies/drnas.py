@@ -84,13 +84,15 @@ class Drnas(LearnedStrategy):
         """An architecture step, before which choices may be pruned."""
         if self.config.prune_to and step.progress >= self.config.prune_at:
             self.prune(self.config.prune_to)
-        loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.probabilities())
-        if self.config.kl_weight:
-            flat = ((Dirichlet(b), Dirichlet(torch.ones_like(b))) for b in self.concentrations())
-            divergence = torch.stack([kl_divergence(*pair) for pair in flat]).sum()
-            loss = loss + self.config.kl_weight * divergence.to(loss)
-        self.apply(step.gradient(loss, self.parameters))
+        super().learn(step)
+
+    def penalty(self) -> Tensor | float:
+        """How far the Dirichlet distributions are from flat ones."""
+        if not self.config.kl_weight:
+            return 0.0
+        flat = ((Dirichlet(b), Dirichlet(torch.ones_like(b))) for b in self.concentrations())
+        divergence = torch.stack([kl_divergence(*pair) for pair in flat]).sum()
+        return self.config.kl_weight * divergence.float()
 
     def prune(self, count: int) -> None:
         """Keep the candidates of the largest x, of equal ones the first."""

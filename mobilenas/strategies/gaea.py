@@ -112,18 +112,20 @@ class Gaea(LearnedStrategy):
             return gumbel_views(logs, self.config.tau(step.progress), step.rng(stream))
         return super().views(step, stream)
 
-    def learn(self, step: SearchStep) -> None:
-        """An architecture step."""
-        views = self.views(step, Stream.ARCH_STEP)
-        if self.config.level == "single":  # the order of a later epoch: another batch
-            loss = step.loss(views, "train", number=step.n + step.steps)
-        else:
-            loss = step.loss(views, "held")
-        loss = step.cost.loss(loss, self.probabilities())
-        if self.config.entropy_weight:
-            entropies = [(p * (len(p) * p).log()).sum() for p in self.parameters]
-            loss = loss + self.config.entropy_weight * torch.stack(entropies).sum().to(loss)
-        self.apply(step.gradient(loss, self.parameters))
+    def penalty(self) -> Tensor | float:
+        """How far the p are from equal ones."""
+        if not self.config.entropy_weight:
+            return 0.0
+        entropies = [(p * (len(p) * p).log()).sum() for p in self.parameters]
+        return self.config.entropy_weight * torch.stack(entropies).sum()
+
+    def arch_loss(self, step: SearchStep) -> Tensor:
+        """With a single level on training images, in the order of a later epoch: another batch."""
+        if self.config.level != "single":
+            return super().arch_loss(step)
+        number = step.n + step.steps
+        loss = step.loss(self.views(step, Stream.ARCH_STEP), "train", number=number)
+        return step.cost.loss(loss, self.occurrences()) + self.penalty()
 
     def reach(self, steps: int) -> str:
         """By its own rate."""

@@ -20,9 +20,9 @@ _GROWTH = 2  # of a term over the first, beyond which it does with the default g
 
 class IdartsConfig(SearchConfig):
     """arch_every: weight steps between architecture steps. terms: of the Neumann series after its
-    first one. gamma: its step; if None the learning rate of the weights, or where terms would grow
-    by that less: one over twice what a second product with H enlarges a first by, which is some
-    way below its largest eigenvalue.
+    first one. gamma: its step; if None the learning rate of the weights, but at most half the
+    inverse of what a second product with H enlarges a first by. That factor is some way below the
+    largest eigenvalue of H, beyond twice whose inverse terms would grow.
     """
 
     arch_every: Positive = 4
@@ -52,9 +52,7 @@ class Idarts(LearnedStrategy):
 
     def learn(self, step: SearchStep) -> None:
         """An architecture step."""
-        loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.occurrences())
-        found = step.gradient(loss, [*self.parameters, *step.parameters])
+        found = step.gradient(self.arch_loss(step), [*self.parameters, *step.parameters])
         direct, first = found[: len(self.parameters)], found[len(self.parameters) :]
         series, gamma = self._series(step, first)
         mixed = change_along(series, step, self, self.parameters)

@@ -135,11 +135,18 @@ class LearnedStrategy:
         weights = [*self.probabilities(), *self.inputs()]
         return [dict(enumerate(w.unbind())) for w in weights]
 
-    def learn(self, step: SearchStep) -> None:
-        """An architecture step: by the loss on held-out images and the expected costs."""
+    def penalty(self) -> Tensor | float:
+        """What is added to the loss of an architecture step."""
+        return 0.0
+
+    def arch_loss(self, step: SearchStep) -> Tensor:
+        """The loss of an architecture step: on held-out images, with expected costs and penalty."""
         loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.occurrences())
-        self.apply(step.gradient(loss, self.parameters))
+        return step.cost.loss(loss, self.occurrences()) + self.penalty()
+
+    def learn(self, step: SearchStep) -> None:
+        """An architecture step."""
+        self.apply(step.gradient(self.arch_loss(step), self.parameters))
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
         """A step of the architecture's optimizer along gradients, one for each block."""

@@ -102,9 +102,7 @@ class Zarts(LearnedStrategy):
         """Changes (samples, parameters) from a mixture of two normal distributions, around minus
         the gradient, and seldom around 0; and the logarithm of their density, up to a constant.
         """
-        loss = step.loss(self.views(step, Stream.ARCH_STEP), "held")
-        loss = step.cost.loss(loss, self.occurrences())
-        down = -torch.cat(step.gradient(loss, self.parameters))
+        down = -torch.cat(step.gradient(self.arch_loss(step), self.parameters))
         count = self.config.samples
         informed = torch.from_numpy(rng.random(count) >= _AT_ZERO).float()
         noise = torch.from_numpy(rng.normal(size=(count, len(down)))).float()

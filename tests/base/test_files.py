@@ -165,6 +165,18 @@ def test_a_home_of_nobody_is_refused() -> None:
         user_path("~nosuch/x")
 
 
+def test_paths_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
+    """A run folder that named one could not be read again."""
+    path = os.fsdecode(b"d\xff")
+    with pytest.raises(BadInput, match=r"'d\\udcff': the path is not UTF-8"):
+        user_path(path)
+    with pytest.raises(BadInput, match=r"a\.json: 'd\\udcff' is not UTF-8"):
+        write_json(tmp_path / "a.json", {"data": path, "smile": "\U0001f600"})
+    assert not (tmp_path / "a.json").exists()
+    write_json(tmp_path / "a.json", {"smile": "\U0001f600"})
+    assert read_json(tmp_path / "a.json") == {"smile": "\U0001f600"}
+
+
 def test_a_name_needs_no_quotes_in_a_shell() -> None:
     for arch in ("|nor_conv_3x3~0|+|none~0|none~1|", "Genotype(normal=[('dil_conv_5x5', 0)])"):
         name = file_name(arch)

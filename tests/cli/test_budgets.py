@@ -40,7 +40,7 @@ def objectives(out: str = "evolve") -> list[str]:
 
 
 def test_a_latency_budget_limits_and_is_the_objective(job: Job, call: Call) -> None:
-    rows = evolve(call, job, "--latency=16000us@made-up-phone", "--memory=100k")
+    rows = evolve(call, job, "--latency=16000us@made-up-phone", "--memory=100kB")
     cost_model = CostModel(SPACE, [SLOW])
     for row in rows:
         costs = cost_model.of(SPACE.parse(row["arch"]))
