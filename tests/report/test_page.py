@@ -1,6 +1,7 @@
 """A report as data and as HTML: what is in it, what damage does to it, and that nothing injects."""
 
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -287,6 +288,13 @@ def test_the_page_needs_no_network_and_is_small(job: Path, tmp_path: Path) -> No
     write_page(report_content([job]), path)
     assert path.stat().st_size < 8_000_000
     assert [a for a in Tags(path.read_text()).addresses if not a.startswith(("#", "data:"))] == []
+
+
+def test_a_run_whose_name_is_no_text_has_a_page(job: Path, tmp_path: Path) -> None:
+    run = tmp_path / os.fsdecode(b"tr\xff")
+    shutil.copytree(job / "train", run)
+    write_page(report_content([run]), tmp_path / "report.html")
+    assert r"tr\udcff" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_page_that_is_too_large_is_refused(
