@@ -176,6 +176,24 @@ def test_each_number_says_what_it_rests_on(job: Path) -> None:
     assert rows["rank: Kendall's tau of the supernet"]["rests_on"].endswith("evidence from 30 on")
 
 
+def test_a_detector_of_another_backbone_without_precisions_is_whole(
+    job: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(job / "detect", tmp_path / "rpn")
+    edit(tmp_path / "rpn" / "run.json", parents={}, relative={})
+    unmeasured = dict.fromkeys(("AP", "AP50", "AP75", "AP_small", "AP_medium"))
+    classes: dict[str, float | None] = dict.fromkeys(("cat", "dog"))
+    edit(tmp_path / "rpn" / "result.json", space=None, arch=None, classes=classes, **unmeasured)
+    content = report_content([tmp_path / "rpn"])
+    assert "damage" not in content["detections"][0]
+    assert content["found"] == "Its detector an AP of –."
+    assert [figure["value"] for figure in content["headline"]] == ["–"]
+    assert [row["value"] for row in content["worth"]] == ["–"]
+    page = render(content)
+    assert "<h3>rpn: retinanet_digits</h3>" in page
+    assert page.count('<td class="number">–</td>') == 6 + 1  # and of the worth
+
+
 def test_latencies_are_compared_with_the_tables_prediction(job: Path) -> None:
     before = (job / "check" / "check.jsonl").read_bytes()
     (check,) = report_content([job / "check"])["checks"]

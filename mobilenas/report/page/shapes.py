@@ -172,13 +172,15 @@ class _Validation(_Known):
 
 
 class Detected(_Known):
-    """result.json of a detector."""
+    """result.json of a detector; without an arch of a backbone that is none of a space, without
+    precisions where none is measured.
+    """
 
     config: str
-    arch: str
-    AP: Share
-    AP50: Share
-    AP75: Share
+    arch: str | None
+    AP: Share | None
+    AP50: Share | None
+    AP75: Share | None
     AP_small: Share | None
     AP_medium: Share | None
     AP_large: Share | None

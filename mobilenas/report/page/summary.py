@@ -56,7 +56,7 @@ def headline(content: Part) -> list[dict[str, str]]:
     for detection in [d for d in content["detections"] if "result" in d][:1]:
         result = detection["result"]
         note = f"COCO, {result['data']['val']['images']} validation images"
-        shown.append(_figure("AP, detection", f"{100 * result['AP']:.1f}", note))
+        shown.append(_figure("AP, detection", precision(result["AP"]), note))
     return shown
 
 
@@ -79,6 +79,11 @@ def limit_words(limits: Mapping[str, float]) -> str:
 def percent(share: float) -> str:
     """A share in 0..1 as people write it."""
     return f"{100 * share:.2f} %"
+
+
+def precision(share: float | None) -> str:
+    """An average precision as COCO writes it; a dash where none was measured."""
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def interval(share: float, n: int | None) -> str:
@@ -175,7 +180,7 @@ def _found(content: Part) -> str:
             )
         said.append(text)
     for detection in (d for d in content["detections"] if "result" in d):
-        said.append(f"its detector an AP of {100 * detection['result']['AP']:.1f}")
+        said.append(f"its detector an AP of {precision(detection['result']['AP'])}")
     for ranking in (r for r in content["rankings"] if "damage" not in r and not said):
         said.append(f"the supernet orders {ranking['n']} archs with {_tau(ranking)}")
     text = "; ".join(said) or "nothing that is finished yet"
