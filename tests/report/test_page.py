@@ -5,6 +5,7 @@ import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import edit, edit_settings
@@ -20,6 +21,14 @@ from mobilenas.runs import RunFolder
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 RUNS = ("supernet", "evolve", "train", "search", "rank", "truth", "check", "detect")
+_HALF = {"value": 0.7, "low": None, "high": 0.8}
+_WHOLE = {"value": 0.7, "low": 0.5, "high": 0.8}
+_PREDICTOR = {"evidence": False, "kendall": _HALF, "spearman": _WHOLE, "pearson": _WHOLE}
+# Of a file keys that do not fit the rest of it.
+MISFITS: dict[str, list[dict[str, Any]]] = {
+    "train/result.json": [{"test_accuracy": None}, {"memory": "x"}, {"memory": None}],
+    "rank/rank.json": [{"predictors": {}}, {"predictors": {"supernet": _PREDICTOR}}],
+}
 SECTIONS = {
     *("searches", "strategies", "trainings", "truths", "rankings", "checks", "detections"),
     "exports",
@@ -224,7 +233,9 @@ def test_a_damaged_file_costs_one_part(job: Path, tmp_path: Path, file: str, sec
     runs = [folder / name for name in RUNS if name != "check" or section == "checks"]
     whole = report_content(runs)
     wrong = b'{"loss": "low"}\n' if path.suffix == ".jsonl" else b'{"front": [], "archs": [{}]}\n'
-    for content in (b"\xff{\n", b"[1, 2]\n", wrong):
+    misfits = [json.loads(path.read_text()) | keys for keys in MISFITS.get(file, [])]
+    edited = [json.dumps(content).encode() for content in misfits]
+    for content in (b"\xff{\n", b"[1, 2]\n", wrong, *edited):
         path.write_bytes(content)
         found = report_content(runs)
         damaged = [part for part in found[section] if "damage" in part]
