@@ -104,14 +104,39 @@ def test_a_sweep_brings_its_searches(job: Path, tmp_path: Path) -> None:
     assert "2 searches that evaluated 24 archs" in content["asked"]
 
 
-def test_of_several_trainings_of_an_arch_the_best_is_shown(job: Path, tmp_path: Path) -> None:
+def test_several_trainings_of_an_arch_are_their_mean(job: Path, tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("first", "second", "third")]
     for run, accuracy in zip(runs, (0.6, 0.8, 0.7), strict=True):
         shutil.copytree(job / "train", run)
-        edit(run / "result.json", accuracy=accuracy)
-    (arch,) = (arch for arch in report_content(runs)["archs"] if "trained" in arch)
-    assert arch["trained"]["accuracy"] == 0.8
+        edit(run / "run.json", parents={}, relative={})
+        edit(run / "result.json", accuracy=accuracy, test_accuracy=accuracy - 0.1)
+    content = report_content([job / "evolve", *runs])
+    (arch,) = (arch for arch in content["archs"] if "trained" in arch)
     assert {"first", "second", "third"} <= set(arch["in"])
+    validated, tested = (f"{mean}.00 ± 10.00 % (n = 3 trainings)" for mean in (70, 60))
+    assert f"{validated} on 100 validation images and {tested} on 200 test" in content["found"]
+    top = content["headline"][0]
+    assert (top["value"], top["note"]) == (tested, "mean ± sd, on 200 test images")
+    stars = draw_figures(content)["front"]["data"][-1]
+    for key in ("array", "arrayminus"):
+        assert stars["error_y"][key] == pytest.approx([10])
+    assert stars["y"] == pytest.approx([70]) and validated in stars["text"][0]
+    assert validated in render(content).split('id="fronts"')[1].split("</table>")[0]
+    edit(runs[0] / "result.json", test_accuracy=None, test_images=0)
+    top = report_content(runs)["headline"][0]
+    assert top["value"] == validated and "validation images" in top["note"]
+
+
+def test_the_best_arch_is_the_one_of_the_best_mean(job: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("lucky", "unlucky", "steady")]
+    front = json.loads((job / "evolve" / "front.json").read_text())["front"]
+    for run, row, accuracy in zip(runs, (0, 0, 1), (0.9, 0.5, 0.8), strict=True):
+        shutil.copytree(job / "train", run)
+        edit(run / "run.json", parents={}, relative={})
+        edit_settings(run, arch=front[row]["arch"])
+        edit(run / "result.json", arch=front[row]["arch"], accuracy=accuracy)
+    found = report_content(runs)["found"]
+    assert f"{front[1]['arch']} has 80.00 % on 100 validation images" in found
 
 
 def test_the_budget_beside_a_training_is_that_of_its_own_search(job: Path, tmp_path: Path) -> None:
@@ -195,12 +220,12 @@ def test_a_detector_of_another_backbone_without_precisions_is_whole(
     edit(tmp_path / "rpn" / "result.json", space=None, arch=None, classes=classes, **unmeasured)
     content = report_content([tmp_path / "rpn"])
     assert "damage" not in content["detections"][0]
-    assert content["found"] == "Its detector an AP of –."
-    assert [figure["value"] for figure in content["headline"]] == ["–"]
-    assert [row["value"] for row in content["worth"]] == ["–"]
+    assert content["found"] == "Its detector an AP of -."
+    assert [figure["value"] for figure in content["headline"]] == ["-"]
+    assert [row["value"] for row in content["worth"]] == ["-"]
     page = render(content)
     assert "<h3>rpn: retinanet_digits</h3>" in page
-    assert page.count('<td class="number">–</td>') == 6 + 1  # and of the worth
+    assert page.count('<td class="number">-</td>') == 6 + 1  # and of the worth
 
 
 def test_latencies_are_compared_with_the_tables_prediction(job: Path) -> None:

@@ -12,7 +12,7 @@ from mobilenas.base.files import check_replaceable, write_atomic
 from mobilenas.base.units import format_size
 from mobilenas.cost.titles import format_cost
 from mobilenas.report.page.figures import draw_figures
-from mobilenas.report.page.summary import cost_words, limit_words, percent, precision
+from mobilenas.report.page.summary import cost_words, limit_words, percent, precision, stand_alone
 
 _HERE = Path(__file__).parent
 _LARGEST = 8_000_000  # bytes of a page: what mail and chat still take
@@ -51,6 +51,7 @@ def render(content: Mapping[str, Any]) -> str:
         "percent": percent,
         "precision": precision,
         "unbroken": lambda text: text.replace(" %", "\u00a0%").replace("≤ ", "≤\u00a0"),
+        "stand_alone": stand_alone,
         "size": format_size,
         "picture": _picture,
         "duration": _duration,
