@@ -228,6 +228,19 @@ def test_a_detector_of_another_backbone_without_precisions_is_whole(
     assert page.count('<td class="number">-</td>') == 6 + 1  # and of the worth
 
 
+def test_what_was_not_measured_is_left_out(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job, tmp_path / "job")
+    runs = [tmp_path / "job" / name for name in ("detect", "truth", "train")]
+    edit(runs[0] / "result.json", classes={"unseen": None, "cat": 0.25, "dog": 0.5})
+    edit(runs[1] / "result.json", archs=[{"arch": "a", "accuracy": 0.5}])
+    verification = json.loads((runs[2] / "net.onnx.proof.json").read_text())["verification"]
+    verification["exported_accuracy"] = None
+    edit(runs[2] / "net.onnx.proof.json", verification=verification)
+    page = render(report_content(runs))
+    assert page.index('"bar-name">dog<') < page.index('"bar-name">cat<')
+    assert '"bar-name">unseen<' not in page
+
+
 def test_latencies_are_compared_with_the_tables_prediction(job: Path) -> None:
     before = (job / "check" / "check.jsonl").read_bytes()
     (check,) = report_content([job / "check"])["checks"]
