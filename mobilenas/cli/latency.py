@@ -168,6 +168,7 @@ def latency_check(
 
     Example: mobilenas latency check --devices farm.yaml --space s2
     """
+    from mobilenas.cost.budget import LatencyLimit
     from mobilenas.cost.latency import FOLDER, find_table, write_table
     from mobilenas.latency.build import GRAPHS
     from mobilenas.latency.check import check_table, is_same_device
@@ -209,7 +210,15 @@ def latency_check(
             locks.enter_context(held(folder / f"{found.name}.json", _CHECK, is_file=True))
         locks.enter_context(held(run, _CHECK))
         check, predicted, measured = check_table(
-            drawn_from, found, host, run, n=n, seed=seed, command=command, resume=resume
+            drawn_from,
+            found,
+            host,
+            run,
+            n=n,
+            seed=seed,
+            command=command,
+            resume=resume,
+            place=LatencyLimit(table).place(found),
         )
         plot_check(picture, name, predicted, measured)
         path = write_table(folder, found.model_copy(update={"check": check})) if stored else None

@@ -140,6 +140,7 @@ def check_on_devices(
             seed=seed,
             command=its.command,
             resume=runs[its.device] in there,
+            place=table.name,
         )
         table = table.model_copy(update={"check": found})
         path = write_table(Path(FOLDER), table) if is_same_device(table, device) else None

@@ -19,7 +19,7 @@ from mobilenas.latency.host import today
 from mobilenas.latency.measure import TimingLog, measure, steps
 from mobilenas.latency.networks import control_arch, held_out
 from mobilenas.latency.timer import Device
-from mobilenas.runs.folder import RunFolder
+from mobilenas.runs.folder import TABLE, RunFolder
 from mobilenas.space import Arch, Space
 
 CHECK_ROUNDS = 5
@@ -124,11 +124,13 @@ def check_table(
     seed: int,
     command: str | None,
     resume: bool,
+    place: str,
 ) -> tuple[Check, dict[str, Floats], Floats]:
     """Time n networks of a space that the table was not fitted to; what each predictor says of
     them (n,), and the times (n,).
 
-    run: the run folder; resume: keep the timings that it has. command: as for `build_table`.
+    run: the run folder; resume: keep the timings that it has. command: as for `build_table`. place:
+    what finds the table again, its file or its name.
     Raises BadInput for a folder that holds the timings of something else.
     """
     archs = held_out(space, table, n, seed)
@@ -143,7 +145,8 @@ def check_table(
         "batch": table.batch,
         "command": command,
     }
-    RunFolder.start_or_resume(run, "latency-check", about, resume=resume)
+    parents = {f"{TABLE}{table.name}": place}
+    RunFolder.start_or_resume(run, "latency-check", about, resume=resume, parents=parents)
     predicted = predictions(space, table, archs)
     measured, control_ms = time_networks(space, archs, device, run, table.batch)
     predictors = compare(predicted, measured)

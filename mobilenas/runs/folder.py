@@ -47,6 +47,7 @@ KINDS: dict[Kind, tuple[str, str]] = {
     "latency": ("the timings of a latency table", "latency build"),
     "latency-check": ("the timings of a latency table's check", "latency check"),
 }
+TABLE = "latency table "  # of the role of such a parent, before its name
 _RUN, _TIMING = "run.json", "timing.json"
 _RESULTS: dict[Kind, str] = {
     "rank": "rank.json",

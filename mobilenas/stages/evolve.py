@@ -17,6 +17,7 @@ from mobilenas.evaluate.predictor import check_enough
 from mobilenas.evaluate.truth import Truth, read_truth
 from mobilenas.evaluate.workers import THREADS, arch_workers, stored_threads
 from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import TABLE
 from mobilenas.search import (
     AgingSearch,
     NSGA2Search,
@@ -34,7 +35,7 @@ from mobilenas.search.problem import (
 from mobilenas.space import Arch, space_from_dict
 from mobilenas.stages.measurements import MEASURED, Measurements
 from mobilenas.stages.predicted import PredictedAccuracy, about_truth
-from mobilenas.stages.search_run import TABLE, SearchRun, SearchSettings
+from mobilenas.stages.search_run import SearchRun, SearchSettings
 from mobilenas.train.supernets import SupernetSettings, open_supernet_run
 from mobilenas.workers import ONE_WORKER, Workers, WorkersAsked
 

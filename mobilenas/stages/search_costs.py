@@ -14,9 +14,10 @@ from mobilenas.cost.latency import LatencyTable, find_table
 from mobilenas.cost.model import CostModel
 from mobilenas.evaluate.nb201 import read_nb201
 from mobilenas.runs import RunFolder
+from mobilenas.runs.folder import TABLE
 from mobilenas.search import check_feasible
 from mobilenas.space import EdgeCellSpace, NetworkSpace, Space, network_space_from_dict
-from mobilenas.stages.search_run import TABLE, digest, sha256_of
+from mobilenas.stages.search_run import digest, sha256_of
 from mobilenas.strategies.searchable import Searchable
 
 Table = LatencyTable | CellLatencies

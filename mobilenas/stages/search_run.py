@@ -28,14 +28,13 @@ from mobilenas.cost.titles import format_limits
 from mobilenas.report.plots import plot_front
 from mobilenas.report.text import cost_lines
 from mobilenas.runs import RunFolder
-from mobilenas.runs.folder import check_free
+from mobilenas.runs.folder import TABLE, check_free
 from mobilenas.search import Problem, Result, check_feasible, explore
 from mobilenas.search.ask_tell import Search
 from mobilenas.search.problem import SCORE
 from mobilenas.search.replay import GROUP, Measure
 
 EVALUATIONS = "evaluations.jsonl"
-TABLE = "latency table "  # of the role of such a parent, before its name
 
 log = logging.getLogger(__name__)
 

@@ -210,6 +210,22 @@ def test_a_check_is_continued_and_kept_apart(call: Call, clock: Clock) -> None:
     assert read_table(Path(f"latency_tables/{NAME}.json")).check == stored
 
 
+def test_a_check_of_a_table_elsewhere_is_in_a_report_after_it_moved(
+    call: Call, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build(call, "--tables=job/mine").code == 0
+    options = ("--space=three.yaml", f"--command={DEVICE}", "-n", "6", "--out=job/check")
+    checked = call("latency", "check", f"job/mine/{NAME}.json", *options)
+    assert checked.code == 0, checked.err
+    Path("job").rename("moved")
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    reported = json.loads(call("report", tmp_path / "moved" / "check", "--json").out)
+    (check,) = reported["checks"]
+    assert (check["table"], check["n"]) == (NAME, 6)
+    assert reported["notes"] == reported["tables"] == []
+
+
 def test_a_device_of_another_make_is_told_and_not_stored(call: Call, clock: Clock) -> None:
     assert build(call).code == 0
     path = Path(f"latency_tables/{NAME}.json")

@@ -1,9 +1,11 @@
 """A report as data and as HTML: what is in it, what damage does to it, and that nothing injects."""
 
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import edit, edit_settings
@@ -19,6 +21,14 @@ from mobilenas.runs import RunFolder
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}"
 RUNS = ("supernet", "evolve", "train", "search", "rank", "truth", "check", "detect")
+_HALF = {"value": 0.7, "low": None, "high": 0.8}
+_WHOLE = {"value": 0.7, "low": 0.5, "high": 0.8}
+_PREDICTOR = {"evidence": False, "kendall": _HALF, "spearman": _WHOLE, "pearson": _WHOLE}
+# Of a file keys that do not fit the rest of it.
+MISFITS: dict[str, list[dict[str, Any]]] = {
+    "train/result.json": [{"test_accuracy": None}, {"memory": "x"}, {"memory": None}],
+    "rank/rank.json": [{"predictors": {}}, {"predictors": {"supernet": _PREDICTOR}}],
+}
 SECTIONS = {
     *("searches", "strategies", "trainings", "truths", "rankings", "checks", "detections"),
     "exports",
@@ -94,14 +104,39 @@ def test_a_sweep_brings_its_searches(job: Path, tmp_path: Path) -> None:
     assert "2 searches that evaluated 24 archs" in content["asked"]
 
 
-def test_of_several_trainings_of_an_arch_the_best_is_shown(job: Path, tmp_path: Path) -> None:
+def test_several_trainings_of_an_arch_are_their_mean(job: Path, tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("first", "second", "third")]
     for run, accuracy in zip(runs, (0.6, 0.8, 0.7), strict=True):
         shutil.copytree(job / "train", run)
-        edit(run / "result.json", accuracy=accuracy)
-    (arch,) = (arch for arch in report_content(runs)["archs"] if "trained" in arch)
-    assert arch["trained"]["accuracy"] == 0.8
+        edit(run / "run.json", parents={}, relative={})
+        edit(run / "result.json", accuracy=accuracy, test_accuracy=accuracy - 0.1)
+    content = report_content([job / "evolve", *runs])
+    (arch,) = (arch for arch in content["archs"] if "trained" in arch)
     assert {"first", "second", "third"} <= set(arch["in"])
+    validated, tested = (f"{mean}.00 ± 10.00 % (n = 3 trainings)" for mean in (70, 60))
+    assert f"{validated} on 100 validation images and {tested} on 200 test" in content["found"]
+    top = content["headline"][0]
+    assert (top["value"], top["note"]) == (tested, "mean ± sd, on 200 test images")
+    stars = draw_figures(content)["front"]["data"][-1]
+    for key in ("array", "arrayminus"):
+        assert stars["error_y"][key] == pytest.approx([10])
+    assert stars["y"] == pytest.approx([70]) and validated in stars["text"][0]
+    assert validated in render(content).split('id="fronts"')[1].split("</table>")[0]
+    edit(runs[0] / "result.json", test_accuracy=None, test_images=0)
+    top = report_content(runs)["headline"][0]
+    assert top["value"] == validated and "validation images" in top["note"]
+
+
+def test_the_best_arch_is_the_one_of_the_best_mean(job: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("lucky", "unlucky", "steady")]
+    front = json.loads((job / "evolve" / "front.json").read_text())["front"]
+    for run, row, accuracy in zip(runs, (0, 0, 1), (0.9, 0.5, 0.8), strict=True):
+        shutil.copytree(job / "train", run)
+        edit(run / "run.json", parents={}, relative={})
+        edit_settings(run, arch=front[row]["arch"])
+        edit(run / "result.json", arch=front[row]["arch"], accuracy=accuracy)
+    found = report_content(runs)["found"]
+    assert f"{front[1]['arch']} has 80.00 % on 100 validation images" in found
 
 
 def test_the_budget_beside_a_training_is_that_of_its_own_search(job: Path, tmp_path: Path) -> None:
@@ -175,6 +210,37 @@ def test_each_number_says_what_it_rests_on(job: Path) -> None:
     assert rows["rank: Kendall's tau of the supernet"]["rests_on"].endswith("evidence from 30 on")
 
 
+def test_a_detector_of_another_backbone_without_precisions_is_whole(
+    job: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(job / "detect", tmp_path / "rpn")
+    edit(tmp_path / "rpn" / "run.json", parents={}, relative={})
+    unmeasured = dict.fromkeys(("AP", "AP50", "AP75", "AP_small", "AP_medium"))
+    classes: dict[str, float | None] = dict.fromkeys(("cat", "dog"))
+    edit(tmp_path / "rpn" / "result.json", space=None, arch=None, classes=classes, **unmeasured)
+    content = report_content([tmp_path / "rpn"])
+    assert "damage" not in content["detections"][0]
+    assert content["found"] == "Its detector an AP of -."
+    assert [figure["value"] for figure in content["headline"]] == ["-"]
+    assert [row["value"] for row in content["worth"]] == ["-"]
+    page = render(content)
+    assert "<h3>rpn: retinanet_digits</h3>" in page
+    assert page.count('<td class="number">-</td>') == 6 + 1  # and of the worth
+
+
+def test_what_was_not_measured_is_left_out(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job, tmp_path / "job")
+    runs = [tmp_path / "job" / name for name in ("detect", "truth", "train")]
+    edit(runs[0] / "result.json", classes={"unseen": None, "cat": 0.25, "dog": 0.5})
+    edit(runs[1] / "result.json", archs=[{"arch": "a", "accuracy": 0.5}])
+    verification = json.loads((runs[2] / "net.onnx.proof.json").read_text())["verification"]
+    verification["exported_accuracy"] = None
+    edit(runs[2] / "net.onnx.proof.json", verification=verification)
+    page = render(report_content(runs))
+    assert page.index('"bar-name">dog<') < page.index('"bar-name">cat<')
+    assert '"bar-name">unseen<' not in page
+
+
 def test_latencies_are_compared_with_the_tables_prediction(job: Path) -> None:
     before = (job / "check" / "check.jsonl").read_bytes()
     (check,) = report_content([job / "check"])["checks"]
@@ -205,7 +271,9 @@ def test_a_damaged_file_costs_one_part(job: Path, tmp_path: Path, file: str, sec
     runs = [folder / name for name in RUNS if name != "check" or section == "checks"]
     whole = report_content(runs)
     wrong = b'{"loss": "low"}\n' if path.suffix == ".jsonl" else b'{"front": [], "archs": [{}]}\n'
-    for content in (b"\xff{\n", b"[1, 2]\n", wrong):
+    misfits = [json.loads(path.read_text()) | keys for keys in MISFITS.get(file, [])]
+    edited = [json.dumps(content).encode() for content in misfits]
+    for content in (b"\xff{\n", b"[1, 2]\n", wrong, *edited):
         path.write_bytes(content)
         found = report_content(runs)
         damaged = [part for part in found[section] if "damage" in part]
@@ -287,6 +355,13 @@ def test_the_page_needs_no_network_and_is_small(job: Path, tmp_path: Path) -> No
     write_page(report_content([job]), path)
     assert path.stat().st_size < 8_000_000
     assert [a for a in Tags(path.read_text()).addresses if not a.startswith(("#", "data:"))] == []
+
+
+def test_a_run_whose_name_is_no_text_has_a_page(job: Path, tmp_path: Path) -> None:
+    run = tmp_path / os.fsdecode(b"tr\xff")
+    shutil.copytree(job / "train", run)
+    write_page(report_content([run]), tmp_path / "report.html")
+    assert r"tr\udcff" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_page_that_is_too_large_is_refused(

@@ -13,7 +13,7 @@ from mobilenas.report.page.found import FoundRun, find_runs
 from mobilenas.report.page.searches import read_front, read_strategy
 from mobilenas.report.page.shapes import FoundData, plain
 from mobilenas.report.page.summary import headline, sentences
-from mobilenas.report.page.trainings import read_detector, read_training, read_truth
+from mobilenas.report.page.trainings import read_detector, read_training, read_truth, together
 from mobilenas.report.page.trust import read_check, read_exports, read_ranking, tables_of
 from mobilenas.report.page.worth import worth
 from mobilenas.space import listed_space_from_dict
@@ -138,11 +138,13 @@ def _provenance(found: FoundRun) -> Part:
 
 
 def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
-    """Every arch of a front, and those that were trained: drawings, costs, accuracies; of several
-    trainings of one the best. One at two resolutions is two, which differ in costs and accuracies.
+    """Every arch of a front, and those that were trained: drawings, costs, accuracies; several
+    trainings of one are one, as `together` has them. One at two resolutions is two, which differ in
+    costs and accuracies.
     """
     spaces = {found.name: found.run.settings.get("space") for found in runs if found.run}
     archs: dict[tuple[Any, ...], Part] = {}
+    results: dict[tuple[Any, ...], list[Part]] = {}
     for part in _sound(content["searches"] + content["strategies"] + content["trainings"]):
         space = spaces[part["run"]]
         rows = part.get("front", [])
@@ -150,14 +152,16 @@ def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
             rows = [{"arch": part["arch"], **_costs(part.get("result", {}))}]
         for row in rows:
             named = {key: part[key] for key in ("space", "resolution")} | {"arch": row["arch"]}
-            arch = archs.setdefault(tuple(named.values()), {**named, "in": []})
+            key = tuple(named.values())
+            arch = archs.setdefault(key, {**named, "in": []})
             arch["in"].append(part["run"])
             arch.setdefault("costs", {}).update({k: x for k, x in row.items() if is_cost(k)})
             if "drawing" not in arch:
                 arch["drawing"] = _drawing(space, row["arch"])
-            results = [x for x in (arch.get("trained"), part.get("result")) if x]
-            if results:
-                arch["trained"] = max(results, key=lambda result: result["accuracy"])
+            if "result" in part:
+                results.setdefault(key, []).append(part["result"])
+    for key, trained in results.items():
+        archs[key]["trained"] = together(trained)
     return list(archs.values())
 
 

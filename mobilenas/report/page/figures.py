@@ -12,7 +12,7 @@ from typing import Any
 
 from mobilenas.base.intervals import wilson
 from mobilenas.cost.titles import COUNTED, format_cost, is_cost, is_latency
-from mobilenas.report.page.summary import cost_words
+from mobilenas.report.page.summary import cost_words, stand_alone
 
 Part = dict[str, Any]
 Figure = dict[str, Any]
@@ -96,19 +96,15 @@ def _fronts(searches: Sequence[Part], content: Part) -> Figure:
         rows_of += [seen, front]
     trained = _trained(content) if quality != "score" else []
     if trained:
-        shares = [(a["trained"]["accuracy"], a["trained"]["validation_images"]) for a in trained]
-        rows = [{"arch": arch["arch"], **arch["costs"]} for arch in trained]
-        stars = _dots(
-            [r | {"trained": s} for r, (s, _) in zip(rows, shares, strict=True)],
-            [100 * share for share, _ in shares],
-            "trained stand-alone",
-        )
-        bars = [wilson(round(share * n), n) for share, n in shares]
+        shares = [arch["trained"]["accuracy"] for arch in trained]
+        rows = [{key: arch[key] for key in ("arch", "trained")} | arch["costs"] for arch in trained]
+        stars = _dots(rows, [100 * share for share in shares], "trained stand-alone")
+        bars = [_bar(arch["trained"]) for arch in trained]
         stars["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": [100 * (high - s) for (_, high), (s, _) in zip(bars, shares, strict=True)],
-            "arrayminus": [100 * (s - low) for (low, _), (s, _) in zip(bars, shares, strict=True)],
+            "array": [100 * (high - s) for (_, high), s in zip(bars, shares, strict=True)],
+            "arrayminus": [100 * (s - low) for (low, _), s in zip(bars, shares, strict=True)],
             "color": "var(--ink)",
             "thickness": 1,
         }
@@ -158,6 +154,17 @@ def _trained(content: Part) -> list[Part]:
     return [arch for arch in content["archs"] if "trained" in arch]
 
 
+def _bar(result: Part) -> tuple[float, float]:
+    """The ends of an accuracy's error bar: the interval by the images of a single training, of
+    several a standard deviation to both sides.
+    """
+    share = result["accuracy"]
+    if "trainings" in result:
+        return share - result["accuracy_sd"], share + result["accuracy_sd"]
+    n = result["validation_images"]
+    return wilson(round(share * n), n)
+
+
 def _dots(rows: Sequence[Part], y: Sequence[float], name: str) -> Part:
     return {
         "type": "scatter",
@@ -173,7 +180,8 @@ def _dots(rows: Sequence[Part], y: Sequence[float], name: str) -> Part:
 def _hover(row: Part) -> str:
     """The name of an arch, what was measured of it, and its costs."""
     lines = wrap(row["arch"], _WIDE, break_long_words=True)
-    shares = {"trained": "stand-alone", "accuracy": "supernet", "prediction": "predicted"}
+    lines += [f"stand-alone {stand_alone(row['trained'])}"] if "trained" in row else []
+    shares = {"accuracy": "supernet", "prediction": "predicted"}
     lines += [f"{title} {100 * row[key]:.2f} %" for key, title in shares.items() if key in row]
     lines += [f"score {row['score']:.2f}"] if "score" in row else []
     lines += [f"{cost_words(c)} {format_cost(c, x)}" for c, x in row.items() if is_cost(c)]

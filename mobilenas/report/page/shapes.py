@@ -4,17 +4,29 @@ Files may be damaged, edited or of another version: what is checked here is a pa
 with its reason, and no surprise further on.
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from mobilenas.base.settings import Count, Number, Record, Share
+from mobilenas.base.settings import Count, Number, Record, Share, is_number
+from mobilenas.cost.titles import is_cost
 
 Positive = Annotated[int, Field(ge=1)]
 
 
 class _Known(Record, extra="allow"):
     """Keys that are relied on; others are kept."""
+
+
+class _Priced(_Known):
+    """Of an arch, whose costs, of whatever name, are numbers."""
+
+    @model_validator(mode="after")
+    def _costs_are_numbers(self) -> Self:
+        for key, value in (self.model_extra or {}).items():
+            if is_cost(key) and not is_number(value):
+                raise ValueError(f"{key} must be a number")
+        return self
 
 
 class FoundData(_Known):
@@ -44,7 +56,7 @@ class Asked(_Known):
     strategy: str = ""
 
 
-class Evaluated(_Known):
+class Evaluated(_Priced):
     """A line of evaluations.jsonl."""
 
     generation: Count
@@ -63,7 +75,7 @@ class Logged(_Known):
     skip: Number | None = None
 
 
-class _Cost(_Known):
+class _Cost(_Priced):
     arch: str
     flops: Number
     params: Number
@@ -78,6 +90,12 @@ class Trained(_Cost):
     test_accuracy: Share | None
     test_images: Count
     latency_ms: dict[str, Number]
+
+    @model_validator(mode="after")
+    def _tested(self) -> Self:
+        if self.test_images and self.test_accuracy is None:
+            raise ValueError("test_accuracy must be a number where there are test images")
+        return self
 
 
 class _Member(_Cost):
@@ -128,6 +146,12 @@ class _Estimate(_Known):
     low: Number | None
     high: Number | None
 
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        if len({x is None for x in (self.value, self.low, self.high)}) > 1:
+            raise ValueError("value, low and high must be all numbers or all null")
+        return self
+
 
 class _Predictor(_Known):
     evidence: bool
@@ -157,6 +181,12 @@ class Ranking(_Known):
     predictors: dict[str, _Predictor]
     archs: Annotated[tuple[_Ranked, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _has_the_supernet(self) -> Self:
+        if "supernet" not in self.predictors:
+            raise ValueError("predictors must have supernet")
+        return self
+
 
 class _Total(_Known):
     total: Number
@@ -172,13 +202,15 @@ class _Validation(_Known):
 
 
 class Detected(_Known):
-    """result.json of a detector."""
+    """result.json of a detector; without an arch of a backbone that is none of a space, without
+    precisions where none is measured.
+    """
 
     config: str
-    arch: str
-    AP: Share
-    AP50: Share
-    AP75: Share
+    arch: str | None
+    AP: Share | None
+    AP50: Share | None
+    AP75: Share | None
     AP_small: Share | None
     AP_medium: Share | None
     AP_large: Share | None

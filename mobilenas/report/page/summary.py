@@ -18,15 +18,17 @@ def sentences(content: Part) -> dict[str, str]:
 
 def headline(content: Part) -> list[dict[str, str]]:
     """The few numbers that a reader looks for first: name, value, and what it is worth."""
-    best = best_training(content)
+    best = best_trained(content)
     shown = []
     if best is not None:
-        result = best["result"]
+        result = best["trained"]
         tested = result["test_images"] > 0
-        share = result["test_accuracy"] if tested else result["accuracy"]
+        name = "test_accuracy" if tested else "accuracy"
         n = result["test_images"] if tested else result["validation_images"]
         what = "test images" if tested else "validation images, by which its epoch was chosen"
-        shown.append(_figure("top-1, stand-alone", percent(share), f"{interval(share, n)}; {what}"))
+        several = "trainings" in result
+        note = f"mean ± sd, on {n:,} {what}" if several else f"{interval(result[name], n)}; {what}"
+        shown.append(_figure("top-1, stand-alone", stand_alone(result, name), note))
         limits = _limits_of(content, best)
         for key, note in (("flops", "multiply-adds, one image"), ("params", "that are trained")):
             if key in limits:
@@ -56,14 +58,14 @@ def headline(content: Part) -> list[dict[str, str]]:
     for detection in [d for d in content["detections"] if "result" in d][:1]:
         result = detection["result"]
         note = f"COCO, {result['data']['val']['images']} validation images"
-        shown.append(_figure("AP, detection", f"{100 * result['AP']:.1f}", note))
+        shown.append(_figure("AP, detection", precision(result["AP"]), note))
     return shown
 
 
-def best_training(content: Part) -> Part | None:
-    """The finished stand-alone training of the highest validation accuracy."""
-    done = [part for part in content["trainings"] if "result" in part]
-    return max(done, key=lambda part: part["result"]["accuracy"], default=None)
+def best_trained(content: Part) -> Part | None:
+    """The arch of the highest validation accuracy when trained stand-alone."""
+    done = [arch for arch in content["archs"] if "trained" in arch]
+    return max(done, key=lambda arch: arch["trained"]["accuracy"], default=None)
 
 
 def cost_words(cost: str) -> str:
@@ -79,6 +81,21 @@ def limit_words(limits: Mapping[str, float]) -> str:
 def percent(share: float) -> str:
     """A share in 0..1 as people write it."""
     return f"{100 * share:.2f} %"
+
+
+def stand_alone(result: Part, name: str = "accuracy") -> str:
+    """An accuracy of an arch's stand-alone training; of several trainings their mean and standard
+    deviation, never the best.
+    """
+    if "trainings" not in result:
+        return percent(result[name])
+    mean, sd = 100 * result[name], 100 * result[f"{name}_sd"]
+    return f"{mean:.2f} ± {sd:.2f} % (n = {result['trainings']} trainings)"
+
+
+def precision(share: float | None) -> str:
+    """An average precision as COCO writes it; a dash where none was measured."""
+    return "-" if share is None else f"{100 * share:.1f}"
 
 
 def interval(share: float, n: int | None) -> str:
@@ -105,12 +122,12 @@ def _best(search: Part) -> Part:
     return best
 
 
-def _limits_of(content: Part, training: Part) -> Part:
+def _limits_of(content: Part, arch: Part) -> Part:
     """The limits of the search that a trained arch comes from; none if it is of no front."""
     for search in content["searches"]:
-        same = [search.get(key) == training[key] for key in ("space", "resolution")]
+        same = [search.get(key) == arch[key] for key in ("space", "resolution")]
         archs = [row["arch"] for row in search.get("front", [])]
-        if all(same) and training["result"]["arch"] in archs:
+        if all(same) and arch["arch"] in archs:
             return dict(search["limits"])
     return {}
 
@@ -164,18 +181,17 @@ def _found(content: Part) -> str:
     for strategy in (s for s in content["strategies"] if s.get("front")):
         (row,) = strategy["front"]
         said.append(f"{strategy['strategy']} derived an arch of {_cost('flops', row)}")
-    best = best_training(content)
+    best = best_trained(content)
     if best is not None:
-        result = best["result"]
-        text = f"trained stand-alone, {result['arch']} has {percent(result['accuracy'])} on"
+        result = best["trained"]
+        text = f"trained stand-alone, {best['arch']} has {stand_alone(result)} on"
         text += f" {result['validation_images']:,} validation images"
         if result["test_images"]:
-            text += (
-                f" and {percent(result['test_accuracy'])} on {result['test_images']:,} test images"
-            )
+            share = stand_alone(result, "test_accuracy")
+            text += f" and {share} on {result['test_images']:,} test images"
         said.append(text)
     for detection in (d for d in content["detections"] if "result" in d):
-        said.append(f"its detector an AP of {100 * detection['result']['AP']:.1f}")
+        said.append(f"its detector an AP of {precision(detection['result']['AP'])}")
     for ranking in (r for r in content["rankings"] if "damage" not in r and not said):
         said.append(f"the supernet orders {ranking['n']} archs with {_tau(ranking)}")
     text = "; ".join(said) or "nothing that is finished yet"

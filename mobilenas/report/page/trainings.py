@@ -1,6 +1,8 @@
 """Of trainings what a page shows: curves and accuracies, and average precisions of detectors."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from mobilenas.base.files import read_jsonl
@@ -45,6 +47,25 @@ def read_training(found: FoundRun) -> Part:
     if run.is_finished and run.kind == "supernet":
         return part | plain(run.result(Validated))
     return part
+
+
+def together(results: Sequence[Part]) -> Part:
+    """The results of the trainings of one arch as one: a single one as it is; of several the means
+    of their accuracies, with `_sd` their standard deviations, `trainings`, how many they are, and
+    the fewest images that one was measured on.
+    """
+    if len(results) == 1:
+        return results[0]
+    merged = results[0] | {"trainings": len(results)}
+    for images, names in (
+        ("validation_images", ("accuracy", "last_accuracy")),
+        ("test_images", ("test_accuracy",)),
+    ):
+        merged[images] = min(result[images] for result in results)
+        for name in names if merged[images] else ():
+            shares = [result[name] for result in results]
+            merged |= {name: fmean(shares), f"{name}_sd": stdev(shares)}
+    return merged
 
 
 def read_truth(found: FoundRun) -> Part:

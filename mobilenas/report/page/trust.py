@@ -11,15 +11,16 @@ import numpy as np
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_json
 from mobilenas.base.settings import Record, validated
-from mobilenas.cost.latency import find_table
+from mobilenas.cost.latency import LatencyTable, find_table
 from mobilenas.report.page.found import FoundRun
 from mobilenas.report.page.shapes import Proof, Ranking, Timed, plain
+from mobilenas.runs import RunFolder
 from mobilenas.runs.beside import BENCH, PROOF
+from mobilenas.runs.folder import TABLE
 from mobilenas.space import space_from_dict
 
 Part = dict[str, Any]
 
-_TABLE = "latency table "  # of a parent's role
 _EXPORTED = (".onnx", ".pte", ".tflite", ".xml", ".ncnn.bin", ".mlpackage")
 
 
@@ -42,7 +43,8 @@ def read_check(found: FoundRun) -> Part:
     from mobilenas.latency.measure import TimingLog
 
     settings = found.opened.settings
-    space, table = space_from_dict(settings["space"]), find_table(settings["table"], None)
+    space = space_from_dict(settings["space"])
+    table = _read_table(f"{TABLE}{settings['table']}", found.opened)
     with tempfile.TemporaryDirectory() as folder:  # a log that is opened may be mended
         copy = shutil.copy(found.path / TIMINGS, folder)
         timings = TimingLog(Path(copy)).timings()
@@ -74,20 +76,19 @@ def tables_of(runs: Iterable[FoundRun]) -> list[Part]:
     """The latency tables that searches have costs from, each with what its check says."""
     named: dict[str, FoundRun] = {}
     for found in runs:
-        for role in found.run.parents if found.run else {}:
-            if role.startswith(_TABLE):
+        if found.run is None or found.kind == "latency-check":
+            continue
+        for role in found.run.parents:
+            if role.startswith(TABLE):
                 named.setdefault(role, found)
     return [_table(role, found) for role, found in named.items()]
 
 
 def _table(role: str, found: FoundRun) -> Part:
-    place = found.opened.parents[role]
     try:
-        if place.endswith(".json"):
-            place = found.opened.find(role, "--latency")
-        table = find_table(place, None)
+        table = _read_table(role, found.opened)
     except (BadInput, OSError) as error:
-        return {"run": found.name, "table": role.removeprefix(_TABLE), "damage": str(error)}
+        return {"run": found.name, "table": role.removeprefix(TABLE), "damage": str(error)}
     check = table.check
     return {
         "run": found.name,
@@ -100,6 +101,14 @@ def _table(role: str, found: FoundRun) -> Part:
         "check": None if check is None else check.model_dump(mode="json"),
         "loo_mape": table.calibration.loo_mape,
     }
+
+
+def _read_table(role: str, run: RunFolder) -> LatencyTable:
+    """The table that a run has as this parent; earlier checks had its name alone."""
+    place = run.parents.get(role, role.removeprefix(TABLE))
+    if place.endswith(".json"):
+        place = run.find(role, "--latency")
+    return find_table(place, None)
 
 
 def read_exports(found: FoundRun) -> list[Part]:

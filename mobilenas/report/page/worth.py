@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mobilenas.cost.titles import format_cost
-from mobilenas.report.page.summary import interval, percent
+from mobilenas.report.page.summary import interval, percent, precision
 
 Part = dict[str, Any]
 
@@ -115,7 +115,7 @@ def _detections(content: Part) -> Iterator[dict[str, str]]:
         data = result["data"]["val"]
         yield _row(
             f"{part['run']}: AP of the detector",
-            f"{100 * result['AP']:.1f}",
+            precision(result["AP"]),
             f"{data['images']} images, {data['annotations']} boxes; one seed, no interval",
             f"nothing; the last epoch, at {format_cost('flops', result['flops']['total'])} FLOPs",
         )

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import check_replaceable, write_text
+from mobilenas.base.files import check_replaceable, write_atomic
 from mobilenas.base.units import format_size
 from mobilenas.cost.titles import format_cost
 from mobilenas.report.page.figures import draw_figures
-from mobilenas.report.page.summary import cost_words, limit_words, percent
+from mobilenas.report.page.summary import cost_words, limit_words, percent, precision, stand_alone
 
 _HERE = Path(__file__).parent
 _LARGEST = 8_000_000  # bytes of a page: what mail and chat still take
@@ -22,14 +22,14 @@ _PICTURE = (480, 75)  # of a drawing: longest side in pixels, quality as JPEG
 def write_page(content: Mapping[str, Any], path: Path) -> None:
     """Write the page atomically. Raises BadInput where it would be larger than can be handed on."""
     check_replaceable(path)
-    page = render(content)
-    size = len(page.encode())
+    page = render(content).encode(errors="backslashreplace")  # names of folders may be any bytes
+    size = len(page)
     if size > _LARGEST:
         raise BadInput(
             f"{path} would have {format_size(size)}B, more than {format_size(_LARGEST)}B: give "
             "fewer runs"
         )
-    write_text(path, page)
+    write_atomic(path, lambda file: file.write(page))
 
 
 def render(content: Mapping[str, Any]) -> str:
@@ -49,7 +49,9 @@ def render(content: Mapping[str, Any]) -> str:
         "cost_title": cost_words,
         "limits": limit_words,
         "percent": percent,
+        "precision": precision,
         "unbroken": lambda text: text.replace(" %", "\u00a0%").replace("≤ ", "≤\u00a0"),
+        "stand_alone": stand_alone,
         "size": format_size,
         "picture": _picture,
         "duration": _duration,
