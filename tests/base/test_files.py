@@ -170,7 +170,7 @@ def test_paths_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
     path = os.fsdecode(b"d\xff")
     with pytest.raises(BadInput, match=r"'d\\udcff': the path is not UTF-8"):
         user_path(path)
-    with pytest.raises(BadInput, match=r"a\.json: 'd\\udcff' is not UTF-8"):
+    with pytest.raises(BadInput, match=r"cannot write .*a\.json: .*d\\udcff.* is not UTF-8"):
         write_json(tmp_path / "a.json", {"data": path, "smile": "\U0001f600"})
     assert not (tmp_path / "a.json").exists()
     write_json(tmp_path / "a.json", {"smile": "\U0001f600"})

@@ -16,6 +16,7 @@ from mobilenas.cost import CostModel
 from mobilenas.cost.edge_model import EdgeCellCosts, costs_of
 from mobilenas.nn.views import View, Views
 from mobilenas.space import (
+    Arch,
     Choice,
     EdgeCellSpace,
     Space,
@@ -356,3 +357,32 @@ def test_over_drnas_the_mean_is_measured_and_no_draw() -> None:
     strategy.inherit(base)
     (view,) = strategy.mixture()
     assert [float(w) for w in view.values()] == pytest.approx([2 / 6, 1 / 6, 3 / 6])  # type: ignore[union-attr]
+
+
+def test_over_drnas_its_penalty_stays() -> None:
+    base = Drnas(choices(3, 3), configured(Drnas, kl_weight=0.5), seed=0)
+    strategy = made(choices(3, 3))
+    strategy.inherit(base)
+    penalty = strategy.penalty()
+    assert isinstance(penalty, torch.Tensor) and penalty == base.penalty() and penalty > 0
+
+
+def test_what_the_other_strategy_learnt_answers_to_a_smaller_budget() -> None:
+    """Few blocks change, to what it has as the most probable; by the decisions alone the cheapest
+    arch would be as good as any.
+    """
+    space = load_space("macro:width=0.25,resolution=8")
+    searchable = Searchable(CostModel(space))
+    base = LearnedStrategy(searchable.choices, configured(LearnedStrategy), seed=0)
+    with torch.no_grad():
+        for alpha in base.parameters:
+            alpha.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    strategy = made(searchable.choices)
+    strategy.inherit(base)
+    strategy.decided = [2] * len(space.blocks)  # of three candidates the dearest
+    whole = strategy.derive(searchable, {})
+    assert isinstance(whole, Arch)
+    limit = 0.99 * searchable.costs.of(whole)["flops"]  # one block has to change
+    found = strategy.derive(searchable, {"flops": limit})
+    assert isinstance(found, Arch)
+    assert sorted(space.encode(found).tolist()) == [1] + [2] * (len(space.blocks) - 1)

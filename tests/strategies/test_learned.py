@@ -45,7 +45,7 @@ from mobilenas.stages.derived import derived_network
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.darts import Darts
 from mobilenas.strategies.learned import LearnedStrategy
-from mobilenas.strategies.methods import METHODS, load_search_config
+from mobilenas.strategies.methods import METHODS
 from mobilenas.strategies.score_log import ScoreLog
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.search_task import SearchTask
@@ -58,21 +58,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "shapley": {"arch_every": 10, "orders": 1, "score_images": 32},
     "zarts": {"arch_every": 5, "sigma": 0.3, "samples": 4, "inner_steps": 2},
     "svge": {"labels": 20, "rounds": 1, "score_images": 32, "vae_steps": 5},
-}
-# Epochs, batch size, rates of weights and architecture, and the share that trains weights alone.
-PUBLISHED = {
-    "darts": (50, 64, 0.025, 3e-4, 0.0),
-    "pc-darts": (50, 256, 0.1, 6e-4, 0.3),
-    "gdas": (250, 64, 0.025, 3e-4, 0.0),
-    "proxyless": (160, 256, 0.05, 1e-3, 0.25),
-    "pdarts": (25, 96, 0.025, 6e-4, 0.4),
-    "mergenas": (50, 64, 0.025, 3e-4, 0.2),
-    "dropnas": (76, 96, 0.0375, 3e-4, 0.0),
-    "rome": (50, 64, 0.05, 3e-4, 0.0),
-    "idarts": (30, 64, 0.01, 3e-4, 0.0),
-    "lambda-darts": (100, 64, 0.025, 1e-4, 0.0),
-    "ista": (50, 256, 0.1, 6e-4, 0.0),
-    "drnas": (100, 64, 0.025, 3e-4, 0.0),
 }
 TOGETHER = ["dropnas"]  # one step for weights and architecture
 ALL = [pytest.param(name, SETTINGS.get(name, {}), id=name) for name in METHODS]
@@ -254,17 +239,6 @@ def test_the_rate_and_the_decay_of_adam_are_not_those_of_others(name: str) -> No
         strategy.learn(steps(0))
         found.append(strategy.parameters)
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_its_presets_are_recipes_and_its_own_is_the_published_one(name: str) -> None:
-    for preset in (None, "cpu", "cpu-tiny", "cpu-small"):
-        config = load_search_config(name, preset, [])
-        assert type(config).model_validate(config.model_dump(mode="json")) == config
-    config = load_search_config(name, None, [])
-    found = (config.epochs, config.batch_size, config.lr, config.arch_lr, config.weights_first)
-    assert found == PUBLISHED.get(name, found)
-    assert getattr(config, "samples", 0) == {"parsec": 16, "rome": 7, "zarts": 4}.get(name, 0)
 
 
 # Those that run one candidate a choice; of a sum no network computes more than what is derived.
