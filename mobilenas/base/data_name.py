@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mobilenas.base.errors import BadInput, shortened
 from mobilenas.base.files import user_path
 
 _STARTS = ("cifar10:", "cifar100:")
@@ -22,7 +23,8 @@ class DataName:
     @classmethod
     def parse(cls, text: str) -> "DataName":
         """A path that exists may have commas and semicolons in it; a folder `digits` is `./digits`,
-        so that what lies about does not stand for the built-in data.
+        so that what lies about does not stand for the built-in data. Raises BadInput where a name
+        between commas is empty, which would be the folder that one is in.
         """
         named, _, options = text.partition(";")
         if named == "digits":
@@ -34,6 +36,11 @@ class DataName:
         named = named.removeprefix(start)
         whole = user_path(named)
         names = [named] if start or exists(whole) else named.split(",")
+        if not all(name.strip() for name in names):
+            raise BadInput(
+                f"data {shortened(text)!r}: a name in it is empty; it must be digits, a folder, "
+                "files with commas between, cifar10:DIR or cifar100:DIR"
+            )
         return cls(start, tuple(user_path(name.strip()) for name in names), options)
 
     def with_paths(self, change: Callable[[Path], Path]) -> str:

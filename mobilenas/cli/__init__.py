@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -119,8 +119,18 @@ def _run() -> None:
     except SystemExit as stop:
         if not isinstance(stop.code, int) or stop.code not in _STOPPED:
             raise
-        how = "--resume continues a run; a quickstart continues when it is run again"
-        _fail(f"{_STOPPED[stop.code]}; {how}", stop.code)
+        _fail(f"{_STOPPED[stop.code]}{_how_to_continue(sys.argv[1:])}", stop.code)
+
+
+def _how_to_continue(words: list[str]) -> str:
+    """What continues the command that these words call, where something does."""
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = getattr(command, "commands", {}).get(word, command)
+    if command.name == "quickstart":
+        return "; it continues when it is run again"
+    resumes = any(option.name == "resume" for option in command.params)
+    return "; --resume continues the run" if resumes else ""
 
 
 def _of_path(error: OSError) -> str:

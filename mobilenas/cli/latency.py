@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mobilenas.base.errors import BadInput
+from mobilenas.base.files import user_path
 from mobilenas.cli.latency_devices import RUNS, build_on_devices, check_alone, check_on_devices
 from mobilenas.cli.latency_import import latency_import, latency_transfer
 from mobilenas.cli.options import Json, Seed, print_json
@@ -188,12 +189,12 @@ def latency_check(
         return
     if table is None:
         raise BadInput("TABLE is missing: the table to check, or --devices FILE")
-    folder = Path(table).parent if table.endswith(".json") else Path(FOLDER)
+    folder = user_path(table).parent if table.endswith(".json") else Path(FOLDER)
     found = find_table(table, load_space(space) if space else None)
-    drawn_from = load_space(space or found.space)
-    found.column(drawn_from)
     if found.source != "measured":
         raise BadInput(f"table {found.name} is {found.source}: nothing here can time its device")
+    drawn_from = load_space(space or found.space)
+    found.column(drawn_from)
     timer = make_timer(
         found.runtime, dtype=found.dtype or "fp32", threads=found.threads or 1, command=command
     )

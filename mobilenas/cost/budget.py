@@ -5,6 +5,7 @@ from os.path import realpath
 from pathlib import Path
 
 from mobilenas.base.errors import BadInput, shortened
+from mobilenas.base.files import user_path
 from mobilenas.base.units import parse_duration
 from mobilenas.cost.latency import LatencyTable, find_table, readable_tables
 from mobilenas.cost.model import CostModel
@@ -36,7 +37,7 @@ class LatencyLimit:
     def place(self, table: LatencyTable) -> str:
         """What finds the table again, whatever other tables there will be by then."""
         is_file = self.device.endswith(".json")
-        return realpath(self.device) if is_file else table.name
+        return realpath(user_path(self.device)) if is_file else table.name
 
 
 @dataclass(frozen=True)

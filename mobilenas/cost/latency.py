@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from mobilenas.base.errors import BadInput
-from mobilenas.base.files import read_json, write_json
+from mobilenas.base.files import read_json, user_path, write_json
 from mobilenas.base.resources import resource
 from mobilenas.base.settings import Record, validated
 from mobilenas.base.units import format_image_size
@@ -233,7 +233,7 @@ def find_table(reference: str, space: Space | None) -> LatencyTable:
     that has several such tables (lists them).
     """
     if reference.endswith(".json"):
-        return read_table(Path(reference))
+        return read_table(user_path(reference))
     known = list_tables()
     if reference in known:
         return read_table(known[reference])

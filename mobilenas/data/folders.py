@@ -47,7 +47,8 @@ def index_folders(root: Folder, left_out: Counter[str], label: str | None) -> In
     """The images of a folder. label: the column of metadata.csv that holds the classes.
 
     Raises BadInput where it cannot be told which folders are classes and which are parts of the
-    data, where a class has no training images, or the test part has a class of its own.
+    data, where a class has no training images, or the test part has a class of its own; and for a
+    column where there is no such table.
     """
     root = _entered(root)
     if METADATA in root.files:
@@ -56,6 +57,10 @@ def index_folders(root: Folder, left_out: Counter[str], label: str | None) -> In
     else:
         folders = _parts(root, left_out)
         table = folders["train"]
+        if label and not any(METADATA in part.files for part in folders.values()):
+            raise BadInput(
+                f"{root.path}: label={label} is a column of {METADATA}, and none is there"
+            )
         parts = {role: _named(part, role, left_out, label) for role, part in folders.items()}
     found = {name for _, name in parts["train"] if name is not None}
     if not found:

@@ -48,7 +48,8 @@ def load_data(source: str, resolution: int, crop: float = 1.0) -> ImageData:
       commas): column `img` or `image` with bytes, column `label` with integers. A word in the name
       of a file or of its folder says which part it is (`test-00000.parquet`, `val/0000.parquet`);
     - WebDataset shards, in the same way: *.tar with KEY.jpg (jpeg, png, webp) and KEY.cls, a number
-      from 0; a file classes.txt beside them, one name a line, names the classes;
+      from 0; a file classes.txt in the folder, or beside the first shard of the training part,
+      names the classes, one a line;
     - `cifar10:DIR` or `cifar100:DIR`: the python version that torchvision reads.
 
     Options may follow after semicolons, `DIR;label=fine_label`: `image` and `label` name columns,
@@ -167,13 +168,13 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """Raises BadInput naming a path that does not exist, or an option that there is not."""
+        """Raises BadInput naming a path that is empty or does not exist, or an option that there is
+        not.
+        """
         name = DataName.parse(text)
         options = _options(text, name.options.split(";") if name.options else [])
         kind = name.start.removesuffix(":") or "files"
         if kind == "files":
-            if not text.strip():
-                raise BadInput("data '' does not exist; it must be digits, a folder, or files")
             for path in name.paths:
                 if not path.exists():
                     raise BadInput(
@@ -221,12 +222,18 @@ def _read_index(asked: Source, left_out: Counter[str]) -> Indexed:
         folder = scan(first, left_out)
         files = _shards(folder)
         if not files:
+            if columns.image:
+                raise BadInput(
+                    f"data {asked.text!r}: image= is for parquet files, {first} has none"
+                )
             return index_folders(folder, left_out, columns.label)
         parts, root = split_files(files, first), first
     else:
         files, root = list(asked.paths), first.parent
         parts = split_files(files)
     if files[0].suffix == ".tar":
+        if columns.image or columns.label:
+            raise BadInput(f"data {asked.text!r}: image= and label= are for tables, not tar files")
         return index_tars(parts, root, left_out)
     return index_parquet(parts, columns, left_out)
 

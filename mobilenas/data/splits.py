@@ -86,7 +86,8 @@ def make_splits(
         raise BadInput(f"limit {limit}: must be at least 1 training image")
     if validate >= images:
         raise BadInput(
-            f"validate_images {validate}: must be less than the {images} training images"
+            f"validate_images {validate}: must be less than the {images} training images; it is a "
+            "key of the recipe: --set validate_images=N"
         )
 
     rng = generator(seed, Stream.SPLITS)
@@ -97,9 +98,10 @@ def make_splits(
     if limit is not None and limit < len(train):
         train = _draw(train, labels, limit, rng)
     if calibrate > len(train):
+        why = f"validate_images {validate}" + (f", limit {limit}" if limit else "")
         raise BadInput(
-            f"calibrate_images {calibrate}: must be at most {len(train)}, the training images "
-            f"that are left of {images} (validate_images {validate}, limit {limit})"
+            f"calibrate_images {calibrate}: must be at most {len(train)}, the training images that "
+            f"are left of {images} ({why}); it is a key of the recipe: --set calibrate_images=N"
         )
     return Splits(train, _draw(train, labels, calibrate, rng), validate_part)
 

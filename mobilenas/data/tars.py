@@ -1,7 +1,7 @@
 """Index WebDataset shards: uncompressed tar files with KEY.jpg and KEY.cls for each sample.
 
-The format: https://github.com/webdataset/webdataset. A file classes.txt beside the shards, one
-name a line, names the classes.
+The format: https://github.com/webdataset/webdataset. A file classes.txt in the folder of the data,
+or beside the first training shard, names the classes, one a line.
 """
 
 import os
@@ -55,18 +55,25 @@ class TarImages(EncodedImages):
 
 
 def index_tars(files: Mapping[Role, list[Path]], root: Path, left_out: Counter[str]) -> Indexed:
-    """root: the folder of classes.txt. Raises BadInput where a file is no whole tar, or a sample
-    lacks its image or its class.
+    """root: the folder of the data. Raises BadInput where a file is no whole tar, a sample lacks
+    its image or its class, or two classes have one name.
     """
-    listed = root / "classes.txt"
-    names = None
-    if listed.is_file():
-        lines = listed.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        names = tuple(line.strip() for line in lines if line.strip())
+    places = (root, files["train"][0].parent)
+    listed = (path for place in places if (path := place / "classes.txt").is_file())
+    names = next(map(_names, listed), None)
     parts: dict[Role, EncodedImages] = {
         role: TarImages(shards, left_out) for role, shards in files.items()
     }
     return make_indexed(parts, names, left_out)
+
+
+def _names(listed: Path) -> tuple[str, ...]:
+    lines = listed.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    names = tuple(line.strip() for line in lines if line.strip())
+    for name, times in Counter(names).items():
+        if times > 1:
+            raise BadInput(f"{listed}: {name!r} is there {times} times; a class must have its own")
+    return names
 
 
 def _index(file: Path, left_out: Counter[str]) -> list[tuple[bytes, int, int, int]]:

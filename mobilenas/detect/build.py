@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.logging import MMLogger
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mobilenas.base.errors import BadInput, one_line
 from mobilenas.base.files import read_json
@@ -27,7 +28,7 @@ def check_config(config: Config, name: str, data: CocoData) -> dict[str, Any]:
     """Build detector, loaders, loops, optimizer and schedules of a config, and drop them.
 
     Returns what `describe_data` does. Raises BadInput, with `name` for the config, for what cannot
-    be built, for a training of no step, and as `describe_data` does.
+    be built, for a training of no step, and as `check_epochs` and `describe_data` do.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -38,6 +39,7 @@ def check_config(config: Config, name: str, data: CocoData) -> dict[str, Any]:
         found = describe_data(config, data)
         detector_cost(config, *input_size(config))
         runner = Runner.from_cfg(runnable(config, Path(folder), seed=0))
+        check_epochs(config, runner, name)
         if runner.train_loop.max_iters < 1:
             raise BadInput(
                 f"config {name}: train_cfg trains no step; it must train one epoch at least"
@@ -50,6 +52,34 @@ def check_config(config: Config, name: str, data: CocoData) -> dict[str, Any]:
             runner.build_param_scheduler(runner.param_schedulers)
         _ = runner.val_loop, runner.test_loop  # which builds them
     return found
+
+
+def check_epochs(config: Config, runner: Runner, name: str) -> None:
+    """Raise BadInput, with `name` for the config, unless training and its checkpoints go by epochs:
+    a run that is continued starts its generators and its loader anew, as an epoch does.
+    """
+    loop, loader = runner.train_loop, runner.train_loop.dataloader
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if not isinstance(loop, EpochBasedTrainLoop):
+        raise BadInput(
+            f"config {name}: train_cfg is {type(loop).__name__}, which cannot be continued to the "
+            "same weights; it must be an EpochBasedTrainLoop, with max_epochs"
+        )
+    if isinstance(sampler, InfiniteSampler):
+        raise BadInput(
+            f"config {name}: train_dataloader.sampler is InfiniteSampler, with which no epoch ends;"
+            " DefaultSampler must be there"
+        )
+    if not checkpoint_hook(config).get("by_epoch", True):
+        raise BadInput(
+            f"config {name}: default_hooks.checkpoint.by_epoch must be True: a training is "
+            "continued from the end of an epoch"
+        )
+
+
+def checkpoint_hook(config: Config) -> dict[str, Any]:
+    """What a config says of its checkpoints."""
+    return (config.get("default_hooks") or {}).get("checkpoint") or {}
 
 
 class PlainConfig(Config):

@@ -45,29 +45,23 @@ def _seed_worker(key: tuple[int, ...], worker: int) -> None:
 class CheckpointHook(Hook):
     """Writes checkpoint.pth atomically at the end of every `interval` epochs, and the timing.
 
-    (Or iterations, where the config counts these; of none but the last one, where the interval is
-    not positive.) mmengine's own hook removes the old file before
-    it writes the new one, so that a kill can leave none.
+    (Of none but the last one, where the interval is not positive.) mmengine's own hook removes the
+    old file before it writes the new one, so that a kill can leave none.
     """
 
     priority = "VERY_LOW"
 
-    def __init__(self, folder: RunFolder, interval: int, by_epoch: bool) -> None:
+    def __init__(self, folder: RunFolder, interval: int) -> None:
         self._folder = folder
         self._interval = interval
-        self._by_epoch = by_epoch
         self._start = time.monotonic()
         self._path = folder.path / "checkpoint.pth"
         self._before = folder.seconds if self._path.exists() else 0.0
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if self._by_epoch and (runner.epoch + 1 == runner.max_epochs or self._due(runner.epoch)):
-            self._save(runner)
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        if not self._by_epoch and (runner.iter + 1 == runner.max_iters or self._due(runner.iter)):
+        done = runner.epoch + 1
+        due = self._interval > 0 and done % self._interval == 0
+        if due or done == runner.max_epochs:
             self._save(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -75,12 +69,9 @@ class CheckpointHook(Hook):
         # are tensors and plain data.
         checkpoint["message_hub"] = {"log_scalars": {}, "runtime_info": {}, "resumed_keys": {}}
 
-    def _due(self, done: int) -> bool:
-        return self._interval > 0 and (done + 1) % self._interval == 0
-
     def _save(self, runner: Runner) -> None:
         temporary = self._path.with_name(".checkpoint.pth.tmp")
-        runner.save_checkpoint(str(temporary.parent), temporary.name, by_epoch=self._by_epoch)
+        runner.save_checkpoint(str(temporary.parent), temporary.name)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(self._path)

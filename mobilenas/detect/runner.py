@@ -6,7 +6,13 @@ from typing import Any
 from mmengine.runner import Runner
 
 from mobilenas.base.randomness import borrowed_generators
-from mobilenas.detect.build import input_size, quiet, runnable
+from mobilenas.detect.build import (
+    check_epochs,
+    checkpoint_hook,
+    input_size,
+    quiet,
+    runnable,
+)
 from mobilenas.detect.checkpoint import check_weights
 from mobilenas.detect.costs import DetectorCost, detector_cost
 from mobilenas.detect.detector import DetectRun, check_trained
@@ -28,15 +34,13 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
 
     An epoch is a function of (seed, epoch) and of the checkpoint before it, so a killed run
     continues to the same weights as an unbroken one (on the CPU). Returns and stores result.json.
-    Raises Diverged, leaving the last good checkpoint.
+    Raises Diverged, leaving the last good checkpoint, and BadInput as `check_epochs` does.
     """
     folder, seed = run.folder, run.settings.seed
     if folder.is_finished:
         return folder.result()
     config, resumed = runnable(run.config, folder.path, seed), run.checkpoint.exists()
-    hooks = config.get("default_hooks") or {}
-    hook = hooks.get("checkpoint") or {}
-    config.default_hooks = {**hooks, "checkpoint": None}
+    config.default_hooks = {**(config.get("default_hooks") or {}), "checkpoint": None}
     if resumed:
         config.update(resume=True, load_from=str(run.checkpoint))
         config.model.backbone.pop("init_cfg", None)  # the weights that training started from
@@ -44,12 +48,12 @@ def train_detector(run: DetectRun) -> dict[str, Any]:
     with quiet(folder.path), borrowed_generators() as start:
         start(seed, 0)
         runner = Runner.from_cfg(config)
+        check_epochs(run.config, runner, run.settings.config)  # of runs of before too
         if resumed:
             check_weights(run.checkpoint, runner.model)
         runner.register_hook(SeedHook(start, seed))
-        runner.register_hook(
-            CheckpointHook(folder, hook.get("interval", 1), hook.get("by_epoch", True))
-        )
+        interval = checkpoint_hook(run.config).get("interval", 1)
+        runner.register_hook(CheckpointHook(folder, interval))
         runner.register_hook(progress)
         with contextlib.closing(progress):
             runner.train()

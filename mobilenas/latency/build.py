@@ -68,7 +68,10 @@ class BuildSettings(Record):
 def check_name(device: str, where: str) -> None:
     """Raise BadInput, naming `where`, unless a device can be called so."""
     if not re.fullmatch(NAME, device) or device.endswith(".json"):
-        raise BadInput(f"{where} {device!r}: must be letters, digits, '.', '_' and '-'")
+        raise BadInput(
+            f"{where} {device!r}: must be letters, digits, '.', '_' and '-', start with a letter "
+            "or digit, and not end in .json"
+        )
 
 
 def build_table(

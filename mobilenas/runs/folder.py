@@ -55,6 +55,7 @@ _RESULTS: dict[Kind, str] = {
     "sweep": "sweep.json",
     "search": "front.json",
 }
+_OF_HOST = ("runtime_version", "processor")  # settings of timings, which nobody gives
 _LARGE = 60  # characters of a value from which on messages leave it out
 
 
@@ -225,16 +226,22 @@ class RunFolder:
 
     def check_unchanged(self, given: Mapping[str, object]) -> None:
         """Raise BadInput when a setting that is given again (not None) is another one now."""
-        self.check_same({name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        self.check_same(given, "leave it out")
 
-    def check_same(self, settings: Mapping[str, object]) -> None:
-        """Raise BadInput when one of these settings is another one than that of the run."""
+    def check_same(self, settings: Mapping[str, object], advice: str = "give the same") -> None:
+        """Raise BadInput when one of these settings is another one than that of the run. advice:
+        what to do with it to resume.
+        """
         for name, value in settings.items():
             there, here = self.settings.get(name), _plain(value)
             if there != here:
+                how = f"{advice} to resume, or"
+                if name in _OF_HOST:
+                    how = "timings of two do not mix;"
                 raise BadInput(
-                    f"{self.path} was started with another {_difference(name, there, here)}: leave "
-                    "it out to resume, or choose another --out"
+                    f"{self.path} was started with another {_difference(name, there, here)}: "
+                    f"{how} choose another --out"
                 )
 
     @property

@@ -34,13 +34,13 @@ class _Actor:
 class RayActors:
     """A `Backend` on a Ray cluster that `ray` is connected to.
 
-    As many actors as the cluster has cores for now, `threads` each. Raises BadInput where its
-    machines have another version of mobilenas.
+    As many actors as the machines of the cluster have cores for now, `threads` each. Raises
+    BadInput where none has so many, or they have another version of mobilenas.
     """
 
     def __init__(self, ray: Any, make: Callable[[], Work], threads: int) -> None:
         self._ray = ray
-        self.count = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+        self.count = _count(ray.nodes(), threads)
         self._actor = ray.remote(_Actor).options(num_cpus=threads, max_restarts=0)
         self._check_version()
         self._make = ray.put(make)
@@ -95,6 +95,18 @@ class RayActors:
         self._ray.kill(actor)
         if there != f"mobilenas {__version__}":
             raise BadInput(_differ(there, __version__))
+
+
+def _count(nodes: list[dict[str, Any]], threads: int) -> int:
+    """How many actors fit, each on one machine. Raises BadInput for none: Ray would wait."""
+    cores = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    count = sum(of_node // threads for of_node in cores)
+    if not count:
+        raise BadInput(
+            f"a worker with {threads} threads takes as many cores of one machine; the largest of "
+            f"the Ray cluster has {max(cores, default=0)}: set OMP_NUM_THREADS to that at most"
+        )
+    return count
 
 
 def _first(error: BaseException) -> str:

@@ -70,6 +70,16 @@ def test_help_says_what_flops_are(words: str, call: Call) -> None:
     assert "multiply-adds" in call(*words.split(), "--help").out.lower()
 
 
+def test_a_command_that_is_stopped_says_how_to_continue_where_it_can() -> None:
+    hints = {words: cli._how_to_continue([*words.split(), "x", "--json"]) for words in leaves()}
+    resumed = {words for words, hint in hints.items() if hint == "; --resume continues the run"}
+    assert {"evolve", "detect train", "latency build", "latency check", "rank"} <= resumed
+    assert hints["quickstart"] == "; it continues when it is run again"
+    silent = {words for words, hint in hints.items() if not hint}
+    assert {"bench", "eval", "export", "report", "convert", "detect predict"} <= silent
+    assert len(silent) + len(resumed) == len(hints) - 1
+
+
 def test_version(call: Call) -> None:
     assert call("--version") == Outcome(0, package.__version__ + "\n", "")
 

@@ -258,6 +258,6 @@ def test_a_signal_ends_all_processes_and_says_how_to_go_on(
             process.kill()
     assert process.returncode == 128 + number
     assert out == ""
-    assert err.splitlines()[-1].startswith(f"mobilenas: {word}; --resume continues a run")
+    assert err.splitlines()[-1] == f"mobilenas: {word}; --resume continues the run"
     assert "Traceback" not in err
     assert processes_of(folder) == []

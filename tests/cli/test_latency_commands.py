@@ -289,4 +289,9 @@ def test_bad_input_to_check(call: Call, space: Space) -> None:
     check_refused(
         call("latency", "check", "phone", "--space=three.yaml"), "made up for tests", "nothing here"
     )
-    check_refused(call("latency", "check", "phone", "--space=s1"), "is for 12 px", "32 px")
+    # What it is, whether or not there is its space.
+    for more in ([], ["--space=s1"]):
+        check_refused(call("latency", "check", "phone", *more), "made up for tests", "nothing here")
+    table = made_up_table(space, "watch-x", device="watch", source="measured")
+    write_table(Path("latency_tables"), table)
+    check_refused(call("latency", "check", "watch", "--space=s1"), "is for 12 px", "32 px")

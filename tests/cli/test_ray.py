@@ -134,6 +134,23 @@ def test_another_version_is_refused(
         pass
 
 
+def test_a_worker_with_more_threads_than_any_machine_has_cores_is_refused(
+    address: str, tmp_path: Path
+) -> None:
+    make, asked = partial(opened, str(tmp_path)), WorkersAsked.parse(address)
+    words = r"with 9999 threads takes as many cores .* the largest of the Ray cluster has [1-9]"
+    with pytest.raises(BadInput, match=words), open_workers(asked, make, 9999):
+        pass
+
+
+def test_workers_are_counted_on_each_machine() -> None:
+    cores, dead = [3, 3, 1], {"Alive": False, "Resources": {"CPU": 8.0}}
+    nodes = [{"Alive": True, "Resources": {"CPU": float(count)}} for count in cores]
+    assert cluster._count([*nodes, dead, {"Alive": True, "Resources": {}}], 2) == 2
+    with pytest.raises(BadInput, match=r"with 4 threads .* has 3: set OMP_NUM_THREADS"):
+        cluster._count([*nodes, dead], 4)
+
+
 def test_a_search_finds_what_it_finds_without(address: str, job: Job, tmp_path: Path) -> None:
     out = tmp_path / "evolve"
     asked = ("evolve", f"--supernet={job.supernet}", "--flops=1.2M", "--params=90k")

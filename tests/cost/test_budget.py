@@ -53,6 +53,14 @@ def test_what_is_no_latency_is_refused(text: str, message: str) -> None:
         LatencyLimit.parse(text)
 
 
+def test_a_file_may_be_in_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent / "home"))
+    file = write_table(folder.parent / "home", made_up_table(MACRO, "three"))
+    asked = LatencyLimit.parse("9ms@~/three.json")
+    (table,) = Budget(latencies=(asked,)).look_up(MACRO)[0].tables
+    assert (table.name, asked.place(table)) == ("three", str(file))
+
+
 def test_devices_are_looked_up_by_table_device_and_file(folder: Path) -> None:
     write_table(folder, made_up_table(MACRO, "one", device="phone"))
     write_table(folder, made_up_table(MACRO, "two", device="watch"))

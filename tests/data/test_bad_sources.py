@@ -184,7 +184,14 @@ def tar_pair(root: Path) -> str:
 
 ERRORS: list[tuple[Callable[[Path], str], str]] = [
     (lambda root: f"{root}/none", r"data '.*/none' does not exist; it must be digits, a folder"),
-    (lambda root: "", "data '' does not exist"),
+    (lambda root: "", "data '': a name in it is empty; it must be digits, a folder"),
+    (lambda root: f"{root}/a.parquet,", r"data '.*a\.parquet,': a name in it is empty"),
+    (lambda root: ";label=kind", "data ';label=kind': a name in it is empty"),
+    (lambda root: f"{plain_folders(root)};label=kind", r"label=kind is a column of metadata\.csv"),
+    (lambda root: f"{plain_folders(root)};image=x", "image= is for parquet files, .* has none"),
+    (lambda root: f"{tar()(root)};label=kind", "image= and label= are for tables, not tar files"),
+    (lambda root: f"{tar()(root)};image=x", "image= and label= are for tables, not tar files"),
+    (tar(classes="ant\nbee\nant\n"), r"classes\.txt: 'ant' is there 2 times; a class must have"),
     (two_folders, r"data '.*/a' is a folder; give one folder, or files"),
     (lambda root: f"cifar100:{root};label=coarse", "label= are for tables, cifar100 has none"),
     (lambda root: "cifar10", "data 'cifar10' does not exist; .* cifar10:DIR"),

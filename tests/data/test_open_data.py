@@ -38,7 +38,14 @@ def in_tars(root: Path) -> None:
     (root / "classes.txt").write_text("ant\nbee\ncow\n")
 
 
-LAYOUTS = [in_folders, in_parquet, in_tars]
+def in_folders_of_tars(root: Path) -> None:
+    encoded = [encode(image) for image in TRAIN]
+    write_tar(root / "train" / "0.tar", samples(encoded, LABELS))
+    write_tar(root / "test" / "0.tar", samples([encode(x) for x in TEST], TEST_LABELS))
+    (root / "train" / "classes.txt").write_text("ant\nbee\ncow\n")
+
+
+LAYOUTS = [in_folders, in_parquet, in_tars, in_folders_of_tars]
 
 
 def pixels_of(part: EncodedImages | Images | None) -> np.ndarray:

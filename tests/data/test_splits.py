@@ -106,6 +106,11 @@ def test_another_seed_gives_another_split_and_limit_leaves_validate() -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
+        ({"validate": 100, "calibrate": 0}, "recipe: --set validate_images=N$"),
+        (
+            {"validate": 60, "calibrate": 41},
+            r"\(validate_images 60\); .* recipe: --set calibrate_images=N$",
+        ),
         ({"validate": 100, "calibrate": 0}, "validate_images 100: must be less than the 100"),
         ({"validate": -1, "calibrate": 0}, "validate_images -1: must be 0 or more"),
         ({"validate": 0, "calibrate": -2}, "calibrate_images -2: must be 0 or more"),

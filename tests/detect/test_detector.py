@@ -68,6 +68,8 @@ def with_options(settings: DetectSettings, *options: str) -> DetectSettings:
         ("train_dataloader.batch_size=0", "batch_size"),
         ("train_cfg.max_epoch=7", "max_epoch"),
         ("train_cfg.max_epochs=0", "no step"),
+        ("train_dataloader.sampler.type=InfiniteSampler", "no epoch ends; DefaultSampler"),
+        ("default_hooks.checkpoint.by_epoch=False", "checkpoint.by_epoch must be True"),
         ("model.bbox_head.num_classes=3", "the data have 10 classes"),
         ("param_scheduler.0.factor=1", "factor"),
         ("optim_wrapper.optimizer.lr=x", "float"),
@@ -109,6 +111,35 @@ def test_a_config_with_something_else_in_place_of_a_part_is_refused(
     with pytest.raises(BadInput, match=f"config .*mine.py:? .*{MISTAKES[mistake]}"):
         create_detect_run(tmp_path / "run", asked)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [{"type": "IterBasedTrainLoop", "max_iters": 4}, {"by_epoch": False, "max_iters": 4}],
+)
+def test_training_by_iterations_is_refused(
+    loop: dict[str, Any], settings: DetectSettings, tmp_path: Path
+) -> None:
+    config = read_config("retinanet_quick")
+    config.train_cfg = loop
+    config.dump(tmp_path / "mine.py")
+    asked = settings.model_copy(update={"config": str(tmp_path / "mine.py")})
+    needed = (
+        "train_cfg is IterBasedTrainLoop, .* it must be an EpochBasedTrainLoop, with max_epochs"
+    )
+    with pytest.raises(BadInput, match=needed):
+        create_detect_run(tmp_path / "run", asked)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_by_iterations_of_before_is_not_continued(
+    settings: DetectSettings, tmp_path: Path
+) -> None:
+    run = create_detect_run(tmp_path / "run", settings)
+    run.config.train_cfg = {"by_epoch": False, "max_iters": 4}
+    with pytest.raises(BadInput, match="it must be an EpochBasedTrainLoop"):
+        train_detector(run)
+    assert not run.checkpoint.exists()
 
 
 @pytest.mark.parametrize("hooks", [None, {"checkpoint": {"type": "CheckpointHook", "interval": 0}}])

@@ -163,6 +163,8 @@ GOOD = {"name": "a", "runtime": "command", "command": "time {model}"}
             "device a-b: its tables would have the names of those of a_b",
         ),
         ({"devices": [GOOD | {"name": "a b"}]}, "name 'a b': must be letters"),
+        ({"devices": [GOOD | {"name": "_x"}]}, "name '_x': .* start with a letter or digit"),
+        ({"devices": [GOOD | {"name": "a.json"}]}, "name 'a.json': .* not end in .json"),
         ({"devices": [GOOD | {"labels": {"host": "x"}}]}, "has no address"),
         ({"devices": [GOOD | {"time_limit": 0}]}, "device a: time_limit: .* greater than 0"),
     ],

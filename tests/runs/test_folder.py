@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,11 +192,22 @@ def test_start_or_resume(tmp_path: Path) -> None:
     started = RunFolder.start_or_resume(path, "rank", settings, resume=False, facts={"a": 1})
     assert RunFolder.start_or_resume(path, "rank", settings, resume=True) == started
     refused = refusal(RunFolder.start_or_resume, path, "rank", {"n": 4}, resume=True)
-    assert "another n (3, not 4)" in refused
+    ending = "give the same to resume, or choose another --out"
+    assert refused == f"{path} was started with another n (3, not 4): {ending}"
     refused = refusal(RunFolder.start_or_resume, path, "rank", settings, resume=False)
     assert "already holds a run" in refused
     refused = refusal(RunFolder.start_or_resume, path, "latency", settings, resume=True)
     assert "holds the ranking of a supernet" in refused
+
+
+@pytest.mark.parametrize("name", ["runtime_version", "processor"])
+def test_timings_of_another_host_take_another_folder(name: str, tmp_path: Path) -> None:
+    start = partial(RunFolder.start_or_resume, tmp_path, "latency")
+    start({name: "1"}, resume=False)
+    assert refusal(start, {name: "2"}, resume=True) == (
+        f"{tmp_path} was started with another {name} (1, not 2): timings of two do not mix; choose "
+        "another --out"
+    )
 
 
 @pytest.mark.parametrize(
