@@ -19,8 +19,9 @@ _LEAST = 1e-6  # that a coefficient is divided by
 
 
 class IstaConfig(SearchConfig):
-    """recoveries: how often it is chosen anew what is taken, over the search. price: of the size of
-    coefficients in a recovery. cost_form: no loss has the expected costs, prices have them.
+    """recoveries: how often it is chosen what is taken, over the search, first at its start. price:
+    of the size of coefficients in a recovery. cost_form: no loss has the expected costs, prices
+    have them.
     """
 
     recoveries: Positive = 50

@@ -50,7 +50,7 @@ METHODS = {
         PcDarts,
         "Xu et al. 2020",
         "all, twice, on a part of the channels",
-        "a quarter of all",
+        "one part of all",
         "nb201, darts",
     ),
     "gdas": Method(Gdas, "Dong and Yang 2019", "one, twice", "one"),
