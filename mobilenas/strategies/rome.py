@@ -13,8 +13,8 @@ from mobilenas.nn.views import View, Views, without_graph
 from mobilenas.space import Arch, Genotype
 from mobilenas.strategies.choices import Choices
 from mobilenas.strategies.config import Repeats, SearchConfig
-from mobilenas.strategies.gdas import Gdas, GdasConfig
-from mobilenas.strategies.learned import normalised
+from mobilenas.strategies.gdas import GdasConfig
+from mobilenas.strategies.learned import LearnedStrategy, normalised
 from mobilenas.strategies.search_step import SearchStep
 from mobilenas.strategies.searchable import Searchable
 from mobilenas.strategies.subsets import Parts, Subset, Subsets, opened, perturbed
@@ -31,7 +31,7 @@ class RomeConfig(GdasConfig):
     fair: Literal["iid", "ops"] = "iid"
 
 
-class Rome(Gdas):
+class Rome(LearnedStrategy):
     """Each sample is an arch: a node of DARTS's cells has two inputs, each an op; nothing else is
     run. Ops are drawn as in GDAS. Inputs are drawn by parameters of their own, and an input i times
 
@@ -46,6 +46,7 @@ class Rome(Gdas):
     """
 
     Config = RomeConfig
+    is_dense = False
     config: RomeConfig
 
     def __init__(self, choices: Choices, config: RomeConfig, seed: int) -> None:
@@ -142,11 +143,6 @@ class Rome(Gdas):
     def fit(self, step: SearchStep) -> None:
         """A weight step along their sum."""
         step.train([without_graph(views) for views in self.samples(step, Stream.WEIGHT_STEP)])
-
-    def step(self, step: SearchStep) -> None:
-        """The architecture, then the weights."""
-        self.learn(step)
-        self.fit(step)
 
     def _sample(
         self, rng: np.random.Generator, tau: float, given: Sequence[int | None]
