@@ -47,7 +47,7 @@ from mobilenas.latency.timer import Host, make_timer
 from mobilenas.search import Problem
 from mobilenas.search.front import pick_arch
 from mobilenas.search.operators import sample_feasible
-from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space
+from mobilenas.space import AnySpace, Arch, Candidate, Space, load_space, space_from_dict
 from mobilenas.space.published import PUBLISHED
 from mobilenas.train.config import load_network_config
 from mobilenas.train.supernets import SupernetRun, open_supernet_run
@@ -204,11 +204,13 @@ class Limit:
 def limits(
     plain: list[AnySpace], tables: list[Path] | None, home: AnySpace, out: Path
 ) -> list[Limit]:
-    """The budgets, in ms if there are tables, which are those of `home`."""
+    """The budgets, in ms if there are tables, which are those of `home`, whose classes are those of
+    the data.
+    """
     assert isinstance(home, Space)
     found = []
-    for space in plain:
-        assert isinstance(space, Space)
+    for each in plain:
+        space = space_from_dict(each.to_dict() | {"num_classes": home.num_classes})
         limit = Limit(space, out)
         limit = replace(limit, folder=out / str(limit.flops))
         for file in tables or []:
