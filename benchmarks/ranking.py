@@ -80,6 +80,7 @@ STUDIES = {
         _changed("sandwich, kl", "strategy=sandwich", "distill_inplace=kl"),
         _changed("sandwich, adaptive", "strategy=sandwich", "distill_inplace=adaptive"),
         _changed("the largest arch first, for one pass", "warmup_largest_passes=1"),
+        _changed("and progressive shrinking", "warmup_largest_passes=1", "shrink_passes=1"),
         _changed("mean of gradients", "step_gradient=mean"),
         _changed("residual blocks not from the identity", "zero_init_last=false"),
         _changed("last norms without a weight", "affine_last=false"),

@@ -77,7 +77,9 @@ def test_blocks_without_number_are_refused(tmp_path: Path) -> None:
     refused("candidates", load_space, str(path))
 
 
-@pytest.mark.parametrize("key", ["passes", "warmup_largest_passes", "sandwich_random"])
+@pytest.mark.parametrize(
+    "key", ["passes", "warmup_largest_passes", "shrink_passes", "sandwich_random"]
+)
 def test_a_budget_beyond_measure_is_refused(key: str) -> None:
     refused(key, load_supernet_config, "quick", [f"{key}=1e300"])
 

@@ -2,8 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from copy import copy
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import combinations, product
 from typing import Any
@@ -152,8 +153,11 @@ class Space:
         self.stem_channels, *self._stage_channels, self.head_channels = own
         self.stem_activation: Activation = spec.stem.activation or spec.activation
         self.head_activation: Activation = spec.head.activation or spec.activation
-        self.layers = self._resolve()
-        self.blocks = tuple(block for block in self.layers if block.searchable)
+        self._set_layers(self._resolve())
+
+    def _set_layers(self, layers: tuple[Block, ...]) -> None:
+        self.layers = layers
+        self.blocks = tuple(block for block in layers if block.searchable)
         if not self.blocks:
             raise BadInput(f"space {self.name}: every stage is fixed; at least one is searchable")
         self.num_candidates: Genes = np.array([len(b.candidates) for b in self.blocks])
@@ -250,6 +254,22 @@ class Space:
         For costs only: networks and plain data are those of the space itself.
         """
         return Space(self.spec, (height, width))
+
+    def keep(self, admits: Callable[[Block, Candidate], bool]) -> "Space":
+        """The same layers, whose searchable blocks have only the candidates that are admitted.
+
+        For drawing archs and for costs only: networks and plain data are those of the whole space.
+        """
+        part = copy(self)
+        part._set_layers(
+            tuple(
+                replace(b, candidates=tuple(c for c in b.candidates if admits(b, c)))
+                if b.searchable
+                else b
+                for b in self.layers
+            )
+        )
+        return part
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data from which `space_from_dict` rebuilds the space."""

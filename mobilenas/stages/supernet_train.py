@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mobilenas.base.errors import BadInput
 from mobilenas.evaluate.evaluator import check_anchors
 from mobilenas.nn import AnySupernet
 from mobilenas.runs import RunFolder
 from mobilenas.runs.folder import check_free
-from mobilenas.space import AnySpace, Arch, CellSpace, any_space_from_dict
-from mobilenas.strategies import largest_and_smallest, make_strategy
+from mobilenas.space import AnySpace, any_space_from_dict
+from mobilenas.strategies import make_strategy
+from mobilenas.strategies.phases import first_phases
 from mobilenas.strategies.supernet_task import SupernetTask
 from mobilenas.train.checkpoint import fingerprint
 from mobilenas.train.config import SupernetConfig
@@ -49,7 +49,7 @@ def create_supernet_run(
     settings = SupernetSettings(space=named, data=data, seed=seed, config=config)
     own = any_space_from_dict(named)
     make_strategy(config.strategy, own, seed, config.sandwich_random)
-    _warmup_arch(config, own)
+    first_phases(config, own, seed)
     images.training(pick_device(config.device))
     make_optimizer(config, new_supernet(settings))
     teacher = _teacher(config.teacher, images)
@@ -107,8 +107,8 @@ def train_supernet(run: SupernetRun, processes: Processes = SINGLE) -> AnySupern
             processes=processes,
         )
     objective = Objective(config, run.space.num_classes, settings.seed, teacher)
-    largest = _warmup_arch(config, run.space)
-    task = SupernetTask(strategy, config, objective, len(images.splits.train), largest)
+    first = first_phases(config, run.space, settings.seed)
+    task = SupernetTask(strategy, config, objective, len(images.splits.train), first)
     fit(run.folder, task, trainer)
     return supernet
 
@@ -120,18 +120,6 @@ def score_supernet(run: SupernetRun) -> list[dict[str, Any]]:
     rows = check_anchors(run)
     run.folder.store_result({"validation": rows})
     return rows
-
-
-def _warmup_arch(config: SupernetConfig, space: AnySpace) -> Arch | None:
-    """The arch that is trained alone at first, if one is. Raises BadInput for cells."""
-    if not config.warmup_largest_passes:
-        return None
-    if isinstance(space, CellSpace):
-        raise BadInput(
-            f"warmup_largest_passes {config.warmup_largest_passes:g}: space {space.name} has cells "
-            "and no largest arch; it must be 0"
-        )
-    return largest_and_smallest(space)[0]
 
 
 def _teacher(name: str | None, images: TrainingImages) -> Teacher | None:

@@ -1,13 +1,16 @@
 """The training of a supernet by a strategy, as a task of the trainer."""
 
-import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import Any
 
 from torch import Tensor
 
-from mobilenas.space import AnyArch, Arch
+from mobilenas.space import AnyArch
 from mobilenas.strategies.base import Strategy
+from mobilenas.strategies.phases import Phase, phase_steps
 from mobilenas.train.config import SupernetConfig
 from mobilenas.train.distill import adaptive_divergence, distillation
 from mobilenas.train.recipe import Objective
@@ -25,8 +28,8 @@ class SupernetTask:
 
     Their gradients are summed, as in FairNAS, or averaged. With in-place distillation (BigNAS, Yu
     et al. 2020) only the first arch of a step, the largest, learns from the labels; the others
-    learn its predictions alone. num_images: of the training part. largest: the arch that the
-    config's warmup_largest_passes train alone, if there are any.
+    learn its predictions alone. num_images: of the training part. first: what is trained before the
+    strategy.
     """
 
     title = "supernet"
@@ -38,17 +41,18 @@ class SupernetTask:
         config: SupernetConfig,
         objective: Objective,
         num_images: int,
-        largest: Arch | None = None,
+        first: Sequence[Phase] = (),
     ) -> None:
-        self.strategy = strategy
+        phases = [*first, Phase(strategy, config.passes)]
+        steps = phase_steps(phases, num_images, config.batch_size)
+        self.strategies = [phase.strategy for phase in phases]
+        self.starts = [0, *accumulate(steps)]  # the first step of each phase, and the end
         self.objective = objective
         self.inplace = _INPLACE.get(config.distill_inplace)
         self.averages = config.step_gradient == "mean"
-        self.largest = largest
-        self.largest_steps = largest_steps(config, num_images)
         self.images_per_step = config.batch_size * strategy.passes_per_step
         self.steps_per_epoch = num_images / self.images_per_step
-        self.steps = total_steps(config, num_images, strategy)
+        self.steps = self.starts[-1]
 
     def step(self, trainer: Trainer, n: int) -> None:
         """All archs of step n on its batch."""
@@ -72,15 +76,14 @@ class SupernetTask:
 
     def archs(self, n: int) -> Sequence[AnyArch]:
         """The archs of step n."""
-        if n < self.largest_steps:
-            assert self.largest is not None
-            return [self.largest]
-        return self.strategy.archs(n - self.largest_steps)
+        phase = bisect_right(self.starts, n) - 1
+        return self.strategies[phase].archs(n - self.starts[phase])
 
     def position(self, n: int) -> float:
-        """A step of the largest arch alone is a part of a step of the strategy."""
-        alone = min(n, self.largest_steps)
-        return n - alone + alone / self.strategy.passes_per_step
+        """A step of an earlier phase is the part of a step of the last one that it costs."""
+        done = (min(max(n - a, 0), b - a) for a, b in pairwise(self.starts))
+        passes = [strategy.passes_per_step for strategy in self.strategies]
+        return sum(map(mul, done, passes)) / passes[-1]
 
     def row(self, n: int) -> dict[str, Any]:
         """Passes over the training images so far."""
@@ -100,19 +103,3 @@ class SupernetTask:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
-
-
-def total_steps(config: SupernetConfig, num_images: int, strategy: Strategy) -> int:
-    """Optimizer steps that spend the budget of passes, those of the largest arch alone included,
-    rounded up to whole super-steps: one at least.
-    """
-    alone = largest_steps(config, num_images)
-    left = config.passes * num_images - alone * config.batch_size
-    steps = max(1, math.ceil(left / (config.batch_size * strategy.passes_per_step)))
-    whole = strategy.steps_per_superstep
-    return alone + math.ceil(steps / whole) * whole
-
-
-def largest_steps(config: SupernetConfig, num_images: int) -> int:
-    """The first steps, which train the largest arch alone."""
-    return math.ceil(config.warmup_largest_passes * num_images / config.batch_size)

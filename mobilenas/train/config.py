@@ -135,6 +135,8 @@ class SupernetConfig(TrainingConfig):
     distill_inplace: what the others of a sandwich learn from its largest arch, in place of labels:
     its predictions by the Kullback-Leibler or AlphaNet's adaptive divergence.
     warmup_largest_passes: of `passes` the first ones, which train the largest arch alone.
+    shrink_passes: the next ones, progressive shrinking: blocks keep the largest expansion, and in
+    the first half of these passes none is left out.
     step_gradient: the sum or the mean over the archs of a step.
     zero_init_last: residual blocks start as the identity, their last batch norms with weight 0.
     affine_last: whether the last batch norms of candidates have a weight and a bias.
@@ -152,6 +154,7 @@ class SupernetConfig(TrainingConfig):
     sandwich_random: NonNegative = 2
     distill_inplace: Literal["none", "kl", "adaptive"] = "none"
     warmup_largest_passes: Warmup = 0
+    shrink_passes: Warmup = 0
     step_gradient: Literal["sum", "mean"] = "sum"
     zero_init_last: bool = True
     affine_last: bool = True
@@ -186,10 +189,15 @@ class SupernetConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _passes_are_left(self) -> "SupernetConfig":
-        if self.warmup_largest_passes >= self.passes:
+        first = {
+            key: value
+            for key in ("warmup_largest_passes", "shrink_passes")
+            if (value := getattr(self, key))
+        }
+        if sum(first.values()) >= self.passes:
+            named = " and ".join(f"{key} {value:g}" for key, value in first.items())
             raise ValueError(
-                f"warmup_largest_passes {self.warmup_largest_passes:g} must be less than the "
-                f"{self.passes:g} passes that it is a part of"
+                f"{named} must be less than the {self.passes:g} passes that they are a part of"
             )
         return self
 

@@ -9,8 +9,7 @@ from mobilenas.base.errors import BadInput
 from mobilenas.cost import CostModel
 from mobilenas.space import Arch, Block, Space, load_any_space, load_space
 from mobilenas.strategies import Sandwich, make_strategy
-from mobilenas.strategies.supernet_task import total_steps
-from mobilenas.train.config import SupernetConfig
+from mobilenas.strategies.phases import Phase, phase_steps
 
 SPACES = [
     *("s1", "s1:candidates.max_paths=2", "s1:candidates.max_paths=2,path_activation=after_sum"),
@@ -80,9 +79,10 @@ def test_a_step_is_a_function_of_seed_and_number(reference: str) -> None:
 
 @pytest.mark.parametrize("random_archs", [0, 1, 2, 5])
 def test_the_budget_counts_every_arch(random_archs: int) -> None:
-    space, config = load_space("macro"), SupernetConfig(passes=3, batch_size=8)
+    space = load_space("macro")
     strategy = make_strategy("sandwich", space, 0, random_archs)
-    spent = total_steps(config, 800, strategy) * len(strategy.archs(0))
+    (steps,) = phase_steps([Phase(strategy, 3)], 800, batch_size=8)
+    spent = steps * len(strategy.archs(0))
     assert spent == math.ceil(300 / (2 + random_archs)) * (2 + random_archs)
 
 

@@ -24,6 +24,7 @@ from mobilenas.nn import Network, Supernet
 from mobilenas.nn.sharing import Sharing
 from mobilenas.space import load_space
 from mobilenas.strategies import Fair, Sandwich
+from mobilenas.strategies.phases import first_phases
 from mobilenas.strategies.supernet_task import SupernetTask
 from mobilenas.train import distributed
 from mobilenas.train.config import NetworkConfig, SupernetConfig
@@ -124,8 +125,8 @@ def sandwich(processes: Processes) -> dict[str, Any]:
     images, labels = batch(processes)
     batches: Any = SimpleNamespace(iterate=lambda *_: iter([(images.double(), labels)] * 3))
     trainer = Trainer(supernet, config, batches, processes=processes)
-    objective, largest = Objective(config, 10, 0, None), strategy.archs(0)[0]
-    task = SupernetTask(strategy, config, objective, 16, largest)
+    objective = Objective(config, 10, 0, None)
+    task = SupernetTask(strategy, config, objective, 16, first_phases(config, SPACE, 0))
     for n in range(3):
         task.step(trainer, n)
     trainer.read_losses()

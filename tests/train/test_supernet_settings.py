@@ -1,7 +1,6 @@
-"""The largest arch first, gradients averaged, norms that start at one: settings of a supernet."""
+"""Settings of a supernet: phases before the strategy, averaged gradients, norms that start at 1."""
 
 import math
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,60 +11,20 @@ from helpers import TINY_SPACE, untimed
 
 from mobilenas.base.errors import BadInput
 from mobilenas.base.files import read_jsonl
-from mobilenas.cost import CostModel
 from mobilenas.nn import Network, Supernet
 from mobilenas.nn.blocks import InvertedBottleneck
 from mobilenas.space import load_any_space, load_space
 from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
-from mobilenas.strategies import Strategy, make_strategy
-from mobilenas.strategies.supernet_task import SupernetTask, total_steps
-from mobilenas.train.config import SupernetConfig, load_supernet_config
+from mobilenas.strategies import make_strategy
+from mobilenas.strategies.supernet_task import SupernetTask
+from mobilenas.train.config import SupernetConfig
 from mobilenas.train.recipe import Objective
 from mobilenas.train.supernets import SupernetRun, new_supernet, open_supernet_run
 from mobilenas.train.trainer import Trainer
 
 SPACE = load_space(TINY_SPACE)
-LARGEST = CostModel(SPACE).largest("flops")
 SMALL: dict[str, Any] = {"batch_size": 8, "validate_images": 30, "calibrate_images": 32}
 SMALL |= {"limit": 48, "passes": 6, "device": "cpu", "cutout": 0, "clip": None}
-
-
-def make_task(config: SupernetConfig, num_images: int) -> tuple[SupernetTask, Strategy]:
-    strategy = make_strategy(config.strategy, SPACE, 3, config.sandwich_random)
-    objective = Objective(config, 10, 3, None)
-    return SupernetTask(strategy, config, objective, num_images, LARGEST), strategy
-
-
-# --- the largest arch first -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["fair", "uniform", "sandwich"])
-@pytest.mark.parametrize("alone", [0, 0.4, 2])
-def test_the_budget_has_the_passes_of_the_largest_arch(name: Any, alone: float) -> None:
-    config = SupernetConfig.model_validate(
-        SMALL | {"strategy": name, "warmup_largest_passes": alone}
-    )
-    task, strategy = make_task(config, 1000)
-    archs = [task.archs(n) for n in range(task.steps)]
-    first = math.ceil(alone * 125)
-    assert archs[:first] == [[LARGEST]] * first
-    assert archs[first] == strategy.archs(0)
-    assert archs[first + 1] == strategy.archs(1)
-    spent = sum(map(len, archs)) * 8 / 1000
-    superstep = strategy.passes_per_step * strategy.steps_per_superstep * 8 / 1000
-    assert 6 <= spent < 6 + superstep
-    assert task.row(task.steps)["passes"] == pytest.approx(spent)
-    passes = [task.row(n)["passes"] for n in range(first + 3)]
-    sizes = [1000 * (b - a) / 8 for a, b in pairwise(passes)]
-    assert sizes == pytest.approx([1] * first + [strategy.passes_per_step] * 2)
-
-
-def test_without_it_all_is_as_before() -> None:
-    config = SupernetConfig.model_validate(SMALL)
-    task, strategy = make_task(config, 1000)
-    assert [task.position(n) for n in range(50)] == list(range(50))
-    assert task.archs(7) == strategy.archs(7)
-    assert task.steps == total_steps(config, 1000, strategy)
 
 
 def create(folder: Path, **changes: Any) -> SupernetRun:
@@ -76,7 +35,11 @@ def create(folder: Path, **changes: Any) -> SupernetRun:
 def test_rates_follow_passes_and_a_kill_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes: dict[str, Any] = {"strategy": "sandwich", "warmup_largest_passes": 1.5}
+    changes: dict[str, Any] = {
+        "strategy": "sandwich",
+        "warmup_largest_passes": 0.5,
+        "shrink_passes": 1,
+    }
     changes |= {"warmup_epochs": 1, "distill_inplace": "kl", "checkpoint_seconds": 0}
     whole, killed = (create(tmp_path / name, **changes) for name in ("whole", "killed"))
     train_supernet(whole)
@@ -96,7 +59,7 @@ def test_rates_follow_passes_and_a_kill_changes_nothing(
     assert begun[middle] == pytest.approx(cosine, rel=0.02)
 
     original = Trainer.step
-    for stop in (4, 11):  # within the warm-up and after it
+    for stop in (2, 4, 11):  # in each phase
 
         def dies(trainer: Trainer, n: int, *rest: Any, stop: int = stop) -> None:
             if n == stop:
@@ -115,17 +78,11 @@ def test_rates_follow_passes_and_a_kill_changes_nothing(
     assert left == right
 
 
-@pytest.mark.parametrize("alone", [6, 7.5])
-def test_a_warm_up_as_long_as_the_training_is_refused(alone: float) -> None:
-    words = rf"warmup_largest_passes {alone:g} must be less than the 6 passes"
-    with pytest.raises(BadInput, match=words):
-        load_supernet_config("default", ["passes=6", f"warmup_largest_passes={alone}"])
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"warmup_largest_passes": 1}, r"warmup_largest_passes 1: .*nb101.* no largest arch"),
+        ({"shrink_passes": 2}, r"shrink_passes 2: .*nb101.* no largest arch"),
         ({"zero_init_last": False}, "zero_init_last false: cells have no residual blocks"),
         ({"affine_last": False}, "affine_last false: it is for blocks"),
     ],
@@ -156,7 +113,8 @@ def test_the_mean_is_the_sum_divided_by_the_archs_and_losses_are_logged_whole() 
         config = SupernetConfig.model_validate(SMALL | {"step_gradient": kind, "lr": 1e-9})
         supernet = Supernet(SPACE, generator=torch.Generator().manual_seed(0))
         trainer = Trainer(supernet, config, SameBatch())  # type: ignore[arg-type]
-        task, strategy = make_task(config, 48)
+        strategy = make_strategy("fair", SPACE, 3)
+        task = SupernetTask(strategy, config, Objective(config, 10, 3, None), 48)
         task.step(trainer, 0)
         trainer.read_losses()
         gradients = {name: p.grad for name, p in supernet.named_parameters() if p.grad is not None}

@@ -17,8 +17,8 @@ from mobilenas.base.files import read_jsonl
 from mobilenas.nn import Supernet
 from mobilenas.space import Arch, load_space
 from mobilenas.stages.supernet_train import create_supernet_run, train_supernet
-from mobilenas.strategies import Fair, Uniform, make_strategy
-from mobilenas.strategies.supernet_task import SupernetTask, total_steps
+from mobilenas.strategies import make_strategy
+from mobilenas.strategies.supernet_task import SupernetTask
 from mobilenas.train import trainer as trainer_module
 from mobilenas.train.checkpoint import load_checkpoint, save_checkpoint
 from mobilenas.train.config import SupernetConfig
@@ -267,29 +267,6 @@ def test_learning_rate_warms_up_in_a_line() -> None:
 def test_learning_rate_is_within_bounds_for_any_warm_up(warmup: float) -> None:
     found = rates(config(lr=0.3, warmup_epochs=warmup), 17, 1000, 123)
     assert all(0 < rate <= 0.3 for rate in found)
-
-
-@pytest.mark.parametrize("reference", ["s1", "s1:candidates.max_paths=3", "s3", "macro"])
-@pytest.mark.parametrize("passes", [0.001, 1, 7.5])
-def test_total_steps_spend_the_budget_in_whole_super_steps(reference: str, passes: float) -> None:
-    strategy = Fair(load_space(reference), 0)
-    steps = total_steps(config(passes=passes), 1000, strategy)
-    assert steps % strategy.steps_per_superstep == 0
-    spent, one = (n * 8 * strategy.passes_per_step for n in (steps, strategy.steps_per_superstep))
-    assert passes * 1000 <= spent < passes * 1000 + one
-
-
-def test_the_largest_arch_leaves_a_step_to_the_strategy() -> None:
-    almost_all = config(passes=1.001, warmup_largest_passes=1)
-    assert total_steps(almost_all, 1004, make_strategy("uniform", load_space("macro"), 0)) == 127
-
-
-def test_strategies_spend_the_same_budget() -> None:
-    space, settings = load_space("macro"), config(passes=3)
-    fair, uniform = (make_strategy(name, space, 0) for name in ("fair", "uniform"))
-    assert isinstance(uniform, Uniform)
-    assert total_steps(settings, 800, uniform) == 300
-    assert total_steps(settings, 800, fair) * fair.passes_per_step == 300
 
 
 # --- runs on disk ---------------------------------------------------------------------------------
