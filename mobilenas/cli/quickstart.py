@@ -45,7 +45,7 @@ def quickstart(
     print(front_table(front))
     print(selected_on(RunFolder.open(out / "evolve", "evolve").result()))
     print(f"\npicture of the front: {out / 'evolve' / 'front.png'}")
-    print("\nthe most accurate of them, retrained from the weights that it has in the supernet:")
+    print("\nthe best of them, retrained from the weights that it has in the supernet:")
     print(describe_training(trained, RunFolder.open(out / "train", "train").seconds))
     print(f"network, which timm loads too: {out / 'train' / 'network'}")
     print("\nONNX:")

@@ -52,9 +52,7 @@ def run_quickstart(out: Path, seed: int) -> tuple[Result, dict[str, Any], Report
     train_supernet(supernet)
     score_supernet(supernet)
     budget = Budget({"flops": CostModel(digits).range("flops").median})
-    # A front of accuracies is easier to read than one of scores.
-    goal = "accuracy,flops"
-    search = Search(folders["supernet"], budget, goal, generations=8, seed=seed)
+    search = Search(folders["supernet"], budget, generations=8, seed=seed)
     found = run_evolve(search, folders["evolve"], resume=is_run(folders["evolve"], "evolve"))
     if is_run(folders["train"], "train"):
         training = open_network_run(folders["train"])
