@@ -172,12 +172,12 @@ class LatencyTable(Record):
 
     def fits(self, space: Space) -> bool:
         """Whether `column` has the milliseconds of a space that the table covers; if not, it is
-        logged why.
+        logged why it is left out.
         """
         try:
             self.column(space)
         except BadInput as error:
-            log.warning("%s", error)
+            log.warning("%s; it is left out", error)
             return False
         return True
 

@@ -26,9 +26,11 @@ def headline(content: Part) -> list[dict[str, str]]:
         name = "test_accuracy" if tested else "accuracy"
         n = result["test_images"] if tested else result["validation_images"]
         what = "test images" if tested else "validation images, by which its epoch was chosen"
-        several = "trainings" in result
-        note = f"mean ± sd, on {n:,} {what}" if several else f"{interval(result[name], n)}; {what}"
-        shown.append(_figure("top-1, stand-alone", stand_alone(result, name), note))
+        if several := result.get("trainings"):
+            note = f"mean ± sd of {several} trainings, on {n:,} {what}"
+        else:
+            note = f"{interval(result[name], n)}; {what}"
+        shown.append(_figure("top-1, stand-alone", _mean(result, name), note))
         limits = _limits_of(content, best)
         for key, note in (("flops", "multiply-adds, one image"), ("params", "that are trained")):
             if key in limits:
@@ -87,10 +89,8 @@ def stand_alone(result: Part, name: str = "accuracy") -> str:
     """An accuracy of an arch's stand-alone training; of several trainings their mean and standard
     deviation, never the best.
     """
-    if "trainings" not in result:
-        return percent(result[name])
-    mean, sd = 100 * result[name], 100 * result[f"{name}_sd"]
-    return f"{mean:.2f} ± {sd:.2f} % (n = {result['trainings']} trainings)"
+    several = f" (n = {result['trainings']} trainings)" if "trainings" in result else ""
+    return _mean(result, name) + several
 
 
 def precision(share: float | None) -> str:
@@ -111,6 +111,12 @@ def quality(search: Part, row: Part) -> str:
     if search["quality"] == "score":
         return f"{percent(row['accuracy'])} (score {row['score']:.2f})"
     return percent(row[search["quality"]])
+
+
+def _mean(result: Part, name: str) -> str:
+    if "trainings" not in result:
+        return percent(result[name])
+    return f"{100 * result[name]:.2f} ± {100 * result[f'{name}_sd']:.2f} %"
 
 
 def _figure(name: str, value: str, note: str) -> dict[str, str]:
