@@ -69,6 +69,8 @@ STUDIES = {
     ],
     "sharing": [
         _changed("nothing shared", "sharing=none"),
+        _changed("expansions shared", "sharing=expansion"),
+        _changed("kernels shared", "sharing=kernel"),
         _changed("both shared"),
         _changed("sandwich, kl", "strategy=sandwich", "distill_inplace=kl"),
     ],
