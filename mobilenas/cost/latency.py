@@ -128,6 +128,11 @@ class LatencyTable(Record):
         """The row that answers for a key of a space that the table covers."""
         return self.rows[self.find(key) or key]
 
+    def substitutes(self, space: Space) -> dict[str, str]:
+        """By keys of a covered space that the table lacks the rows that answer for them."""
+        keys = [key for key in rows_of(space).fixed if key not in self.rows]
+        return {key: row for key in keys if (row := self.find(key)) is not None}
+
     def is_of_size(self, space: Space) -> bool:
         """Whether the images are those that the table was made for."""
         return space.image_size == (self.resolution, self.resolution)
@@ -155,9 +160,6 @@ class LatencyTable(Record):
                 " mobilenas latency build measures those of a space"
             )
         rows = rows_of(space)
-        for key in rows.fixed:
-            if key not in self.rows:
-                log.info("latency table %s: %s is taken for %s", self.name, self.find(key), key)
         fixed = self.overhead_ms + sum(self.row(key).ms for key in rows.fixed)
         blocks = [
             [0.0 if key is None else self.rows[key].ms for key in block] for block in rows.choices

@@ -1,5 +1,6 @@
 """All costs of the archs of a space, as tables of block x candidate: vectorised, without torch."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -17,6 +18,8 @@ from mobilenas.cost.memory import memory_column
 from mobilenas.cost.own import BlockCosts
 from mobilenas.cost.titles import latency_cost
 from mobilenas.space import AnyArch, Arch, CellSpace, EdgeCellSpace, Genes, ListedSpace, Space
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class CostModel:
             if name in self._columns:
                 raise BadInput(f"latency table {table.name} is given twice")
             fixed_ms, blocks = table.column(space)
+            for key, row in table.substitutes(space).items():
+                log.info("latency table %s: %s is taken for %s", table.name, row, key)
             self._columns[name] = _Column(fixed_ms, [np.array(ms) for ms in blocks])
         for costs in self.own:
             if costs.name in self._columns:

@@ -176,8 +176,11 @@ def _fractions(path: Path, rows: Sequence[_Row]) -> Floats:
 
 
 def _accuracy(path: Path, row: _Row) -> float:
+    given = row.accuracy
     try:
-        value = float(row.accuracy)  # type: ignore[arg-type]
+        # True is 1 and 0_9 is 9 to Python; neither is what a person means.
+        odd = isinstance(given, bool | np.bool_) or "_" in str(given)
+        value = math.nan if odd else float(given)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         value = math.nan
     if not 0 <= value <= 100:

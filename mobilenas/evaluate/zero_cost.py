@@ -39,12 +39,13 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     Raises BadInput where the units cannot tell all images apart, as when two are equal.
     """
     fresh = _fresh_copy(network)
-    kernel = images.new_zeros(len(images), len(images), dtype=torch.float64)
+    n = len(images)
+    agreeing = [images.new_zeros(n, n)]  # then of each activation, twice; whole numbers
 
     def count_agreement(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         codes = torch.where(inputs[0].flatten(1) > 0, 1.0, -1.0)
         # Products of +-1 sum to agreeing minus differing units.
-        kernel.add_((codes.shape[1] + (codes @ codes.T).double()) / 2)
+        agreeing.append(codes.shape[1] + codes @ codes.T)
 
     for part in fresh.modules():
         if isinstance(part, ACTIVATIONS):
@@ -52,7 +53,8 @@ def naswot(network: nn.Module, images: Tensor) -> float:
         elif isinstance(part, nn.BatchNorm2d):
             part.train()  # statistics of the batch: an untrained network has no others
     fresh(images)
-    sign, log_determinant = np.linalg.slogdet(kernel.cpu().numpy())
+    kernel = torch.stack(agreeing).cpu().double().sum(0) / 2  # not on MPS, which has no float64
+    sign, log_determinant = np.linalg.slogdet(kernel.numpy())
     if sign <= 0:
         raise BadInput(f"naswot: the network cannot tell the {len(images)} images apart")
     return float(log_determinant)
@@ -66,7 +68,7 @@ def synflow(network: nn.Module, image_shape: tuple[int, ...]) -> float:
     Activations are left out. All their inputs are positive here, so that is what ReLU does, whereas
     ReLU6 saturates at such inputs and would stop the flow. The gate of a squeeze-excite stays.
     """
-    fresh = _fresh_copy(network).double()
+    fresh = _fresh_copy(network).cpu().double()  # MPS has no float64
     for parent in list(fresh.modules()):
         for name, child in parent.named_children():
             if isinstance(child, ACTIVATIONS):
@@ -75,7 +77,7 @@ def synflow(network: nn.Module, image_shape: tuple[int, ...]) -> float:
     with torch.no_grad():
         for parameter in fresh.parameters():
             parameter.abs_()
-    ones = torch.ones(1, *image_shape, dtype=torch.float64, device=weights[0].device)
+    ones = torch.ones(1, *image_shape, dtype=torch.float64)
     gradients = torch.autograd.grad(fresh(ones).sum(), weights)
     flows = [(w.detach() * g).sum() for w, g in zip(weights, gradients, strict=True)]
     return math.log(sum(torch.stack(flows).tolist()))

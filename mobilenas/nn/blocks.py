@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mobilenas.cost.counts import squeezed_channels
+from mobilenas.nn.kernels import may_take
 from mobilenas.nn.kernels.bottleneck import Layer, bottleneck
 from mobilenas.nn.kernels.depthwise import DepthwiseConv2d
 from mobilenas.nn.kernels.relu6 import ReLU6
@@ -199,13 +200,15 @@ class InvertedBottleneck(nn.Module):
         """What the block makes of what a stem makes of images x, where there is one function for
         both; otherwise None.
         """
-        if self.residual or not isinstance(self.expand, nn.Identity) or is_watched(self):
+        if self.residual or not isinstance(self.expand, nn.Identity):
             return None
-        return self._in_one(x, stem)
+        return None if is_watched(self) else self._in_one(x, stem)
 
     @torch.jit.unused
     def _in_one(self, x: Tensor, expand: nn.Module) -> Tensor | None:
         """What `_one_by_one` and the last batch norm do as one function, where there is one."""
+        if not may_take(x):
+            return None
         layers = [expand, *self.groups[0].values()]  # type: ignore[operator]
         others = (*self.groups[1:], *self.after_sum, self.squeeze_excite)
         if any(not isinstance(layer, ConvBN) or len(layer) < 3 for layer in layers):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import InvertedBottleneck, Kernels, Paths, identity, is_watched
+from mobilenas.nn.kernels import may_take
 from mobilenas.nn.sharing import Sharing, plain_state, shared
 from mobilenas.nn.views import View, mix
 from mobilenas.space import Block, Candidate
@@ -116,7 +117,7 @@ class ChoiceBlock(nn.Module):
         super().__init__()
         self.candidates = block.candidates
         kernels = (block.kernels,) * block.groups
-        num_bn = block.max_paths if shadow_bn else 1
+        num_bn = block.max_paths if shadow_bn and block.searchable else 1
         branches = {
             e: Branch.new(block, e, kernels, num_bn, affine_last=affine_last)
             for e in sorted(block.expansions)
@@ -147,7 +148,9 @@ class ChoiceBlock(nn.Module):
         """What the block makes of what a stem makes of images x, where there is one function for
         both; otherwise None.
         """
-        block = self.chosen(self.candidates[view]) if isinstance(view, int) else None
+        if not may_take(x) or not isinstance(view, int):
+            return None
+        block = self.chosen(self.candidates[view])
         if not isinstance(block, InvertedBottleneck) or is_watched(self):
             return None
         return block.after(stem, x)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from mobilenas.base.errors import BadInput
 from mobilenas.nn.blocks import InvertedBottleneck, build, conv_head, init_weights, is_watched, stem
 from mobilenas.nn.choice_block import ChoiceBlock
+from mobilenas.nn.kernels import may_take
 from mobilenas.nn.pool import global_average
 from mobilenas.nn.supernet import Supernet
 from mobilenas.space import Arch, Space
@@ -47,6 +48,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         space.encode(arch)
+        _check(num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
         self.space = space
         self.arch = arch
         self.num_classes = space.num_classes if num_classes is None else num_classes
@@ -94,11 +96,13 @@ class Network(nn.Module):
     @torch.jit.unused
     def _in_one(self, x: Tensor) -> Tensor | None:
         """What blocks make of images where the stem and the first one are one function."""
-        first, others = next(iter(self.blocks), None), self.blocks[1:]  # there may be none left
-        if self.grad_checkpointing or is_watched(self.blocks):
+        first = next(iter(self.blocks), None)  # there may be none left
+        if not isinstance(first, InvertedBottleneck) or self.grad_checkpointing:
             return None
-        y = first.after(self.stem, x) if isinstance(first, InvertedBottleneck) else None
-        return None if y is None else others(y)
+        if not may_take(x) or is_watched(self.blocks):
+            return None
+        y = first.after(self.stem, x)
+        return None if y is None else self.blocks[1:](y)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits of a feature map; pre_logits gives the pooled features (n, num_features)."""
@@ -205,7 +209,9 @@ class Network(nn.Module):
         return {"stem": r"^stem", "blocks": [*blocks, (r"^conv_head", (99999,))]}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
+        """Recompute each block in the backward pass instead of keeping its activations. Running
+        statistics of batch norms then move twice a step.
+        """
         self.grad_checkpointing = enable
 
     def load_from(self, supernet: Supernet) -> "Network":
@@ -231,6 +237,15 @@ class Network(nn.Module):
         if not global_pool:
             raise BadInput("global_pool '' leaves a feature map: it needs num_classes 0")
         return nn.Linear(self.num_features, num_classes)
+
+
+def _check(num_classes: int | None, in_chans: int | None, drop_path_rate: float) -> None:
+    if num_classes is not None and num_classes < 0:
+        raise BadInput(f"num_classes {num_classes}: it must be 0 or more")
+    if in_chans is not None and in_chans < 1:
+        raise BadInput(f"in_chans {in_chans}: it must be 1 or more")
+    if not 0 <= drop_path_rate < 1:
+        raise BadInput(f"drop_path_rate {drop_path_rate:g}: it must be in 0 to below 1")
 
 
 def feature_info(space: Space) -> list[dict[str, Any]]:

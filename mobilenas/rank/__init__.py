@@ -1,1 +1,1 @@
-"""Does a supernet order networks as stand-alone training does? Truth, draw, figures, baselines."""
+"""Does a supernet order networks as stand-alone training does? Strata and metrics."""

@@ -305,6 +305,7 @@ class Space:
                     path_activation=spec.path_activation,
                     in_width=None if size[0] == size[1] else size[1],
                 )
+                _check_groups(spec, block)
                 layers.append(block)
                 channels, size = out, block.out_shape
         return tuple(layers)
@@ -314,6 +315,16 @@ def _halved(shape: tuple[int, int], stride: int) -> tuple[int, int]:
     """Height and width behind a convolution of that stride."""
     height, width = shape
     return math.ceil(height / stride), math.ceil(width / stride)
+
+
+def _check_groups(spec: SpaceSpec, block: Block) -> None:
+    """Raise BadInput for a block with fewer hidden channels than channel groups."""
+    hidden = block.in_channels * min(block.expansions, default=block.groups)
+    if hidden < block.groups:
+        raise BadInput(
+            f"space {spec.name}: {block.name} has {hidden} hidden channels at its smallest "
+            f"expansion; its {block.groups} channel groups need at least as many"
+        )
 
 
 def _candidates(spec: SpaceSpec, stage: StageSpec, shape_kept: bool) -> tuple[Candidate, ...]:

@@ -126,7 +126,7 @@ def _teacher(name: str | None, images: TrainingImages) -> Teacher | None:
     if name is None:
         return None
     data = images.data
-    return load_teacher(name, data.classes, (data.mean, data.std), None)
+    return load_teacher(name, data.classes, (data.mean, data.std), images.resolution, None)
 
 
 def _with_classes(space: AnySpace, num_classes: int) -> dict[str, Any]:

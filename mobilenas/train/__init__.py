@@ -1,1 +1,1 @@
-"""Supernet training, fair sampling and batch norm recalibration."""
+"""Trainings: their configs, images, steps and checkpoints, and batch norm recalibration."""

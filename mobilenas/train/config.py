@@ -147,7 +147,8 @@ class SupernetConfig(TrainingConfig):
     backward through one arch counts once, so strategies are compared at equal cost; warmup_epochs
     and decay_epochs count likewise. calibrate_images: 2,016 at most where it is not set.
 
-    The defaults are the recipe of the released MixPath code: plain momentum, weight decay for all.
+    The defaults are the recipe of the released MixPath code: plain momentum, weight decay for all;
+    but archs are drawn fairly, and residual blocks start as the identity.
     """
 
     strategy: Literal["uniform", "fair", "sandwich"] = "fair"

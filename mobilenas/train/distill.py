@@ -84,12 +84,17 @@ def teacher_name(run: RunFolder, config: TrainingConfig) -> str | None:
 
 
 def load_teacher(
-    name: str, classes: tuple[str, ...], given: tuple[Channels, Channels], supernet: Supernet | None
+    name: str,
+    classes: tuple[str, ...],
+    given: tuple[Channels, Channels],
+    resolution: int,
+    supernet: Supernet | None,
 ) -> Teacher:
     """The teacher that a config names (`TrainingConfig.teacher`).
 
-    classes, given: the class names, and mean and std of the images, of the student. supernet: what
-    `supernet` stands for. Raises BadInput for one that cannot be had or has other classes.
+    classes, given, resolution: the class names, mean and std, and the side of the images, of the
+    student. supernet: what `supernet` stands for. Raises BadInput for one that cannot be had, has
+    other classes or takes no images of that size.
     """
     if name == "supernet":
         if supernet is None:
@@ -99,7 +104,7 @@ def load_teacher(
         arch = CostModel(supernet.space, folded=False).largest("flops")
         return Teacher(inherit(supernet, arch), given, given)
     if name.startswith("timm:"):
-        return _timm_teacher(name, len(classes), given)
+        return _timm_teacher(name, len(classes), given, resolution)
     network, info = load_network(Path(name))
     if info.classes != classes:
         raise BadInput(f"teacher {name} has other classes than the images")
@@ -112,7 +117,9 @@ def check_teacher(run: RunFolder, teacher: Teacher) -> None:
         raise BadInput(f"the teacher is not the one that {run.path} was started with")
 
 
-def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels]) -> Teacher:
+def _timm_teacher(
+    name: str, num_classes: int, given: tuple[Channels, Channels], resolution: int
+) -> Teacher:
     import timm
 
     model, at, file = name.removeprefix("timm:").partition("@")
@@ -124,7 +131,10 @@ def _timm_teacher(name: str, num_classes: int, given: tuple[Channels, Channels])
             timm.models.load_checkpoint(
                 network, file, weights_only=True
             )  # not every timm's default
-    except Exception as error:  # an unknown name, no network, weights of another model
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, len(given[0]), resolution, resolution))
+    # An unknown name, no network, weights of another model, images of another size than it takes.
+    except Exception as error:
         raise BadInput(f"teacher {name}: {one_line(error)}") from None
     config = network.pretrained_cfg
     if not at and config["num_classes"] != num_classes:  # timm leaves the classifier untrained then

@@ -178,7 +178,7 @@ def choose_images(
             "them and to verify an export"
         )
     if calibrate is None:
-        calibrate = min(CALIBRATION_IMAGES, config.limit or count, count - validate)
+        calibrate = min(CALIBRATION_IMAGES, config.limit or count, max(0, count - validate))
     make = partial(
         make_splits,
         data.train.labels,

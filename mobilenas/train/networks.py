@@ -175,7 +175,7 @@ def make_teacher(run: NetworkRun) -> Teacher | None:
     if name is None:
         return None
     supernet = run.supernet() if name == "supernet" else None
-    return load_teacher(name, data.classes, (data.mean, data.std), supernet)
+    return load_teacher(name, data.classes, (data.mean, data.std), run.images.resolution, supernet)
 
 
 def teacher_images(run: NetworkRun) -> TrainingImages | None:

@@ -31,13 +31,20 @@ class Schedule:
         self.scheduler.step_update(step)  # type: ignore[attr-defined]
 
 
+# Of timm's optimizers those that do not go with a training here, and why.
+_REFUSED = {
+    "adahessian": "it needs second derivatives, which a step has not",
+    "kron": "it draws random numbers, so that a resumed training would come to other weights",
+}
+
+
 def make_optimizer(config: TrainingConfig, network: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the config over a network. Raises BadInput for what timm does not know."""
     from timm.optim import create_optimizer_v2, list_optimizers
 
     known = list_optimizers()
-    if config.optimizer == "adahessian":
-        raise BadInput("optimizer adahessian: it needs second derivatives, which a step has not")
+    if config.optimizer in _REFUSED:
+        raise BadInput(f"optimizer {config.optimizer}: {_REFUSED[config.optimizer]}")
     if config.optimizer not in known:
         near = difflib.get_close_matches(config.optimizer, known, n=1) or ["sgd"]
         raise BadInput(f"optimizer {config.optimizer}: timm has none; did you mean {near[0]}?")

@@ -29,6 +29,7 @@ from mobilenas.train.recipe import make_average, make_optimizer, make_schedule
 CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
 _PARTS = ("module", "average", "optimizer", "scaler")  # of a Trainer, in a checkpoint
 _LOG_ROWS = 400  # about so many rows a run, however long
+_LEAST_SCALE = 2**-14  # of losses in fp16: 30 steps one after another were not finite
 _READ_EVERY = 8  # steps whose losses are read at once: reading waits for the device
 
 
@@ -219,6 +220,11 @@ class Trainer:
             self.progress.loss_sum += sum(losses)
             self.progress.losses += len(losses)
             self.last_loss = losses[-1]
+        if self.scaler.is_enabled() and self.scaler.get_scale() < _LEAST_SCALE:
+            raise Diverged(
+                f"step {unread[-1][0]}: fp16 gradients are not finite, however small the loss is "
+                "scaled; precision bf16 or fp32, or a lower lr, may help"
+            )
 
     def state(self, task: Task) -> dict[str, Any]:
         """All that a checkpoint holds."""

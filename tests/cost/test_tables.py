@@ -63,6 +63,7 @@ def test_a_head_with_other_classes_is_good_enough(caplog: pytest.LogCaptureFixtu
     table, own = made_up_table(load_space("s2")), load_space("s2:num_classes=5")
     genes = own.sample_genes(5, np.random.default_rng(0))
     assert np.array_equal(table.predict(own, genes), table.predict(load_space("s2"), genes))
+    CostModel(own, [table])
     assert "head-320x7x7-1280-1000-relu6 is taken for head-320x7x7-1280-5-relu6" in caplog.text
     assert not table.covers(load_space("s2:num_classes=5,head.channels=640"))
 

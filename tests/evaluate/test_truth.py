@@ -100,7 +100,7 @@ FILES: list[tuple[str | bytes, str]] = [
 ]
 FILES += [
     (f"{GOOD}{ALIAS},{value}\n", f"line 5: accuracy {value!r} is no number in 0..1 or 0..100")
-    for value in ("nan", "inf", "-inf", "-0.1", "100.5", "91%", "", "high")
+    for value in ("nan", "inf", "-inf", "-0.1", "100.5", "91%", "", "high", "0.9_1", "True")
 ]
 FILES += [
     (f"{GOOD}{ALIAS},91\n", "line 2: accuracy 0.9 beside 91 in line 5; give all in 0..1 or all in"),

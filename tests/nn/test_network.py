@@ -225,6 +225,14 @@ def test_pooling_can_be_left_out() -> None:
         Network(MACRO, ARCH, global_pool="max")
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"num_classes": -1}, {"in_chans": 0}, {"drop_path_rate": 1.5}, {"drop_path_rate": -1}]
+)
+def test_wrong_arguments_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=f"{next(iter(wrong))} .*: it must be"):
+        Network(MACRO, ARCH, **wrong)
+
+
 def test_a_fresh_classifier_is_where_the_network_is() -> None:
     network = Network(MACRO, ARCH).double().eval()
     network.reset_classifier(3)

@@ -104,6 +104,17 @@ def test_number_of_parameters(shadow_bn: bool, small_space: Space, mixed_space: 
         assert counted == supernet_params(space, shadow_bn)
 
 
+def test_a_fixed_block_of_several_paths_has_one_batch_norm() -> None:
+    stages = "[{channels: 16, fixed: e2k35},{channels: 24, blocks: 2, stride: 2}]"
+    space = load_space(f"digits:stages={stages}")
+    supernet = Supernet(space)
+    assert sum(p.numel() for p in supernet.parameters()) == supernet_params(space)
+    arch = space.sample(np.random.default_rng(0))
+    network = Network(space, arch).load_from(supernet).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(images), supernet.eval()(images, arch))
+
+
 def relative(value: Tensor, reference: Tensor) -> float:
     return float((value - reference).abs().max() / reference.abs().max())
 

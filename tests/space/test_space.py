@@ -261,6 +261,11 @@ def test_an_unknown_space_is_answered_with_the_known_ones() -> None:
         ("candidates.max_paths=0", "max_paths: "),
         ("candidates=[]", "candidates [] must be distinct, not empty"),
         ("candidates.groups=2", "groups > 1 take one kernel each: max_paths must be 1"),
+        (
+            "candidates.kernels=[3],candidates.max_paths=1,candidates.groups=16,"
+            "candidates.expansions=[1],stem.channels=8",
+            "block 1 has 8 hidden channels at its smallest expansion; its 16 channel groups",
+        ),
     ],
 )
 def test_a_bad_override_is_refused_with_space_and_key(override: str, message: str) -> None:

@@ -56,7 +56,7 @@ def test_a_teacher_sees_the_images_as_it_was_trained_on_them() -> None:
 def test_the_supernets_teacher_is_its_largest_arch_and_does_not_learn() -> None:
     space = load_space("digits:resolution=16")
     supernet = Supernet(space).eval()
-    teacher = load_teacher("supernet", TEN, STATISTICS, supernet)
+    teacher = load_teacher("supernet", TEN, STATISTICS, 16, supernet)
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     largest = CostModel(space).largest("flops")
     torch.testing.assert_close(teacher(images), supernet(images, largest))
@@ -72,13 +72,13 @@ def test_a_saved_network_and_a_timm_model_teach(tmp_path: Path) -> None:
     info = NetworkInfo(classes=TEN, mean=OTHERS[0], std=OTHERS[1])
     save_network(network, tmp_path / "teacher", info)
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    saved = load_teacher(str(tmp_path / "teacher"), TEN, OTHERS, None)
+    saved = load_teacher(str(tmp_path / "teacher"), TEN, OTHERS, 16, None)
     torch.testing.assert_close(saved(images), network(images))
 
     resnet = timm.create_model("resnet10t", num_classes=10).eval()
     torch.save(resnet.state_dict(), tmp_path / "resnet.pth")
     own = (resnet.pretrained_cfg["mean"], resnet.pretrained_cfg["std"])
-    teacher = load_teacher(f"timm:resnet10t@{tmp_path / 'resnet.pth'}", TEN, own, None)
+    teacher = load_teacher(f"timm:resnet10t@{tmp_path / 'resnet.pth'}", TEN, own, 16, None)
     torch.testing.assert_close(teacher(images), resnet(images))
 
 
@@ -94,17 +94,22 @@ def test_weights_of_the_hub_have_to_be_for_the_classes(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(timm, "create_model", without_download)
     with pytest.raises(BadInput, match=r"timm:resnet10t has 1000 classes, the images have 10"):
-        load_teacher("timm:resnet10t", TEN, STATISTICS, None)
-    load_teacher("timm:resnet10t", tuple(map(str, range(1000))), STATISTICS, None)
+        load_teacher("timm:resnet10t", TEN, STATISTICS, 16, None)
+    load_teacher("timm:resnet10t", tuple(map(str, range(1000))), STATISTICS, 16, None)
 
 
 def test_bad_teachers_are_refused(tmp_path: Path) -> None:
+    import timm
+
     space = load_space("digits:resolution=16")
     info = NetworkInfo(classes=tuple("abcdefghij"), mean=OTHERS[0], std=OTHERS[1])
     save_network(Network(space, CostModel(space).largest("flops")), tmp_path / "other", info)
     torch.save(nn.Linear(1, 1), tmp_path / "pickled.pth")
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+    torch.save(vit.state_dict(), tmp_path / "vit.pth")
     for name, words in {
         f"timm:resnet10t@{tmp_path / 'pickled.pth'}": ["timm:resnet10t", "weights_only"],
+        f"timm:vit_tiny_patch16_224@{tmp_path / 'vit.pth'}": ["height (16)", "224"],
         "supernet": ["--inherit"],
         "timm:resnet1000@": ["timm:resnet1000", "resnet1000"],
         "timm:resnet10t@/no/file": ["/no/file"],
@@ -112,7 +117,7 @@ def test_bad_teachers_are_refused(tmp_path: Path) -> None:
         str(tmp_path / "other"): ["other classes"],
     }.items():
         with pytest.raises(BadInput) as refused:
-            load_teacher(name, TEN, STATISTICS, None)
+            load_teacher(name, TEN, STATISTICS, 16, None)
         message = str(refused.value)
         assert "\n" not in message
         assert all(word in message for word in words), message

@@ -100,6 +100,7 @@ def test_weight_decay_leaves_out_biases_and_batch_norms() -> None:
         ({"optimizer_options": {"betta": 0.9}}, ["optimizer sgd", "betta"]),
         ({"optimizer_options": {"fused": True, "foreach": True}}, ["optimizer sgd", "fused"]),
         ({"optimizer": "adahessian"}, ["optimizer adahessian", "second derivatives"]),
+        ({"optimizer": "kron"}, ["optimizer kron", "random numbers"]),
         ({"optimizer": "adamw", "optimizer_options": {"betas": 3}}, ["optimizer adamw", "betas"]),
     ],
 )

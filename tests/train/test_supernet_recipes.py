@@ -10,6 +10,7 @@ from helpers import TINY_SPACE, untimed
 from supernets import kill_at
 from test_streamed_training import folders, in_parquet, in_tars  # noqa: F401 - a fixture
 
+from mobilenas.base.errors import BadInput, Diverged
 from mobilenas.data import EncodedImages, Images, read_data
 from mobilenas.nn import Network
 from mobilenas.nn.saved import NetworkInfo, save_network
@@ -119,3 +120,33 @@ def test_a_step_of_infinite_gradients_is_skipped_and_the_scale_falls() -> None:
     trainer.read_losses()
     assert not torch.equal(module.weight, before)
     assert math.isfinite(trainer.last_loss)
+
+
+def test_more_validation_images_than_there_are_is_named_by_its_own_key(tmp_path: Path) -> None:
+    config = SupernetConfig(validate_images=5000)  # calibrate_images is not set
+    with pytest.raises(BadInput, match=r"validate_images 5000: must be less than the 1442"):
+        create_supernet_run(tmp_path / "run", SPACE, "digits", 0, config)
+
+
+def test_gradients_that_are_never_finite_stop_a_float16_training() -> None:
+    config = SupernetConfig(precision="fp16", device="cpu")
+    module = torch.nn.Linear(2, 1)
+    trainer = Trainer(module, config, None)  # type: ignore[arg-type]
+    for n in range(29):  # whatever the scale is, infinity stays infinite
+        trainer.step(n, [_FiniteOfInfiniteGradient.apply(module.weight)], ["odd"])
+        trainer.read_losses()
+    with pytest.raises(Diverged, match=r"step 30: fp16 gradients are not finite"):
+        for n in range(29, 40):
+            trainer.step(n, [_FiniteOfInfiniteGradient.apply(module.weight)], ["odd"])
+            trainer.read_losses()
+
+
+class _FiniteOfInfiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:
+        ctx.shape = weight.shape
+        return weight.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return torch.full(ctx.shape, torch.inf)
