@@ -94,6 +94,9 @@ STUDIES = {
         _changed("five times the weight decay", "weight_decay=0.0005"),
         _changed("label smoothing", "label_smoothing=0.1"),
         _changed("15 passes", "passes=15"),
+        _changed(
+            "15 passes, the first four of the largest", "passes=15", "warmup_largest_passes=4"
+        ),
     ],
     "nb101": [
         Arm(
