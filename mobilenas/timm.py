@@ -95,7 +95,7 @@ def mobilenas(
             "data) and arch= (such as e3k3_e6k35_id)"
         )
     built = space_from_dict(space) if isinstance(space, dict) else load_space(str(space))
-    chosen = arch if isinstance(arch, Arch) else built.parse(arch)
+    chosen = arch if isinstance(arch, Arch) else built.parse(str(arch))
     return _build("mobilenas", built, chosen, default_cfg(built), pretrained, **kwargs)
 
 

@@ -1,5 +1,6 @@
 """The command `evolve`. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -123,7 +124,7 @@ def evolve(
     from mobilenas.runs import RunFolder
     from mobilenas.runs.lock import held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
-    from mobilenas.stages.rounds import RoundsAsked, run_rounds
+    from mobilenas.stages.rounds import RoundsAsked, round_folder, run_rounds
 
     who = parse_workers(workers, worker_timeout)
     size = None if resolution is None else parse_image_size(resolution)
@@ -137,7 +138,8 @@ def evolve(
         tuple(settings or ()),
         inherit,
     )
-    with held(out, "evolve"):
+    with ExitStack() as locks:
+        locks.enter_context(held(out, "evolve"))
         if resume:
             given = {field.name for field in fields(search) if is_given(context, field.name)}
             search = resumed(out, search, given | ({"budget"} if budget else set()))
@@ -145,6 +147,8 @@ def evolve(
         if training is None:
             result = run_evolve(search, out, resume=resume)
         else:
+            for number in range(1, training.rounds + 1):
+                locks.enter_context(held(round_folder(out, number), "evolve"))
             result = run_rounds(search, training, out, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     run = RunFolder.open(out, "evolve")

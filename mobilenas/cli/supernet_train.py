@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mobilenas.base.errors import BadInput
 from mobilenas.cli.options import DATA_HELP, Json, Overrides, Resume, Seed, is_given, print_json
 
 
@@ -68,6 +69,8 @@ def supernet_train(
     given = {"strategy": strategy, "bn": bn, "passes": passes}
     flags = [f"{key}={value}" for key, value in given.items() if value is not None]
 
+    if config and is_given(context, "preset"):
+        raise BadInput("--config is the earlier name of --preset: give one of them")
     moved = data if is_given(context, "data") else None
     config_given = flags or settings or is_given(context, "preset") or config
 

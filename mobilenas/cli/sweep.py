@@ -1,5 +1,6 @@
 """The command `sweep`. Heavy imports live inside."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +86,9 @@ def sweep(
         data=data,
         workers=parse_workers(workers, worker_timeout),
     )
-    with held(out, "sweep"):
+    with ExitStack() as locks:
+        for folder in (out, *(out / name for name in budgets)):  # each of which is a search
+            locks.enter_context(held(folder, "sweep"))
         found = run_sweep(search, budgets, out, resume=resume)
     if as_json:
         print_json({"run": str(out), **found})

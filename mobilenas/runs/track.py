@@ -29,7 +29,8 @@ def check_tracker(uri: str) -> None:
     """Raise BadInput unless mlflow is installed and answers at an address: a server, or a folder as
     `file:///...`.
     """
-    if not uri.strip() or re.fullmatch(r"https?:/*", uri):
+    # mlflow takes any other text for a folder here, and makes it.
+    if not re.match(r"\w+:/*[^/]|databricks$", uri.strip()):
         raise BadInput(f"--track {uri!r}: must be http://HOST:PORT or file:///DIR")
     try:
         _client(uri).search_experiments(max_results=1)

@@ -55,7 +55,7 @@ class Finish:
         for path in map(Path, paths):
             code = self.start(path).wait()
             if code == 2:
-                raise BadInput(_last_line(path).removeprefix("mobilenas: "))
+                raise BadInput(_last_line(path))
             if code:
                 raise RuntimeError(_end(path, code))
         return [None] * len(paths)
@@ -92,7 +92,7 @@ def _here(
                 if code == 0:
                     done(path)
                 elif code == 2:
-                    raise BadInput(_last_line(path).removeprefix("mobilenas: "))
+                    raise BadInput(_last_line(path))
                 elif tries[path] < _TRIES:
                     log.info("%s: %s; it is started once more", path.name, _end(path, code))
                     waiting.appendleft(path)
@@ -129,4 +129,5 @@ def _end(path: Path, code: int) -> str:
 
 def _last_line(path: Path) -> str:
     lines = (path / _OUTPUT).read_text(errors="replace").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    return last.removeprefix("mobilenas: ")

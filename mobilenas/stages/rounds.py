@@ -120,6 +120,12 @@ def run_rounds(search: Search, asked: RoundSettings, out: Path, *, resume: bool)
 
     search: by prediction, from what its truth file already has, if there is one.
     """
+    most = search.population * search.generations
+    if search.truth is None and most < FEWEST:
+        raise BadInput(
+            f"a search of {search.generations} generations of {search.population} finds {most} "
+            f"archs at most; a prediction needs {FEWEST} to train: give a larger --population"
+        )
     prepared = Prepared.of(search, out, by_truth=True, resume=resume)
     run = prepared.evaluator.run
     plan = NetworkSettings(
@@ -150,6 +156,11 @@ def run_rounds(search: Search, asked: RoundSettings, out: Path, *, resume: bool)
     return search_in_rounds(prepared, asked, train, out, resume=resume)
 
 
+def round_folder(out: Path, number: int) -> Path:
+    """Where the search of a round is, counted from 1 on."""
+    return out / f"round-{number}"
+
+
 def search_in_rounds(
     prepared: Prepared, asked: RoundSettings, train: Train, out: Path, *, resume: bool
 ) -> Result:
@@ -175,7 +186,7 @@ def search_in_rounds(
     known = _Known(prepared, train, truth, set(truth.archs) if truth else set(), [])
     left_out: dict[str, str] = {}  # by the search of any round
     for number in range(1, asked.rounds + 1):
-        folder = out / f"round-{number}"
+        folder = round_folder(out, number)
         log.info("round %d of %d", number, asked.rounds)
         there = is_run(folder, "evolve")
         if known.truth is None:
@@ -246,7 +257,8 @@ class _Known:
                 if self.truth is None and not found and len(chosen) < FEWEST:
                     raise BadInput(
                         f"the search found networks within the budget: {len(chosen)}; a prediction "
-                        f"needs {FEWEST} to train: give a larger budget or --population"
+                        f"needs {FEWEST} to train: give a larger budget or --population, and "
+                        "another --out"
                     )
                 self.tried.update(chosen)
                 found |= self.train(chosen)

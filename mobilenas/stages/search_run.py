@@ -246,6 +246,7 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
     writer.writerows(rows)
     write_text(run.path / "history.csv", table.getvalue())
     front = [evaluation.row() for evaluation in result.front]
+    run.store_result({"front": front, "evaluations": len(rows), **about})
     plot_front(
         run.path / "front.png",
         rows,
@@ -255,4 +256,3 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
         problem.shown_cost,
         problem.quality,
     )
-    run.store_result({"front": front, "evaluations": len(rows), **about})

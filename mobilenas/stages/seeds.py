@@ -57,7 +57,7 @@ def search_seeds(
     runs: dict[int, RunFolder] = {}
     for seed in sorted(seeds, key=lambda seed: not is_run(out / f"seed-{seed}", "search")):
         path = out / f"seed-{seed}"
-        is_new = not path.exists()
+        is_new = not is_run(path, "search")
         runs[seed] = start(path, seed).folder
         first = next(iter(runs.values()))
         if _but_seed(runs[seed]) != _but_seed(first):

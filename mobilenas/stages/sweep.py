@@ -46,9 +46,10 @@ def parse_budgets(limits: Mapping[str, Sequence[str]]) -> dict[str, Budget]:
         costs = (cost.partition("@")[0] for cost in limits)
         words = (f"{cost}-{text}" for cost, text in zip(costs, values, strict=True))
         name = re.sub(r"[^\w.-]+", "-", "_".join(words))
-        if name in budgets:
+        budget = Budget(sizes, tuple(latencies))
+        if budget in budgets.values():
             raise BadInput(f"budget {name} is given twice")
-        budgets[name] = Budget(sizes, tuple(latencies))
+        budgets[name] = budget
     return budgets
 
 

@@ -106,8 +106,8 @@ def training_settings(asked: Asked) -> NetworkSettings:
         if is_by_gradient(asked.search):
             learnt = RunFolder.open(asked.search, "search")
             known, data = learnt.settings["space"], data or data_place(learnt)
-        else:
-            supernet = find_supernet(asked.search, "--inherit")
+        elif space is None or data is None:
+            supernet = find_supernet(asked.search, "--space and --data")
     if supernet is not None:
         trained = RunFolder.open(supernet, "supernet")
         trained.check_finished()

@@ -52,6 +52,7 @@ TRAINING = {
     "space": (["--space=s9"], ["space s9: 's9' is neither"]),
     "data": (["--data=/no/such/folder"], ["/no/such/folder", "digits"]),
     "preset": (["--preset=fast"], ["config fast: 'fast' is neither", "quick"]),
+    "two presets": (["--config=quick", "--preset=default"], ["--config", "--preset", "one of"]),
     "preset no YAML": ([f"--preset={ROOT / 'LICENSE'}"], ["LICENSE is not YAML"]),
     "key": (["--set=lrr=0.1"], ["lrr", "did you mean lr?"]),
     "no value": (["--set=lr"], ["override 'lr' ", "key=value"]),

@@ -97,6 +97,7 @@ def test_a_round_trains_what_was_found(job: Job, truth: Path, tmp_path: Path, ca
         (["--objectives=score", "--rounds=1"], "prediction goes with --truth or --rounds"),
         (["--rounds=1", "--set=batch_size=100000"], "batch_size"),
         (["--rounds=1", "--preset=nosuch"], "nosuch"),
+        (["--rounds=1", "--population=3", "--generations=2"], "finds 6 archs at most"),
     ],
 )
 def test_flags_that_do_not_fit(

@@ -44,6 +44,11 @@ def test_each_seed_finds_what_a_search_of_its_own_finds(
     other = call("search", "--resume", "--seeds=2,4", f"--out={out}")  # seed 4 by default flags
     check_refused(other, "seed-4 would be another search than", "give the flags that it was")
     assert not (out / "seed-4").exists()
+    (out / "seed-4").mkdir()  # killed before its run.json was written
+    (out / "seed-4" / "splits.json").write_text("{}")
+    other = call("search", "--resume", "--seeds=2,4", f"--out={out}")
+    check_refused(other, "seed-4 would be another search than", "give the flags that it was")
+    assert not (out / "seed-4").exists()
     again = call("search", "--resume", "--seeds=2,3", f"--out={out}")
     assert again.code == 0 and len(again.out.splitlines()) == 4, again.err
 

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -115,7 +115,12 @@ def test_every_command_that_writes_a_run_folder_takes_its_lock(
     other = os.fork()
     if other == 0:  # a process that holds them all
         model = held(tmp_path / "model.onnx", "export", is_file=True)
-        with held(run, "train"), held(tmp_path / "all" / "train", "train"), model:
+        parts = [tmp_path / name for name in ("all/train", "sweep/flops-1M", "rounds/round-2")]
+        with ExitStack() as locks:
+            for part in parts:
+                locks.enter_context(held(part, "train"))
+            locks.enter_context(held(run, "train"))
+            locks.enter_context(model)
             (tmp_path / "held").touch()
             time.sleep(60)
         os._exit(0)
@@ -140,6 +145,11 @@ def test_every_command_that_writes_a_run_folder_takes_its_lock(
             outcome = call(*arguments, f"--out={run}")
             check_refused(outcome, f"{run} is in use by process {other} on")
         check_refused(call("quickstart", f"--out={tmp_path / 'all'}"), "train is in use")
+        sweep = ("sweep", supernet, "--flops=1M,2M", f"--out={tmp_path / 'sweep'}")
+        check_refused(call(*sweep), "flops-1M is in use")
+        rounds = ("--objectives=prediction", "--rounds=2", "--preset=digits")
+        outcome = call("evolve", supernet, *rounds, f"--out={tmp_path / 'rounds'}")
+        check_refused(outcome, "round-2 is in use")
         model = tmp_path / "model.onnx"
         export = ("export", "--onnx", f"--run={job.search}", f"--out={model}")
         check_refused(call(*export), f"{model} is in use by process {other}")

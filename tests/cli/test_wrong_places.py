@@ -74,7 +74,7 @@ def test_a_data_root_that_nothing_is_read_from(
     check_refused(outcome, "file is not a folder")
 
 
-@pytest.mark.parametrize("uri", ["", "http://", "https:/"])
+@pytest.mark.parametrize("uri", ["", "http://", "https:/", "nonsense"])
 def test_a_tracker_without_an_address(uri: str, here: Path, call: Call) -> None:
     before = contents(here)
     check_refused(call(*TRAIN, "--out=new", f"--track={uri}"), f"'{uri}'", "http://HOST:PORT")

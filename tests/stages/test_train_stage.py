@@ -54,6 +54,14 @@ def test_a_search_brings_arch_space_and_data(runs: Path) -> None:
     assert (settings.arch, settings.data, settings.space["resolution"]) == (CHEAP, "digits", 32)
 
 
+def test_a_search_needs_no_supernet_where_space_and_data_are_given(runs: Path) -> None:
+    (runs / "trained" / "result.json").unlink()  # of its supernet
+    settings = training_settings(Asked(search=runs / "search", space=TINY_SPACE, data="digits"))
+    assert (settings.arch, settings.inherit) == (BEST, None)
+    with pytest.raises(BadInput, match="supernet"):
+        training_settings(Asked(search=runs / "search", data="digits"))
+
+
 def test_a_pick_needs_a_search_to_choose_from(runs: Path) -> None:
     for asked in (
         Asked(space=TINY_SPACE, arch=CHEAP, pick="knee"),
