@@ -59,7 +59,7 @@ def evolve(
         int | None,
         typer.Option(
             min=1,
-            max=1000,
+            max=200,  # each of them has a lock open
             help="Rounds of: search, train some of what was found stand-alone, search on by what "
             "these reached.",
         ),

@@ -30,7 +30,6 @@ def are_plain() -> bool:
     return _plain.get()
 
 
-@torch.jit.unused
 def may_take(x: Tensor) -> bool:
     """Whether maps x may be those of a training step that kernels can take: what costs nothing to
     ask, before all that is asked of layers.
@@ -38,6 +37,7 @@ def may_take(x: Tensor) -> bool:
     return type(x) in (Tensor, nn.Parameter) and torch.is_grad_enabled() and x.is_cpu
 
 
+@torch.jit.unused
 def is_eager_training(*tensors: Tensor) -> bool:
     """Whether these are plain tensors of a training step, the first of which gets a gradient.
 
