@@ -34,6 +34,9 @@ STEPS = 8  # 1 pass over 200 images in steps of 3 * 16, in whole super-steps of 
 SETTINGS = [
     *(item.removeprefix("--set=") for item in TINY[1:]),
     "passes=1",
+    # In float32 a rounding may carry a value over the kink of an activation, after which two
+    # trainings differ. tests/train/test_distributed.py compares shared weights in float64.
+    "sharing=none",
     "lr=0.002",
     "warmup_epochs=0",
 ]

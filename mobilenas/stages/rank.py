@@ -202,8 +202,8 @@ def rank(
         ],
         **({"left_out": left_out} if left_out else {}),
     }
-    run.store_result(result)
     plot_ranking(out / "rank.png", result)
+    run.store_result(result)
     return result
 
 

@@ -246,7 +246,6 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
     writer.writerows(rows)
     write_text(run.path / "history.csv", table.getvalue())
     front = [evaluation.row() for evaluation in result.front]
-    run.store_result({"front": front, "evaluations": len(rows), **about})
     plot_front(
         run.path / "front.png",
         rows,
@@ -256,3 +255,4 @@ def _write_result(run: RunFolder, problem: Problem, result: Result, about: dict[
         problem.shown_cost,
         problem.quality,
     )
+    run.store_result({"front": front, "evaluations": len(rows), **about})

@@ -60,7 +60,9 @@ def new_supernet(settings: SupernetSettings) -> AnySupernet:
     shadow_bn, sharing = config.bn == "shadow", config.sharing
     if isinstance(space, CellSpace):
         if sharing != "none":
-            raise BadInput(f"sharing {sharing}: cells share no weights; it must be none")
+            raise BadInput(
+                f"sharing {sharing}: cells share no weights; it must be none (--set sharing=none)"
+            )
         if not config.zero_init_last:
             raise BadInput("zero_init_last false: cells have no residual blocks; it must be true")
         if not config.affine_last:

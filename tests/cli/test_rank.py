@@ -159,7 +159,15 @@ def test_cells_are_ranked(tmp_path: Path, call: Call) -> None:
     run = tmp_path / "supernet"
     space = "--space=nb101:channels=8,resolution=8,cells=1"
     trained = mobilenas_json(
-        *("supernet-train", space, *TINY, "--sampler=uniform", "--set=passes=1", f"--out={run}")
+        *(
+            "supernet-train",
+            space,
+            *TINY,
+            "--sampler=uniform",
+            "--set=passes=1",
+            "--set=sharing=none",
+            f"--out={run}",
+        )
     )
     assert [row["name"] for row in trained["validation"]] == ["smallest", "median", "largest"]
     assert trained["validation"][0]["arch"] == "mp"
