@@ -1,6 +1,7 @@
 """The commands `space` and `arch` with a space of cells, and those that refuse one."""
 
 import json
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -51,5 +52,8 @@ def test_arch_sample_and_cost(call: Call) -> None:
         ("supernet-train --space nb101 --strategy fair", "--strategy uniform"),
     ],
 )
-def test_what_cells_do_not_take(arguments: str, words: str, call: Call) -> None:
+def test_what_cells_do_not_take(
+    arguments: str, words: str, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     check_refused(call(*arguments.split()), words)
