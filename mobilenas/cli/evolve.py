@@ -1,6 +1,5 @@
 """The command `evolve`. Heavy imports live inside."""
 
-from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,7 +121,7 @@ def evolve(
     from mobilenas.base.units import parse_image_size
     from mobilenas.report.text import front_table, selected_on, trained_accuracy
     from mobilenas.runs import RunFolder
-    from mobilenas.runs.lock import held
+    from mobilenas.runs.lock import all_held, held
     from mobilenas.stages.evolve import Search, resumed, run_evolve
     from mobilenas.stages.rounds import RoundsAsked, round_folder, run_rounds
 
@@ -138,8 +137,7 @@ def evolve(
         tuple(settings or ()),
         inherit,
     )
-    with ExitStack() as locks:
-        locks.enter_context(held(out, "evolve"))
+    with held(out, "evolve"):
         if resume:
             given = {field.name for field in fields(search) if is_given(context, field.name)}
             search = resumed(out, search, given | ({"budget"} if budget else set()))
@@ -147,9 +145,9 @@ def evolve(
         if training is None:
             result = run_evolve(search, out, resume=resume)
         else:
-            for number in range(1, training.rounds + 1):
-                locks.enter_context(held(round_folder(out, number), "evolve"))
-            result = run_rounds(search, training, out, resume=resume)
+            folders = (round_folder(out, number) for number in range(1, training.rounds + 1))
+            with all_held(folders, "evolve"):
+                result = run_rounds(search, training, out, resume=resume)
     front = [evaluation.row() for evaluation in result.front]
     run = RunFolder.open(out, "evolve")
     found: dict[str, Any] = run.result()

@@ -1,6 +1,5 @@
 """The command `quickstart`. Heavy imports live inside."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -27,12 +26,10 @@ def quickstart(
         selected_on,
     )
     from mobilenas.runs import RunFolder
-    from mobilenas.runs.lock import held
+    from mobilenas.runs.lock import all_held
     from mobilenas.stages.quickstart import FOLDERS, REPORT, run_quickstart
 
-    with ExitStack() as locks:
-        for name in FOLDERS:
-            locks.enter_context(held(out / name, "quickstart"))
+    with all_held([out / name for name in FOLDERS], "quickstart"):
         result, trained, report = run_quickstart(out, seed)
     front = [evaluation.row() for evaluation in result.front]
     if as_json:

@@ -1,6 +1,5 @@
 """The command `sweep`. Heavy imports live inside."""
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +65,7 @@ def sweep(
     """
     from mobilenas.cost.budget import Budget
     from mobilenas.report.text import sweep_table
-    from mobilenas.runs.lock import held
+    from mobilenas.runs.lock import all_held
     from mobilenas.stages.evolve import Search
     from mobilenas.stages.sweep import parse_budgets, run_sweep
 
@@ -86,9 +85,7 @@ def sweep(
         data=data,
         workers=parse_workers(workers, worker_timeout),
     )
-    with ExitStack() as locks:
-        for folder in (out, *(out / name for name in budgets)):  # each of which is a search
-            locks.enter_context(held(folder, "sweep"))
+    with all_held([out, *(out / name for name in budgets)], "sweep"):  # each of them is a search
         found = run_sweep(search, budgets, out, resume=resume)
     if as_json:
         print_json({"run": str(out), **found})

@@ -48,7 +48,7 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         space.encode(arch)
-        _check(num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
+        _check_arguments(num_classes=num_classes, in_chans=in_chans, drop_path_rate=drop_path_rate)
         self.space = space
         self.arch = arch
         self.num_classes = space.num_classes if num_classes is None else num_classes
@@ -239,7 +239,7 @@ class Network(nn.Module):
         return nn.Linear(self.num_features, num_classes)
 
 
-def _check(num_classes: int | None, in_chans: int | None, drop_path_rate: float) -> None:
+def _check_arguments(num_classes: int | None, in_chans: int | None, drop_path_rate: float) -> None:
     if num_classes is not None and num_classes < 0:
         raise BadInput(f"num_classes {num_classes}: it must be 0 or more")
     if in_chans is not None and in_chans < 1:

@@ -15,8 +15,8 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,6 +57,15 @@ def held(path: Path, command: str, *, is_file: bool = False) -> Iterator[None]:
         with suppress(OSError):  # there is something in it
             for folder in made:
                 folder.rmdir()
+
+
+@contextmanager
+def all_held(paths: Iterable[Path], command: str) -> Iterator[None]:
+    """As `held`, of several run folders: those that one command fills."""
+    with ExitStack() as locks:
+        for path in paths:
+            locks.enter_context(held(path, command))
+        yield
 
 
 def _locked(lock: Path, path: Path) -> tuple[BinaryIO, dict[str, Any] | None]:

@@ -64,15 +64,20 @@ def test_a_head_with_other_classes_is_good_enough(caplog: pytest.LogCaptureFixtu
     genes = own.sample_genes(5, np.random.default_rng(0))
     assert np.array_equal(table.predict(own, genes), table.predict(load_space("s2"), genes))
     CostModel(own, [table])
-    assert "head-320x7x7-1280-1000-relu6 is taken for head-320x7x7-1280-5-relu6" in caplog.text
+    told = "head-320x7x7-1280-1000-relu6 is taken for head-320x7x7-1280-5-relu6"
+    assert caplog.text.count(told) == 1
     assert not table.covers(load_space("s2:num_classes=5,head.channels=640"))
 
 
-def test_an_overhead_that_makes_times_negative_is_refused() -> None:
+def test_an_overhead_that_makes_times_negative_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     space = load_space("s1")
     table = made_up_table(space).model_copy(update={"overhead_ms": -1e6})
     with pytest.raises(BadInput, match=r"overhead_ms -1e.06.*must be above 0"):
         table.column(space)
+    assert not table.fits(space)
+    assert caplog.text.rstrip().endswith("must be above 0; it is left out")
 
 
 def test_another_resolution_is_refused() -> None:

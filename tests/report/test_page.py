@@ -15,7 +15,7 @@ from reported import make_runs
 from mobilenas.base.errors import BadInput
 from mobilenas.report.page.content import report_content
 from mobilenas.report.page.figures import draw_figures
-from mobilenas.report.page.summary import headline
+from mobilenas.report.page.summary import headline, sentences
 from mobilenas.report.page.write import _picture, render, write_page
 from mobilenas.runs import RunFolder
 
@@ -201,6 +201,18 @@ def test_the_sentences_say_what_was_asked_found_and_compared(job: Path) -> None:
         "12 archs with a Kendall's tau of 0.70 [0.50, 0.80], too few to be evidence"
         in (content["compared"])
     )
+
+
+def test_a_front_by_score_is_explained_and_compared_with_its_space(job: Path) -> None:
+    content = report_content([job])
+    by_accuracy = sentences(content)["compared"]
+    assert "the space's arch of median FLOPs" in by_accuracy
+    assert "Score: accuracy" not in render(content)
+    content["searches"][0]["quality"] = "score"
+    for row in (*content["searches"][0]["front"], *content["searches"][0]["evaluated"]):
+        row["score"] = row["accuracy"]
+    assert sentences(content)["compared"] == by_accuracy
+    assert "Score: accuracy in the supernet plus NASWOT" in render(content)
 
 
 def test_each_number_says_what_it_rests_on(job: Path) -> None:

@@ -228,7 +228,7 @@ def _compared(content: Part) -> str:
 def _against_the_space(content: Part, fronts: list[Part]) -> list[str]:
     """The best arch found beside the median one of its space, both in the same supernet."""
     supernets = [training for training in content["trainings"] if "validation" in training]
-    if len(supernets) != 1 or not fronts or fronts[0]["quality"] != "accuracy":
+    if len(supernets) != 1 or not fronts or fronts[0]["quality"] == "prediction":
         return []
     medians = [row for row in supernets[0]["validation"] if row["name"] == "median"]
     if not medians or fronts[0]["space"] != supernets[0]["space"]:
