@@ -141,7 +141,11 @@ def rank(
         settings,
         resume=resume,
         parents={"supernet": folder},
-        facts={"archs": [str(truth.archs[i]) for i in rows], "data": found},
+        facts={
+            "archs": [str(truth.archs[i]) for i in rows],
+            "accuracies": truth.accuracy[rows].tolist(),
+            "data": found,
+        },
     )
     # Those that were drawn when the ranking was started.
     drawn = run.fact("archs", list[str])
@@ -149,6 +153,10 @@ def rank(
     rows = np.array([places[arch] for arch in drawn if arch in places])
     if len(rows) < len(drawn):
         raise BadInput(f"{truth.source} lacks archs that {out} was started with")
+    # Runs of before have no accuracies.
+    before = run.fact("accuracies", list[float]) if "accuracies" in run.facts else None
+    if before not in (None, truth.accuracy[rows].tolist()):
+        raise BadInput(f"{truth.source} has other accuracies of archs than {out} was started with")
     archs = [truth.archs[i] for i in rows]
 
     with arch_workers(workers, evaluator, asked.seed, threads) as found_by:

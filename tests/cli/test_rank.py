@@ -107,6 +107,11 @@ def test_a_killed_ranking_is_resumed_to_the_same_bytes(
     assert contents(killed) == contents(whole)
     other = call(*asked, "--out", killed, "--resume", "--seed", 1)
     check_refused(other, str(killed), "another seed")
+    head, *rows = truth.read_text().splitlines()
+    halved = [f"{arch},{float(value) / 2}" for arch, value in (row.split(",") for row in rows)]
+    truth.write_text("\n".join([head, *halved]))
+    check_refused(call(*asked, "--out", killed, "--resume"), "truth.csv has other accuracies")
+    assert contents(killed) == contents(whole)
 
 
 def test_a_ranking_of_before_resumes_with_the_archs_that_it_drew(
