@@ -128,6 +128,23 @@ def test_several_trainings_of_an_arch_are_their_mean(job: Path, tmp_path: Path) 
     assert top["value"] == "70.00 ± 10.00 %" and "3 trainings, on 100 validation" in top["note"]
 
 
+def test_trainings_by_other_recipes_are_no_repeats(job: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / name for name in ("short", "long-0", "long-1")]
+    for run, accuracy in zip(runs, (0.5, 0.8, 0.7), strict=True):
+        shutil.copytree(job / "train", run)
+        edit(run / "run.json", parents={}, relative={})
+        edit(run / "result.json", accuracy=accuracy)
+    edit_settings(runs[0], config={"epochs": 3.0, "device": "cpu"})
+    edit_settings(runs[1], config={"epochs": 200.0, "device": "cpu"})
+    edit_settings(runs[2], config={"epochs": 200.0, "device": "cuda"}, seed=5)
+    content = report_content(runs)
+    (arch,) = content["archs"]
+    assert arch["trained"]["accuracy"] == pytest.approx(0.75)
+    assert arch["trained"]["trainings"] == 2
+    notes = [note for note in content["notes"] if "recipes" in note]
+    assert len(notes) == 1 and notes[0].startswith(f"{arch['arch']} was trained by 2 recipes")
+
+
 def test_the_best_arch_is_the_one_of_the_best_mean(job: Path, tmp_path: Path) -> None:
     runs = [tmp_path / name for name in ("lucky", "unlucky", "steady")]
     front = json.loads((job / "evolve" / "front.json").read_text())["front"]

@@ -13,7 +13,12 @@ from mobilenas.report.page.found import FoundRun, find_runs
 from mobilenas.report.page.searches import read_front, read_strategy
 from mobilenas.report.page.shapes import FoundData, plain
 from mobilenas.report.page.summary import headline, sentences
-from mobilenas.report.page.trainings import read_detector, read_training, read_truth, together
+from mobilenas.report.page.trainings import (
+    best_recipe,
+    read_detector,
+    read_training,
+    read_truth,
+)
 from mobilenas.report.page.trust import read_check, read_exports, read_ranking, tables_of
 from mobilenas.report.page.worth import worth
 from mobilenas.space import listed_space_from_dict
@@ -52,7 +57,7 @@ def report_content(named: Sequence[Path]) -> dict[str, Any]:
         "title": _title(runs),
         **sentences(content),
         "headline": headline(content),
-        "notes": notes + _notes(content),
+        "notes": notes + _notes(content) + _recipe_notes(content),
         **content,
         "worth": worth(content),
     }
@@ -111,6 +116,16 @@ def _notes(content: Part) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
+def _recipe_notes(content: Part) -> list[str]:
+    """Which archs were trained by several recipes, of which one is shown."""
+    return [
+        f"{arch['arch']} was trained by {arch['trained']['recipes']} recipes: the one of the best "
+        "mean validation accuracy is shown"
+        for arch in content["archs"]
+        if "recipes" in arch.get("trained", {})
+    ]
+
+
 def _provenance(found: FoundRun) -> Part:
     """Where the figures of a run come from."""
     about: Part = {"run": found.name, "title": found.title, "kind": found.kind}
@@ -139,12 +154,12 @@ def _provenance(found: FoundRun) -> Part:
 
 def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
     """Every arch of a front, and those that were trained: drawings, costs, accuracies; several
-    trainings of one are one, as `together` has them. One at two resolutions is two, which differ in
-    costs and accuracies.
+    trainings of one are one, as `best_recipe` has them. One at two resolutions is two, which differ
+    in costs and accuracies.
     """
     spaces = {found.name: found.run.settings.get("space") for found in runs if found.run}
     archs: dict[tuple[Any, ...], Part] = {}
-    results: dict[tuple[Any, ...], list[Part]] = {}
+    results: dict[tuple[Any, ...], dict[str, list[Part]]] = {}
     for part in _sound(content["searches"] + content["strategies"] + content["trainings"]):
         space = spaces[part["run"]]
         rows = part.get("front", [])
@@ -159,9 +174,10 @@ def _archs(runs: Sequence[FoundRun], content: Part) -> list[Part]:
             if "drawing" not in arch:
                 arch["drawing"] = _drawing(space, row["arch"])
             if "result" in part:
-                results.setdefault(key, []).append(part["result"])
+                same = results.setdefault(key, {}).setdefault(part["recipe"], [])
+                same.append(part["result"])
     for key, trained in results.items():
-        archs[key]["trained"] = together(trained)
+        archs[key]["trained"] = best_recipe(trained)
     return list(archs.values())
 
 

@@ -54,6 +54,9 @@ class Asked(_Known):
     arch: str | None = None
     limits: Annotated[dict[str, Number], Field(default_factory=dict)]
     strategy: str = ""
+    config: Annotated[dict[str, Any], Field(default_factory=dict)]
+    inherit: str | None = None
+    weights: str | None = None
 
 
 class Evaluated(_Priced):

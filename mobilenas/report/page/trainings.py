@@ -1,6 +1,7 @@
 """Of trainings what a page shows: curves and accuracies, and average precisions of detectors."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,6 +22,7 @@ from mobilenas.report.page.shapes import (
 
 Part = dict[str, Any]
 
+_MACHINE = {"checkpoint_seconds", "device", "memory_format", "workers"}  # keys of no recipe
 _PICTURES = 8  # drawings of detections that a page has at most
 
 
@@ -43,16 +45,34 @@ def read_training(found: FoundRun) -> Part:
         },
     }
     if run.is_finished and run.kind == "train":
-        return part | {"result": plain(run.result(Trained))}
+        return part | {"result": plain(run.result(Trained)), "recipe": _recipe(asked, run.facts)}
     if run.is_finished and run.kind == "supernet":
         return part | plain(run.result(Validated))
     return part
 
 
+def _recipe(asked: Asked, facts: Part) -> str:
+    """What the trainings of one arch must have in common to be repeats of one another: how they are
+    trained, on what images and from what kind of weights, not the seed, the machine or the places
+    of files.
+    """
+    config = {k: x for k, x in asked.config.items() if k not in _MACHINE}
+    start = [asked.inherit is not None, asked.weights is not None]
+    return json.dumps([config, start, facts.get("data_checksum")], sort_keys=True)
+
+
+def best_recipe(results: Mapping[str, Sequence[Part]]) -> Part:
+    """The trainings of one arch by their recipes as one result: that of the recipe of the highest
+    mean accuracy, with `recipes`, how many there are if several.
+    """
+    best = max(map(together, results.values()), key=lambda result: result["accuracy"])
+    return best | ({"recipes": len(results)} if len(results) > 1 else {})
+
+
 def together(results: Sequence[Part]) -> Part:
-    """The results of the trainings of one arch as one: a single one as it is; of several the means
-    of their accuracies, with `_sd` their standard deviations, `trainings`, how many they are, and
-    the fewest images that one was measured on.
+    """The results of the trainings of one arch by one recipe as one: a single one as it is; of
+    several the means of their accuracies, with `_sd` their standard deviations, `trainings`, how
+    many they are, and the fewest images that one was measured on.
     """
     if len(results) == 1:
         return results[0]
