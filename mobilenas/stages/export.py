@@ -32,7 +32,7 @@ from mobilenas.report.card import export_card
 from mobilenas.runs import RunFolder
 from mobilenas.runs.beside import BENCH, CARD, PROOF
 from mobilenas.runs.lock import held
-from mobilenas.runtimes.base import Runtime
+from mobilenas.runtimes.base import Files, Runtime, read_files
 from mobilenas.runtimes.onnxruntime import OnnxRuntime
 from mobilenas.search.front import read_search
 from mobilenas.space import network_space_from_dict, space_from_dict
@@ -296,7 +296,7 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
         images = source.images(source.test, _SAMPLE_IMAGES)
         words = f"{len(images)} {source.test.words}"
     with held(path, "export", is_file=True):
-        before = path.read_bytes() if path.is_file() else None
+        before = _files(path, target)
         report = export_network(
             source.network,
             source.info,
@@ -309,10 +309,18 @@ def _export(source: Source, target: Target, out: Path | None) -> Report:
             images_are=words,
             data=source.data,
         )
-        if path.is_file() and path.read_bytes() != before:
+        if _files(path, target) != before:
             path.with_name(path.name + BENCH).unlink(missing_ok=True)  # of what was there
         store_beside(report)
         return report
+
+
+def _files(path: Path, target: Target) -> Files | None:
+    """What is at a path for the runtime; None where a file is missing."""
+    try:
+        return read_files(path, target.runtime.suffixes)
+    except BadInput:
+        return None
 
 
 def store_beside(report: Report) -> None:

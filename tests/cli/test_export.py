@@ -113,6 +113,20 @@ def test_figures_of_another_file_do_not_stay(tmp_path: Path, call: Call) -> None
         assert figures.exists() == kept
 
 
+def test_figures_of_another_package_do_not_stay(tmp_path: Path, call: Call) -> None:
+    pytest.importorskip("coremltools", reason="coremltools is not installed")
+    info = NetworkInfo(tuple("0123456789"), (0.5,) * 3, (0.25,) * 3)
+    network = Network(SPACE, SPACE.sample(np.random.default_rng(0)))
+    network.load_state_dict({n: x.fill_(0.1) for n, x in network.state_dict().items()})
+    save_network(network, tmp_path / "net", info)
+    figures = tmp_path / "model.mlpackage.bench.json"
+    write_json(figures, {})
+    flags = ("--runtime=coreml", f"--network={tmp_path / 'net'}", "--data=digits")
+    done = call("export", *flags, f"--out={tmp_path / 'model.mlpackage'}")
+    assert done.code == 0, done.err
+    assert not figures.exists()
+
+
 def test_calibration_images_of_a_saved_network(tmp_path: Path, call: Call) -> None:
     info = NetworkInfo(("cat", "dog"), (0.5,) * 3, (0.25,) * 3)
     network = Network(SPACE, SPACE.sample(np.random.default_rng(0)))
