@@ -81,7 +81,7 @@ def searches(
         if METHODS[name].strategy.must_start_from:
             options["from"] = out / f"darts{variant}-s{seed}"
             del options["space"], options["data"]
-        folder = out / f"{name}{variant}-s{seed}"
+        folder = out / f"{'-'.join([name, *settings])}{variant}-s{seed}"
         found[folder] = finished(folder, "search", result="front.json", **options)
     return found
 
