@@ -125,6 +125,7 @@ def export(
     if network is None and calibration_data is not None:
         raise BadInput("--calibration-data is for a saved network; a run has images of its own")
     from mobilenas.export import make_form, make_runtime
+    from mobilenas.export.write import check_target
     from mobilenas.runs import RunFolder
     from mobilenas.runs.folder import Kind, newest_finished
     from mobilenas.stages.export import (
@@ -139,6 +140,8 @@ def export(
     made = make_runtime(runtime or "onnxruntime")
     form = make_form(made, opset=opset, batch=batch, preprocess=preprocess, int8=int8)
     target = Target(made, form, Int8(calibrate, calibration_data) if int8 else None)
+    if out is not None:  # before anything is read, which may take minutes
+        check_target(out, made.suffix)
     if network is not None:
         source, kind = network, "network"
     elif run is not None:

@@ -236,12 +236,18 @@ def _write(path: Path, suffix: str, files: Files, about: bytes | None) -> int:
 
 def check_target(path: Path, suffix: str = ".onnx") -> None:
     """Raise BadInput when `path` cannot be written; before the export, which takes a while."""
-    replaced = suffix == _PACKAGE and (path / "Manifest.json").is_file()
+    replaced = suffix == _PACKAGE and path.is_dir() and _is_package_or_empty(path)
     check_writable(path.with_name(path.name + METADATA) if replaced else path)
     if suffix == _PACKAGE and path.is_file():
         raise BadInput(f"cannot write {path}: it is a file, and a package is a folder")
     if not path.name.endswith(suffix):  # by which `eval` and `bench` know the runtime
         raise BadInput(f"cannot write {path}: its name must end in {suffix}")
+
+
+def _is_package_or_empty(folder: Path) -> bool:
+    """Whether a package may be written there; one that could not be leaves empty folders."""
+    manifest = folder / "Manifest.json"
+    return manifest.is_file() or not any(path.is_file() for path in folder.rglob("*"))
 
 
 def _check_arguments(

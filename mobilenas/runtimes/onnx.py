@@ -9,11 +9,14 @@ import torch
 from onnx import version_converter
 from torch import Tensor, nn
 
+from mobilenas.base.errors import BadInput
 from mobilenas.runtimes.base import INPUT, OPSET, OUTPUT, silence
 
 # What ONNX's converter reaches from OPSET with the operators of our networks, and what ONNX Runtime
 # loads of it (tests/export).
 OPSETS = range(14, 27)
+_PARTS_OF_SHAPES = 15  # the opset that Shape has had a start and an end since
+_UNKNOWN = "unknown"  # a domain that the converter leaves alone
 
 
 def to_onnx(module: nn.Module, example: Tensor) -> bytes:
@@ -83,18 +86,38 @@ def trace(
 
 
 def to_opset(model: bytes, opset: int) -> bytes:
-    """A model of OPSET with another opset, one of OPSETS."""
+    """A model of OPSET with another opset, one of OPSETS. Raises BadInput where an operator of the
+    model is newer.
+    """
     if opset == OPSET:
         return model
     proto = onnx.load_from_string(model)
-    if opset < OPSET:
-        for node in proto.graph.node:
-            for attribute in node.attribute:
-                # The converter leaves it where it is, though it came with opset 18.
-                if attribute.name == "noop_with_empty_axes" and not attribute.i:
-                    node.attribute.remove(attribute)
-                    break
-    return _plain_bytes(version_converter.convert_version(proto, opset))
+    if opset > OPSET:
+        return _plain_bytes(version_converter.convert_version(proto, opset))
+    for node in proto.graph.node:
+        if node.op_type == "Shape" and node.attribute and opset < _PARTS_OF_SHAPES:
+            raise BadInput(f"--opset {opset}: this network needs {_PARTS_OF_SHAPES} or more")
+        kept = [each for each in node.attribute if not _is_of_18(node, each)]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        if node.op_type == "Split":
+            node.domain = _UNKNOWN
+    proto.opset_import.add(domain=_UNKNOWN, version=1)
+    converted = version_converter.convert_version(proto, opset)
+    converted.opset_import.remove(onnx.helper.make_opsetid(_UNKNOWN, 1))
+    for node in converted.graph.node:
+        if node.domain == _UNKNOWN:
+            node.domain = ""
+    return _plain_bytes(converted)
+
+
+def _is_of_18(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    """Whether it came with opset 18 and says nothing: of a reduction the converter leaves it, and
+    of a split, whose sizes are an input, it converts none.
+    """
+    if node.op_type == "Split":
+        return attribute.name == "num_outputs" and len(node.input) == 2
+    return attribute.name == "noop_with_empty_axes" and not attribute.i
 
 
 def with_batch(model: bytes, batch: int | None) -> bytes:

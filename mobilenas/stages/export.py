@@ -47,6 +47,8 @@ from mobilenas.train.supernets import open_supernet_run
 
 _PROOF_IMAGES = 64  # of a float export
 _SAMPLE_IMAGES = 1000  # that the accuracies before and after an int8 export are measured on
+_SEARCHED = "validation images, used in the search"
+_EPOCHS = "validation images, by which its epoch was chosen"
 _CHOICE_IMAGES = 500  # that its scheme is chosen on
 _RANGE_IMAGES = 128  # that its ranges are taken from, where the user does not say how many
 
@@ -150,11 +152,11 @@ def run_export(
     else:
         count = len(splits.validate)
         (share,) = evaluator([chosen])
-        accuracy = Accuracy(share, f"{count} validation images, used in the search")
+        accuracy = Accuracy(share, f"{count} {_SEARCHED}")
     crop = trained.settings.config.eval_crop
     info = NetworkInfo(images.classes, images.mean, images.std, crop, accuracy=accuracy)
     network = evaluator.network(chosen)
-    return _export(_of_run(network, info, run, images, splits), target, out)
+    return _export(_of_run(network, info, run, images, splits, _SEARCHED), target, out)
 
 
 def run_export_trained(
@@ -172,8 +174,8 @@ def run_export_trained(
     if result.test_images:
         tested = Accuracy(result.test_accuracy or 0.0, f"{result.test_images} test images")
         info = replace(info, accuracy=tested)
-    source = _of_run(network, info, folder, run.images.data, run.images.splits)
-    return _export(source, target, out)
+    images, splits = run.images.data, run.images.splits
+    return _export(_of_run(network, info, folder, images, splits, _EPOCHS), target, out)
 
 
 def run_export_searched(
@@ -198,10 +200,10 @@ def run_export_searched(
     if images.test is not None:
         judged = _all(images.test, "test images")
     else:
-        judged = Some(images.train, splits.validate, "validation images, used in the search")
+        judged = Some(images.train, splits.validate, _SEARCHED)
     share = accuracy(network, prepared.evaluation(judged.part, indices=judged.rows))
     info = replace(info, accuracy=Accuracy(share, f"{len(judged.rows)} {judged.words}"))
-    return _export(_of_run(network, info, folder, images, splits), target, out)
+    return _export(_of_run(network, info, folder, images, splits, _SEARCHED), target, out)
 
 
 def _searched_images(run: RunFolder) -> TrainingImages:
@@ -244,14 +246,16 @@ def _of_run(
     folder: Path,
     data: ImageData,
     splits: Splits,
+    validation_images: str,
 ) -> Source:
+    """validation_images: these, and what they have chosen."""
     ranges = Some(data.train, splits.train, "training images")
     everything = Some(
         data.train,
         np.union1d(splits.train, splits.validate),
         "training and validation images",
     )
-    validation = Some(data.train, splits.validate, "validation images")
+    validation = Some(data.train, splits.validate, validation_images)
     if data.test is None:
         choice, test = validation.halves()
     else:

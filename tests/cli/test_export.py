@@ -84,6 +84,7 @@ def test_what_export_refuses(trained: Trained, job: Job, tmp_path: Path, call: C
         (("--onnx", "--batch=4097"), ("--batch 4097", "1 to 4096")),
         (("--onnx", "--batch=" + "9" * 5000), ("--batch 999", "1 to 4096")),
         (("--onnx", f"--out={tmp_path}/net.pte"), ("net.pte", "must end in .onnx")),
+        (("--onnx", f"--out={tmp_path}/net.pte", "--data=none"), ("net.pte", "must end in .onnx")),
         (("--onnx", "--calibrate=9"), ("--calibrate is for --int8",)),
         (("--onnx", "--calibration-data=x"), ("--calibration-data is for --int8",)),
         (("--onnx", "--int8", "--calibrate=161"), ("--calibrate 161", "160 training images")),

@@ -26,7 +26,7 @@ from exporting import (
 )
 from onnx import numpy_helper
 
-from mobilenas.base.errors import VerificationFailed
+from mobilenas.base.errors import BadInput, VerificationFailed
 from mobilenas.export import Form, evaluate
 from mobilenas.export.deployable import deployable
 from mobilenas.export.int8 import check_int8
@@ -77,6 +77,31 @@ def test_oldest_and_newest_opset_of_other_operators(activation: str, tmp_path: P
     model, exported = plain(network), Exported(network, tmp_path, None)
     for opset in (OPSETS[0], OPSETS[-1]):
         exported.verify({".onnx": to_opset(model, opset)}, Form(opset=opset))
+
+
+def test_channel_groups_in_int8_and_in_every_older_opset(tmp_path: Path) -> None:
+    stages = "[{channels: 16, fixed: e1k3},{channels: 32, blocks: 2, stride: 2}]"
+    network = build(f"s3:width=0.25,resolution=16,num_classes=10,stages={stages}")
+    model, exported = plain(network), Exported(network, tmp_path, None)
+    assert "Split" in {node.op_type for node in onnx.load_from_string(model).graph.node}
+    for opset in range(OPSETS[0], 19):  # splits came to have a number of outputs with 18
+        exported.verify({".onnx": to_opset(model, opset)}, Form(opset=opset))
+    quantised = {"calibration": calibration(16), "images_are": "20 images of noise"}
+    report = export(network, tmp_path / "model.onnx", form=Form(OPSETS[0]), **quantised)
+    assert (report.dtype, report.opset) == ("int8", OPSETS[0])
+
+
+def test_a_shape_of_a_part_needs_opset_15() -> None:
+    axes = {"start": 0, "end": 1}
+    node = onnx.helper.make_node("Shape", ["image"], ["shape"], **axes)
+    image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3])
+    shape = onnx.helper.make_tensor_value_info("shape", onnx.TensorProto.INT64, [1])
+    graph = onnx.helper.make_graph([node], "shapes", [image], [shape])
+    opset = onnx.helper.make_opsetid("", 18)
+    model = onnx.helper.make_model(graph, opset_imports=[opset]).SerializeToString()
+    assert onnx.load_from_string(to_opset(model, 15)).opset_import[0].version == 15
+    with pytest.raises(BadInput, match="--opset 14: this network needs 15 or more"):
+        to_opset(model, 14)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7])

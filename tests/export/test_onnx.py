@@ -199,6 +199,13 @@ def test_impossible_target(tmp_path: Path) -> None:
     (tmp_path / "net.mlpackage").touch()
     with pytest.raises(BadInput, match=r"net\.mlpackage: it is a file, and a package is a folder"):
         check_target(tmp_path / "net.mlpackage", ".mlpackage")
+    left, other = tmp_path / "left.mlpackage", tmp_path / "other.mlpackage"
+    (left / "Data" / "weights").mkdir(parents=True)  # as a package has it that was not written
+    check_target(left, ".mlpackage")
+    other.mkdir()
+    (other / "notes.txt").touch()
+    with pytest.raises(BadInput, match=r"other\.mlpackage: it is a folder"):
+        check_target(other, ".mlpackage")
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

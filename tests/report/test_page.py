@@ -315,6 +315,18 @@ def test_a_damaged_file_costs_one_part(job: Path, tmp_path: Path, file: str, sec
         )
 
 
+def test_an_export_of_two_files_has_its_proof(job: Path, tmp_path: Path) -> None:
+    shutil.copytree(job / "train", tmp_path / "train")
+    (tmp_path / "train" / "net.ncnn.param").write_bytes(bytes(3))
+    (tmp_path / "train" / "net.ncnn.bin").write_bytes(bytes(4))
+    proof = (job / "train" / "net.onnx.proof.json").read_bytes()
+    (tmp_path / "train" / "net.ncnn.param.proof.json").write_bytes(proof)
+    edit(tmp_path / "train" / "run.json", parents={}, relative={})
+    ncnn, onnx = report_content([tmp_path / "train"])["exports"]
+    assert (ncnn["file"], ncnn["size_bytes"]) == ("net.ncnn.param", 7)
+    assert ncnn["proof"] is not None and ncnn["proof"] == onnx["proof"]
+
+
 def test_a_damaged_run_is_said_and_the_rest_is_there(job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "job"
     shutil.copytree(job, folder)

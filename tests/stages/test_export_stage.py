@@ -82,7 +82,7 @@ def test_of_a_run_without_test_images(
     monkeypatch.setattr(export, "open_network_run", lambda _, **places: bare)
     run_export_trained(run.folder.path, Target(int8=Int8()))
     (int8,) = exports
-    assert int8["images_are"] == "30 validation images"
+    assert int8["images_are"] == "30 validation images, by which its epoch was chosen"
     assert not keys(int8["images"]) & keys(int8["calibration"].choice.pixels)
 
 

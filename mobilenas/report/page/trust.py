@@ -17,11 +17,11 @@ from mobilenas.report.page.shapes import Proof, Ranking, Timed, plain
 from mobilenas.runs import RunFolder
 from mobilenas.runs.beside import BENCH, PROOF
 from mobilenas.runs.folder import TABLE
+from mobilenas.runtimes.base import beside, main_suffix
+from mobilenas.runtimes.registry import runtime_of
 from mobilenas.space import space_from_dict
 
 Part = dict[str, Any]
-
-_EXPORTED = (".onnx", ".pte", ".tflite", ".xml", ".ncnn.bin", ".mlpackage")
 
 
 def read_ranking(found: FoundRun) -> Part:
@@ -115,8 +115,11 @@ def read_exports(found: FoundRun) -> list[Part]:
     """The exported files in a run folder, each with its proof where that was stored."""
     parts = []
     for path in sorted(found.path.iterdir()):
-        if path.name.endswith(_EXPORTED):
-            part: Part = {"run": found.name, "file": path.name, "size_bytes": _size(path)}
+        runtime = runtime_of(path)
+        if runtime is not None:
+            files = [beside(path, main_suffix(runtime.suffixes), end) for end in runtime.suffixes]
+            size = sum(file.stat().st_size for file in files if file.is_file())
+            part: Part = {"run": found.name, "file": path.name, "size_bytes": size}
             try:
                 stored = {
                     "proof": _beside(path, PROOF, Proof),
@@ -131,8 +134,3 @@ def read_exports(found: FoundRun) -> list[Part]:
 def _beside(path: Path, ending: str, shape: type[Record]) -> Part | None:
     file = path.with_name(path.name + ending)
     return plain(validated(shape, read_json(file), file)) if file.exists() else None
-
-
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
