@@ -166,7 +166,12 @@ def run_all(run: Run, inputs: Inputs, size: int, *, fixed: bool) -> Floats:
 
 def read_files(path: Path, suffixes: tuple[str, ...]) -> Files:
     """The files of a runtime by the path of the main one. Raises BadInput for one that is none."""
-    return {end: read_bytes(beside(path, main_suffix(suffixes), end)) for end in suffixes}
+    return {end: read_bytes(file) for end, file in files_of(path, suffixes).items()}
+
+
+def files_of(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The paths of the files of a runtime, by their endings. path: of the main one."""
+    return {end: beside(path, main_suffix(suffixes), end) for end in suffixes}
 
 
 def main_suffix(suffixes: tuple[str, ...]) -> str:

@@ -31,10 +31,15 @@ from mobilenas.export import Form, evaluate
 from mobilenas.export.deployable import deployable
 from mobilenas.export.int8 import check_int8
 from mobilenas.runtimes.onnx import OPSETS, to_onnx, to_opset, with_batch
+from mobilenas.runtimes.onnxruntime import OnnxRuntime
 
 # The least IR version that an opset has: runtimes of its time know it, and refuse newer ones.
 LEAST_IR = {14: 7, **dict.fromkeys(range(15, 19), 8), 19: 9, 20: 9, 21: 10, 22: 10}
 LEAST_IR |= {23: 11, 24: 12, 25: 13, 26: 13}
+GROUPS = (
+    "s3:width=0.25,resolution=16,num_classes=10,"
+    "stages=[{channels: 16, fixed: e1k3},{channels: 32, blocks: 2, stride: 2}]"
+)
 DIGITS = replace(INFO, classes=tuple("0123456789"), accuracy=None)
 
 
@@ -80,8 +85,7 @@ def test_oldest_and_newest_opset_of_other_operators(activation: str, tmp_path: P
 
 
 def test_channel_groups_in_int8_and_in_every_older_opset(tmp_path: Path) -> None:
-    stages = "[{channels: 16, fixed: e1k3},{channels: 32, blocks: 2, stride: 2}]"
-    network = build(f"s3:width=0.25,resolution=16,num_classes=10,stages={stages}")
+    network = build(GROUPS)
     model, exported = plain(network), Exported(network, tmp_path, None)
     assert "Split" in {node.op_type for node in onnx.load_from_string(model).graph.node}
     for opset in range(OPSETS[0], 19):  # splits came to have a number of outputs with 18
@@ -89,6 +93,25 @@ def test_channel_groups_in_int8_and_in_every_older_opset(tmp_path: Path) -> None
     quantised = {"calibration": calibration(16), "images_are": "20 images of noise"}
     report = export(network, tmp_path / "model.onnx", form=Form(OPSETS[0]), **quantised)
     assert (report.dtype, report.opset) == ("int8", OPSETS[0])
+
+
+def test_a_part_of_a_split_with_a_scale_of_its_own_is_caught_in_int8() -> None:
+    network = build(GROUPS)
+    module, example = deployable(network, INFO, Form())
+    feed = calibration(16).feed(INFO, False)
+    converted = OnnxRuntime().convert(module, example, Form(), feed)
+    assert converted.plain is not None
+    model = onnx.load_from_string(converted.files[".onnx"])
+    check_int8(model.SerializeToString(), converted.plain, feed.ranges)
+    (part, *_) = (node.output[0] for node in model.graph.node if node.op_type == "Split")
+    (written,) = (node for node in model.graph.node if node.input[0] == part)
+    (read,) = (node for node in model.graph.node if node.input[0] == written.output[0])
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    wider = numpy_helper.from_array(4 * stored[written.input[1]], "wider")
+    model.graph.initializer.append(wider)
+    written.input[1] = read.input[1] = "wider"
+    with pytest.raises(VerificationFailed, match=f"the range of {part} is"):
+        check_int8(model.SerializeToString(), converted.plain, feed.ranges)
 
 
 def test_a_shape_of_a_part_needs_opset_15() -> None:

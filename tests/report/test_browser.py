@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from reported import make_runs
 
 from mobilenas.report.page.content import report_content
 from mobilenas.report.page.write import write_page
@@ -24,10 +23,9 @@ SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("browser")
-    path = folder / "report.html"
-    write_page(report_content([make_runs(folder / "job")]), path)
+def page(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("browser") / "report.html"
+    write_page(report_content([job]), path)
     return path
 
 

@@ -57,7 +57,7 @@ def report_content(named: Sequence[Path]) -> dict[str, Any]:
         "title": _title(runs),
         **sentences(content),
         "headline": headline(content),
-        "notes": notes + _notes(content) + _recipe_notes(content),
+        "notes": notes + _notes(content),
         **content,
         "worth": worth(content),
     }
@@ -108,22 +108,18 @@ def _notes(content: Part) -> list[str]:
     kinds = {run["kind"] for run in content["runs"] if run.get("data")} - {"detect"}
     if len(sources) > 1 and kinds:
         notes.append(f"the runs are of several data ({', '.join(sources)})")
+    notes += [
+        f"{arch['arch']} was trained by {arch['trained']['recipes']} recipes: the one of the best "
+        "mean validation accuracy is shown"
+        for arch in content["archs"]
+        if "recipes" in arch.get("trained", {})
+    ]
     notes += [f"{run['run']}: {run['damage']}" for run in content["runs"] if "damage" in run]
     for section in _SECTIONS:
         for part in _sound(content[section]):
             if not part.get("finished", True):
                 notes.append(f"{part['run']} is not finished: what it has so far is shown")
     return list(dict.fromkeys(notes))
-
-
-def _recipe_notes(content: Part) -> list[str]:
-    """Which archs were trained by several recipes, of which one is shown."""
-    return [
-        f"{arch['arch']} was trained by {arch['trained']['recipes']} recipes: the one of the best "
-        "mean validation accuracy is shown"
-        for arch in content["archs"]
-        if "recipes" in arch.get("trained", {})
-    ]
 
 
 def _provenance(found: FoundRun) -> Part:

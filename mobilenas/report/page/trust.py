@@ -17,7 +17,7 @@ from mobilenas.report.page.shapes import Proof, Ranking, Timed, plain
 from mobilenas.runs import RunFolder
 from mobilenas.runs.beside import BENCH, PROOF
 from mobilenas.runs.folder import TABLE
-from mobilenas.runtimes.base import beside, main_suffix
+from mobilenas.runtimes.base import files_of
 from mobilenas.runtimes.registry import runtime_of
 from mobilenas.space import space_from_dict
 
@@ -117,7 +117,7 @@ def read_exports(found: FoundRun) -> list[Part]:
     for path in sorted(found.path.iterdir()):
         runtime = runtime_of(path)
         if runtime is not None:
-            files = [beside(path, main_suffix(runtime.suffixes), end) for end in runtime.suffixes]
+            files = files_of(path, runtime.suffixes).values()
             size = sum(file.stat().st_size for file in files if file.is_file())
             part: Part = {"run": found.name, "file": path.name, "size_bytes": size}
             try:
