@@ -1,6 +1,7 @@
 """The command line: parses, calls one function, prints. Heavy imports live inside commands."""
 
 import errno
+import inspect
 import io
 import logging
 import sys
@@ -75,6 +76,20 @@ app.command("eval", rich_help_panel=DEPLOY)(networks.evaluate)
 app.add_typer(detect.detect_app, name="detect", rich_help_panel=DEPLOY)
 app.command(rich_help_panel=DEPLOY)(networks.convert)
 
+
+def _join_lines(commands: typer.Typer) -> None:
+    """Put each paragraph of the help on one line: a terminal breaks it at its own width, and rich
+    would keep our breaks beside that.
+    """
+    for command in commands.registered_commands:
+        text = inspect.cleandoc(command.help or getattr(command.callback, "__doc__", None) or "")
+        command.help = "\n\n".join(part.replace("\n", " ") for part in text.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance:
+            _join_lines(group.typer_instance)
+
+
+_join_lines(app)
 
 # Of a name that no file can have: it is too long, or goes in a circle.
 _NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)

@@ -56,6 +56,11 @@ def test_help_shows_an_example(words: str, call: Call) -> None:
     assert "--json" in options
 
 
+def test_a_paragraph_of_the_help_breaks_at_the_width_of_the_terminal_only() -> None:
+    texts = {words: command.help for words, command in leaves().items()}
+    assert not {words for words, text in texts.items() if re.search(r"[^\n]\n[^\n]", text)}
+
+
 @pytest.mark.parametrize("words", ["space list", "space show", "arch sample", "arch cost"])
 def test_the_example_works(words: str, call: Call) -> None:
     example = re.search(r"Example: mobilenas (.*)", leaves()[words].help)
