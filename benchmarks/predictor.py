@@ -20,6 +20,7 @@ import numpy as np
 import typer
 from harness import DataRoot, PathOption, Table
 from numpy.typing import NDArray
+from rivals import MARGIN
 from scipy.stats import kendalltau
 from search_macro import BUDGETS, Published
 
@@ -42,6 +43,7 @@ from mobilenas.train.supernets import open_supernet_run
 from mobilenas.workers import ONE_WORKER
 
 TRUTHS = (8, 16, 32, 50, 100)
+PLAIN = "_".join(["e3k3"] * 8)
 Floats = NDArray[np.float64]
 
 
@@ -119,9 +121,11 @@ def rounds(
     with arch_workers(ONE_WORKER, evaluator, 0, None) as workers:
         measured = Measurements(workers, SCORE, out / MEASURED).figures(networks)
     stand_in = Measured(table.space, list(map(str, networks)), measured)
+    plain = table.row[table.space.parse(PLAIN)]
+    budgets = (*BUDGETS, int(table.flops[plain]))
     trained = [FEWEST * number + 1 for number in range(1, count + 1)]
     regrets: dict[str, Floats] = {}
-    for number, budget in enumerate(BUDGETS):
+    for number, budget in enumerate(budgets):
         for seed in range(seeds):
             once = table.trained_once(noise, seed)
             folder = out / f"noise-{noise:g}" / f"{budget}-{seed}"
@@ -129,17 +133,20 @@ def rounds(
             for name, rows in rivals(once, budget, seed, trained[-1]).items():
                 found[name] = [rows[:n] for n in trained]
             for name, after in found.items():
-                regrets.setdefault(name, np.zeros((len(BUDGETS), seeds, count)))
+                regrets.setdefault(name, np.zeros((len(budgets), seeds, count)))
                 values = [table.regret(rows, budget, once) for rows in after]
                 regrets[name][number, seed] = values
-    for number, budget in enumerate((*BUDGETS, None)):
-        part = slice(number, number + 1) if budget else slice(None)
+    for number, budget in enumerate((*budgets, None)):
+        part = slice(number, number + 1) if budget else slice(len(BUDGETS))
         rows = [
             {"trained archs": n}
             | {way: harness.mean_sd(x[part, :, i].mean(axis=0), 3) for way, x in regrets.items()}
             for i, n in enumerate(trained)
         ]
-        where = f"{format_size(budget)} FLOPs" if budget else "mean of the budgets"
+        where = f"{format_size(budget)} FLOPs" if budget else "mean of the round budgets"
+        if budget == budgets[-1]:
+            lost = table.regret([plain], budget)
+            where += f", those of the plain network (3x3, expansion 3), which has {lost:.3f}"
         yield Table(rows, {}, f"Regret in points, {where}; {seeds} seeds, mean ± sd")
 
 
@@ -180,6 +187,7 @@ def rivals(table: Published, budget: int, seed: int, most: int) -> dict[str, lis
     of_eight = {"evaluations": most, "population": FEWEST}
     return {
         "random search": table.random(seed, budget, most),
+        "random search near the budget": table.random(seed, budget, most, MARGIN),
         "the search for one arch": table.aging(seed, budget, **of_eight),
         "NSGA-II": table.nsga2(seed, budget, **of_eight),
         "local search": local_search(table, seed, budget, most),

@@ -5,7 +5,8 @@ macro   uniform against strictly fair sampling at equal passes, three budgets, w
 sharing weights that candidates share, and the sandwich rule, on macro
 recipes one change at a time of a supernet whose candidates share weights, on macro
 nb101   shadow against shared batch norm on MixPath's part of NAS-Bench-101, at most 3 and 4 nodes
-s1      the same on s1, against stand-alone training (`mobilenas truth --out OUT/truth`)
+s1      the same on s1, and weights that candidates share, against stand-alone training
+        (`mobilenas truth --out OUT/truth`)
 
 Several processes may share an OUT if each has seeds of its own; runs continue where they stopped.
 
@@ -109,13 +110,18 @@ STUDIES = {
         for bn in ("shared", "shadow")
     ],
     "s1": [
-        Arm(
-            f"s1-{bn}",
-            f"{bn} BN",
-            "s1:width=0.125,stem.stride=2",
-            ("validate_images=5000", "passes=4", f"bn={bn}"),
+        Arm(name, label, "s1:width=0.125,stem.stride=2", ("validate_images=5000", "passes=4", *how))
+        for name, label, *how in (
+            ("s1-shared", "shared BN", "bn=shared"),
+            ("s1-shadow", "shadow BN", "bn=shadow"),
+            ("s1-both", "shadow BN, both shared", "sharing=both"),
+            (
+                "s1-both-first",
+                "the same, the largest arch first",
+                "sharing=both",
+                "warmup_largest_passes=1",
+            ),
         )
-        for bn in ("shared", "shadow")
     ],
 }
 

@@ -170,9 +170,15 @@ class Published:
                 seen[child] = None
         return list(seen)
 
-    def random(self, seed: int, budget: int | None, evaluations: int) -> list[int]:
-        """Rows of distinct archs drawn uniformly from those within the budget, in order."""
-        feasible = np.flatnonzero(self.flops <= (budget or self.flops.max()))
+    def random(
+        self, seed: int, budget: int | None, evaluations: int, margin: float = 1
+    ) -> list[int]:
+        """Rows of distinct archs drawn uniformly from those within the budget, in order.
+
+        margin: by which share of the budget they are below it at most.
+        """
+        most = budget or self.flops.max()
+        feasible = np.flatnonzero((self.flops <= most) & (self.flops >= (1 - margin) * most))
         drawn = np.random.default_rng(seed).permutation(feasible)[:evaluations]
         return [int(row) for row in drawn]
 
