@@ -162,7 +162,8 @@ def mean_sd(values: Sequence[float], digits: int = 2) -> str:
 def mean_interval(points: Sequence[float]) -> str:
     """Mean and its 95 % interval of Student's t."""
     mean = statistics.fmean(points)
-    low, high = stats.t.interval(0.95, len(points) - 1, mean, stats.sem(points))
+    half = stats.t.ppf(0.975, len(points) - 1) * stats.sem(points)
+    low, high = mean - half, mean + half
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
