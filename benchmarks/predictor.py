@@ -144,7 +144,11 @@ def rounds(
             | {way: harness.mean_sd(x[part, :, i].mean(axis=0), 3) for way, x in regrets.items()}
             for i, n in enumerate(trained)
         ]
-        where = f"{format_size(budget)} FLOPs" if budget else "mean of the round budgets"
+        where = (
+            f"{format_size(budget)} FLOPs"
+            if budget
+            else "mean of the budgets but the plain network's"
+        )
         if budget == budgets[-1]:
             lost = table.regret([plain], budget)
             where += f", those of the plain network (3x3, expansion 3), which has {lost:.3f}"
