@@ -137,33 +137,31 @@ def rounds(
                 regrets.setdefault(name, np.zeros((len(budgets), seeds, count)))
                 values = [table.regret(rows, budget, once) for rows in after]
                 regrets[name][number, seed] = values
-    for number, budget in enumerate((*budgets, None)):
-        part = slice(number, number + 1) if budget else slice(len(BUDGETS))
+    names = [f"{format_size(budget)} FLOPs" for budget in budgets]
+    parts = {name: [number] for number, name in enumerate(names)}
+    for where, part in (parts | {"mean of the round budgets": list(range(len(BUDGETS)))}).items():
         rows = [
             {"trained archs": n}
             | {way: harness.mean_sd(x[part, :, i].mean(axis=0), 3) for way, x in regrets.items()}
             for i, n in enumerate(trained)
         ]
-        where = (
-            f"{format_size(budget)} FLOPs"
-            if budget
-            else "mean of the budgets but the plain network's"
-        )
-        if budget == budgets[-1]:
-            lost = table.regret([plain], budget)
-            where += f", those of the plain network (3x3, expansion 3), which has {lost:.3f}"
         yield Table(rows, {}, f"Regret in points, {where}; {seeds} seeds, mean ± sd")
     ahead = regrets[NEAR] - regrets[OURS]
     rows = [
         {"trained archs": n}
         | {
-            f"{format_size(budget)} FLOPs": harness.mean_interval(ahead[number, :, i].tolist())
-            for number, budget in enumerate(budgets)
+            name: harness.mean_interval(ahead[part, :, i][0].tolist())
+            for name, part in parts.items()
         }
         for i, n in enumerate(trained)
     ]
-    title = f"Points of {OURS} above {NEAR}; {seeds} seeds, mean and 95 % interval"
-    yield Table(rows, {}, title)
+    title = (
+        f"Points of {OURS} above {NEAR}; {seeds} seeds, mean and 95 % interval. The last budget is "
+    )
+    lost = table.regret([plain], budgets[-1])
+    yield Table(
+        rows, {}, f"{title}that of the plain network ({PLAIN[:4]}), whose regret is {lost:.3f}"
+    )
 
 
 def in_rounds(

@@ -244,7 +244,7 @@ def _search(asked: "SearchAsked", seed: int, out: Path, resume: bool, as_json: b
     print(front_table(result["front"]))
     what = strategy_class(run.settings.strategy).answer
     within = " within the budget" if run.settings.limits else ""
-    print(f"the {what} arch{within}, after {result['passes']:.1f} passes")
+    print(f"{what}{within}, after {result['passes']:.1f} passes")
     for line in standing_lines(result["standing"]):
         print(line)
     print(f"search in {out}; next: mobilenas train --search {out}")

@@ -58,6 +58,7 @@ class DartsPt(LearnedStrategy):
     Config = DartsPtConfig
     config: DartsPtConfig
     starts_from = "search"
+    answer = "the arch that the projections left"
     must_start_from = True
     score_file = "projections.jsonl"
 
@@ -138,8 +139,10 @@ class DartsPt(LearnedStrategy):
         return views
 
     def learn(self, step: SearchStep) -> None:
-        """An architecture step of what is not decided yet."""
-        if not self.config.blank and None in self.decided:
+        """An architecture step of what is not decided yet: choices, and edges that have weights."""
+        pairs = zip(self.edges, self.choices.inputs, strict=True)
+        edges = bool(self.base.inputs()) and any(len(kept) > node.taken for kept, node in pairs)
+        if not self.config.blank and (None in self.decided or edges):
             super().learn(step)
 
     def penalty(self) -> Tensor | float:
@@ -155,8 +158,15 @@ class DartsPt(LearnedStrategy):
         return searchable.derive(mixed, limits, [normalised(p) for p in self.inputs()])
 
     def apply(self, gradients: Sequence[Tensor]) -> None:
-        """As the other strategy has it."""
+        """As the other strategy has it. What is decided has no gradient, and would only decay: it
+        stays, for another budget may ask what was learnt of it.
+        """
+        before = [alpha.detach().clone() for alpha in self.parameters]
         self.base.apply(gradients)
+        with torch.no_grad():
+            for alpha, old, gradient in zip(self.parameters, before, gradients, strict=True):
+                if not gradient.any():
+                    alpha.copy_(old)
 
     def reach(self, steps: int) -> str | None:
         """Of parameters that have a rate of their own, by that."""

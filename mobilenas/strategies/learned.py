@@ -38,7 +38,7 @@ class LearnedStrategy:
     starts_from: ClassVar[Literal["search", "supernet"] | None] = None  # a run of this command
     must_start_from: ClassVar[bool] = False  # that; it has no fresh weights
     score_file: ClassVar[str | None] = None  # in the run folder: what it measured
-    answer: ClassVar[str] = "most probable"  # which arch it ends in, in words
+    answer: ClassVar[str] = "the most probable arch"  # it ends in
     no_network: ClassVar[str | None] = None  # why no network computes what it trains
 
     def __init__(self, choices: Choices, config: SearchConfig, seed: int) -> None:

@@ -46,6 +46,7 @@ class Rome(LearnedStrategy):
     """
 
     Config = RomeConfig
+    answer = "the arch of the most probable parts"
     is_dense = False
     config: RomeConfig
 

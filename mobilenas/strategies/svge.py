@@ -61,7 +61,7 @@ class Svge(LearnedStrategy):
     Config = SvgeConfig
     is_dense = False
     starts_from = "supernet"
-    answer = "best measured"
+    answer = "the best measured arch"
     config: SvgeConfig
     score_file = "labels.jsonl"
 
@@ -124,6 +124,12 @@ class Svge(LearnedStrategy):
             arch = searchable.derive(certain, limits)
             if arch == searchable.space.decode(np.array(genes)):
                 return arch
+        if self.worth:
+            log.warning(
+                "svge: none of the %d measured archs is within the limits, so the arch is one that "
+                "was not measured; more labels help",
+                len(self.worth),
+            )
         return super().derive(searchable, limits)
 
     def state(self) -> dict[str, Any]:

@@ -79,7 +79,15 @@ class TrainingImages:
     def held(
         self, device: torch.device | str = "cpu", processes: Processes = SINGLE
     ) -> TrainingBatches:
-        """Augmented batches of the held-out images, which an architecture is learnt from."""
+        """Augmented batches of the held-out images, which an architecture is learnt from. Raises
+        BadInput where they are less than a batch.
+        """
+        count, size = len(self.splits.validate), self.config.batch_size
+        if count < size:
+            raise BadInput(
+                f"validate_images {count}: must be at least the batch_size, {size}, as the "
+                "architecture learns from batches of held-out images"
+            )
         return self._batches(self.splits.validate, device, processes)
 
     def evaluation(

@@ -22,7 +22,7 @@ from mobilenas.space import load_space
         (["--set=tau_stat=3"], ["tau_stat", "did you mean tau_start?"]),
         (["--set=cost_weight=-1"], ["cost_weight"]),
         (["--set=epochs=0"], ["epochs"]),
-        (["--set=validate_images=8"], ["batch"]),
+        (["--set=validate_images=8"], ["validate_images 8", "at least the batch_size"]),
         (["--set=precision=fp16"], ["fp16", "bf16"]),
         (["--set=teacher=timm:resnet18"], ["teacher"]),
         (["--set=ema_decay=0.99"], ["ema_decay", "left out"]),

@@ -151,7 +151,9 @@ def test_the_search_finds_better_archs_than_chance_and_asks_for_none_twice() -> 
     assert again.worth == strategy.worth  # type: ignore[attr-defined]
 
 
-def test_the_best_measured_arch_within_the_limits_is_derived() -> None:
+def test_the_best_measured_arch_within_the_limits_is_derived(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     strategy, steps = in_space("svge", SMALL)
     costs = steps.searchable.costs
     assert isinstance(strategy, Svge) and isinstance(costs, CostModel)
@@ -163,9 +165,15 @@ def test_the_best_measured_arch_within_the_limits_is_derived() -> None:
     limit = float(np.median(flops))
     arch = strategy.derive(steps.searchable, {"flops": limit})
     assert costs.flops(arch) == flops[flops <= limit].max()  # type: ignore[arg-type]
+    assert not caplog.records
     least = costs.range("flops").minimum
     arch = strategy.derive(steps.searchable, {"flops": least})
     assert costs.flops(arch) == least  # type: ignore[arg-type]
+    dearer = {genes: f for genes, f in strategy.worth.items() if f > least}
+    strategy.worth = dearer
+    arch = strategy.derive(steps.searchable, {"flops": least})
+    assert costs.flops(arch) == least  # type: ignore[arg-type]
+    assert f"none of the {len(dearer)} measured archs is within the limits" in caplog.text
 
 
 def test_of_archs_that_are_equal_in_accuracy_the_one_of_least_loss() -> None:
